@@ -1,0 +1,70 @@
+"""Visual anomaly detection: learn from pictures of good parts, find the bad ones, show where.
+
+```python
+from ad.core import load, train
+
+result = train("folder", "./parts", "patchcore")
+print(result.metrics["image_auroc"], result.threshold)
+for finding in load(result.run).predict("./new_parts"):
+    print(finding.path, finding.score, finding.anomalous)
+```
+
+Names are imported when they are first used: `import ad.core` loads no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ad.core.data.samples import DatasetSpec as DatasetSpec
+    from ad.core.data.samples import Sample as Sample
+    from ad.core.detector import Detector as Detector
+    from ad.core.detector import Prediction as Prediction
+    from ad.core.errors import AdError as AdError
+    from ad.core.evaluation import evaluate as evaluate
+    from ad.core.predict import Finding as Finding
+    from ad.core.predict import LoadedDetector as LoadedDetector
+    from ad.core.predict import load as load
+    from ad.core.registry import ModelRegistry as ModelRegistry
+    from ad.core.registry import ModelSpec as ModelSpec
+    from ad.core.trainer import OnePassTrainer as OnePassTrainer
+    from ad.core.trainer import Setup as Setup
+    from ad.core.trainer import Trainer as Trainer
+    from ad.core.training import TrainResult as TrainResult
+    from ad.core.training import train as train
+
+# No module here has the name of a public function: importing it would put the module in its place.
+_HOMES = {
+    "AdError": "errors",
+    "DatasetSpec": "data.samples",
+    "Detector": "detector",
+    "Finding": "predict",
+    "LoadedDetector": "predict",
+    "ModelRegistry": "registry",
+    "ModelSpec": "registry",
+    "OnePassTrainer": "trainer",
+    "Prediction": "detector",
+    "Sample": "data.samples",
+    "Setup": "trainer",
+    "TrainResult": "training",
+    "Trainer": "trainer",
+    "evaluate": "evaluation",
+    "load": "predict",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        msg = f"module `ad.core` has no attribute `{name}`"
+        raise AttributeError(msg)
+    from importlib import import_module
+
+    value = getattr(import_module(f"ad.core.{_HOMES[name]}"), name)
+    globals()[name] = value  # found at once from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,225 @@
+"""Frozen pretrained networks that turn pictures into feature maps.
+
+Builds a timm model up to the last layer that is used, finds its weights, and keeps it frozen:
+eval mode, no gradients, channels-last, in the run's precision. It never falls back to random
+weights by itself.
+
+Weights are looked for in this order:
+
+1. an explicit file (``weights="path/to/file.safetensors"``);
+2. ``$AD_WEIGHTS/<timm name>.safetensors``;
+3. timm's own download and its cache.
+
+``weights="random"`` builds the network from the seed instead: for tests and for trying things
+out. A file may hold only the layers that are used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal, final
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ad.core.errors import SettingError, WeightsError, listed
+from ad.core.trainer import Precision, Setup
+
+FROM_MODEL_FILE = "from-model-file"
+"""Value of `Setup.weights` while a saved model is loaded: it brings its own weights."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@final
+class FeatureExtractor(nn.Module):
+    """The feature maps of some layers of a frozen network.
+
+    Args:
+        backbone: A timm model name, with or without tag. A plain name whose torchvision
+            weights exist (``resnet18``) means those (``resnet18.tv_in1k``): the papers' weights.
+        layers: Names of the layers, from shallow to deep: ``("layer2", "layer3")``.
+        setup: Gives weights policy, seed, normalisation, precision and device.
+
+    Raises:
+        SettingError: If the backbone or a layer does not exist.
+        WeightsError: If no weights can be had.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: str, layers: Sequence[str], *, setup: Setup) -> None:
+        super().__init__()
+        self.name = timm_name(backbone)
+        self.precision: Precision = setup.precision
+        indices = _layer_indices(self.name, layers)
+        self.net: nn.Module = _build(self.name, indices, setup)
+        self.net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        self.channels: tuple[int, ...] = tuple(self.net.feature_info.channels())  # type: ignore[operator, union-attr]  # timm's FeatureInfo is untyped
+        """Channels of each layer's map."""
+        self.strides: tuple[int, ...] = tuple(self.net.feature_info.reduction())  # type: ignore[operator, union-attr]  # as above
+        """Input pixels per feature cell of each layer."""
+        # Constants of the method, not something learnt: kept out of the saved model.
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if setup.normalize else ((0.0,) * 3, (1.0,) * 3)
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.to(setup.device)
+
+    def train(self, mode: bool = True) -> FeatureExtractor:
+        """Stay in eval mode whatever the detector around it does: batch statistics are frozen."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Extract feature maps.
+
+        Args:
+            images: ``[B, 3, H, W]``, float32 in [0, 1], RGB.
+
+        Returns:
+            One ``[B, D, h, w]`` map per layer in the order asked for, channels-last, bf16 or
+            fp32 as `precision` says. Convert to fp32 before any statistics.
+        """
+        x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            features: list[Tensor] = self.net(x)
+        return features
+
+
+def resolve_precision(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
+    """Turn ``"auto"`` into the fastest safe precision of a device.
+
+    bf16 on CUDA devices that have it and on CPUs with AMX or AVX512-BF16, fp32 elsewhere.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu":
+        cpu = torch.cpu
+        fast = cpu._is_amx_tile_supported() or cpu._is_avx512_bf16_supported()  # type: ignore[attr-defined]  # torch has no public name for these
+        return "bf16" if fast else "fp32"
+    return "fp32"
+
+
+def timm_name(backbone: str) -> str:
+    """The full timm name, tag included, that an option's backbone name stands for.
+
+    Raises:
+        SettingError: If timm has no such model or tag.
+    """
+    plain, _, tag = backbone.partition(".")
+    if not timm.is_model(plain):
+        close = get_close_matches(plain, timm.list_models(), n=3)
+        meant = f" Did you mean {listed(close)}?" if close else ""
+        msg = f"`backbone` must be a timm model; got `{backbone}`.{meant}"
+        raise SettingError(msg)
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{plain}.*") if "." in name]
+    if tag:
+        if tag not in tags:
+            msg = f"timm has no weights `{tag}` for `{plain}`; it has {listed(tags)}."
+            raise SettingError(msg)
+        return backbone
+    return f"{plain}.tv_in1k" if "tv_in1k" in tags else plain
+
+
+def _layer_indices(name: str, layers: Sequence[str]) -> tuple[int, ...]:
+    with torch.device("meta"):  # only its description is wanted; no memory, no time
+        described = timm.create_model(name, pretrained=False)
+    known = [str(info["module"]) for info in described.feature_info]
+    wrong = [layer for layer in layers if layer not in known]
+    if wrong or not layers:
+        msg = (
+            f"`layers` of backbone `{name}` must be some of {', '.join(f'`{k}`' for k in known)}; "
+            f"got {', '.join(f'`{layer}`' for layer in wrong) or 'none'}."
+        )
+        raise SettingError(msg)
+    indices = tuple(known.index(layer) for layer in layers)
+    if list(indices) != sorted(set(indices)):
+        msg = f"`layers` must go from shallow to deep, each once; got {', '.join(layers)}."
+        raise SettingError(msg)
+    return indices
+
+
+def _build(name: str, indices: tuple[int, ...], setup: Setup) -> nn.Module:
+    def create(*, pretrained: bool) -> nn.Module:
+        # The seed makes "random" repeatable; the caller's generator must not notice.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(setup.seed)
+            net: nn.Module = timm.create_model(
+                name, pretrained=pretrained, features_only=True, out_indices=indices
+            )
+        return net
+
+    if setup.weights in ("random", FROM_MODEL_FILE):
+        return create(pretrained=False)
+    file = _weights_file(name, setup.weights)
+    if file is not None:
+        net = create(pretrained=False)
+        _load(net, file, name)
+        return net
+    try:
+        return create(pretrained=True)
+    except Exception as error:  # whatever the hub's client raises: offline, refused, not found
+        msg = (
+            f"Pretrained weights of `{name}` cannot be downloaded ({type(error).__name__}) and no "
+            f"file was given.\n"
+            f"hint: put `{name}.safetensors` into a folder and set AD_WEIGHTS to that folder, "
+            f"or name a file with `--weights FILE`\n"
+            f"hint: `--weights random` runs without pretrained weights, to try things out"
+        )
+        raise WeightsError(msg) from error
+
+
+def _weights_file(name: str, weights: str) -> Path | None:
+    if weights != "auto":
+        path = Path(weights).expanduser()
+        path = path / f"{name}.safetensors" if path.is_dir() else path
+        if not path.is_file():
+            msg = (
+                f"The weights file `{path}` does not exist. `weights` must be `auto`, `random` or "
+                f"a safetensors file that holds `{name}`."
+            )
+            raise WeightsError(msg)
+        return path
+    folder = os.environ.get("AD_WEIGHTS")
+    if not folder:
+        return None
+    if not Path(folder).expanduser().is_dir():
+        msg = f"AD_WEIGHTS names `{folder}`, which is not a folder. Correct it or unset it."
+        raise WeightsError(msg)
+    path = Path(folder).expanduser() / f"{name}.safetensors"
+    return path if path.is_file() else None
+
+
+def _load(net: nn.Module, file: Path, name: str) -> None:
+    try:
+        state = load_file(file)
+    except (SafetensorError, OSError) as error:
+        msg = f"`{file}` is no readable safetensors file: {error}"
+        raise WeightsError(msg) from error
+    wanted = net.state_dict()
+    # Counts training steps of batch norm; means nothing in a frozen network.
+    needed = {key for key in wanted if not key.endswith("num_batches_tracked")}
+    missing = sorted(needed - state.keys())
+    if missing:
+        msg = (
+            f"`{file}` lacks {len(missing)} of the {len(needed)} tensors that `{name}` needs here, "
+            f"the first is `{missing[0]}`. Use a file with these layers, in timm's names."
+        )
+        raise WeightsError(msg)
+    for key in sorted(needed):
+        if state[key].shape != wanted[key].shape:
+            msg = (
+                f"`{key}` in `{file}` has shape {tuple(state[key].shape)}; `{name}` needs "
+                f"{tuple(wanted[key].shape)}. The file belongs to another model."
+            )
+            raise WeightsError(msg)
+    net.load_state_dict({key: state[key] for key in needed}, strict=False)

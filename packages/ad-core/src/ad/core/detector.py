@@ -1,0 +1,77 @@
+"""The interface of everything that scores pictures.
+
+A detector is one `torch.nn.Module`: pictures in, scores and anomaly maps out. It knows
+nothing of files, data sets or thresholds.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ad.core.errors import NotFittedError
+
+
+class Prediction(NamedTuple):
+    """What a detector says of one batch; higher is more anomalous, unbounded."""
+
+    score: Tensor
+    """``[B]``, float32: one score per image."""
+    map: Tensor | None
+    """``[B, H, W]``, float32: one score per input pixel; None if it cannot localise."""
+
+
+class Detector(nn.Module, abc.ABC):
+    """Scores pictures; one final subclass per model.
+
+    What every subclass promises:
+
+    * `forward` takes ``[B, 3, H, W]`` float32 in [0, 1]; normalisation happens inside, so
+      training, prediction and every export agree.
+    * An image's result never depends on the others in its batch.
+    * Everything that fitting learns is a buffer or a parameter. A buffer whose size is known
+      only after fitting starts with `learned_buffer`, and loads whatever size was saved.
+    * No gradient, no randomness, and only operations that can be exported.
+    """
+
+    localises: ClassVar[bool] = True
+    """Whether `Prediction.map` is given."""
+
+    @abc.abstractmethod
+    def forward(self, images: Tensor) -> Prediction:
+        """Score a batch.
+
+        Args:
+            images: ``[B, 3, H, W]``, float32 in [0, 1], RGB.
+
+        Raises:
+            NotFittedError: If the detector has not been fitted.
+        """
+
+    def require_fitted(self) -> None:
+        """Check that fitting has filled every learned buffer.
+
+        Raises:
+            NotFittedError: If one is still empty.
+        """
+        for name, buffer in self.named_buffers():
+            if buffer.numel() == 0:
+                msg = (
+                    f"`{type(self).__name__}` has not been fitted: `{name}` is empty. "
+                    "Train it (`ad.core.train`) or load a saved one (`ad.core.load`)."
+                )
+                raise NotFittedError(msg)
+
+
+def learned_buffer(module: nn.Module, name: str, dtype: torch.dtype = torch.float32) -> None:
+    """Register an empty buffer that fitting fills and that loads at whatever size it was saved.
+
+    Args:
+        module: The detector, or a part of it, that owns the buffer.
+        name: Name of the attribute.
+        dtype: Element type in memory and on disk.
+    """
+    module.register_buffer(name, torch.empty(0, dtype=dtype))

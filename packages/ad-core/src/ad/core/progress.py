@@ -1,0 +1,43 @@
+"""How long work tells that it is going on: one line with units and the time left.
+
+The interface only; it imports neither torch nor rich. The default is silence: a call
+from Python prints nothing. The command line hands over `ad.core.cli.console`'s version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+Advance = Callable[[int], None]
+"""Called with the number of units that were done since the last call."""
+
+
+class Progress(Protocol):
+    """Shows steps of work; one step at a time."""
+
+    def step(self, name: str, *, total: int, unit: str) -> AbstractContextManager[Advance]:
+        """Show one step while the ``with`` block runs.
+
+        Args:
+            name: What is being done, for a person: ``"coreset"``.
+            total: How many units the step has.
+            unit: What is counted, in the plural: ``"pictures"``.
+
+        Returns:
+            A context manager that yields the function to call as units get done.
+        """
+        ...
+
+
+class SilentProgress:
+    """Shows nothing."""
+
+    @contextmanager
+    def step(self, name: str, *, total: int, unit: str) -> Iterator[Advance]:
+        """Do the work without a word; see `Progress.step`."""
+        yield lambda count: None
+
+
+SILENT = SilentProgress()

@@ -1,0 +1,252 @@
+"""Finds models and data sets that installed distributions announce as entry points.
+
+Listing names reads package metadata only; a model's catalogue entry is imported when it is
+asked for, its code when it is trained or loaded, and neither before. No torch here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from ad.core.errors import PluginError, SettingError, UnknownNameError, listed, nearest
+
+if TYPE_CHECKING:
+    from ad.core.data.samples import DatasetSpec
+    from ad.core.trainer import Trainer
+
+MODELS = "ad.models"
+DATASETS = "ad.datasets"
+
+# Only for the hint in an error message; tests/test_workspace.py keeps it true.
+_HOMES = {
+    "ad-memory": ("padim", "patchcore", "dfkde"),
+    "ad-flow": ("cflow", "fastflow", "csflow", "uflow"),
+    "ad-distill": ("stfpm", "fre", "reverse-distillation", "efficientad"),
+    "ad-recon": ("autoencoder", "ganomaly", "draem", "dsr"),
+    "ad-adapt": ("dfm", "cfa"),
+    "ad-foundation": ("dinomaly", "supersimplenet", "uninet"),
+}
+
+_TRAIN_KEYS = {"num_epochs": int, "batch_size": int, "img_size": int, "normalize": bool}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """One line of a family's catalogue: what a name stands for, with its defaults."""
+
+    name: str
+    """Registry name, as typed by the user."""
+    trainer: str
+    """Where the trainer lives: ``"ad.memory.padim:PadimTrainer"``."""
+    model: Mapping[str, Any]
+    """Options of the trainer that differ from, or spell out, its defaults."""
+    train: Mapping[str, Any]
+    """``num_epochs``, ``batch_size``, ``img_size`` (pixels) and ``normalize``."""
+    summary: str = ""
+    """The idea in one line."""
+    paper: str = ""
+    """Title and venue."""
+    url: str = ""
+    """Where the paper can be read."""
+    year: int | None = None
+    """Year of the paper."""
+    code_licence: str = ""
+    """Licence of the method's official code, which this project does not contain."""
+    tasks: tuple[str, ...] = ()
+    """Of: classifies, localises, few-shot, zero-shot, supervised."""
+    extra_data: tuple[str, ...] = ()
+    """What it wants beyond normal pictures: textures, penalty images, masks, ..."""
+    package: str = field(default="", compare=False)
+    """Distribution that provides it; filled in by the registry."""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.train) - set(_TRAIN_KEYS)
+        missing = set(_TRAIN_KEYS) - set(self.train)
+        if unknown or missing:
+            msg = (
+                f"The training defaults of model `{self.name}` must be exactly "
+                f"{listed(_TRAIN_KEYS)}; missing: {listed(missing)}, unknown: {listed(unknown)}."
+            )
+            raise SettingError(msg)
+        for key, kind in _TRAIN_KEYS.items():
+            value = self.train[key]
+            if type(value) is not kind or (isinstance(value, int) and kind is int and value < 1):
+                allowed = "True or False" if kind is bool else "a whole number from 1"
+                msg = f"`{key}` of model `{self.name}` must be {allowed}; got {value!r}."
+                raise SettingError(msg)
+
+
+class ModelRegistry:
+    """The models that can be named: those of installed distributions and those added here."""
+
+    _added: dict[str, ModelSpec] = {}
+
+    @classmethod
+    def register(
+        cls,
+        name: str,
+        trainer_path: str,
+        model_dict: Mapping[str, Any],
+        train_dict: Mapping[str, Any],
+    ) -> ModelSpec:
+        """Add a model for the life of this process, without an entry point.
+
+        Args:
+            name: Name to train it by; must be free.
+            trainer_path: ``"package.module:Class"`` (``"package.module.Class"`` works too).
+            model_dict: Options of the trainer.
+            train_dict: ``num_epochs``, ``batch_size``, ``img_size``, ``normalize``.
+
+        Raises:
+            SettingError: If the name is taken or malformed, the path names no class or the
+                training defaults are incomplete.
+        """
+        if not name or not all(c.isalnum() or c in "-_." for c in name):
+            msg = f"A model's name is letters, digits, `-`, `_` and `.`; got {name!r}."
+            raise SettingError(msg)
+        if name in cls.names():
+            msg = (
+                f"The model name `{name}` is taken. Choose another one; taken are: "
+                f"{listed(cls.names())}."
+            )
+            raise SettingError(msg)
+        path = trainer_path if ":" in trainer_path else ":".join(trainer_path.rsplit(".", 1))
+        if path.count(":") != 1 or not all(
+            part.isidentifier() for part in path.replace(":", ".").split(".")
+        ):
+            msg = f"`trainer_path` must read `package.module:Class`; got {trainer_path!r}."
+            raise SettingError(msg)
+        spec = ModelSpec(name=name, trainer=path, model=dict(model_dict), train=dict(train_dict))
+        cls._added[name] = spec
+        return spec
+
+    @classmethod
+    def unregister(cls, name: str) -> None:
+        """Forget a model that `register` added; others are left alone."""
+        cls._added.pop(name, None)
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Names of all models that are installed or were registered, sorted."""
+        return sorted({point.name for point in entry_points(group=MODELS)} | set(cls._added))
+
+    @classmethod
+    def get(cls, name: str) -> ModelSpec:
+        """The catalogue entry of one model.
+
+        Raises:
+            UnknownNameError: If nothing provides ``name``; says the nearest and what to install.
+            PluginError: If two distributions provide it, or its catalogue is broken.
+        """
+        if name in cls._added:
+            return cls._added[name]
+        point = _only_point(MODELS, "model", name)
+        if point is None:
+            raise UnknownNameError(_unknown_model(name, cls.names()))
+        spec = _load(point, "model")
+        if not isinstance(spec, ModelSpec) or spec.name != name:
+            given = f"`{spec.name}`" if isinstance(spec, ModelSpec) else repr(type(spec))
+            msg = (
+                f"Entry point `{name}` of {_owner(point)} must be a `ModelSpec` named `{name}`; "
+                f"`{point.value}` is {given}."
+            )
+            raise PluginError(msg)
+        object.__setattr__(spec, "package", point.dist.name if point.dist else "")
+        return spec
+
+
+def load_trainer(spec: ModelSpec) -> type[Trainer]:
+    """Import the trainer class of a model; torch loads here.
+
+    Raises:
+        PluginError: If the import fails, or what it names is no `Trainer`.
+    """
+    from ad.core.trainer import Trainer
+
+    module_name, _, class_name = spec.trainer.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        msg = f"The trainer `{spec.trainer}` of model `{spec.name}` cannot be imported: {error}"
+        raise PluginError(msg) from error
+    if not (isinstance(found, type) and issubclass(found, Trainer)):
+        msg = (
+            f"`{spec.trainer}` of model `{spec.name}` must be a subclass of "
+            f"`ad.core.trainer.Trainer`; it is {found!r}."
+        )
+        raise PluginError(msg)
+    return found
+
+
+def dataset_names() -> list[str]:
+    """Names of all installed data set layouts, sorted."""
+    return sorted({point.name for point in entry_points(group=DATASETS)})
+
+
+def get_dataset(name: str) -> DatasetSpec:
+    """The reader of one data set layout.
+
+    Raises:
+        UnknownNameError: If nothing provides ``name``.
+        PluginError: If two distributions provide it, or it cannot be imported.
+    """
+    from ad.core.data.samples import DatasetSpec
+
+    point = _only_point(DATASETS, "data set", name)
+    if point is None:
+        names = dataset_names()
+        msg = (
+            f"No data set layout named `{name}` is installed.{nearest(name, names)} "
+            f"Installed: {listed(names)}.\nhint: for a folder of your own pictures, use `folder`"
+        )
+        raise UnknownNameError(msg)
+    spec = _load(point, "data set")
+    if not isinstance(spec, DatasetSpec):
+        msg = f"Data set `{name}` of {_owner(point)} must be a `DatasetSpec`; got {type(spec)!r}."
+        raise PluginError(msg)
+    return spec
+
+
+def _only_point(group: str, noun: str, name: str) -> EntryPoint | None:
+    points = tuple(entry_points(group=group, name=name))
+    # The same distribution can be on the path twice (editable and built); that is no conflict.
+    owners = {_owner(point) for point in points}
+    if len(owners) > 1:
+        msg = (
+            f"The {noun} `{name}` is provided by more than one distribution: "
+            f"{', '.join(sorted(owners))}. Uninstall all but one."
+        )
+        raise PluginError(msg)
+    return points[0] if points else None
+
+
+def _load(point: EntryPoint, noun: str) -> object:
+    try:
+        return point.load()
+    except Exception as error:  # a plug-in may raise anything; its name must be in the message
+        msg = (
+            f"The {noun} `{point.name}` (`{point.value}` of {_owner(point)}) cannot be imported: "
+            f"{type(error).__name__}: {error}"
+        )
+        raise PluginError(msg) from error
+
+
+def _owner(point: EntryPoint) -> str:
+    return f"`{point.dist.name}`" if point.dist else "an unnamed distribution"
+
+
+def _unknown_model(name: str, installed: list[str]) -> str:
+    lines = [f"No model named `{name}` is installed.{nearest(name, installed)}"]
+    lines.append(f"Installed: {listed(installed)}.")
+    homes = [
+        package
+        for package, families in _HOMES.items()
+        if any(name == family or name.startswith(f"{family}-") for family in families)
+        and not any(family in installed for family in families)
+    ]
+    lines += [f"hint: pip install {home}" for home in homes]
+    return "\n".join(lines)

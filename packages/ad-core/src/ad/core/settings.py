@@ -1,0 +1,172 @@
+"""What a user may set for a run: the defaults, the limits and the checks, all in one place.
+
+A run's settings are `RunSettings`; a model's own options are whatever keyword-only arguments its
+trainer has, and are checked against their annotations.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from ad.core.errors import SettingError, listed, nearest
+from ad.core.registry import ModelSpec
+from ad.core.trainer import Trainer
+
+DEFAULT_HOLDOUT = 0.1
+
+
+class RunSettings(BaseModel):
+    """One run, resolved: everything that is needed to repeat it, and nothing that varies by it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    dataset: str
+    """Name of the data set layout."""
+    category: str
+    """A category, a comma list, or ``all``."""
+    model: str
+    """Registry name of the model."""
+    data_root: str | None
+    """The data set's folder; None where the layout has a default."""
+    num_epochs: Annotated[int, Field(ge=1)]
+    """How often each training picture is seen."""
+    batch_size: Annotated[int, Field(ge=1)]
+    """Pictures in a training batch."""
+    img_size: Annotated[int, Field(ge=16, le=4096)]
+    """Side of the square pictures, in pixels."""
+    normalize: bool
+    """ImageNet normalisation, inside the detector."""
+    options: dict[str, Any]
+    """The model's own options, all of them."""
+    weights: Annotated[str, Field(min_length=1)] = "auto"
+    """``auto``, ``random`` or a file: see `ad.core.backbones`."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    """Where to run."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of frozen networks."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of every random choice."""
+    holdout: Annotated[float, Field(ge=0, lt=1)] = DEFAULT_HOLDOUT
+    """Share of the training pictures kept back to calibrate the threshold; 0 for none."""
+
+
+def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: object) -> RunSettings:
+    """Check and complete a run's settings.
+
+    Args:
+        spec: The model; its catalogue entry gives what the user leaves open.
+        trainer: The model's trainer, whose signature says which options there are.
+        given: Fields of `RunSettings`; None means the catalogue's or the field's default.
+
+    Raises:
+        SettingError: If a value cannot work; says what was given and what is allowed.
+    """
+    chosen = {key: value for key, value in given.items() if value is not None}
+    values: dict[str, Any] = {**spec.train, "data_root": None, **chosen, "model": spec.name}
+    values["options"] = resolve_options(spec, trainer, values.get("options", {}))
+    try:
+        return RunSettings(**values)
+    except ValidationError as error:
+        raise SettingError(_explain(error)) from error
+
+
+def resolve_options(
+    spec: ModelSpec, trainer: type[Trainer], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Check a model's options and complete them with its defaults.
+
+    Args:
+        spec: The model's catalogue entry.
+        trainer: Its trainer: keyword-only arguments of the constructor are the options.
+        given: What the user set.
+
+    Returns:
+        Every option of the trainer with its value.
+
+    Raises:
+        SettingError: On an unknown option or a value of the wrong type; names the nearest
+            option, or the values that are allowed.
+    """
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(trainer.__init__).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    hints = typing.get_type_hints(trainer.__init__)
+    for name in {**spec.model, **given}:
+        if name not in parameters:
+            msg = (
+                f"Model `{spec.name}` has no option `{name}`.{nearest(name, parameters)} "
+                f"It has {listed(parameters)}."
+            )
+            raise SettingError(msg)
+    options: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        if name in given or name in spec.model:
+            value = given.get(name, spec.model.get(name))
+            options[name] = _check(spec.name, name, hints.get(name, Any), value)
+        elif parameter.default is inspect.Parameter.empty:
+            msg = f"Model `{spec.name}` needs a value for its option `{name}`."
+            raise SettingError(msg)
+        else:
+            options[name] = parameter.default
+    return options
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` texts, as typed after ``--set``.
+
+    A value is read as JSON where it is JSON (``0.1``, ``true``, ``["layer2"]``) and as text
+    otherwise; for an option that takes several values, a comma list will do.
+
+    Raises:
+        SettingError: If a text is no assignment.
+    """
+    options: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not (key.isidentifier() and equals):
+            msg = f"`--set` takes KEY=VALUE, such as `--set coreset_ratio=0.01`; got `{text}`."
+            raise SettingError(msg)
+        try:
+            options[key] = json.loads(value)
+        except json.JSONDecodeError:
+            options[key] = value
+    return options
+
+
+def _check(model: str, name: str, hint: Any, value: Any) -> Any:  # noqa: ANN401 - any option
+    if isinstance(value, str) and typing.get_origin(hint) in (tuple, list):
+        value = [part.strip() for part in value.split(",")]
+    try:
+        # Strict as JSON: "4" is no int and 1 no bool, but a list is welcome where a tuple is meant.
+        return TypeAdapter(hint).validate_json(json.dumps(value, default=_plain), strict=True)
+    except ValidationError as error:
+        reasons = sorted({e["msg"][0].lower() + e["msg"][1:] for e in error.errors()})
+        msg = f"Option `{name}` of model `{model}`: {'; or '.join(reasons)}; got {value!r}."
+        raise SettingError(msg) from error
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    msg = f"An option must be numbers, texts, lists of them or None; got {value!r}."
+    raise SettingError(msg)
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        reason = problem["msg"][0].lower() + problem["msg"][1:]
+        if name == "device":
+            reason = "must be `auto`, `cpu`, `cuda` or `cuda:N`"
+        lines.append(f"`{name}`: {reason}; got {problem['input']!r}.")
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+import pytest
+
+from ad.core import ModelRegistry, ModelSpec
+from ad.core.errors import PluginError, SettingError, UnknownNameError
+from ad.core.registry import get_dataset, load_trainer
+
+TRAIN = {"num_epochs": 1, "batch_size": 4, "img_size": 32, "normalize": False}
+PATH = "ad.core.testing.mean_picture:MeanPictureTrainer"
+
+
+class FakeDistribution:
+    def __init__(self, name):
+        self.name = name
+
+
+class FakePoint:
+    """An entry point of an installed distribution, without one."""
+
+    def __init__(self, name, owner, loads):
+        self.name, self.value, self.dist, self.loads = name, f"{owner}:X", None, loads
+        self.dist = FakeDistribution(owner)
+
+    def load(self):
+        if isinstance(self.loads, Exception):
+            raise self.loads
+        return self.loads
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Replace the installed entry points by a list of fakes."""
+    points = []
+
+    def entry_points(group, name=None):
+        return [point for point in points if name in (None, point.name)]
+
+    monkeypatch.setattr("ad.core.registry.entry_points", entry_points)
+    return points
+
+
+@pytest.fixture(autouse=True)
+def clean_registry():
+    yield
+    ModelRegistry.unregister("mine")
+
+
+@pytest.mark.parametrize("path", [PATH, PATH.replace(":", ".")])
+def test_four_arguments_register_a_model_at_run_time(path):
+    ModelRegistry.register("mine", path, {"gain": 2.0}, TRAIN)
+    assert "mine" in ModelRegistry.names()
+    spec = ModelRegistry.get("mine")
+    assert (spec.model, spec.train) == ({"gain": 2.0}, TRAIN)
+    assert load_trainer(spec).__name__ == "MeanPictureTrainer"
+
+
+def test_a_taken_name_is_refused():
+    ModelRegistry.register("mine", PATH, {}, TRAIN)
+    with pytest.raises(SettingError, match="The model name `mine` is taken"):
+        ModelRegistry.register("mine", PATH, {}, TRAIN)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x"])
+def test_a_malformed_name_is_refused(name):
+    with pytest.raises(SettingError, match="name is letters, digits"):
+        ModelRegistry.register(name, PATH, {}, TRAIN)
+
+
+@pytest.mark.parametrize("path", ["nothing", "a:b:c", "a b:C", "os.system('x')"])
+def test_a_malformed_trainer_path_is_refused(path):
+    with pytest.raises(SettingError, match="must read `package.module:Class`"):
+        ModelRegistry.register("mine", path, {}, TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epochs": 3}, "unknown: `epochs`"),
+        ({"batch_size": 0}, "`batch_size` of model `mine` must be a whole number from 1; got 0"),
+        ({"batch_size": True}, "`batch_size` of model `mine` must be a whole number"),
+        ({"normalize": 1}, "`normalize` of model `mine` must be True or False; got 1"),
+    ],
+)
+def test_wrong_training_defaults_are_refused(change, words):
+    with pytest.raises(SettingError, match=words):
+        ModelRegistry.register("mine", PATH, {}, {**TRAIN, **change})
+
+
+def test_missing_training_defaults_are_named():
+    with pytest.raises(SettingError, match="missing: `img_size`, `normalize`"):
+        ModelRegistry.register("mine", PATH, {}, {"num_epochs": 1, "batch_size": 4})
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("ad.core.nowhere:X", "cannot be imported"),
+        ("ad.core.errors:Nothing", "cannot be imported"),
+        ("ad.core.errors:AdError", "must be a subclass of `ad.core.trainer.Trainer`"),
+    ],
+)
+def test_a_trainer_that_is_none_is_a_plugin_error(path, words):
+    spec = ModelRegistry.register("mine", path, {}, TRAIN)
+    with pytest.raises(PluginError, match=words):
+        load_trainer(spec)
+
+
+def test_an_unknown_model_is_told_the_nearest_name(installed):
+    installed.append(FakePoint("patchcore", "ad-memory", None))
+    with pytest.raises(UnknownNameError, match="Did you mean `patchcore`"):
+        ModelRegistry.get("patchcor")
+
+
+def test_a_known_model_that_is_not_installed_is_told_its_package(installed):
+    with pytest.raises(UnknownNameError, match="hint: pip install ad-flow"):
+        ModelRegistry.get("fastflow-resnet50")
+
+
+def test_two_distributions_of_one_name_are_both_named(installed):
+    installed += [FakePoint("x", "ad-one", None), FakePoint("x", "ad-two", None)]
+    with pytest.raises(PluginError, match=r"more than one distribution: `ad-one`, `ad-two`"):
+        ModelRegistry.get("x")
+
+
+def test_a_broken_plugin_is_named_and_breaks_nothing_else(installed):
+    good = ModelSpec(name="good", trainer=PATH, model={}, train=TRAIN)
+    installed += [
+        FakePoint("bad", "ad-bad", RuntimeError("no luck")),
+        FakePoint("good", "ad-good", good),
+    ]
+    assert ModelRegistry.names() == ["bad", "good"]
+    assert ModelRegistry.get("good").package == "ad-good"
+    with pytest.raises(PluginError, match=r"`bad` .* of `ad-bad`.*RuntimeError: no luck"):
+        ModelRegistry.get("bad")
+
+
+def test_an_entry_point_must_name_its_own_spec(installed):
+    other = ModelSpec(name="other", trainer=PATH, model={}, train=TRAIN)
+    installed.append(FakePoint("good", "ad-good", other))
+    with pytest.raises(PluginError, match="must be a `ModelSpec` named `good`"):
+        ModelRegistry.get("good")
+
+
+def test_an_unknown_dataset_is_told_what_there_is():
+    with pytest.raises(UnknownNameError, match="Did you mean `mvtec`"):
+        get_dataset("mvtecs")
+
+
+def test_an_entry_point_that_is_no_dataset_is_refused(installed):
+    installed.append(FakePoint("mine", "ad-mine", object()))
+    with pytest.raises(PluginError, match="must be a `DatasetSpec`"):
+        get_dataset("mine")

@@ -1,0 +1,101 @@
+from typing import Literal
+
+import pytest
+
+from ad.core.errors import SettingError
+from ad.core.registry import ModelSpec
+from ad.core.settings import parse_assignments, resolve_options, run_settings
+
+
+class Trainer:
+    def __init__(
+        self,
+        setup: object,
+        *,
+        layers: tuple[str, ...] = ("layer2",),
+        score: Literal["max", "reweight"] = "max",
+        ratio: float = 0.1,
+        neighbors: int = 1,
+        fast: bool = False,
+    ) -> None:
+        pass
+
+
+SPEC = ModelSpec(
+    name="toy",
+    trainer="x:Y",
+    model={"ratio": 0.5},
+    train={"num_epochs": 1, "batch_size": 8, "img_size": 256, "normalize": True},
+)
+
+
+def test_options_are_completed_from_catalogue_and_signature():
+    assert resolve_options(SPEC, Trainer, {"neighbors": 3}) == {
+        "layers": ("layer2",),
+        "score": "max",
+        "ratio": 0.5,
+        "neighbors": 3,
+        "fast": False,
+    }
+
+
+def test_an_unknown_option_is_told_the_nearest_and_all():
+    words = "has no option `neighbours`. Did you mean `neighbors`.*`fast`, `layers`"
+    with pytest.raises(SettingError, match=words):
+        resolve_options(SPEC, Trainer, {"neighbours": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("score", "mean", "Option `score` of model `toy`.*'max' or 'reweight'; got 'mean'"),
+        ("neighbors", "3", "valid integer; got '3'"),
+        ("neighbors", True, "valid integer; got True"),
+        ("neighbors", 1.5, "integer"),
+        ("ratio", "much", "valid number; got 'much'"),
+        ("fast", 1, "valid boolean; got 1"),
+        ("layers", 3, "valid array; got 3"),
+        ("layers", {1, 2}, "numbers, texts, lists of them or None"),
+    ],
+)
+def test_an_ill_typed_option_says_what_is_allowed(name, value, words):
+    with pytest.raises(SettingError, match=words):
+        resolve_options(SPEC, Trainer, {name: value})
+
+
+def test_options_typed_on_a_command_line_are_understood():
+    given = parse_assignments(
+        ["ratio=0.01", "layers=layer2, layer3", "score=reweight", "fast=true"]
+    )
+    options = resolve_options(SPEC, Trainer, given)
+    assert options["layers"] == ("layer2", "layer3")
+    assert (options["ratio"], options["score"], options["fast"]) == (0.01, "reweight", True)
+
+
+@pytest.mark.parametrize("text", ["ratio", "=3", "a b=3"])
+def test_what_is_no_assignment_is_refused(text):
+    with pytest.raises(SettingError, match="`--set` takes KEY=VALUE"):
+        parse_assignments([text])
+
+
+def test_a_run_takes_the_catalogues_numbers_unless_told_otherwise():
+    settings = run_settings(SPEC, Trainer, dataset="mvtec", category="bottle", batch_size=2)
+    assert (settings.num_epochs, settings.batch_size, settings.img_size) == (1, 2, 256)
+    assert settings.normalize
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("batch_size", 0, "`batch_size`: input should be greater than or equal to 1; got 0"),
+        ("img_size", 8, "`img_size`: input should be greater than or equal to 16; got 8"),
+        ("holdout", 1.0, "`holdout`: input should be less than 1; got 1.0"),
+        ("holdout", -0.1, "`holdout`: input should be greater than or equal to 0"),
+        ("seed", -1, "`seed`: input should be greater than or equal to 0"),
+        ("device", "gpu", "`device`: must be `auto`, `cpu`, `cuda` or `cuda:N`; got 'gpu'"),
+        ("precision", "fp8", "`precision`: input should be 'auto', 'fp32' or 'bf16'; got 'fp8'"),
+    ],
+)
+def test_a_setting_out_of_range_says_what_is_allowed(field, value, words):
+    with pytest.raises(SettingError, match=words):
+        run_settings(SPEC, Trainer, dataset="mvtec", category="bottle", **{field: value})

@@ -1,0 +1,86 @@
+"""The catalogue of ad-memory: every model by name, with its defaults.
+
+No torch here: `ad models` reads this page. Options that are not listed keep the defaults of
+the trainer's signature.
+"""
+
+from ad.core.registry import ModelSpec
+
+PADIM = ModelSpec(
+    name="padim",
+    trainer="ad.memory.padim:PadimTrainer",
+    model={
+        "backbone": "wide_resnet50_2",
+        "layers": ("layer1", "layer2", "layer3"),
+        "reduction": "random",
+        "n_features": 550,
+    },
+    train={"num_epochs": 1, "batch_size": 4, "img_size": 256, "normalize": True},
+    summary="one Gaussian per position over deep features; Mahalanobis distance",
+    paper="PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and "
+    "Localization, ICPR workshops 2020",
+    url="https://arxiv.org/abs/2011.08785",
+    year=2020,
+    code_licence="no official code",
+    tasks=("classifies", "localises"),
+)
+
+PADIM_RESNET18 = ModelSpec(
+    name="padim-resnet18",
+    trainer=PADIM.trainer,
+    model={**PADIM.model, "backbone": "resnet18", "n_features": 100},
+    train=PADIM.train,
+    summary="PaDiM on ResNet-18: small and fast",
+    paper=PADIM.paper,
+    url=PADIM.url,
+    year=PADIM.year,
+    code_licence=PADIM.code_licence,
+    tasks=PADIM.tasks,
+)
+
+PATCHCORE = ModelSpec(
+    name="patchcore",
+    trainer="ad.memory.patchcore:PatchcoreTrainer",
+    model={
+        "backbone": "wide_resnet50_2",
+        "layers": ("layer2", "layer3"),
+        "embedding": "official1024",
+        "coreset_ratio": 0.1,
+        "coreset": "greedy",
+        "n_neighbors": 1,
+        "score": "max",
+        "knn_precision": "exact",
+        "knn": "torch",
+    },
+    train={"num_epochs": 1, "batch_size": 8, "img_size": 256, "normalize": True},
+    summary="distance to the nearest of a coreset of normal patches",
+    paper="Towards Total Recall in Industrial Anomaly Detection, CVPR 2022",
+    url="https://arxiv.org/abs/2106.08265",
+    year=2022,
+    code_licence="Apache-2.0",
+    tasks=("classifies", "localises", "few-shot"),
+)
+
+PATCHCORE_RESNET18 = ModelSpec(
+    name="patchcore-resnet18",
+    trainer=PATCHCORE.trainer,
+    model={**PATCHCORE.model, "backbone": "resnet18"},
+    train=PATCHCORE.train,
+    summary="PatchCore on ResNet-18: small and fast",
+    paper=PATCHCORE.paper,
+    url=PATCHCORE.url,
+    year=PATCHCORE.year,
+    code_licence=PATCHCORE.code_licence,
+    tasks=PATCHCORE.tasks,
+)
+
+DFKDE = ModelSpec(
+    name="dfkde",
+    trainer="ad.memory.dfkde:DfkdeTrainer",
+    model={"backbone": "resnet50", "layers": ("layer4",), "pre_trained": True},
+    train={"num_epochs": 1, "batch_size": 8, "img_size": 256, "normalize": True},
+    summary="kernel density of pooled deep features; image scores only",
+    paper="no paper; a baseline known from anomalib",
+    code_licence="Apache-2.0",
+    tasks=("classifies",),
+)
