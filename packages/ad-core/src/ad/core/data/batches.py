@@ -1,0 +1,155 @@
+"""Many pictures to batches: decoded by threads, resized, cached when they are needed again.
+
+Batches travel as uint8 and become [0, 1] on the device.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ad.core.data.pictures import read_picture, resize, rgb_array
+from ad.core.errors import PictureError
+
+Source = Path | NDArray[Any]
+"""A picture's file, or an array as `ad.core.data.pictures.rgb_array` takes it."""
+
+RAM_BUDGET = 2 * 2**30
+"""Bytes of decoded pictures that are cached in memory; more go to a temporary file."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Some pictures of a `PictureSet`, in its order."""
+
+    indices: list[int]
+    """Which ones, ``B`` of them; those that could not be read are not among them."""
+    pictures: Tensor
+    """``[B, size, size, 3]``, uint8."""
+    errors: list[tuple[int, PictureError]] = field(default_factory=list)
+    """Index and reason of those that could not be read, if errors are recorded."""
+
+
+class PictureSet:
+    """Pictures at one size, read in batches.
+
+    Args:
+        sources: Files or arrays.
+        size: Side of the square pictures, in pixels.
+        cache: Keep decoded pictures for further passes: each is decoded once.
+        ram_budget: Bytes to keep in memory; a larger cache is a temporary file on disk.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        size: int,
+        *,
+        cache: bool = False,
+        ram_budget: int = RAM_BUDGET,
+    ) -> None:
+        self.sources = sources
+        self.size = size
+        self._cached = np.zeros(len(sources), dtype=bool) if cache else None
+        self._cache = _storage((len(sources), size, size, 3), ram_budget) if cache else None
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        order: Sequence[int] | None = None,
+        on_error: Literal["raise", "record"] = "raise",
+    ) -> Iterator[Batch]:
+        """Read batches; the next ones are decoded while the caller works on one.
+
+        Args:
+            batch_size: Pictures in a batch; the last one may be smaller.
+            order: Which pictures, in which order; all by default.
+            on_error: Whether a picture that cannot be read is raised or recorded in its batch.
+
+        Raises:
+            PictureError: Of the first picture that cannot be read, if ``on_error`` is ``raise``.
+        """
+        indices = range(len(self)) if order is None else order
+        groups = (indices[at : at + batch_size] for at in range(0, len(indices), batch_size))
+        workers = min(8, os.cpu_count() or 1)
+        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+            ahead: deque[tuple[Sequence[int], list[Future[Tensor]]]] = deque()
+            try:
+                for group in groups:
+                    ahead.append((group, [pool.submit(self._read, index) for index in group]))
+                    if len(ahead) > 2:  # two batches are decoded ahead
+                        yield _gather(*ahead.popleft(), self.size, on_error)
+                while ahead:
+                    yield _gather(*ahead.popleft(), self.size, on_error)
+            finally:  # an error, or a caller that stops early: do not decode what nobody wants
+                for _, futures in ahead:
+                    for future in futures:
+                        future.cancel()
+
+    def _read(self, index: int) -> Tensor:
+        if self._cached is not None and self._cache is not None and self._cached[index]:
+            return torch.from_numpy(np.array(self._cache[index]))
+        source = self.sources[index]
+        pixels = (
+            read_picture(source, size=self.size) if isinstance(source, Path) else rgb_array(source)
+        )
+        picture = resize(pixels, self.size)
+        if self._cached is not None and self._cache is not None:
+            self._cache[index] = picture.numpy()
+            self._cached[index] = True
+        return picture
+
+
+def to_device(pictures: Tensor, device: torch.device) -> Tensor:
+    """Move uint8 pictures to a device and scale them there.
+
+    Args:
+        pictures: ``[B, H, W, 3]``, uint8.
+        device: Where to.
+
+    Returns:
+        ``[B, 3, H, W]``, float32 in [0, 1], channels-last in memory.
+    """
+    return pictures.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+
+
+def _gather(
+    group: Sequence[int],
+    futures: list[Future[Tensor]],
+    size: int,
+    on_error: Literal["raise", "record"],
+) -> Batch:
+    read, pictures, errors = [], [], []
+    for index, future in zip(group, futures, strict=True):
+        try:
+            pictures.append(future.result())
+            read.append(index)
+        except PictureError as error:
+            if on_error == "raise":
+                raise
+            errors.append((index, error))
+    empty = torch.empty(0, size, size, 3, dtype=torch.uint8)
+    return Batch(read, torch.stack(pictures) if pictures else empty, errors)
+
+
+def _storage(shape: tuple[int, ...], ram_budget: int) -> NDArray[np.uint8]:
+    if int(np.prod(shape)) <= ram_budget:
+        return np.empty(shape, dtype=np.uint8)
+    # The name is gone at once; the space is freed when the array is, however the run ends.
+    with tempfile.TemporaryFile(prefix="ad-pictures-") as file:
+        return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)

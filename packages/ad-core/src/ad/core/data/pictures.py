@@ -1,0 +1,203 @@
+"""One file or array to one RGB picture; one file to one mask.
+
+Every kind of picture that cameras and editors write becomes ``[H, W, 3]`` uint8: grey, with
+alpha, with a palette, CMYK, 16 bits, turned by EXIF, of odd size. Pillow decodes: other decoders
+were seen to crash on damaged files. A picture that cannot be read is a `PictureError` with its
+path.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+
+from ad.core.errors import PictureError
+
+_ORIENTATION = 0x0112  # EXIF tag
+_MAX_RATIO_ERROR = 0.02
+
+
+def read_picture(path: Path, *, size: int | None = None) -> NDArray[np.uint8]:
+    """Decode a picture.
+
+    Args:
+        path: The file.
+        size: Side in pixels that the picture will be resized to, if known: a JPEG is then decoded
+            at a fraction of its size, never below twice this side, which is several times faster.
+
+    Returns:
+        ``[H, W, 3]``, RGB, upright.
+
+    Raises:
+        PictureError: If the file is missing, empty, truncated or no picture that can be read.
+    """
+    try:
+        with _quiet_open(path) as image:
+            if size is not None:
+                # `draft` changes nothing but JPEG, and never goes below what is asked for.
+                image.draft(None, (2 * size, 2 * size))
+            return _rgb(ImageOps.exif_transpose(image))
+    except PictureError as error:
+        msg = f"The picture `{path}` cannot be used: {error}"
+        raise PictureError(msg) from error
+    except _UNREADABLE as error:
+        raise PictureError(_unreadable("picture", path, error)) from error
+
+
+def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
+    """Read the mask of a picture at the evaluation resolution.
+
+    Non-zero is defective (above half in a JPEG, whose zeros are not exact); then nearest
+    neighbour down to ``size``. Scores are compared at this resolution.
+
+    Args:
+        path: The mask.
+        picture: The picture it belongs to; a mask of another shape is an error.
+        size: Side of the result, in pixels.
+
+    Returns:
+        ``[size, size]``, True where defective.
+
+    Raises:
+        PictureError: If the mask cannot be read or does not fit the picture.
+    """
+    try:
+        with _quiet_open(path) as mask, _quiet_open(picture) as image:
+            turned = image.getexif().get(_ORIENTATION, 1)
+            upright = image.size if turned < 5 else image.size[::-1]
+            if not _same_shape(mask.size, upright) and not _same_shape(mask.size, image.size):
+                msg = (
+                    f"The mask `{path}` is {mask.width} x {mask.height} pixels and its picture "
+                    f"`{picture}` {upright[0]} x {upright[1]}: they must have the same shape."
+                )
+                raise PictureError(msg)
+            threshold = 127 if mask.format == "JPEG" else 0
+            defective = Image.fromarray((_first_channel(mask) > threshold).astype(np.uint8))
+            if turned > 1 and mask.size == image.size and mask.size != upright:
+                # Drawn on the stored pixels: turn it as its picture is turned.
+                exif = Image.Exif()
+                exif[_ORIENTATION] = turned
+                defective.info["exif"] = exif.tobytes()
+                defective = ImageOps.exif_transpose(defective)
+            return np.asarray(defective.resize((size, size), Image.Resampling.NEAREST)) > 0
+    except _UNREADABLE as error:
+        raise PictureError(_unreadable("mask", path, error)) from error
+
+
+def rgb_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Turn an array that a caller holds into a picture.
+
+    Args:
+        array: ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` (alpha is dropped); uint8,
+            uint16 (full range) or floating point in [0, 1].
+
+    Returns:
+        ``[H, W, 3]``, RGB.
+
+    Raises:
+        PictureError: If shape, type or range is another.
+    """
+    array = np.asarray(array)
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        msg = f"An array must be [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; got {array.shape}."
+        raise PictureError(msg)
+    if array.dtype == np.uint16:
+        pixels = (array >> 8).astype(np.uint8)
+    elif np.issubdtype(array.dtype, np.floating):
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            msg = (
+                "An array of floating point must lie in [0, 1]; got "
+                f"{array.min()} to {array.max()}. Divide by 255, or pass uint8."
+            )
+            raise PictureError(msg)
+        pixels = np.rint(array * 255).astype(np.uint8)
+    elif array.dtype == np.uint8:
+        pixels = array.astype(np.uint8, copy=False)
+    else:
+        msg = f"An array must be uint8, uint16 or floating point in [0, 1]; got {array.dtype}."
+        raise PictureError(msg)
+    colours = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
+    return np.require(colours, requirements=["C", "W"])  # torch wants to be able to write
+
+
+def resize(picture: NDArray[np.uint8], size: int) -> Tensor:
+    """Resize a picture to a square, bilinear with antialiasing, within a grey level of Pillow.
+
+    Args:
+        picture: ``[H, W, 3]``.
+        size: Side of the result, in pixels; the whole picture is kept, not its aspect ratio.
+
+    Returns:
+        ``[size, size, 3]``, uint8.
+    """
+    # The channels-last view of uint8 takes torch's fast path: no copy, no detour over float.
+    channels_first = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    small = F.interpolate(
+        channels_first, (size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+    return small[0].permute(1, 2, 0)
+
+
+# What Pillow raises for damaged files; `SyntaxError` and `struct.error` come from its plug-ins.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+def _quiet_open(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        # Above Pillow's limit is an error here, not a warning that nobody sees.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return Image.open(path)
+        except Image.DecompressionBombWarning as warning:
+            raise OSError(str(warning)) from warning
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255 instead of scaling.
+        return rgb_array(np.asarray(image).astype(np.uint16))
+    if image.mode == "I":
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() > 65535:
+            msg = "its 32-bit values go beyond 16 bits; save it with 8 or 16 bits a channel."
+            raise PictureError(msg)
+        return rgb_array(pixels.astype(np.uint16))
+    if image.mode == "F":
+        return rgb_array(np.asarray(image))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _first_channel(mask: Image.Image) -> NDArray[Any]:
+    # A palette's numbers are the classes; an alpha channel is no part of the mask.
+    pixels = np.asarray(mask)
+    if pixels.ndim == 2:
+        return pixels
+    colours = pixels[..., : 1 if mask.mode == "LA" else 3]
+    return np.asarray(colours.max(axis=2))
+
+
+def _same_shape(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    return abs(a[0] * b[1] - a[1] * b[0]) <= _MAX_RATIO_ERROR * a[0] * b[1]
+
+
+def _unreadable(noun: str, path: Path, error: Exception) -> str:
+    if not path.exists():
+        return f"The {noun} `{path}` does not exist."
+    if path.is_file() and path.stat().st_size == 0:
+        return f"The {noun} `{path}` is empty (0 bytes). Copy it again or remove it."
+    return (
+        f"The {noun} `{path}` cannot be read ({type(error).__name__}: {error}). "
+        "It may be truncated, or no picture: copy it again or remove it."
+    )

@@ -1,0 +1,242 @@
+"""What a data set is to everything else: a list of samples.
+
+A layout module turns a root folder into samples and does nothing else. Torch-free.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from ad.core.errors import DataError, listed, nearest
+from ad.core.progress import SILENT, Progress
+
+Item = TypeVar("Item")
+
+GOOD = "good"
+"""Group of every normal sample."""
+
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""File names that end like this are pictures; case does not matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture and what is known about it."""
+
+    path: Path
+    """The picture."""
+    label: Literal[0, 1]
+    """0 for a good part, 1 for a defective one."""
+    split: Literal["train", "test"]
+    """``train`` holds good parts only."""
+    category: str
+    """What is shown: ``bottle``."""
+    group: str = GOOD
+    """Kind of defect, or ``good``."""
+    masks: tuple[Path, ...] = ()
+    """Masks of the defects, non-zero where defective; their union counts."""
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether each pixel's truth is known: it is for good parts and for those with masks."""
+        return self.label == 0 or bool(self.masks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSpec:
+    """One layout of folders, as announced by an entry point ``ad.datasets``."""
+
+    name: str
+    """What a user types."""
+    summary: str
+    """What the data are, in one line."""
+    tree: str
+    """The layout that is expected, as a drawing."""
+    source: str
+    """Where the official data can be had."""
+    licence: str
+    """Terms of the data."""
+    categories: Callable[[Path], list[str]]
+    """Root folder to the categories found in it; empty if the layout is another."""
+    samples: Callable[[Path, str, int], list[Sample]]
+    """Root folder, category and seed (of a split, if the data have none) to samples."""
+    prepare: Callable[[Path, list[str], Progress], None] | None = None
+    """Called with the root and the categories wanted before their samples are listed."""
+    default_root: Callable[[], Path] | None = None
+    """Where the data are when no root is given; None if a root must be given."""
+    path_as_category: bool = False
+    """Whether ``ad train NAME ./parts ...`` means all of the folder ``./parts``."""
+
+
+def collect(
+    dataset: DatasetSpec,
+    category: str,
+    *,
+    root: Path | None,
+    seed: int,
+    progress: Progress = SILENT,
+) -> list[Sample]:
+    """The samples of one, several or all categories of a data set.
+
+    Args:
+        dataset: The layout.
+        category: A name, a comma list of names, or ``all``.
+        root: The data set's folder; None for the layout's default.
+        seed: Seed of a split that the data do not bring themselves.
+        progress: Where to show how far a data set is that must be made first.
+
+    Returns:
+        Samples, categories in the order asked for.
+
+    Raises:
+        DataError: If the folder is missing or laid out otherwise, a category does not exist, or
+            there is nothing to train on.
+    """
+    if root is None:
+        if dataset.default_root is None:
+            msg = (
+                f"The data set `{dataset.name}` needs its folder: give `--data-root DIR` "
+                f"(`data_root=` in Python).\n{describe(dataset)}"
+            )
+            raise DataError(msg)
+        root = dataset.default_root()
+    known = dataset.categories(root)
+    if not known:
+        msg = f"{_what_is_there(root)} It is not laid out as `{dataset.name}`.\n{describe(dataset)}"
+        raise DataError(msg)
+    wanted = known if category == "all" else [name.strip() for name in category.split(",")]
+    for name in wanted:
+        if name not in known:
+            msg = (
+                f"`{root}` has no category `{name}`.{nearest(name, known)} It has {listed(known)}, "
+                "or `all`."
+            )
+            raise DataError(msg)
+    wanted = list(dict.fromkeys(wanted))
+    if dataset.prepare is not None:
+        dataset.prepare(root, wanted, progress)
+    samples = [sample for name in wanted for sample in dataset.samples(root, name, seed)]
+    if not any(sample.split == "train" for sample in samples):
+        msg = f"`{root}` holds no good pictures to train on.\n{describe(dataset)}"
+        raise DataError(msg)
+    return samples
+
+
+def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tuple[str, Path | None]:
+    """Settle what a user's category and data root mean, wherever the process is started next.
+
+    Args:
+        dataset: The layout.
+        category: As given; for `DatasetSpec.path_as_category`, it may be the folder itself.
+        root: As given.
+
+    Returns:
+        Category and root; an existing root is absolute.
+    """
+    if root is None and dataset.path_as_category and Path(category).is_dir():
+        return "all", Path(category).resolve()
+    if root is None:
+        return category, None
+    path = Path(root).expanduser()
+    return category, path.resolve() if path.exists() else path
+
+
+def describe(dataset: DatasetSpec) -> str:
+    """The layout a data set must have and where to get it, for a person."""
+    return (
+        f"Expected layout of `{dataset.name}`:\n{dataset.tree}\n"
+        f"Source: {dataset.source}\nLicence: {dataset.licence}"
+    )
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Pictures directly inside a folder, sorted by name; hidden files are left out."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Pictures inside a folder and all its sub-folders, sorted by path; hidden ones left out."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """Folders directly inside a folder, sorted by name; hidden ones are left out."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def masks_by_stem(folder: Path) -> dict[str, Path]:
+    """Masks of a folder by the stem of the picture they belong to, whatever their suffix.
+
+    ``000_mask.png``, ``000_GT.bmp`` and ``000.png`` all belong to picture ``000``.
+    """
+    masks = {}
+    for path in pictures_in(folder):
+        stem = path.stem
+        for ending in ("_mask", "_gt", "_label"):
+            if stem.lower().endswith(ending):
+                stem = stem[: -len(ending)]
+                break
+        masks[stem] = path
+    return masks
+
+
+def split_seeded(items: Sequence[Item], count: int, seed: int) -> tuple[list[Item], list[Item]]:
+    """Split items at random, repeatably.
+
+    Args:
+        items: What to split, in an order that does not depend on the machine.
+        count: Size of the first part, at most the number of items.
+        seed: Equal seeds and items give equal splits.
+
+    Returns:
+        The two parts, each in the order of ``items``.
+    """
+    first = set(np.random.default_rng(seed).permutation(len(items))[:count].tolist())
+    chosen = [item for index, item in enumerate(items) if index in first]
+    return chosen, [item for index, item in enumerate(items) if index not in first]
+
+
+def fingerprint(samples: Iterable[Sample]) -> str:
+    """Sha256 that changes when a picture of the data set comes, goes, moves or changes size.
+
+    Made of names, sizes in bytes, labels and splits, not of the pixels.
+    """
+    digest = hashlib.sha256()
+    for s in samples:
+        name = "/".join(s.path.parts[-3:])
+        digest.update(f"{name}|{s.path.stat().st_size}|{s.label}|{s.split}|{s.category}\n".encode())
+    return digest.hexdigest()
+
+
+def _what_is_there(root: Path) -> str:
+    if not root.exists():
+        return f"The folder `{root}` does not exist."
+    if not root.is_dir():
+        return f"`{root}` is a file, not a folder."
+    names = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
+    found = ", ".join(f"`{name}`" for name in names[:8]) or "nothing"
+    return f"The folder `{root}` holds {found}{', ...' if len(names) > 8 else ''}."

@@ -1,0 +1,207 @@
+from collections import Counter
+
+import pytest
+from PIL import Image
+
+from ad.core.data.folder import DATASET as FOLDER
+from ad.core.data.mtd import DATASET as MTD
+from ad.core.data.mvtec import DATASET as MVTEC
+from ad.core.data.samples import collect, describe, fingerprint, locate, split_seeded
+from ad.core.errors import DataError
+from ad.core.testing.pictures import write_mvtec_tree
+
+
+def put(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(path)
+    return root
+
+
+def count(samples):
+    return Counter((sample.split, sample.group, len(sample.masks)) for sample in samples)
+
+
+def test_mvtec_reads_categories_splits_and_masks(tmp_path):
+    write_mvtec_tree(tmp_path, "a", size=16)
+    write_mvtec_tree(tmp_path, "b", size=16, train=3)
+    samples = collect(MVTEC, "all", root=tmp_path, seed=0)
+    assert [s.category for s in samples] == ["a"] * 18 + ["b"] * 11
+    assert count(samples[:18]) == {
+        ("train", "good", 0): 10,
+        ("test", "good", 0): 4,
+        ("test", "square", 1): 4,
+    }
+    assert all(s.masks[0].stem == f"{s.path.stem}_mask" for s in samples if s.masks)
+    assert all(s.label == (s.group != "good") for s in samples)
+
+
+def test_mvtec_takes_a_root_that_is_itself_a_category(tmp_path):
+    write_mvtec_tree(tmp_path, "nut", size=16)
+    assert {s.category for s in collect(MVTEC, "nut", root=tmp_path / "nut", seed=0)} == {"nut"}
+
+
+def test_masks_match_by_stem_whatever_their_ending_and_suffix(tmp_path):
+    put(tmp_path, "c/train/good/0.png", "c/test/good/0.png")
+    put(tmp_path, *(f"c/test/cut/{n}.jpg" for n in "1234"))
+    put(tmp_path, "c/ground_truth/cut/1.png", "c/ground_truth/cut/2_mask.bmp")
+    put(tmp_path, "c/ground_truth/cut/3_GT.tif")
+    found = {
+        s.path.stem: [m.name for m in s.masks]
+        for s in collect(MVTEC, "c", root=tmp_path, seed=0)
+        if s.label
+    }
+    assert found == {"1": ["1.png"], "2": ["2_mask.bmp"], "3": ["3_GT.tif"], "4": []}
+
+
+def test_a_comma_list_gives_those_categories_in_that_order(tmp_path):
+    for name in "abc":
+        write_mvtec_tree(tmp_path, name, size=16)
+    samples = collect(MVTEC, "c, a", root=tmp_path, seed=0)
+    assert list(dict.fromkeys(s.category for s in samples)) == ["c", "a"]
+
+
+def test_an_unknown_category_is_told_the_nearest(tmp_path):
+    write_mvtec_tree(tmp_path, "bottle", size=16)
+    with pytest.raises(DataError, match="no category `botle`. Did you mean `bottle`"):
+        collect(MVTEC, "botle", root=tmp_path, seed=0)
+
+
+def test_a_wrong_tree_says_what_was_expected_and_what_was_found(tmp_path):
+    put(tmp_path, "pictures/0.png")
+    words = r"holds `pictures/`\. It is not laid out as `mvtec`\.\nExpected layout(.|\n)*train/good"
+    with pytest.raises(DataError, match=words):
+        collect(MVTEC, "all", root=tmp_path, seed=0)
+
+
+def test_a_missing_root_says_so_and_where_the_data_can_be_had(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere` does not exist(.|\n)*Source: https://www.mvtec"):
+        collect(MVTEC, "all", root=tmp_path / "nowhere", seed=0)
+
+
+def test_a_file_is_no_root(tmp_path):
+    (tmp_path / "x").touch()
+    with pytest.raises(DataError, match="is a file, not a folder"):
+        collect(MVTEC, "all", root=tmp_path / "x", seed=0)
+
+
+def test_a_root_must_be_given_where_there_is_no_default():
+    with pytest.raises(DataError, match="`mvtec` needs its folder: give `--data-root DIR`"):
+        collect(MVTEC, "all", root=None, seed=0)
+
+
+def test_no_good_pictures_is_an_error(tmp_path):
+    (tmp_path / "c/train/good").mkdir(parents=True)
+    with pytest.raises(DataError, match="no good pictures to train on"):
+        collect(MVTEC, "c", root=tmp_path, seed=0)
+
+
+@pytest.fixture
+def tiles(tmp_path):
+    put(tmp_path, *(f"MT_Free/Imgs/{n:02d}.{end}" for n in range(20) for end in ("jpg", "png")))
+    put(tmp_path, "MT_Crack/Imgs/0.jpg", "MT_Crack/Imgs/0.png", "MT_Fray/Imgs/1.jpg")
+    return tmp_path
+
+
+def test_mtd_splits_the_good_tiles_80_to_20_by_the_seed(tiles):
+    samples = collect(MTD, "all", root=tiles, seed=0)
+    assert count(samples) == {
+        ("train", "good", 0): 16,
+        ("test", "good", 0): 4,
+        ("test", "crack", 1): 1,
+        ("test", "fray", 0): 1,
+    }
+    assert samples == collect(MTD, "all", root=tiles, seed=0)
+    assert samples != collect(MTD, "all", root=tiles, seed=1)
+
+
+def test_mtd_has_a_single_category(tiles):
+    with pytest.raises(DataError, match="has no category `crack`. It has `all`"):
+        collect(MTD, "crack", root=tiles, seed=0)
+
+
+def test_a_folder_of_good_pictures_alone_is_all_for_training(tmp_path):
+    put(tmp_path, *(f"{n}.png" for n in range(5)))
+    assert count(collect(FOLDER, "all", root=tmp_path, seed=0)) == {("train", "good", 0): 5}
+
+
+@pytest.mark.parametrize("good", ["good", "Normal", "OK"])
+def test_a_folder_with_kinds_and_masks_is_split(tmp_path, good):
+    put(tmp_path, *(f"{good}/{n}.png" for n in range(10)))
+    put(tmp_path, "dent/0.png", "dent/1.png", "rust/0.png", "masks/dent/0.png")
+    assert count(collect(FOLDER, "all", root=tmp_path, seed=0)) == {
+        ("train", "good", 0): 8,
+        ("test", "good", 0): 2,
+        ("test", "dent", 1): 1,
+        ("test", "dent", 0): 1,
+        ("test", "rust", 0): 1,
+    }
+
+
+def test_a_folder_of_such_folders_has_categories(tmp_path):
+    put(tmp_path, "a/good/0.png", "b/good/0.png", "b/bad/0.png")
+    assert FOLDER.categories(tmp_path) == ["a", "b"]
+    assert {s.category for s in collect(FOLDER, "b", root=tmp_path, seed=0)} == {"b"}
+
+
+def test_three_folders_anywhere_make_a_data_set(tmp_path):
+    put(tmp_path, *(f"ok/{n}.png" for n in range(10)), "ng/dent/7.png", "ng/8.png")
+    put(tmp_path, "gt/dent/7_mask.png", "gt/8.png")
+    root = f"normal={tmp_path}/ok,abnormal={tmp_path}/ng,masks={tmp_path}/gt"
+    assert count(collect(FOLDER, "all", root=locate(FOLDER, "all", root)[1], seed=0)) == {
+        ("train", "good", 0): 8,
+        ("test", "good", 0): 2,
+        ("test", "dent", 1): 1,
+        ("test", "ng", 1): 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("root", "words"),
+    [
+        ("normals=.", "got `normals=`. Did you mean `normal`"),
+        ("normal=./nowhere", "`./nowhere` of `normal=` does not exist"),
+        ("masks=.", "needs `normal=DIR`; got `masks`"),
+    ],
+)
+def test_parts_of_a_folder_are_checked(root, words):
+    with pytest.raises(DataError, match=words):
+        collect(FOLDER, "all", root=locate(FOLDER, "all", root)[1], seed=0)
+
+
+def test_a_folder_may_be_named_as_the_category(tmp_path, monkeypatch):
+    put(tmp_path, "parts/good/0.png")
+    monkeypatch.chdir(tmp_path)
+    assert locate(FOLDER, "./parts", None) == ("all", tmp_path / "parts")
+    assert locate(MVTEC, "./parts", None) == ("./parts", None)
+
+
+def test_hidden_files_and_other_files_are_left_out(tmp_path):
+    put(tmp_path, "good/0.png", "good/.trash/1.png", "good/._2.png")
+    (tmp_path / "good" / "notes.txt").write_text("x")
+    assert len(collect(FOLDER, "all", root=tmp_path, seed=0)) == 1
+
+
+def test_a_seeded_split_keeps_order_and_every_item():
+    first, second = split_seeded(list(range(100)), 80, 5)
+    assert (len(first), len(second)) == (80, 20)
+    assert sorted(first + second) == list(range(100))
+    assert first == sorted(first)
+    assert split_seeded(list(range(100)), 80, 5) == (first, second)
+    assert split_seeded(list(range(100)), 80, 6) != (first, second)
+
+
+def test_the_fingerprint_sees_a_changed_file(tmp_path):
+    put(tmp_path, "good/0.png", "good/1.png")
+    before = fingerprint(collect(FOLDER, "all", root=tmp_path, seed=0))
+    assert before == fingerprint(collect(FOLDER, "all", root=tmp_path, seed=0))
+    with (tmp_path / "good/0.png").open("ab") as file:
+        file.write(b"x")
+    assert before != fingerprint(collect(FOLDER, "all", root=tmp_path, seed=0))
+
+
+@pytest.mark.parametrize("dataset", [MVTEC, MTD, FOLDER], ids=lambda spec: spec.name)
+def test_every_layout_describes_itself(dataset):
+    text = describe(dataset)
+    assert all(word in text for word in ("<data root>/", "Source: ", "Licence: "))
