@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ad.core.calibrate import Calibration, calibrate
+from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError
+
+float32 = st.floats(-(2.0**100), 2.0**100, width=32)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "rate", "rank"),
+    [
+        (99, 0.01, 99),
+        (199, 0.01, 198),
+        (150, 0.01, 150),
+        (9, 0.1, 9),
+        (19, 0.1, 18),
+        (4, 0.5, 3),
+        (9, 0.3, 7),
+    ],
+)
+def test_the_threshold_is_the_conformal_quantile(num_images, rate, rank):
+    scores = np.random.default_rng(0).permutation(np.arange(1, num_images + 1))
+    calibration = calibrate(scores, rate=rate)
+    assert calibration.threshold == rank  # the rank-th smallest of 1..n
+    assert calibration.promised_rate == pytest.approx(1 - rank / (num_images + 1))
+    assert calibration.promised_rate <= rate
+
+
+def test_too_few_images_give_the_maximum_and_the_honest_promise():
+    calibration = calibrate(np.arange(76), rate=0.01)
+    assert calibration.threshold == 75
+    assert calibration.promised_rate == pytest.approx(1 / 77)
+    assert calibration.promise() == (
+        "expected false alarms: at most 1 in 77 good pictures "
+        "(76 held out; 1 in 100 was asked for, which needs 99)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_images", "rate", "words"),
+    [
+        (99, 0.01, "at most 1 in 100 good pictures (99 held out)"),
+        (300, 0.01, "at most 3 in 301 good pictures (300 held out)"),
+        (1, 0.3, "at most 1 in 2 good pictures (1 held out; 3 in 10 was asked for, which needs 3)"),
+    ],
+)
+def test_the_promise_says_what_the_images_allow(num_images, rate, words):
+    assert calibrate(np.arange(num_images), rate=rate).promise().endswith(words)
+
+
+@pytest.mark.parametrize("rate", [0.003, 0.01, 0.07, 0.3])
+def test_the_number_of_images_that_a_promise_asks_for_is_just_enough(rate):
+    needed = int(re.search(r"which needs (\d+)", calibrate([0.0], rate=rate).promise())[1])
+    assert calibrate(np.arange(needed), rate=rate).promised_rate <= rate
+    assert calibrate(np.arange(needed - 1), rate=rate).promised_rate > rate
+
+
+@pytest.mark.parametrize(("num_images", "rate"), [(19, 0.1), (30, 0.1), (8, 0.02)])
+def test_good_pictures_are_called_anomalous_no_more_often_than_promised(num_images, rate):
+    rng = np.random.default_rng(0)
+    draws = rng.lognormal(size=(4000, num_images + 1))  # exchangeable; the last one is new
+    calibrations = [calibrate(row[:-1], rate=rate) for row in draws]
+    alarms = np.mean([c.is_anomalous(x) for c, x in zip(calibrations, draws[:, -1], strict=True)])
+    promised = calibrations[0].promised_rate
+    # The rate is promised exactly for continuous scores; three standard errors either way.
+    assert alarms == pytest.approx(promised, abs=3 * math.sqrt(promised * (1 - promised) / 4000))
+
+
+def test_ties_only_make_false_alarms_rarer():
+    draws = np.random.default_rng(0).integers(0, 4, (1000, 20))
+    calibrations = [calibrate(row[:-1], rate=0.1) for row in draws]
+    alarms = [c.is_anomalous(x) for c, x in zip(calibrations, draws[:, -1], strict=True)]
+    assert 0 < np.mean(alarms) < 0.1
+
+
+def test_a_score_on_the_threshold_is_good():
+    calibration = calibrate([1.0, 2.0, 3.0], rate=0.25)
+    assert not calibration.is_anomalous(3.0)
+    assert calibration.is_anomalous(np.nextafter(3.0, 4.0))
+
+
+def test_normalised_scores_mark_the_threshold_and_the_typical_good_picture():
+    calibration = calibrate([1.0, 2.0, 7.0], [10.0, 30.0, 20.0], rate=0.25)
+    assert calibration.normalize(7.0) == 0.5
+    assert calibration.normalize(2.0) == pytest.approx(0.1)
+    assert calibration.normalize(12.0) == pytest.approx(0.9)
+    np.testing.assert_allclose(
+        calibration.normalize_map(np.float32([[20, 30, 40]])), [[0.1, 0.5, 0.9]], rtol=1e-6
+    )
+
+
+def test_maps_are_normalised_like_images():
+    scores = np.random.default_rng(0).normal(size=50)
+    calibration = calibrate(scores, scores, rate=0.1)
+    grid = np.linspace(-9, 9, 60, dtype=np.float32).reshape(3, 20)
+    expected = np.vectorize(calibration.normalize)(grid)
+    normalised = calibration.normalize_map(grid)
+    assert normalised.dtype == np.float32
+    np.testing.assert_allclose(normalised, expected, rtol=1e-6, atol=1e-7)
+
+
+@given(st.lists(float32, min_size=1, max_size=8), st.lists(float32, min_size=2, max_size=8))
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_normalisation_is_monotone_and_finite_whatever_was_held_out(held_out, new):
+    calibration = calibrate(held_out, held_out, rate=0.2)
+    assert calibration.scale > 0
+    normalised = [calibration.normalize(score) for score in sorted(new)]
+    assert normalised == sorted(normalised)
+    assert 0 <= normalised[0] <= normalised[-1] <= 1
+    assert calibration.normalize(calibration.threshold) == 0.5
+    in_map = calibration.normalize_map(np.sort(np.float32(new)))
+    assert np.all(np.diff(in_map) >= 0)
+    assert np.all((in_map >= 0) & (in_map <= 1))
+
+
+@pytest.mark.parametrize(
+    "scores", [[5.0], [5.0] * 9, [0.0], [0.0] * 9, [-3.0], [1e-44], [2, 2, 2, 1]]
+)
+def test_held_out_scores_without_spread_still_tell_higher_from_lower(scores):
+    calibration = calibrate(scores, rate=0.5)
+    threshold = calibration.threshold
+    step = max(abs(threshold), 1e-3) / 10
+    below, at, above = (calibration.normalize(threshold + i * step) for i in (-1, 0, 1))
+    assert 0 < below < at == 0.5 < above < 1
+
+
+def test_when_the_threshold_is_the_median_the_whole_range_sets_the_scale():
+    calibration = calibrate([1.0, 1.0, 1.0, 5.0], rate=0.5)
+    assert calibration.threshold == 1.0
+    assert calibration.normalize(5.0) == pytest.approx(0.9)
+
+
+def test_a_calibration_survives_json():
+    for maxima in (None, [0.5, 0.1, 0.3]):
+        calibration = calibrate([0.1, 0.2, 0.7], maxima, rate=0.05)
+        assert Calibration.from_json(json.loads(json.dumps(calibration.to_json()))) == calibration
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sclae": 1.0}, "unknown keys `sclae`; known are .*`scale`"),
+        ({"threshold": ...}, "missing keys `threshold`"),
+        ({"threshold": "0.5"}, "`threshold` must be a number; it is '0.5'"),
+        ({"threshold": None}, "`threshold` must be a number; it is None"),
+        ({"threshold": True}, "`threshold` must be a number; it is True"),
+        ({"threshold": math.nan}, "`threshold` must be finite; it is nan"),
+        ({"scale": 0.0}, "`scale` must be positive; it is 0.0"),
+        ({"pixel_scale": -1.0}, "`pixel_scale` must be positive; it is -1.0"),
+        ({"pixel_scale": None}, "must both be numbers or both be null"),
+        ({"num_images": 2.0}, "`num_images` must be a whole number from 1; it is 2.0"),
+        ({"num_images": 0}, "`num_images` must be a whole number from 1; it is 0"),
+        ({"rate": 1.0}, "`rate` must be between 0 and 1; it is 1.0"),
+        ({"promised_rate": 0.01}, "`promised_rate` must be 0.25 for 3 images at a rate of 0.05"),
+    ],
+)
+def test_a_changed_calibration_file_is_refused(changes, words):
+    data = calibrate([0.1, 0.2, 0.7], [0.5, 0.1, 0.3], rate=0.05).to_json() | changes
+    data = {name: value for name, value in data.items() if value is not ...}
+    with pytest.raises(ModelFileError, match=words):
+        Calibration.from_json(data)
+
+
+def test_scores_that_cannot_calibrate_are_refused():
+    with pytest.raises(DataError, match=r"`scores` must be \[n\].*at least one; got shape \(0,\)"):
+        calibrate([])
+    with pytest.raises(DataError, match=r"`map_maxima` must be \[n\].*got shape \(1, 2\)"):
+        calibrate([1.0], [[1.0, 2.0]])
+    with pytest.raises(DataError, match="`scores` must be finite float32 numbers; entry 1 is nan"):
+        calibrate([1.0, math.nan])
+    with pytest.raises(DataError, match="`map_maxima` must be finite .* entry 0 is -inf"):
+        calibrate([1.0], [-math.inf])
+    with pytest.raises(DataError, match="one entry for each image; got 2 and 1"):
+        calibrate([1.0, 2.0], [1.0])
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, math.nan])
+def test_a_rate_that_is_no_share_is_refused(rate):
+    with pytest.raises(SettingError, match=f"between 0 and 1; got {rate}"):
+        calibrate([1.0], rate=rate)
+
+
+def test_a_score_that_is_no_number_never_passes_as_good():
+    calibration = calibrate([1.0, 2.0], [1.0, 2.0])
+    for judge in (calibration.is_anomalous, calibration.normalize):
+        with pytest.raises(DataError, match="A score must be a number; got nan"):
+            judge(math.nan)
+    with pytest.raises(DataError, match="An anomaly map must hold numbers; got nan"):
+        calibration.normalize_map(np.float32([[0, np.nan]]))
+
+
+def test_a_detector_without_maps_has_no_pixel_threshold():
+    calibration = calibrate([1.0, 2.0])
+    assert calibration.pixel_threshold is None
+    with pytest.raises(NotFittedError, match="no pixel threshold.*Use `normalize`"):
+        calibration.normalize_map(np.zeros((2, 2), dtype=np.float32))
