@@ -17,22 +17,28 @@ out. A file may hold only the layers that are used.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, final
+from typing import Any, cast, final
+from urllib.parse import urlsplit
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ad.core.errors import SettingError, WeightsError, listed
+from ad.core.errors import MissingExtraError, SettingError, WeightsError, listed
+from ad.core.trainer import FROM_MODEL_FILE as FROM_MODEL_FILE
 from ad.core.trainer import Precision, Setup
 
-FROM_MODEL_FILE = "from-model-file"
-"""Value of `Setup.weights` while a saved model is loaded: it brings its own weights."""
+try:
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+except ImportError as error:
+    _msg = "Pretrained backbones need timm, which is not installed: pip install 'ad-core[timm]'"
+    raise MissingExtraError(_msg) from error
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -63,9 +69,10 @@ class FeatureExtractor(nn.Module):
         indices = _layer_indices(self.name, layers)
         self.net: nn.Module = _build(self.name, indices, setup)
         self.net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-        self.channels: tuple[int, ...] = tuple(self.net.feature_info.channels())  # type: ignore[operator, union-attr]  # timm's FeatureInfo is untyped
+        info = cast("Any", self.net.feature_info)  # timm's own type, untyped
+        self.channels: tuple[int, ...] = tuple(info.channels())
         """Channels of each layer's map."""
-        self.strides: tuple[int, ...] = tuple(self.net.feature_info.reduction())  # type: ignore[operator, union-attr]  # as above
+        self.strides: tuple[int, ...] = tuple(info.reduction())
         """Input pixels per feature cell of each layer."""
         # Constants of the method, not something learnt: kept out of the saved model.
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if setup.normalize else ((0.0,) * 3, (1.0,) * 3)
@@ -93,22 +100,6 @@ class FeatureExtractor(nn.Module):
         return features
 
 
-def resolve_precision(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
-    """Turn ``"auto"`` into the fastest safe precision of a device.
-
-    bf16 on CUDA devices that have it and on CPUs with AMX or AVX512-BF16, fp32 elsewhere.
-    """
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if device.type == "cpu":
-        cpu = torch.cpu
-        fast = cpu._is_amx_tile_supported() or cpu._is_avx512_bf16_supported()  # type: ignore[attr-defined]  # torch has no public name for these
-        return "bf16" if fast else "fp32"
-    return "fp32"
-
-
 def timm_name(backbone: str) -> str:
     """The full timm name, tag included, that an option's backbone name stands for.
 
@@ -133,7 +124,7 @@ def timm_name(backbone: str) -> str:
 def _layer_indices(name: str, layers: Sequence[str]) -> tuple[int, ...]:
     with torch.device("meta"):  # only its description is wanted; no memory, no time
         described = timm.create_model(name, pretrained=False)
-    known = [str(info["module"]) for info in described.feature_info]
+    known = [str(info["module"]) for info in cast("Any", described.feature_info)]
     wrong = [layer for layer in layers if layer not in known]
     if wrong or not layers:
         msg = (
@@ -160,22 +151,46 @@ def _build(name: str, indices: tuple[int, ...], setup: Setup) -> nn.Module:
 
     if setup.weights in ("random", FROM_MODEL_FILE):
         return create(pretrained=False)
-    file = _weights_file(name, setup.weights)
+    file = _weights_file(name, setup.weights) or _downloaded_before(name)
     if file is not None:
         net = create(pretrained=False)
         _load(net, file, name)
         return net
+    reason: Exception | str = "the hub cannot be reached"
+    if _hub_is_reachable():
+        try:
+            return create(pretrained=True)
+        except Exception as error:  # whatever the hub's client raises: refused, not found, broken
+            reason = error
+    msg = (
+        f"Pretrained weights of `{name}` cannot be downloaded ({reason}) and no file was given.\n"
+        f"hint: put `{name}.safetensors` into a folder and set AD_WEIGHTS to that folder, "
+        f"or name a file with `--weights FILE`\n"
+        f"hint: `--weights random` runs without pretrained weights, to try things out"
+    )
+    raise WeightsError(msg) from (reason if isinstance(reason, Exception) else None)
+
+
+def _downloaded_before(name: str) -> Path | None:
+    """The file that timm's download left in its cache: no network is needed for it."""
+    hub = timm.get_pretrained_cfg(name)
+    if hub is None or not hub.hf_hub_id:
+        return None
+    repository = f"{hub.hf_hub_id}{name}" if hub.hf_hub_id.endswith("/") else hub.hf_hub_id
+    found = try_to_load_from_cache(repository, "model.safetensors")
+    return Path(found) if isinstance(found, str) else None
+
+
+def _hub_is_reachable() -> bool:
+    # Without this the client retries for most of a minute before it says that it is offline.
+    if any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ):
+        return True  # names are then resolved elsewhere
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or ""
     try:
-        return create(pretrained=True)
-    except Exception as error:  # whatever the hub's client raises: offline, refused, not found
-        msg = (
-            f"Pretrained weights of `{name}` cannot be downloaded ({type(error).__name__}) and no "
-            f"file was given.\n"
-            f"hint: put `{name}.safetensors` into a folder and set AD_WEIGHTS to that folder, "
-            f"or name a file with `--weights FILE`\n"
-            f"hint: `--weights random` runs without pretrained weights, to try things out"
-        )
-        raise WeightsError(msg) from error
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        return False
+    return True
 
 
 def _weights_file(name: str, weights: str) -> Path | None:

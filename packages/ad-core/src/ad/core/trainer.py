@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16"]
 
+FROM_MODEL_FILE = "from-model-file"
+"""Value of `Setup.weights` while a saved model is loaded: it brings its own weights."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:

@@ -1,0 +1,51 @@
+"""The `ad` command: one module per sub-command, heavy imports inside the commands.
+
+Data go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 misused, 130
+stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ad.core.cli import datasets, demo, evaluate, models, predict, show, train
+from ad.core.errors import AdError
+
+app = typer.Typer(
+    name="ad",
+    help="Visual anomaly detection: learn from pictures of good parts, find the bad ones.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Try it: [bold]ad demo[/bold]. Your own pictures: "
+    "[bold]ad train folder ./parts patchcore[/bold]",
+)
+
+app.command("models")(models.models)
+app.command("show")(show.show)
+app.command("datasets")(datasets.datasets)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Run the command line; turn deliberate errors into a message and an exit status."""
+    import ad
+
+    if getattr(ad, "__file__", None):
+        sys.exit(
+            f"error: another distribution's `ad` package ({ad.__file__}) hides this one\n\n"
+            "hint: pip uninstall ad"
+        )
+    try:
+        app()
+    except AdError as error:
+        from ad.core.cli.console import print_error
+
+        print_error(error)
+        sys.exit(1)

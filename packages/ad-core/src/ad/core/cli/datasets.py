@@ -1,0 +1,35 @@
+"""`ad datasets`: the layouts that can be read."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ad.core.registry import dataset_names, get_dataset
+
+
+def datasets(
+    name: Annotated[str | None, typer.Argument(help="One of them, to see its layout.")] = None,
+) -> None:
+    """List the data set layouts, or show the tree, source and licence of one.
+
+    Example: [bold]ad datasets folder[/bold]
+    """
+    from ad.core.cli.console import out
+
+    console = out()
+    if name is not None:
+        from ad.core.data.samples import describe
+
+        spec = get_dataset(name)
+        console.print(f"{spec.summary}\n{describe(spec)}", markup=False)
+        return
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    for title in ("data set", "what", "licence"):
+        table.add_column(title, no_wrap=title == "data set")
+    for spec in map(get_dataset, dataset_names()):
+        table.add_row(spec.name, spec.summary, spec.licence)
+    console.print(table)

@@ -1,0 +1,38 @@
+"""`ad evaluate`: the figures of a run, from its saved model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run directory that `ad train` wrote.")],
+    data_root: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder of the data set, if it has moved."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Test a saved detector on the test split of its data.
+
+    Example: [bold]ad evaluate runs/mvtec-bottle-patchcore[/bold]
+    """
+    from ad.core.cli.console import ConsoleProgress, metrics_table, notes, print_json, say
+    from ad.core.evaluation import evaluate as run_evaluate
+
+    result = run_evaluate(run, data_root=data_root, progress=ConsoleProgress())
+    each = result.seconds_per_image
+    if json:
+        print_json({"run": str(run), **result.to_json(), "seconds": {"test_per_image": each}})
+        return
+    notes(result.notes)
+    metrics_table(result.metrics, result.categories)
+    say(
+        f"{result.num_images} test pictures; pixels compared at "
+        f"{result.resolution} x {result.resolution}"
+    )
+    if each is not None:
+        say(f"testing {each * 1000:.1f} ms a picture")

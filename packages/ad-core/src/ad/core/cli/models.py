@@ -1,0 +1,54 @@
+"""`ad models`: what is installed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ad.core.errors import PluginError
+from ad.core.registry import ModelRegistry
+
+
+def models(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the installed models.
+
+    Example: [bold]ad models[/bold]
+    """
+    from ad.core.cli.console import notes, out, print_json
+
+    specs, broken = [], []
+    for name in ModelRegistry.names():
+        try:
+            specs.append(ModelRegistry.get(name))
+        except PluginError as error:  # a broken plug-in breaks nothing but itself
+            broken.append((name, str(error)))
+    if json:
+        rows = [
+            {
+                "name": spec.name,
+                "package": spec.package,
+                "summary": spec.summary,
+                "year": spec.year,
+                "tasks": list(spec.tasks),
+                **spec.train,
+            }
+            for spec in specs
+        ]
+        print_json({"models": rows, "broken": [{"name": n, "error": e} for n, e in broken]})
+        return
+    if not specs:
+        notes(["No models are installed. Install a family, such as: pip install ad-memory"])
+    else:
+        from rich.table import Table
+
+        table = Table(header_style="bold")
+        for title in ("model", "package", "idea", "finds"):
+            table.add_column(title, no_wrap=title in ("model", "package"))
+        for spec in specs:
+            finds = "where" if "localises" in spec.tasks else "whether"
+            table.add_row(spec.name, spec.package, spec.summary, finds)
+        out().print(table)
+    notes([f"broken: {error}" for _, error in broken])

@@ -1,0 +1,63 @@
+"""`ad predict`: scores, verdicts and heat maps of new pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ad.core.inspection import Inspection
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run directory that `ad train` wrote.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="Pictures and folders of pictures.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where to write; `predictions` in the run directory by default."
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Score new pictures; write verdicts and heat map overlays.
+
+    Example: [bold]ad predict runs/folder-parts-patchcore ./new_parts[/bold]
+    """
+    from ad.core.cli.console import ConsoleProgress, print_json, say
+    from ad.core.inspection import inspect
+
+    result = inspect(run, paths, output=output, progress=ConsoleProgress())
+    if json:
+        print_json(result.to_json())
+    else:
+        _print(result)
+    for row in result.rows:
+        if row.error is not None:
+            say(f"error: {row.error}")
+    if all(row.error is not None for row in result.rows):
+        raise typer.Exit(1)
+
+
+def _print(result: Inspection) -> None:
+    from rich.table import Table
+
+    from ad.core.cli.console import out, say
+
+    table = Table(header_style="bold")
+    table.add_column("picture", overflow="fold")
+    for title in ("score", "0 to 1", "verdict"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in result.rows:
+        if row.error is not None:
+            table.add_row(str(row.path), "-", "-", "error")
+            continue
+        scaled = "-" if row.normalized is None else f"{row.normalized:.3f}"
+        table.add_row(str(row.path), f"{row.score:.4g}", scaled, row.verdict)
+    out().print(table)
+    say(result.summary())
+    say(f"written to {result.output}")

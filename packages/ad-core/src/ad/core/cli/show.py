@@ -1,0 +1,44 @@
+"""`ad show`: one model's card."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ad.core.registry import ModelRegistry
+
+
+def show(model: Annotated[str, typer.Argument(help="A name from `ad models`.")]) -> None:
+    """Show a model: paper, defaults, options.
+
+    Example: [bold]ad show patchcore[/bold]
+    """
+    from rich.table import Table
+
+    from ad.core.cli.console import out
+
+    spec = ModelRegistry.get(model)
+    facts = {
+        "idea": spec.summary,
+        "paper": spec.paper,
+        "read": spec.url,
+        "year": "" if spec.year is None else str(spec.year),
+        "official code": spec.code_licence,
+        "tasks": ", ".join(spec.tasks),
+        "wants beyond good pictures": ", ".join(spec.extra_data) or "nothing",
+        "package": spec.package,
+        "trainer": spec.trainer,
+    }
+    table = Table(title=spec.name, show_header=False, title_justify="left", title_style="bold")
+    for key, value in facts.items():
+        if value:
+            table.add_row(key, value)
+    table.add_section()
+    for key, value in spec.train.items():
+        table.add_row(key, str(value))
+    table.add_section()
+    for key, value in spec.model.items():
+        text = ", ".join(value) if isinstance(value, tuple) else str(value)
+        table.add_row(f"--set {key}=", text)
+    out().print(table)

@@ -1,0 +1,131 @@
+"""`ad train`: from good pictures to a saved detector and its figures."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ad.core.training import TrainResult
+
+
+class Precision(StrEnum):
+    """Choices of ``--precision``."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+def train(
+    dataset: Annotated[str, typer.Argument(help="Layout of the data: see `ad datasets`.")],
+    category: Annotated[
+        str, typer.Argument(help="A category, a comma list, or `all`; for `folder`, also a path.")
+    ],
+    model: Annotated[str, typer.Argument(help="A name from `ad models`.")],
+    data_root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the data set.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(metavar="N", help="How often each picture is seen.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Pictures in a training batch.")
+    ] = None,
+    img_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Side of the square pictures, in pixels.")
+    ] = None,
+    normalize: Annotated[
+        bool | None,
+        typer.Option("--normalize/--no-normalize", help="ImageNet normalisation inside."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of the model: see `ad show`."),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(metavar="auto|random|FILE", help="Weights of the backbone.")
+    ] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run.")
+    ] = "auto",
+    precision: Annotated[
+        Precision, typer.Option(help="Precision of frozen networks.")
+    ] = Precision.auto,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of every random choice.")] = 0,
+    holdout: Annotated[
+        float,
+        typer.Option(
+            metavar="F", help="Share of good pictures kept back to set the threshold; 0: none."
+        ),
+    ] = 0.1,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run directory to make.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Train a detector on good pictures, test it and save it.
+
+    Example: [bold]ad train mvtec bottle patchcore --data-root ./mvtec_ad[/bold]
+    """
+    from ad.core.cli.console import ConsoleProgress, print_json
+    from ad.core.settings import parse_assignments
+    from ad.core.training import train as run_train
+
+    result = run_train(
+        dataset,
+        category,
+        model,
+        num_epochs=epochs,
+        batch_size=batch_size,
+        img_size=img_size,
+        normalize=normalize,
+        data_root=data_root,
+        output_dir=output,
+        device=device,
+        precision=precision.value,
+        seed=seed,
+        weights=weights,
+        holdout=holdout,
+        model=parse_assignments(set_ or []),
+        progress=ConsoleProgress(),
+    )
+    if json:
+        print_json(result_json(result))
+    else:
+        print_result(result)
+
+
+def result_json(result: TrainResult) -> dict[str, Any]:
+    """A training's result as ``--json`` prints it."""
+    return {
+        "run": str(result.run),
+        **result.evaluation.to_json(),
+        "notes": list(result.notes),
+        "threshold": result.threshold,
+        "seconds": result.seconds,
+        "peak_memory_bytes": result.peak_memory,
+    }
+
+
+def print_result(result: TrainResult) -> None:
+    """A training's result for a person."""
+    from ad.core.cli.console import metrics_table, notes, say
+
+    notes(result.notes)
+    if result.evaluation.num_images:
+        metrics_table(result.metrics, result.evaluation.categories)
+        say(
+            f"{result.evaluation.num_images} test pictures; pixels compared at "
+            f"{result.evaluation.resolution} x {result.evaluation.resolution}"
+        )
+    fit, each = result.seconds["fit"], result.seconds["test_per_image"]
+    times = f"learning {fit:.1f} s" if fit is not None else ""
+    times += f", testing {each * 1000:.1f} ms a picture" if each is not None else ""
+    memory = f", peak memory {result.peak_memory / 2**30:.2f} GiB" if result.peak_memory else ""
+    say(f"{times}{memory}")
+    say(f"saved to {result.run}")
+    say(f"\nhint: ad predict {result.run} PICTURE_OR_FOLDER")

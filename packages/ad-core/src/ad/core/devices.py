@@ -1,0 +1,64 @@
+"""Where a run computes, in which precision, and how much memory it took."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+import torch
+
+from ad.core.errors import SettingError
+from ad.core.trainer import Precision
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn ``auto`` into CUDA where there is one and the CPU elsewhere; check the others.
+
+    Raises:
+        SettingError: If the device does not exist here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cpu":
+        return torch.device("cpu")
+    index = device.removeprefix("cuda").removeprefix(":") or "0"
+    if not device.startswith("cuda") or not index.isdigit():
+        msg = f"`device` must be `auto`, `cpu`, `cuda` or `cuda:N`; got `{device}`."
+        raise SettingError(msg)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index) >= count:
+        msg = f"`{device}` was asked for, but there are {count} CUDA devices here; use `cpu`."
+        raise SettingError(msg)
+    return torch.device("cuda", int(index))
+
+
+def resolve_precision(
+    precision: Literal["auto", "fp32", "bf16"], device: torch.device
+) -> Precision:
+    """Turn ``auto`` into the fastest safe precision of a device.
+
+    bf16 on CUDA devices that have it and on CPUs with AMX or AVX512-BF16, fp32 elsewhere.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu":
+        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return "bf16" if fast else "fp32"
+    return "fp32"
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Largest memory of this process so far, in bytes; on a GPU, of its memory there.
+
+    None where the system does not tell (Windows).
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,226 @@
+"""Writes and reads results so that a crash never leaves half a file, and nothing is executed.
+
+A saved model is a folder: ``model.safetensors`` (every tensor), ``config.json`` (how to build the
+detector, its threshold) and ``manifest.json`` (sha256 of both). Reading checks the manifest
+first. There is no format here that can hold code, and no text in a file names any: a model's name
+is looked up among the installed ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ad.core.errors import ModelFileError, OutputError
+
+SCHEMA = 1
+"""Version of the format of a saved model; a newer one is refused."""
+
+TENSORS, CONFIG, MANIFEST = "model.safetensors", "config.json", "manifest.json"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: temporary name, flush to disk, rename.
+
+    Raises:
+        OutputError: If it cannot be written; an older file of that name is then still there.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        msg = f"`{path}` cannot be written ({error.strerror}). Nothing there was changed."
+        raise OutputError(msg) from error
+
+
+def to_json(value: object) -> bytes:
+    """JSON as people and tools like it: indented, keys in the order given, newline at the end."""
+    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def free_folder(wanted: Path) -> Path:
+    """The folder's name, with the first number behind it that is not taken, if it is taken."""
+    folder, number = wanted, 1
+    while folder.exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for results; refuse one that already holds something.
+
+    Raises:
+        OutputError: If it cannot be made or is not empty.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        taken = any(path.iterdir())
+    except OSError as error:
+        msg = f"The output folder `{path}` cannot be made ({error.strerror})."
+        raise OutputError(msg) from error
+    if taken:
+        msg = f"The output folder `{path}` is not empty. Name another one, or remove it first."
+        raise OutputError(msg)
+
+
+def save_model(folder: Path, module: nn.Module, config: Mapping[str, Any]) -> None:
+    """Save a detector as a folder, whole or not at all.
+
+    Args:
+        folder: Where; must not exist yet.
+        module: Its state is saved, contiguous, in its own element types.
+        config: What is needed to build it again; JSON values only.
+
+    Raises:
+        OutputError: If the folder exists or cannot be written.
+    """
+    if folder.exists():
+        msg = f"`{folder}` exists already; a saved model is never overwritten."
+        raise OutputError(msg)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        save_file(tensors, temporary / TENSORS)
+        with (temporary / TENSORS).open("rb+") as file:
+            os.fsync(file.fileno())
+        (temporary / TENSORS).chmod(0o666 & ~_umask())
+        write_atomic(temporary / CONFIG, to_json({"schema": SCHEMA, **config}))
+        hashes = {name: _sha256(temporary / name) for name in (TENSORS, CONFIG)}
+        write_atomic(temporary / MANIFEST, to_json({"schema": SCHEMA, "sha256": hashes}))
+        temporary.rename(folder)
+        _sync_folder(folder.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or str(error)
+        msg = f"The model cannot be saved to `{folder}` ({reason}). Nothing there was changed."
+        raise OutputError(msg) from error
+
+
+def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a saved model's tensors and configuration after checking its manifest.
+
+    Raises:
+        ModelFileError: If a file is missing, was changed, or is of a format not known here.
+    """
+    manifest = _read_json(folder, MANIFEST)
+    if manifest.get("schema") != SCHEMA:
+        msg = (
+            f"`{folder}` is a model of format {manifest.get('schema')!r}; this version of ad-core "
+            f"reads format {SCHEMA}. Update ad-core, or train again."
+        )
+        raise ModelFileError(msg)
+    hashes = manifest.get("sha256")
+    if not isinstance(hashes, dict) or set(hashes) != {TENSORS, CONFIG}:
+        msg = f"`{folder / MANIFEST}` must list the sha256 of `{CONFIG}` and `{TENSORS}`."
+        raise ModelFileError(msg)
+    for name, expected in hashes.items():
+        if _sha256(folder / name) != expected:
+            msg = (
+                f"`{folder / name}` is not the file that was saved: its sha256 differs from the "
+                "manifest's. It was damaged or changed; take it from the original again."
+            )
+            raise ModelFileError(msg)
+    try:
+        tensors = load_file(folder / TENSORS)
+        config = _read_json(folder, CONFIG)
+        del config["schema"]
+    except (SafetensorError, KeyError) as error:
+        msg = f"`{folder}` holds no model that can be read: {error}"
+        raise ModelFileError(msg) from error
+    return tensors, config
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Put saved tensors into a freshly built, unfitted module.
+
+    An empty buffer is one that fitting fills, and takes the saved size; all else must agree in
+    name, shape and element type.
+
+    Raises:
+        ModelFileError: If a tensor is missing, unknown, or of another shape or type.
+    """
+    expected = module.state_dict()
+    if set(expected) != set(tensors):
+        wrong = sorted(set(expected) ^ set(tensors))[0]
+        what = "lacks" if wrong in expected else "has an unknown"
+        msg = f"The saved model `{folder}` {what} tensor `{wrong}`: it is of another version."
+        raise ModelFileError(msg)
+    for name, tensor in tensors.items():
+        like = expected[name]
+        if tensor.dtype != like.dtype or (like.numel() and tensor.shape != like.shape):
+            msg = (
+                f"Tensor `{name}` of the saved model `{folder}` is {tensor.dtype} "
+                f"{tuple(tensor.shape)}; {like.dtype} {tuple(like.shape)} is needed."
+            )
+            raise ModelFileError(msg)
+        if like.numel() == 0:
+            owner_name, _, buffer = name.rpartition(".")
+            owner = module.get_submodule(owner_name)
+            owner.register_buffer(buffer, torch.empty_like(tensor, device=like.device))
+    module.load_state_dict(dict(tensors))
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelFileError(_no_model(path, error)) from error
+
+
+def _no_model(path: Path, error: OSError) -> str:
+    return (
+        f"`{path.parent}` is no saved model: `{path.name}` cannot be read ({error.strerror}). "
+        "Give a run directory that `ad train` wrote, or the `model` folder in it."
+    )
+
+
+def _umask() -> int:
+    # The only way to read it is to set it; safetensors writes for the owner alone.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads((folder / name).read_bytes())
+    except OSError as error:
+        raise ModelFileError(_no_model(folder / name, error)) from error
+    except ValueError as error:
+        msg = f"`{folder / name}` is no JSON: {error}"
+        raise ModelFileError(msg) from error
+    if not isinstance(value, dict):
+        msg = f"`{folder / name}` must hold a JSON object."
+        raise ModelFileError(msg)
+    return value
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without this a rename may be lost with the power although the file's content is safe.
+    if os.name == "nt":  # where folders cannot be opened
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

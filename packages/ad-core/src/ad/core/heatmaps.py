@@ -1,0 +1,53 @@
+"""Pictures of what a detector found, for people to look at."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+# From "nothing" over yellow to red; alpha too, so that what is normal stays visible.
+_STOPS = np.array([0.0, 0.35, 0.5, 0.75, 1.0])
+_COLOURS = np.array(
+    [[255, 255, 120], [255, 240, 80], [255, 200, 0], [255, 90, 0], [200, 0, 30]], dtype=float
+)
+_ALPHAS = np.array([0.0, 0.0, 0.35, 0.6, 0.75])
+_GAP = 8
+_SHORT_SIDE = 256
+
+
+def overlay(picture: NDArray[np.uint8], heat: NDArray[np.floating], label: str) -> Image.Image:
+    """Lay a heat map over a picture, beside the picture itself.
+
+    Args:
+        picture: ``[H, W, 3]``, RGB.
+        heat: ``[h, w]`` in [0, 1]; 0.5 is the pixel threshold and is outlined.
+        label: One line of text under the pictures: score and verdict.
+
+    Returns:
+        The picture on the left, the same under the heat map on the right, the label below.
+        Small pictures are enlarged so that the label can be read.
+    """
+    plain = Image.fromarray(picture)
+    scale = max(1.0, _SHORT_SIDE / min(plain.size))
+    size = (round(plain.width * scale), round(plain.height * scale))
+    plain = plain.resize(size, Image.Resampling.BICUBIC)
+    smooth = np.asarray(
+        Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    )
+    colour = np.stack([np.interp(smooth, _STOPS, channel) for channel in _COLOURS.T], axis=-1)
+    alpha = np.interp(smooth, _STOPS, _ALPHAS)[..., None]
+    mixed = np.asarray(plain) * (1 - alpha) + colour * alpha
+    above = smooth >= 0.5
+    inner = above.copy()
+    inner[1:-1, 1:-1] = (
+        above[1:-1, 1:-1] & above[:-2, 1:-1] & above[2:, 1:-1] & above[1:-1, :-2] & above[1:-1, 2:]
+    )
+    mixed[above & ~inner] = (255, 0, 60)
+
+    text_height = 22
+    sheet = Image.new("RGB", (2 * size[0] + _GAP, size[1] + text_height), "white")
+    sheet.paste(plain, (0, 0))
+    sheet.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)), (size[0] + _GAP, 0))
+    ImageDraw.Draw(sheet).text((4, size[1] + 3), label, fill="black", font_size=14)
+    return sheet

@@ -1,0 +1,278 @@
+"""A saved detector at work: pictures in, scores, verdicts and heat maps out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ad.core.calibrate import Calibration
+from ad.core.data.batches import PictureSet, Source, to_device
+from ad.core.data.pictures import rgb_array
+from ad.core.data.samples import pictures_below
+from ad.core.detector import Detector
+from ad.core.devices import resolve_device, resolve_precision
+from ad.core.errors import DataError, ModelFileError, SettingError
+from ad.core.files import load_tensors, read_model
+from ad.core.progress import SILENT, Progress
+from ad.core.registry import ModelRegistry, load_trainer
+from ad.core.settings import resolve_options
+from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
+
+Inputs = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What was found in one picture."""
+
+    path: Path | None
+    """The picture's file; None for an array."""
+    score: float | None
+    """Raw anomaly score, higher is worse; None if the picture could not be read."""
+    normalized: float | None = None
+    """Score from 0 to 1 with 0.5 at the threshold; None without calibration."""
+    anomalous: bool | None = None
+    """The verdict; None without calibration."""
+    map: NDArray[np.float32] | None = None
+    """``[S, S]``: score per pixel at the detector's input size; None if it cannot localise."""
+    error: str | None = None
+    """Why the picture could not be read, or None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What a saved model says about itself: ``config.json``."""
+
+    model: str
+    """Registry name."""
+    options: dict[str, Any]
+    """The model's options, all of them."""
+    img_size: int
+    """Side of the square pictures it works on, in pixels."""
+    normalize: bool
+    """Whether ImageNet normalisation happens inside."""
+    precision: Precision
+    """Precision of frozen networks; the threshold holds in this one."""
+    categories: tuple[str, ...]
+    """What it was trained on."""
+    calibration: Calibration | None
+    """Threshold and scale; None if nothing was held out."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``config.json`` but for the schema's number."""
+        return {
+            "model": self.model,
+            "options": self.options,
+            "img_size": self.img_size,
+            "normalize": self.normalize,
+            "precision": self.precision,
+            "categories": list(self.categories),
+            "calibration": self.calibration.to_json() if self.calibration else None,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], folder: Path) -> ModelConfig:
+        """Read ``config.json``; every key must be known, there and of its kind.
+
+        Raises:
+            ModelFileError: If one is not.
+        """
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "model": str,
+            "options": dict,
+            "img_size": int,
+            "normalize": bool,
+            "precision": str,
+            "categories": list,
+            "calibration": (dict, type(None)),
+        }
+        wrong = set(values) ^ set(kinds) or {
+            key for key, kind in kinds.items() if not isinstance(values[key], kind)
+        }
+        if wrong or values["precision"] not in ("fp32", "bf16"):
+            name = min(wrong, default="precision")
+            msg = (
+                f"The configuration of `{folder}` has a missing, unknown or malformed entry "
+                f"`{name}`: it was written by another version."
+            )
+            raise ModelFileError(msg)
+        calibration = values["calibration"]
+        return cls(
+            **{
+                **values,
+                "categories": tuple(values["categories"]),
+                "calibration": Calibration.from_json(calibration) if calibration else None,
+            }
+        )
+
+
+@final
+class LoadedDetector:
+    """A fitted detector with its threshold, ready for pictures of any size.
+
+    Attributes:
+        detector: The `torch.nn.Module` itself: ``[B, 3, S, S]`` in [0, 1] to scores and maps.
+        config: What it is.
+    """
+
+    def __init__(self, detector: Detector, config: ModelConfig, device: torch.device) -> None:
+        self.detector = detector.to(device).eval()
+        self.config = config
+        self.device = device
+
+    @property
+    def threshold(self) -> float | None:
+        """Score above which a picture is called anomalous; None without calibration."""
+        return self.config.calibration.threshold if self.config.calibration else None
+
+    def predict(
+        self, inputs: Inputs, *, batch_size: int = 8, progress: Progress = SILENT
+    ) -> list[Finding]:
+        """Score pictures.
+
+        Args:
+            inputs: A picture's path, a folder (searched with its sub-folders), an array as
+                `ad.core.data.pictures.rgb_array` takes it, ``[N, H, W, 3]`` for several, or a
+                sequence of such.
+            batch_size: Pictures scored at once; does not change the results.
+            progress: Where to show how far it is.
+
+        Returns:
+            One finding per picture, in the order given; folders in the order of their paths. A
+            picture that cannot be read has its ``error`` set.
+
+        Raises:
+            DataError: If there is no picture, or a path does not exist.
+        """
+        return list(self.stream(inputs, batch_size=batch_size, progress=progress))
+
+    def stream(
+        self, inputs: Inputs, *, batch_size: int = 8, progress: Progress = SILENT
+    ) -> Iterator[Finding]:
+        """Like `predict`, one finding at a time: for more pictures than fit into memory."""
+        if batch_size < 1:
+            msg = f"`batch_size` must be a whole number from 1; got {batch_size}."
+            raise SettingError(msg)
+        sources = find_sources(inputs)
+        pictures = PictureSet(sources, self.config.img_size)
+        with progress.step("predicting", total=len(sources), unit="pictures") as advance:
+            for batch in pictures.batches(batch_size, on_error="record"):
+                scores, maps = self.score(batch.pictures)
+                found: dict[int, Finding] = {}
+                for row, index in enumerate(batch.indices):
+                    one = None if maps is None else maps[row]
+                    found[index] = self._finding(sources[index], float(scores[row]), one)
+                for index, error in batch.errors:
+                    found[index] = Finding(path=_path(sources[index]), score=None, error=str(error))
+                for index in sorted(found):
+                    yield found[index]
+                advance(len(found))
+
+    def score(
+        self, pictures: torch.Tensor
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Score one batch of decoded pictures.
+
+        Args:
+            pictures: ``[B, S, S, 3]``, uint8, at the detector's size; ``B`` may be 0.
+
+        Returns:
+            Scores ``[B]`` and maps ``[B, S, S]``, or None for maps if it cannot localise.
+        """
+        size = self.config.img_size
+        if len(pictures) == 0:
+            empty = np.zeros((0, size, size), dtype=np.float32)
+            return empty[:, 0, 0], empty if self.detector.localises else None
+        with torch.inference_mode():
+            prediction = self.detector(to_device(pictures, self.device))
+        scores = prediction.score.float().cpu().numpy()
+        return scores, None if prediction.map is None else prediction.map.float().cpu().numpy()
+
+    def _finding(self, source: Source, score: float, map_: NDArray[np.float32] | None) -> Finding:
+        calibration = self.config.calibration
+        return Finding(
+            path=_path(source),
+            score=score,
+            normalized=float(calibration.normalize(score)) if calibration else None,
+            anomalous=bool(calibration.is_anomalous(score)) if calibration else None,
+            map=map_,
+        )
+
+
+def load(
+    run: str | Path,
+    *,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+) -> LoadedDetector:
+    """Load a detector that was trained and saved.
+
+    Args:
+        run: A run directory, or the ``model`` folder of one.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        precision: ``auto`` is the one it was trained in, in which its threshold holds.
+
+    Raises:
+        ModelFileError: If the folder holds no model, or one that was changed.
+        UnknownNameError: If the model's family is not installed.
+    """
+    folder = Path(run)
+    folder = folder / "model" if (folder / "model").is_dir() else folder
+    tensors, values = read_model(folder)
+    config = ModelConfig.from_json(values, folder)
+    spec = ModelRegistry.get(config.model)
+    trainer = load_trainer(spec)
+    target = resolve_device(device)
+    setup = Setup(
+        img_size=config.img_size,
+        normalize=config.normalize,
+        weights=FROM_MODEL_FILE,
+        device=target,
+        precision=config.precision if precision == "auto" else resolve_precision(precision, target),
+    )
+    detector = trainer(setup, **resolve_options(spec, trainer, config.options)).detector
+    load_tensors(detector, tensors, folder)
+    return LoadedDetector(detector, config, target)
+
+
+def find_sources(inputs: Inputs) -> list[Source]:
+    """The pictures that a caller's paths, folders and arrays stand for, in order.
+
+    Raises:
+        DataError: If a path does not exist, or a folder holds no picture.
+    """
+    many = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else inputs
+    sources: list[Source] = []
+    for one in many:
+        if isinstance(one, np.ndarray):
+            sources += [rgb_array(picture) for picture in (one if one.ndim == 4 else [one])]
+            continue
+        if not isinstance(one, (str, Path)):
+            msg = f"A picture must be a path, a folder or a NumPy array; got {type(one).__name__}."
+            raise DataError(msg)
+        path = Path(one)
+        if path.is_dir():
+            inside = pictures_below(path)
+            if not inside:
+                msg = f"The folder `{path}` holds no pictures (.jpg, .png, .bmp, .tif, ...)."
+                raise DataError(msg)
+            sources += inside
+        elif path.exists():
+            sources.append(path)
+        else:
+            msg = f"There is no picture or folder `{path}`."
+            raise DataError(msg)
+    if not sources:
+        msg = "There is no picture to score: give paths, a folder or arrays."
+        raise DataError(msg)
+    return sources
+
+
+def _path(source: Source) -> Path | None:
+    return source if isinstance(source, Path) else None

@@ -1,0 +1,64 @@
+"""The smallest whole model: the distance of each pixel to the mean good picture.
+
+For tests of what surrounds a model, and a pattern for one's own. It needs no weights.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core.errors import SettingError
+from ad.core.trainer import OnePassTrainer, Setup
+
+
+@final
+class MeanPictureDetector(Detector):
+    """Scores a picture by its largest distance to the mean picture."""
+
+    mean: Tensor
+
+    def __init__(self, *, gain: float) -> None:
+        super().__init__()
+        self.gain = gain
+        learned_buffer(self, "mean")  # [3, H, W]
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score a batch; see `Detector.forward`."""
+        self.require_fitted()
+        map_ = self.gain * (images - self.mean).abs().amax(dim=1)  # [B, H, W]
+        return Prediction(score=map_.amax(dim=(1, 2)), map=map_)
+
+
+@final
+class MeanPictureTrainer(OnePassTrainer):
+    """Averages the good pictures.
+
+    Args:
+        setup: What the run tells every trainer.
+        gain: Factor on every score, above 0.
+
+    Raises:
+        SettingError: If ``gain`` is not above 0.
+    """
+
+    def __init__(self, setup: Setup, *, gain: float = 1.0) -> None:
+        super().__init__(setup)
+        if not gain > 0:
+            msg = f"`gain` must be above 0; got {gain}."
+            raise SettingError(msg)
+        self.detector: MeanPictureDetector = MeanPictureDetector(gain=gain).to(setup.device)
+        self._sum = torch.zeros(3, setup.img_size, setup.img_size, device=setup.device)
+        self._seen = 0
+
+    def observe(self, images: Tensor) -> None:
+        """Add a batch; see `OnePassTrainer.observe`."""
+        self._sum += images.sum(dim=0)
+        self._seen += len(images)
+
+    def conclude(self) -> None:
+        """Take the mean; see `OnePassTrainer.conclude`."""
+        self.detector.mean = self._sum / self._seen

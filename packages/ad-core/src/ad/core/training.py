@@ -1,0 +1,315 @@
+"""The main job: learn from good pictures, calibrate, save, test.
+
+What is tested is the saved model, loaded again: the figures are those of the files a user ships.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ad.core.calibrate import Calibration, calibrate
+from ad.core.data.batches import PictureSet
+from ad.core.data.samples import Sample, collect, fingerprint, locate, split_seeded
+from ad.core.detector import Detector
+from ad.core.devices import peak_memory, resolve_device, resolve_precision
+from ad.core.errors import SettingError
+from ad.core.evaluation import Evaluation, Metrics, measure
+from ad.core.files import free_folder, make_folder, save_model, to_json, write_atomic
+from ad.core.loop import fit
+from ad.core.predict import LoadedDetector, ModelConfig, load
+from ad.core.progress import SILENT, Progress
+from ad.core.registry import ModelRegistry, get_dataset, load_trainer
+from ad.core.settings import RunSettings, run_settings
+from ad.core.trainer import OnePassTrainer, Setup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What `train` made."""
+
+    run: Path
+    """The run directory."""
+    metrics: Metrics
+    """The figures on the test split; None where one is not defined."""
+    evaluation: Evaluation
+    """The same with each category's figures and notes."""
+    detector: LoadedDetector
+    """The saved detector, loaded."""
+    threshold: float | None
+    """Score above which a picture is called anomalous; None without held-out pictures."""
+    seconds: dict[str, float | None]
+    """``fit``: learning from the pictures; ``test_per_image``: decoding and scoring one."""
+    peak_memory: int | None
+    """Largest memory of the process so far (of the GPU, if on one), in bytes; None if unknown."""
+    notes: tuple[str, ...]
+    """What a user should know about this run."""
+
+
+def train(
+    dataset_type: str,
+    category: str,
+    model_type: str,
+    num_epochs: int | None = None,
+    batch_size: int | None = None,
+    img_size: int | None = None,
+    normalize: bool | None = None,
+    *,
+    data_root: str | Path | None = None,
+    output_dir: str | Path | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    seed: int = 0,
+    weights: str | Path = "auto",
+    holdout: float = 0.1,
+    model: Mapping[str, Any] | None = None,
+    progress: Progress = SILENT,
+) -> TrainResult:
+    """Train a detector on good pictures, calibrate it, save it and test what was saved.
+
+    Args:
+        dataset_type: Layout of the data: ``mvtec``, ``mtd``, ``folder``, ``synthetic``, ...
+        category: A category, a comma list, or ``all``: one detector for them together.
+        model_type: Registry name: ``patchcore``, ...
+        num_epochs: How often each picture is seen; the catalogue's number by default.
+        batch_size: Pictures in a training batch; the catalogue's by default.
+        img_size: Side of the square pictures in pixels; the catalogue's by default.
+        normalize: ImageNet normalisation inside the detector; the catalogue's by default.
+        data_root: Folder of the data set.
+        output_dir: Run directory to make; ``runs/<data set>-<category>-<model>`` by default,
+            with a number behind it when that is taken.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        precision: Of frozen networks; ``auto`` is the fastest safe one of the device.
+        seed: Same seed, machine and threads: same files.
+        weights: ``auto``, ``random`` or a file: see `ad.core.backbones`.
+        holdout: Share of the training pictures kept back to calibrate threshold and scale; 0
+            keeps none, and then there is no verdict.
+        model: Options of the model.
+        progress: Where to show how far it is; silent by default.
+
+    Raises:
+        AdError: One of its kinds, for anything that can be wrong with settings, data or files.
+    """
+    spec = ModelRegistry.get(model_type)
+    trainer_class = load_trainer(spec)
+    dataset = get_dataset(dataset_type)
+    title = Path(category).name  # of the run; a category may be given as a path
+    category, root = locate(dataset, category, data_root)
+    settings = run_settings(
+        spec,
+        trainer_class,
+        dataset=dataset_type,
+        category=category,
+        data_root=None if root is None else str(root),
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        img_size=img_size,
+        normalize=normalize,
+        options=dict(model or {}),
+        weights=str(weights),
+        device=device,
+        precision=precision,
+        seed=seed,
+        holdout=float(holdout) if isinstance(holdout, int) else holdout,
+    )
+    if issubclass(trainer_class, OnePassTrainer) and settings.num_epochs != 1:
+        msg = (
+            f"`{spec.name}` learns in one pass over the pictures: `num_epochs` must be 1; got "
+            f"{settings.num_epochs}."
+        )
+        raise SettingError(msg)
+    target = resolve_device(settings.device)
+    used_precision = resolve_precision(settings.precision, target)
+    samples = collect(dataset, category, root=root, seed=seed, progress=progress)
+    learning, held_out = hold_out(samples, settings.holdout, seed)
+    test = [sample for sample in samples if sample.split == "test"]
+
+    # Everything that can be refused has been; only now does the run touch the disk.
+    trainer = trainer_class(
+        Setup(
+            img_size=settings.img_size,
+            normalize=settings.normalize,
+            num_epochs=settings.num_epochs,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            weights=settings.weights,
+            device=target,
+            precision=used_precision,
+            progress=progress,
+        ),
+        **settings.options,
+    )
+    run = _run_folder(f"{dataset_type}-{title}-{model_type}", output_dir)
+    log = _Log(run / "log.jsonl")
+    write_atomic(run / "run.json", to_json(_record(settings, samples, used_precision)))
+    log.write("start", learning=len(learning), held_out=len(held_out), test=len(test))
+
+    started = time.perf_counter()
+    fit(trainer, PictureSet([sample.path for sample in learning], settings.img_size))
+    fit_seconds = time.perf_counter() - started
+    log.write("fitted", seconds=fit_seconds)
+
+    config = ModelConfig(
+        model=spec.name,
+        options=settings.options,
+        img_size=settings.img_size,
+        normalize=settings.normalize,
+        precision=used_precision,
+        categories=tuple(dict.fromkeys(sample.category for sample in samples)),
+        calibration=None,
+    )
+    calibration = _calibrate(trainer.detector, config, held_out, settings, target, progress)
+    config = replace(config, calibration=calibration)
+    save_model(run / "model", trainer.detector, config.to_json())
+    log.write("saved")
+    del trainer  # its memory is free before the saved model comes in
+
+    detector = load(run, device=settings.device)
+    evaluation = measure(detector, test, batch_size=settings.batch_size, progress=progress)
+    seconds = {"fit": fit_seconds, "test_per_image": evaluation.seconds_per_image}
+    peak = peak_memory(target)
+    notes = (*_calibration_notes(calibration), *evaluation.notes)
+    lines = "".join(
+        json.dumps(
+            {
+                "path": str(sample.path),
+                "category": sample.category,
+                "group": sample.group,
+                "label": sample.label,
+                "score": score,
+            },
+            ensure_ascii=False,
+        )
+        + "\n"
+        for sample, score in zip(test, evaluation.scores, strict=True)
+    )
+    write_atomic(run / "scores.jsonl", lines.encode())
+    write_atomic(run / "metrics.json", to_json({**evaluation.to_json(), "notes": list(notes)}))
+    log.write("tested", seconds=seconds, peak_memory_bytes=peak, metrics=evaluation.metrics)
+    return TrainResult(
+        run=run,
+        metrics=evaluation.metrics,
+        evaluation=evaluation,
+        detector=detector,
+        threshold=detector.threshold,
+        seconds=seconds,
+        peak_memory=peak,
+        notes=notes,
+    )
+
+
+def hold_out(
+    samples: Sequence[Sample], share: float, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """Split the training samples into those to learn from and those to calibrate with.
+
+    Args:
+        samples: Of any split and category; test samples are left alone.
+        share: Share to keep back, of each category; at least one picture when above 0.
+        seed: Seed of the choice.
+
+    Raises:
+        SettingError: If a category is left with nothing to learn from.
+    """
+    learning: list[Sample] = []
+    held_out: list[Sample] = []
+    training = [sample for sample in samples if sample.split == "train"]
+    for category in dict.fromkeys(sample.category for sample in training):
+        own = [sample for sample in training if sample.category == category]
+        kept_back = max(1, round(len(own) * share)) if share else 0
+        if kept_back >= len(own):
+            msg = (
+                f"`holdout` {share} keeps back {kept_back} of the {len(own)} training pictures of "
+                f"`{category}`: nothing is left to learn from. Give more pictures or `holdout` 0."
+            )
+            raise SettingError(msg)
+        back, rest = split_seeded(own, kept_back, seed)
+        learning += rest
+        held_out += back
+    return learning, held_out
+
+
+class _Log:
+    """One JSON object a line with the time; each line is whole when it is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, event: str, **values: object) -> None:
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _run_folder(name: str, output_dir: str | Path | None) -> Path:
+    if output_dir is not None:
+        folder = Path(output_dir)
+        make_folder(folder)
+        return folder
+    folder = free_folder(Path("runs") / re.sub(r"[^\w.-]+", "-", name))
+    make_folder(folder)
+    return folder
+
+
+def _record(settings: RunSettings, samples: Sequence[Sample], precision: str) -> dict[str, Any]:
+    """What is needed to explain and repeat the run; nothing that differs when it is repeated."""
+    packages = ("ad-core", "torch", "numpy", "pillow", "safetensors", "scipy")
+    family = ModelRegistry.get(settings.model).package
+    return {
+        "settings": settings.model_dump(),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "data": {"pictures": len(samples), "sha256": fingerprint(samples)},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in (*packages, *([family] if family else []))},
+        },
+        "machine": {
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def _calibrate(
+    detector: Detector,
+    config: ModelConfig,
+    held_out: Sequence[Sample],
+    settings: RunSettings,
+    device: torch.device,
+    progress: Progress,
+) -> Calibration | None:
+    if not held_out:
+        return None
+    model = LoadedDetector(detector, config, device)
+    pictures = PictureSet([sample.path for sample in held_out], config.img_size)
+    scores, maxima = [], []
+    with progress.step("calibrating", total=len(held_out), unit="pictures") as advance:
+        for batch in pictures.batches(settings.batch_size):
+            batch_scores, maps = model.score(batch.pictures)
+            scores.append(batch_scores)
+            if maps is not None:
+                maxima.append(maps.max(axis=(1, 2)))
+            advance(len(batch.indices))
+    return calibrate(np.concatenate(scores), np.concatenate(maxima) if maxima else None)
+
+
+def _calibration_notes(calibration: Calibration | None) -> list[str]:
+    if calibration is None:
+        return [
+            "Nothing was held out: there is no threshold, no verdict and no 0-to-1 score. Scores "
+            "still rank pictures. Train with `holdout` above 0 to have them."
+        ]
+    return [f"Threshold {calibration.threshold:.4g}; {calibration.promise()}."]

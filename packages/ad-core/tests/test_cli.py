@@ -1,0 +1,173 @@
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from ad.core.cli import main
+
+
+@pytest.fixture
+def run_ad(monkeypatch, capsys):
+    """Run the command line in this process: exit status, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ad", *map(str, arguments)])
+        status = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            status = stopped.code or 0
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def trained(run_ad, mean_picture, toy_root, tmp_path):
+    run = tmp_path / "run"
+    status, out, err = run_ad(
+        "train", "mvtec", "toy", mean_picture, "--data-root", toy_root, "--output", run, "--json",
+        "--set", "gain=2.0", "--batch-size", 3,
+    )  # fmt: skip
+    assert status == 0, err
+    return run, json.loads(out), err
+
+
+def test_train_prints_one_json_object(trained):
+    run, result, err = trained
+    assert result["run"] == str(run)
+    assert set(result["metrics"]) == {
+        "image_auroc", "image_ap", "image_f1max",
+        "pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_05",
+    }  # fmt: skip
+    assert {"fit", "test_per_image"} <= set(result["seconds"])
+    assert result["resolution"] == [32, 32]
+    assert "learning: 9 pictures in" in err
+
+
+def test_train_tells_a_person(run_ad, mean_picture, toy_root, tmp_path):
+    status, out, err = run_ad(
+        "train", "mvtec", "toy", mean_picture, "--data-root", toy_root, "--output", tmp_path / "r"
+    )
+    assert status == 0
+    assert "AUROC" in out
+    assert "toy" in out
+    assert "note: Threshold" in err
+    assert f"hint: ad predict {tmp_path / 'r'}" in err
+
+
+def test_evaluate_repeats_the_figures(run_ad, trained):
+    run, result, _ = trained
+    status, out, _ = run_ad("evaluate", run, "--json")
+    assert status == 0
+    assert json.loads(out)["metrics"] == result["metrics"]
+    status, out, _ = run_ad("evaluate", run)
+    assert "toy" in out
+
+
+def test_predict_writes_table_and_heat_maps(run_ad, trained, toy_root, tmp_path):
+    run, _, _ = trained
+    folder = toy_root / "toy/test"
+    status, out, _ = run_ad("predict", run, folder, "--output", tmp_path / "found", "--json")
+    assert status == 0
+    predictions = json.loads(out)["predictions"]
+    assert [p["verdict"] for p in predictions if "square" in p["path"]] == ["defective"] * 4
+    with (tmp_path / "found/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [p["path"] for p in predictions]
+    with Image.open(predictions[0]["heatmap"]) as image:
+        assert image.width > image.height
+
+
+def test_predict_tells_a_person_about_bad_files_too(run_ad, trained, toy_root):
+    run, _, _ = trained
+    (toy_root / "toy/test/good/000.png").write_bytes(b"")
+    status, out, err = run_ad("predict", run, toy_root / "toy/test")
+    assert status == 0
+    assert "defective" in out
+    assert "000.png` is empty" in err
+    assert "8 pictures: " in err
+    assert "1 not readable" in err
+    assert (run / "predictions/predictions.csv").is_file()
+
+
+def test_predict_fails_when_no_picture_could_be_read(run_ad, trained, toy_root):
+    run, _, _ = trained
+    path = toy_root / "toy/test/good/000.png"
+    path.write_bytes(b"")
+    status, _, err = run_ad("predict", run, path)
+    assert status == 1
+    assert "000.png` is empty" in err
+
+
+def test_a_deliberate_error_is_a_message_with_status_one(run_ad):
+    status, out, err = run_ad("train", "mvtec", "x", "nothing-like-it")
+    assert (status, out) == (1, "")
+    assert err.startswith("error: No model named `nothing-like-it` is installed.")
+    assert "Traceback" not in err
+
+
+def test_hints_stand_apart(run_ad):
+    _, _, err = run_ad("datasets", "nothing")
+    assert "\n\nhint: for a folder of your own pictures, use `folder`\n" in err
+
+
+def test_misuse_has_status_two(run_ad):
+    assert run_ad("train", "mvtec")[0] == 2
+    assert run_ad("train", "a", "b", "c", "--precision", "fp8")[0] == 2
+
+
+def test_models_are_listed(run_ad, mean_picture):
+    status, out, _ = run_ad("models", "--json")
+    assert status == 0
+    assert mean_picture in [model["name"] for model in json.loads(out)["models"]]
+    assert mean_picture in run_ad("models")[1]
+
+
+def test_a_model_is_shown_with_defaults_and_options(run_ad, mean_picture):
+    out = run_ad("show", mean_picture)[1]
+    assert "num_epochs" in out
+    assert "--set gain=" in out
+
+
+def test_datasets_are_listed_and_described(run_ad):
+    out = run_ad("datasets")[1]
+    assert all(name in out for name in ("folder", "mtd", "mvtec", "synthetic"))
+    assert "MT_Free/Imgs" in run_ad("datasets", "mtd")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["models"], ["models", "--json"], ["train", "--help"], ["datasets"]]
+)
+def test_light_commands_load_no_heavy_library(arguments):
+    heavy = "torch timm scipy faiss torchvision sklearn"
+    probe = (
+        "import sys, contextlib, io\n"
+        f"sys.argv = ['ad', *{arguments!r}]\n"
+        "from ad.core.cli import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    main()\n"
+        f"sys.exit(str([name for name in '{heavy}'.split() if name in sys.modules] or ''))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip() == ""
+
+
+def test_no_command_prints_help():
+    command = [sys.executable, "-c", "from ad.core.cli import main; main()"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Usage" in done.stdout + done.stderr
+
+
+def test_stopping_by_hand_has_status_130(run_ad, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ad.core.registry.ModelRegistry.names", stopped)
+    assert run_ad("models")[0] == 130

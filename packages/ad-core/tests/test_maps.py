@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from ad.core.errors import SettingError
+from ad.core.maps import GaussianBlur, upsample
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("size", [(40, 56), (16, 17), (5, 3), (1, 1)])
+@pytest.mark.parametrize("sigma", [0.6, 1.0, 4.0])
+def test_blur_equals_scipy_at_every_size(size: tuple[int, int], sigma: float) -> None:
+    maps = noise(3, *size)
+
+    blurred = GaussianBlur(sigma)(maps)
+
+    expected = np.stack([gaussian_filter(m, sigma) for m in maps.double().numpy()])
+    np.testing.assert_allclose(blurred.numpy(), expected, atol=2e-6)
+
+
+def test_blur_of_one_map_does_not_depend_on_the_batch() -> None:
+    maps = noise(8, 32, 32)
+    blur = GaussianBlur(4.0)
+
+    alone = torch.cat([blur(m[None]) for m in maps])
+
+    torch.testing.assert_close(blur(maps), alone)
+
+
+def test_blur_can_be_exported_and_adds_nothing_to_a_saved_model() -> None:
+    blur = GaussianBlur(2.0)
+    maps = noise(2, 24, 24)
+
+    exported = torch.export.export(blur, (maps,)).module()
+
+    torch.testing.assert_close(exported(maps), blur(maps))
+    assert not blur.state_dict()
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf")])
+def test_blur_refuses_a_sigma_that_is_not_positive(sigma: float) -> None:
+    with pytest.raises(SettingError, match=r"`sigma` must be a positive number of pixels; got"):
+        GaussianBlur(sigma)
+
+
+def test_upsampling_interpolates_between_cell_centres() -> None:
+    # Cells of two pixels have their centres at 0.5 and 2.5; pixels outside keep the edge's value.
+    cells = torch.tensor([[[0.0, 4.0]]])
+
+    assert upsample(cells, (1, 4)).tolist() == [[[0.0, 1.0, 3.0, 4.0]]]
+
+
+def test_upsampling_keeps_a_constant_map() -> None:
+    up = upsample(torch.full((2, 3, 5), 7.0), (20, 31))
+
+    assert up.shape == (2, 20, 31)
+    torch.testing.assert_close(up, torch.full((2, 20, 31), 7.0))
