@@ -1,0 +1,81 @@
+"""Every example in README.md and docs/ runs, offline, in a folder laid out as the text says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import save_file
+
+from ad.core.testing.pictures import make_picture, write_mvtec_tree
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_BLOCK = re.compile(r"(?:<!-- file: (\S+) -->\n)?```(python|console)\n(.*?)```", re.DOTALL)
+_HERE = "import sys; sys.path.insert(0, '')\n"
+
+
+def write_pictures(folder, indices, *, defect=False):
+    folder.mkdir(parents=True)
+    for index in indices:
+        picture, _ = make_picture(index, defect=defect)
+        Image.fromarray(picture).save(folder / f"{index:03d}.png")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random numbers in files of the names that pretrained weights have."""
+    import timm
+    import torch
+
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    for name in ("wide_resnet50_2.tv_in1k", "resnet18.tv_in1k"):
+        net = timm.create_model(name, features_only=True, out_indices=(1, 2, 3))
+        save_file(net.state_dict(), folder / f"{name}.safetensors")
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, weights):
+    """A user's folder with their pictures in it."""
+    write_pictures(tmp_path / "parts/good", range(12))
+    write_pictures(tmp_path / "parts/dent", range(100, 103), defect=True)
+    write_pictures(tmp_path / "new_parts", range(200, 203), defect=True)
+    write_mvtec_tree(tmp_path / "mvtec", "toy")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AD_WEIGHTS", str(weights))
+    return tmp_path
+
+
+def run(command):
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"}
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_the_examples_of_a_page_run(page, home):
+    for file, language, text in _BLOCK.findall(page.read_text()):
+        if file:
+            (home / file).write_text(text)
+        if language == "python":
+            # As a file, so that what it defines can be found where it is registered by path.
+            script = home / "example.py"
+            script.write_text(_HERE + text)
+            run([sys.executable, str(script)])
+            continue
+        for line in text.splitlines():
+            if line.startswith("$ ad "):
+                # `ad` itself may not be on the path of the process that runs the tests.
+                start = "import sys; from ad.core.cli import main; main()"
+                run([sys.executable, "-c", start, *line.removeprefix("$ ad ").split()])
+
+
+def test_every_page_is_linked_from_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"docs/{page.name}" in readme for page in PAGES[1:])

@@ -1,0 +1,94 @@
+"""Promises the repository makes as a whole, checked on every package."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import ad
+from ad.core import ModelRegistry
+from ad.core.registry import _HOMES, MODELS, dataset_names, get_dataset, load_trainer
+from ad.core.settings import resolve_options
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = sorted((ROOT / "packages").glob("ad-*"))
+
+
+def metadata(package):
+    return tomllib.loads((package / "pyproject.toml").read_text())["project"]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_the_namespace_stays_open(package):
+    """One file in any src/ad would hide or break every other package."""
+    top = {path.name for path in (package / "src" / "ad").iterdir()}
+    assert top == {package.name.removeprefix("ad-")}
+    assert ad.__file__ is None
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_every_package_is_typed_licensed_and_described(package):
+    leaf = package / "src" / "ad" / package.name.removeprefix("ad-")
+    assert (leaf / "py.typed").is_file()
+    assert (package / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+    assert len((package / "README.md").read_text()) > 500
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_families_need_the_core_of_their_own_version_and_no_sister(package):
+    about = (ROOT / "packages/ad-core/src/ad/core/__about__.py").read_text()
+    version = re.search(r'__version__ = "(\d+\.\d+\.\d+)"', about).group(1)
+    needs = [re.split(r"[\[~>=]", need)[0] for need in metadata(package)["dependencies"]]
+    sisters = {path.name for path in PACKAGES} - {"ad-core", package.name}
+    assert not sisters & set(needs)
+    if package.name != "ad-core":
+        pins = [need for need in metadata(package)["dependencies"] if need.startswith("ad-core")]
+        assert [pin.split("~=")[1] for pin in pins] == [version]
+
+
+def test_hints_name_the_right_distribution():
+    for point in entry_points(group=MODELS):
+        names = _HOMES[point.dist.name]
+        assert any(point.name == n or point.name.startswith(f"{n}-") for n in names)
+
+
+@pytest.mark.parametrize("name", [point.name for point in entry_points(group=MODELS)])
+def test_every_catalogue_entry_fits_its_trainer(name):
+    spec = ModelRegistry.get(name)
+    options = resolve_options(spec, load_trainer(spec), {})
+    assert set(spec.model) <= set(options)
+    assert spec.summary
+    assert spec.paper
+    assert spec.tasks
+
+
+@pytest.mark.parametrize("name", dataset_names())
+def test_every_dataset_describes_itself(name):
+    spec = get_dataset(name)
+    assert spec.name == name
+    assert all((spec.summary, spec.tree, spec.source, spec.licence))
+
+
+@pytest.mark.parametrize(
+    "code", ["import ad.core", "import ad.memory", "from ad.core import ModelRegistry, AdError"]
+)
+def test_imports_are_light_and_change_nothing(code):
+    probe = (
+        f"import os, sys\nbefore = dict(os.environ)\n{code}\n"
+        "heavy = {'torch', 'timm', 'scipy', 'faiss', 'sklearn'} & set(sys.modules)\n"
+        "sys.exit(str(heavy or before != dict(os.environ) or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
+def test_no_public_function_has_the_name_of_a_module():
+    """Importing such a module would put it in the function's place."""
+    from ad.core import _HOMES as public
+
+    modules = {path.stem for path in (ROOT / "packages/ad-core/src/ad/core").glob("*.py")}
+    assert not modules & set(public)
