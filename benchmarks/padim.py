@@ -2,6 +2,7 @@
 
     python benchmarks/padim.py [--train N] [--test N] [--data DIR] [--output FILE]
 
+`before` is the memory that imports, network and pictures took before the fit began.
 Each runs in a process of its own, so that the peak memory is its own too. Both get the same
 decoded pictures, the same network and the same channels; the scores must agree.
 """
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +25,9 @@ import torch.nn.functional as F
 from record import record
 from torch import Tensor
 
-from ad.core.backbones import resolve_precision
 from ad.core.data import mtd
 from ad.core.data.batches import PictureSet, to_device
+from ad.core.devices import resolve_precision
 from ad.core.trainer import Setup
 from ad.memory.padim import PadimTrainer
 
@@ -33,7 +35,7 @@ CPU = torch.device("cpu")
 SIZE, BATCH = 256, 8
 
 
-def ours(train: Tensor, test: Tensor, options: argparse.Namespace) -> dict[str, object]:
+def ours(train: Tensor, test: Tensor, options: argparse.Namespace) -> dict[str, Any]:
     """`ad.memory.padim` as it is."""
     trainer = _trainer(options)
 
@@ -46,7 +48,7 @@ def ours(train: Tensor, test: Tensor, options: argparse.Namespace) -> dict[str, 
     return _measured(fit, lambda images: trainer.detector(images).score, test)
 
 
-def stacked(train: Tensor, test: Tensor, options: argparse.Namespace) -> dict[str, object]:
+def stacked(train: Tensor, test: Tensor, options: argparse.Namespace) -> dict[str, Any]:
     """All features of all pictures in memory, then a covariance and an inverse per position."""
     trainer = _trainer(options)
     trainer.begin(len(train))  # draws the same channels
@@ -79,7 +81,8 @@ def stacked(train: Tensor, test: Tensor, options: argparse.Namespace) -> dict[st
         side = SIZE // 4
         grid = distances.T.reshape(-1, 1, side, side)
         large = F.interpolate(grid, size=SIZE, mode="bilinear", align_corners=False)[:, 0]
-        return detector.blur(large).amax(dim=(1, 2))
+        smooth: Tensor = detector.blur(large)
+        return smooth.amax(dim=(1, 2))
 
     return _measured(fit, score, test)
 
@@ -106,11 +109,11 @@ def main() -> None:
     rows = {name: {"case": name, **_in_own_process(name)} for name in CASES}
     scores = {name: np.array(row.pop("scores")) for name, row in rows.items()}
     difference = float(np.abs(scores["ours"] / scores[BASELINE] - 1).max())
-    print(f"{'case':10} {'fit s':>8} {'test s/image':>14} {'peak GiB':>10}")
+    print(f"{'case':10} {'fit s':>8} {'test s/image':>14} {'peak GiB':>10} {'before':>8}")
     for row in rows.values():
         print(
             f"{row['case']:10} {row['fit_seconds']:8.2f} {row['test_seconds_per_image']:14.4f} "
-            f"{row['peak_gib']:10.2f}"
+            f"{row['peak_gib']:10.2f} {row['peak_gib_before']:8.2f}"
         )
     ratios = {
         key: rows[BASELINE][key] / rows["ours"][key]
@@ -123,16 +126,17 @@ def main() -> None:
         record("padim", [*rows.values(), summary], options.output)
 
 
-def _in_own_process(name: str) -> dict[str, object]:
+def _in_own_process(name: str) -> dict[str, Any]:
     command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    result: dict[str, object] = json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout)
     return result
 
 
 def _measured(
     fit: Callable[[], None], score: Callable[[Tensor], Tensor], test: Tensor
-) -> dict[str, object]:
+) -> dict[str, Any]:
+    before = _peak_gib()
     start = time.perf_counter()
     fit()
     fitted = time.perf_counter()
@@ -141,9 +145,14 @@ def _measured(
     return {
         "fit_seconds": fitted - start,
         "test_seconds_per_image": (done - fitted) / len(test),
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gib": _peak_gib(),
+        "peak_gib_before": before,
         "scores": scores.tolist(),
     }
+
+
+def _peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _trainer(options: argparse.Namespace) -> PadimTrainer:

@@ -1,0 +1,227 @@
+"""DFKDE: a kernel density over pooled deep features; the score is the negative log-density.
+
+Features of a frozen network, averaged over the picture, centred, projected to a few principal
+components and brought to one scale, follow a density that a Gaussian kernel estimate gives. It
+judges whole pictures and cannot say where a defect is.
+
+There is no paper: a baseline known from the anomalib library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal, final
+
+import torch
+from torch import Tensor
+
+from ad.core.backbones import FeatureExtractor
+from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core.errors import DataError, SettingError
+from ad.core.trainer import FROM_MODEL_FILE, OnePassTrainer, Setup
+from ad.memory.density import GaussianKde
+
+Scaling = Literal["scale", "norm"]
+
+_SAME = 1e-6
+"""Features that differ by less, relative to the largest, are the same up to rounding."""
+
+_NO_VARIANCE = 1e-10
+"""A variance this small against the largest is rounding."""
+
+
+@final
+class DfkdeDetector(Detector):
+    """Scores whole pictures by how unlikely their pooled features are.
+
+    Args:
+        extractor: The frozen network.
+        scaling: ``scale`` divides by the largest length among the normal pictures, ``norm`` by
+            each vector's own length.
+    """
+
+    localises: ClassVar[bool] = False
+
+    mean: Tensor
+    """``[F]``: mean of the pooled features."""
+    components: Tensor
+    """``[F, k]``: principal components."""
+    length: Tensor
+    """``[]``: largest length of a projected normal picture."""
+
+    def __init__(self, extractor: FeatureExtractor, *, scaling: Scaling) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.scaling = scaling
+        for name in ("mean", "components", "length"):
+            learned_buffer(self, name)
+        self.density = GaussianKde()
+
+    def pool(self, images: Tensor) -> Tensor:
+        """Average each layer's map and join the layers, ``[B, F]``, float32."""
+        maps = self.extractor(images)
+        return torch.cat([m.float().mean(dim=(2, 3)) for m in maps], dim=1)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Bring pooled features, ``[B, F]``, to where the density lives, ``[B, k]``."""
+        vectors = (features - self.mean) @ self.components
+        if self.scaling == "scale":
+            return vectors / self.length
+        tiny = torch.finfo(vectors.dtype).tiny  # a picture at the mean has no direction
+        lengths: Tensor = vectors.norm(dim=1, keepdim=True).clamp_min(tiny)
+        return vectors / lengths
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score a batch; see `Detector.forward`.
+
+        Returns:
+            Negative natural log-densities, and no map.
+
+        Raises:
+            NotFittedError: If the detector has not been fitted.
+        """
+        self.require_fitted()
+        log_density: Tensor = self.density(self.project(self.pool(images)))
+        return Prediction(-log_density, None)
+
+
+@final
+class DfkdeTrainer(OnePassTrainer):
+    """Learns the components and the density from every normal picture once.
+
+    Args:
+        setup: What the run sets.
+        backbone: A timm model name.
+        layers: From shallow to deep; their pooled features are joined.
+        pre_trained: Whether the backbone's weights are pretrained; if not, it is built from the
+            seed, as with ``weights="random"``.
+        n_components: Principal components, ``k``; with ``N`` pictures at most ``N - 1`` are used.
+        scaling: See `DfkdeDetector`.
+        max_points: Pictures that the density remembers; of more, a random choice is taken.
+
+    Raises:
+        SettingError: If an option has a value that cannot work, or a weights file is named
+            although ``pre_trained`` is off.
+        WeightsError: If the backbone has no weights.
+    """
+
+    detector: DfkdeDetector
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        backbone: str = "resnet50",
+        layers: tuple[str, ...] = ("layer4",),
+        pre_trained: bool = True,
+        n_components: int = 16,
+        scaling: Scaling = "scale",
+        max_points: int = 40_000,
+    ) -> None:
+        super().__init__(setup)
+        if n_components < 1:
+            msg = f"`n_components` must be a whole number from 1; got {n_components}."
+            raise SettingError(msg)
+        if max_points < 2:
+            msg = f"`max_points` must be a whole number from 2; got {max_points}."
+            raise SettingError(msg)
+        if not pre_trained:
+            setup = _without_pretraining(setup)
+        self.n_components = n_components
+        self.max_points = max_points
+        extractor = FeatureExtractor(backbone, layers, setup=setup)
+        self.detector = DfkdeDetector(extractor, scaling=scaling).to(setup.device)
+        self.detector.eval()
+        self._kept: frozenset[int] | None = None  # indices of the pictures to keep; None for all
+        self._seen = 0
+        self._features: list[Tensor] = []
+
+    def begin(self, num_images: int) -> None:
+        """Choose which pictures to keep; see `OnePassTrainer.begin`.
+
+        Raises:
+            DataError: If there are fewer than two pictures.
+        """
+        if num_images < 2:
+            raise _too_few(num_images)
+        self._seen, self._features, self._kept = 0, [], None
+        if num_images > self.max_points:
+            generator = torch.Generator().manual_seed(self.setup.seed)
+            order = torch.randperm(num_images, generator=generator)
+            self._kept = frozenset(order[: self.max_points].tolist())
+
+    def observe(self, images: Tensor) -> None:
+        """Pool one batch; see `OnePassTrainer.observe`."""
+        rows = range(self._seen, self._seen + len(images))
+        self._seen = rows.stop
+        if self._kept is not None:
+            images = images[torch.tensor([row in self._kept for row in rows])]
+        if len(images):
+            self._features.append(self.detector.pool(images))
+
+    def conclude(self) -> None:
+        """Fit components and density; see `OnePassTrainer.conclude`.
+
+        Raises:
+            DataError: If fewer than two pictures were observed, or all look the same.
+        """
+        count = sum(len(features) for features in self._features)
+        if count < 2:
+            raise _too_few(count)
+        detector = self.detector
+        features = torch.cat(self._features).double()
+        mean = features.mean(dim=0)
+        gap = features - mean
+        if gap.abs().amax() <= _SAME * features.abs().amax():
+            msg = (
+                f"All {count} normal pictures have the very same features, so there is no density "
+                "to estimate. Train on different pictures of good parts."
+            )
+            raise DataError(msg)
+        components = principal_components(gap, min(self.n_components, count - 1))
+        detector.mean, detector.components = mean.float(), components.float().contiguous()
+        detector.length = (gap @ components).norm(dim=1).amax().float()
+        detector.density.fit(detector.project(features.float()))
+        self._features = []
+
+
+def principal_components(centred: Tensor, num_components: int) -> Tensor:
+    """The directions of largest variance, from the smaller of the two Gram matrices.
+
+    Args:
+        centred: ``[N, F]``, float64, of mean zero; left as it is.
+        num_components: How many at most; directions without variance are left out.
+
+    Returns:
+        ``[F, k]``, orthonormal; the largest entry of each is positive, since which way it points
+        is otherwise arbitrary.
+    """
+    few_rows = centred.shape[0] <= centred.shape[1]
+    gram = centred @ centred.T if few_rows else centred.T @ centred
+    variances, vectors = torch.linalg.eigh(gram)  # ascending
+    variances, vectors = variances.flip(0)[:num_components], vectors.flip(1)[:, :num_components]
+    there = variances > _NO_VARIANCE * variances[0]
+    components: Tensor = vectors[:, there]
+    if few_rows:
+        components = centred.T @ components / variances[there].sqrt()
+    largest = components.gather(0, components.abs().argmax(dim=0, keepdim=True))
+    return components * largest.sign()
+
+
+def _without_pretraining(setup: Setup) -> Setup:
+    if setup.weights == FROM_MODEL_FILE:
+        return setup
+    if setup.weights not in ("auto", "random"):
+        msg = (
+            f"`pre_trained=False` builds the backbone from the seed, but `weights` names the file "
+            f"`{setup.weights}`. Leave out one of the two."
+        )
+        raise SettingError(msg)
+    return dataclasses.replace(setup, weights="random")
+
+
+def _too_few(count: int) -> DataError:
+    return DataError(
+        f"DFKDE needs at least 2 normal pictures; got {count}. "
+        "Add pictures of good parts to the training set."
+    )
