@@ -1,0 +1,324 @@
+"""Nearest neighbours in a bank of rows: exact, tiled, and never a matrix of all distances.
+
+Knows rows and nothing of pictures. How a search goes, for a thousand queries at a time:
+
+1. A matmul gives lower bounds on the squared distances to all rows of the bank. The bank's
+   rows are dealt into M/4 groups of 4; only the least bound of each group is kept.
+2. The distances to the members of the best groups are taken by direct differences, which know
+   no cancellation: a row's distance to itself is 0.
+3. If the bounds of all other groups, less the rounding error they can have, are above the k-th
+   of those distances, the nearest are proven. For queries without the proof more groups are
+   looked into, then a tighter bound is taken, and at last float64.
+
+The first bound is cheap: rows are rotated to the bank's principal axes, the leading coordinates
+are kept, and the norm of the others is one coordinate more. By the triangle inequality that
+makes no distance larger. Features of a network have most of their variance in few axes, so most
+queries are proven with a fraction of the multiplications. The second bound is the distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from ad.core.detector import learned_buffer
+from ad.core.errors import MissingExtraError, SettingError
+
+Precision = Literal["exact", "fast"]
+Backend = Literal["torch", "faiss"]
+
+# Measured on features of real pictures, bank 40,960 x 384; see benchmarks/neighbors.py.
+_KEPT_VARIANCE = 0.94  # share of the variance in the leading axes of the first bound
+_MEMBERS = 4  # rows of a group
+_EXACT_LOOKS = (3, 15, 63)  # groups looked into beyond the k that can hold the nearest
+_FAST_LOOK = 7
+
+
+def nearest(
+    queries: Tensor, bank: Tensor, k: int, *, precision: Precision = "exact"
+) -> tuple[Tensor, Tensor]:
+    """Find the nearest rows of a bank by Euclidean distance.
+
+    Args:
+        queries: ``[Q, D]``, floating point.
+        bank: ``[M, D]``, floating point.
+        k: How many neighbours; from 1 to M.
+        precision: ``"exact"``: the nearest, but for ties. ``"fast"``: the nearest among the
+            candidates that the first bound proposes, without the proof, its matmul in bf16
+            (TF32 on CUDA) where the processor has that; the distances given are true ones.
+
+    Returns:
+        Distances ``[Q, k]``, float32, ascending, and indices ``[Q, k]``, int64.
+
+    Raises:
+        SettingError: If ``k`` or ``precision`` is out of range or the shapes do not fit.
+    """
+    return Index(bank).search(queries, k, precision)
+
+
+@final
+class NearestNeighbors(nn.Module):
+    """A memory bank that answers which of its rows are nearest.
+
+    The bank is kept in float16, in memory and when saved: that moves distances by less than
+    1 in 1000. It is made ready for the search once, at the first call.
+
+    Args:
+        precision: See `nearest`.
+        backend: ``"faiss"`` searches with faiss's flat index instead, which is also exact; for
+            comparison. An exported model always searches with torch.
+
+    Raises:
+        MissingExtraError: If faiss is asked for and not installed.
+    """
+
+    bank: Tensor
+
+    def __init__(self, *, precision: Precision = "exact", backend: Backend = "torch") -> None:
+        super().__init__()
+        learned_buffer(self, "bank", torch.float16)
+        self.precision: Precision = precision
+        self.backend: Backend = backend
+        if backend == "faiss":
+            _import_faiss()
+        self._index: Index | FaissIndex | None = None
+        self.register_load_state_dict_post_hook(_forget_index)  # type: ignore[no-untyped-call]  # untyped in torch
+
+    def remember(self, bank: Tensor) -> None:
+        """Take over a bank, ``[M, D]``, floating point."""
+        with torch.inference_mode(False):
+            self.bank = bank.to(torch.float16).clone()
+
+    def forward(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
+        """Find the ``k`` nearest rows; see `nearest`."""
+        with torch.autocast(queries.device.type, enabled=False):  # distances are always fp32
+            if torch.compiler.is_exporting():
+                return Index(self.bank, rotate=False).search(queries, k, "fast")
+            if self._index is None or self._index.bank is not self.bank:
+                maker = FaissIndex if self.backend == "faiss" else Index
+                self._index = maker(self.bank)
+            return self._index.search(queries, k, self.precision)
+
+
+@final
+class Index:
+    """A bank made ready for many searches by torch; see `nearest` for the arguments.
+
+    Holds the bank in float32 and, if the first bound pays, its leading coordinates. ``rotate``
+    False leaves that bound out: an exported model is to consist of matmuls and reductions.
+    """
+
+    def __init__(self, bank: Tensor, *, rotate: bool = True) -> None:
+        if bank.ndim != 2 or bank.numel() == 0:
+            msg = f"A bank must be `[M, D]` with at least one row; got {list(bank.shape)}."
+            raise SettingError(msg)
+        self.bank = bank
+        self.groups = -(-len(bank) // _MEMBERS)
+        centre = bank.float().mean(0)
+        self.bounds = [_Bound(bank, centre, None)]
+        if rotate and bank.device.type != "mps":  # which has no float64
+            axes = _leading_axes(bank, centre)
+            if 2 * axes.shape[1] < bank.shape[1]:
+                self.bounds.insert(0, _Bound(bank, centre, axes))
+
+    def search(
+        self, queries: Tensor, k: int, precision: Precision = "exact"
+    ) -> tuple[Tensor, Tensor]:
+        """Find the ``k`` nearest rows of each query; see `nearest`."""
+        _check(self.bank, queries, k)
+        if precision not in ("exact", "fast"):
+            msg = f"`precision` must be `exact` or `fast`; got `{precision}`."
+            raise SettingError(msg)
+        queries = queries.float()
+        if torch.compiler.is_exporting():
+            return self._search_fast(queries, k)
+        search_tile = self._search_exact if precision == "exact" else self._search_fast
+        tile = max(64, min(1024, 2**23 // self.groups))
+        with _matmul_precision(precision):
+            parts = [search_tile(some, k) for some in torch.split(queries, tile)]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+    def _search_fast(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        least, margin = self.bounds[0].least_of_groups(queries, self.groups)
+        found = self._look(queries, least, margin, k, _FAST_LOOK)
+        return found.distance, found.row
+
+    def _search_exact(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        distance = queries.new_empty(len(queries), k)
+        index = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
+        unsure = torch.arange(len(queries), device=queries.device)
+        for bound in self.bounds:
+            least, margin = bound.least_of_groups(queries[unsure], self.groups)
+            for spare in _EXACT_LOOKS:
+                found = self._look(queries[unsure], least, margin, k, spare)
+                distance[unsure], index[unsure] = found.distance, found.row
+                left = (~found.proven).nonzero()[:, 0]
+                unsure, least, margin = unsure[left], least[left], margin[left]
+                if len(unsure) == 0:
+                    return distance, index
+        for row in unsure.tolist():
+            square = (self.bank.cpu().double() - queries[row].cpu().double()).square_().sum(1)
+            value, place = square.topk(k, largest=False)
+            distance[row], index[row] = value.sqrt_().to(distance), place.to(index)
+        return distance, index
+
+    def _look(self, queries: Tensor, least: Tensor, margin: Tensor, k: int, spare: int) -> _Found:
+        """Take the nearest among the members of the ``k + spare`` best groups."""
+        count = min(k + spare, self.groups)
+        shown = min(count + 1, self.groups)
+        bound, group = least.topk(shown, dim=1, largest=False)
+        member = torch.arange(_MEMBERS, device=group.device) * self.groups
+        index = (group[:, :count, None] + member).flatten(1)  # [Q, candidates]
+        square = _squared_distances(queries, self.bank, index.clamp_max(len(self.bank) - 1))
+        square = square.masked_fill(index >= len(self.bank), torch.inf)
+        square, order = square.topk(k, dim=1, largest=False)
+        proven = torch.ones_like(margin, dtype=torch.bool)
+        if shown > count:
+            proven = ~(bound[:, count] - margin < square[:, -1])  # NaN needs no second look
+        return _Found(square.sqrt(), index.gather(1, order), proven)
+
+
+@final
+class FaissIndex:
+    """A bank in faiss's ``IndexFlatL2``; the same answers as `Index` to rounding."""
+
+    def __init__(self, bank: Tensor) -> None:
+        self.bank = bank
+        self.centre = bank.float().mean(0)
+        self.flat = _import_faiss().IndexFlatL2(bank.shape[1])
+        self.flat.add((bank.float() - self.centre).cpu().numpy())
+
+    def search(
+        self, queries: Tensor, k: int, precision: Precision = "exact"
+    ) -> tuple[Tensor, Tensor]:
+        """Find the ``k`` nearest rows; ``precision`` makes no difference."""
+        _check(self.bank, queries, k)
+        queries = queries.float()
+        _, place = self.flat.search((queries - self.centre).cpu().numpy(), k)
+        index = torch.from_numpy(place).to(queries.device)
+        # faiss gives squared distances, by norms and products; near 0 those have no digit left.
+        square, order = _squared_distances(queries, self.bank, index).sort(dim=1, stable=True)
+        return square.sqrt(), index.gather(1, order)
+
+
+class _Found(NamedTuple):
+    distance: Tensor
+    """``[Q, k]``, ascending."""
+    row: Tensor
+    """``[Q, k]``, int64: rows of the bank."""
+    proven: Tensor
+    """``[Q]``: whether no row outside can be nearer."""
+
+
+@final
+class _Bound:
+    """Rows whose distances are at most those of the bank's rows.
+
+    Args:
+        bank: ``[M, D]``.
+        centre: ``[D]``; taken off all rows, since rounding errors grow with their norms.
+        axes: ``[D, r]``, orthonormal, float64; None keeps all coordinates as they are.
+    """
+
+    def __init__(self, bank: Tensor, centre: Tensor, axes: Tensor | None) -> None:
+        self.centre = centre
+        self.axes = axes
+        self.rows = torch.cat([self._reduced(some) for some in torch.split(bank, 16384)])
+        self.norm = self.rows.square().sum(1)
+        self.largest = self.norm.max().sqrt()
+
+    def _reduced(self, rows: Tensor) -> Tensor:
+        if self.axes is None:
+            return rows.float() - self.centre
+        centred = rows.double() - self.centre
+        leading = centred @ self.axes
+        rest = centred.square().sum(1, keepdim=True) - leading.square().sum(1, keepdim=True)
+        return torch.cat([leading, rest.clamp_min_(0).sqrt_()], 1).float()
+
+    def least_of_groups(self, queries: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        """The least bound of each group, ``[Q, groups]``, squared, and its error, ``[Q]``.
+
+        Row ``i`` of the bank is in group ``i % groups``, so that groups are columns of tiles.
+        """
+        q = self._reduced(queries)
+        q_norm = q.square().sum(1, keepdim=True)
+        least = torch.addmm(self.norm[:groups], q, self.rows[:groups].T, alpha=-2)
+        product = torch.empty_like(least)
+        for low in range(groups, len(self.rows), groups):
+            rows, norm = self.rows[low : low + groups], self.norm[low : low + groups]
+            part, so_far = product[:, : len(rows)], least[:, : len(rows)]
+            torch.addmm(norm, q, rows.T, alpha=-2, out=part)
+            torch.minimum(so_far, part, out=so_far)
+        # The textbook bound on the error of a sum of products, with room for the norms.
+        margin = (q.shape[1] + 8) * 2.0**-23 * (q_norm.sqrt() + self.largest) ** 2
+        return least.add_(q_norm), margin[:, 0]
+
+
+def _leading_axes(bank: Tensor, centre: Tensor) -> Tensor:
+    covariance = torch.zeros(bank.shape[1], bank.shape[1], dtype=torch.float64, device=bank.device)
+    for some in torch.split(bank, 16384):
+        rows = some.double() - centre
+        covariance.addmm_(rows.T, rows)
+    variance, axes = torch.linalg.eigh(covariance)  # ascending
+    share = variance.clamp_min(0).flip(0).cumsum(0)
+    kept = int((share < _KEPT_VARIANCE * share[-1]).sum()) + 1
+    leading: Tensor = axes.flip(1)[:, :kept].contiguous()
+    return leading
+
+
+def _squared_distances(queries: Tensor, bank: Tensor, index: Tensor) -> Tensor:
+    """From each query to its own rows of the bank, ``[Q, K]``."""
+    if torch.compiler.is_exporting():
+        return (bank[index].float() - queries[:, None]).square().sum(2)
+    few = max(1, 2048 // index.shape[1])  # as many as the processor's cache holds
+    parts = [
+        (bank[i].float() - q[:, None]).square_().sum(2)
+        for q, i in zip(torch.split(queries, few), torch.split(index, few), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+@contextmanager
+def _matmul_precision(precision: Precision) -> Iterator[None]:
+    # What is inside a matmul of float32 numbers; its result is float32 in any case. These are
+    # settings of the process: matmuls of other threads feel them for as long.
+    settings: Any = torch.backends  # untyped in part
+    backends = (settings.mkldnn.matmul, settings.cuda.matmul)
+    wanted = ("ieee", "ieee") if precision == "exact" else ("bf16", "tf32")
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend, value in zip(backends, wanted, strict=True):
+            backend.fp32_precision = value
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.fp32_precision = value
+
+
+def _check(bank: Tensor, queries: Tensor, k: int) -> None:
+    if not 1 <= k <= len(bank):
+        msg = f"`k` must be between 1 and the number of rows in the bank, {len(bank)}; got {k}."
+        raise SettingError(msg)
+    if queries.ndim != 2 or queries.shape[1] != bank.shape[1]:
+        msg = f"Queries must be `[Q, {bank.shape[1]}]` like the bank; got {list(queries.shape)}."
+        raise SettingError(msg)
+
+
+def _import_faiss() -> Any:  # noqa: ANN401 - faiss has no types
+    try:
+        import faiss
+    except ImportError as error:
+        msg = (
+            '`knn="faiss"` needs faiss, which is not installed.\n'
+            "hint: pip install 'ad-memory[faiss]', or choose `knn=\"torch\"`, equally exact"
+        )
+        raise MissingExtraError(msg) from error
+    return faiss
+
+
+def _forget_index(module: NearestNeighbors, incompatible_keys: object) -> None:
+    module._index = None  # the bank's content changed, in the same tensor

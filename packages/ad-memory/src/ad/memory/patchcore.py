@@ -1,0 +1,278 @@
+"""PatchCore: a memory of normal patches; the score is the distance to the nearest of them.
+
+Mid-level features of a frozen network, averaged over neighbouring cells, describe the patches of
+a picture. A coreset of the patches of good parts is remembered. A patch far from all of them is
+anomalous, wherever it lies, so parts need not be aligned.
+
+Paper: Roth, Pemula, Zepeda, Schoelkopf, Brox, Gehler, "Towards Total Recall in Industrial Anomaly
+Detection", CVPR 2022, arXiv 2106.08265. Official code: amazon-science/patchcore-inspection,
+Apache-2.0; its scores are squared distances, ours are distances.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal, final, get_args
+
+import torch
+from torch import Tensor
+
+from ad.core.backbones import FeatureExtractor
+from ad.core.detector import Detector, Prediction
+from ad.core.errors import SettingError
+from ad.core.maps import GaussianBlur, upsample
+from ad.core.progress import Advance
+from ad.core.trainer import OnePassTrainer, Setup
+from ad.memory.coreset import k_center_greedy, k_means_medoids, project, random_rows
+from ad.memory.neighbors import Backend, NearestNeighbors, Precision
+from ad.memory.patches import ConcatenatedPatches, Embedding, PooledPatches
+
+Coreset = Literal["greedy", "random", "kmeans"]
+Score = Literal["max", "reweight"]
+
+MAX_PATCHES = 1_000_000
+"""Patches that are kept for choosing the coreset; of more, a random part is."""
+
+_SIGMA = 4.0  # of the map's smoothing, in pixels
+_REWEIGHT_NEIGHBORS = 9  # b of the paper's equation 7
+
+
+@final
+class PatchcoreDetector(Detector):
+    """Scores each patch by its distance to the remembered ones.
+
+    Args:
+        extractor: The frozen network.
+        embedding: How its maps become patches.
+        n_neighbors: Over how many nearest patches the distance is averaged.
+        score: ``"max"``: an image's score is its largest patch score, before smoothing.
+            ``"reweight"``: that distance is lowered where the remembered patches are sparse.
+        knn_precision: See `ad.memory.neighbors.nearest`.
+        knn: What searches.
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        *,
+        embedding: Embedding,
+        n_neighbors: int,
+        score: Score,
+        knn_precision: Precision,
+        knn: Backend,
+    ) -> None:
+        super().__init__()
+        self.extractor = extractor
+        kind = PooledPatches if embedding == "official1024" else ConcatenatedPatches
+        self.patches = kind(extractor.channels)
+        self.memory = NearestNeighbors(precision=knn_precision, backend=knn)
+        self.blur = GaussianBlur(_SIGMA)
+        self.n_neighbors = n_neighbors
+        self.score: Score = score
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Describe the patches of images.
+
+        Returns:
+            ``[B, h, w, D]``, float32.
+        """
+        patches: Tensor = self.patches(self.extractor(images))
+        return patches
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score a batch; see `Detector.forward`.
+
+        Returns:
+            Smoothed distances in the units of the features; an image's score comes from the
+            distances before smoothing.
+
+        Raises:
+            NotFittedError: If the detector has not been fitted.
+        """
+        self.require_fitted()
+        patches = self.embed(images)
+        batch, height, width, _ = patches.shape
+        rows = patches.flatten(0, 2)  # [B h w, D]
+        k = min(self.n_neighbors, len(self.memory.bank))
+        distance, neighbor = self.memory(rows, k)
+        patch_score = distance.mean(1).view(batch, height * width)
+        score, worst = patch_score.max(1)
+        if self.score == "reweight":
+            worst = worst + torch.arange(batch, device=worst.device) * (height * width)
+            score = self._reweighted(rows[worst], score, distance[worst, 0], neighbor[worst, 0])
+        size = (images.shape[2], images.shape[3])
+        anomaly_map = self.blur(upsample(patch_score.view(batch, height, width), size))
+        return Prediction(score, anomaly_map)
+
+    def _reweighted(
+        self, patch: Tensor, score: Tensor, distance: Tensor, nearest: Tensor
+    ) -> Tensor:
+        """Equation 7: times 1 - exp(distance to the nearest) / the sum over its neighbours.
+
+        Args:
+            patch: ``[B, D]``: the worst patch of each image.
+            score: ``[B]``: its score.
+            distance: ``[B]``: to the nearest remembered patch.
+            nearest: ``[B]``, int64: which that is.
+        """
+        bank = self.memory.bank
+        _, around = self.memory(bank[nearest].float(), min(_REWEIGHT_NEIGHBORS, len(bank)))
+        # The nearest is its own first neighbour, unless its equals took all the places.
+        around[:, 0] = torch.where((around == nearest[:, None]).any(1), around[:, 0], nearest)
+        distances = (patch[:, None] - bank[around].float()).square().sum(2).sqrt()  # [B, b]
+        share = torch.exp(distance - torch.logsumexp(distances, 1))
+        return (1 - share) * score
+
+
+@final
+class PatchcoreTrainer(OnePassTrainer):
+    """Collects the patches of all normal pictures and keeps a coreset of them.
+
+    Memory: the patches in float16, at most `MAX_PATCHES`, and 512 bytes each for choosing the
+    coreset. Of more patches a random part, drawn from the seed, is collected, with a warning.
+
+    Args:
+        setup: What the run sets.
+        backbone: A timm model name.
+        layers: From shallow to deep; the first one's grid is the map's.
+        embedding: ``"official1024"``: the authors' pooling to 1024 features.
+            ``"concat1536"``: the layers' averages side by side.
+        coreset_ratio: Part of the patches that is remembered; above 0, at most 1.
+        coreset: ``"greedy"``: the farthest from all before, again and again, as in the paper.
+            ``"kmeans"``: the medoids of clusters. ``"random"``: any. All but the last choose
+            by 128 random projections of the features.
+        n_neighbors: Over how many nearest patches a distance is averaged; the paper's 1.
+        score: ``"max"`` as in the authors' code, ``"reweight"`` as in the paper's equation 7.
+        knn_precision: See `ad.memory.neighbors.nearest`.
+        knn: ``"faiss"`` needs the extra of that name.
+
+    Raises:
+        SettingError: If an option has a value that cannot work.
+        MissingExtraError: If faiss is asked for and not installed.
+        WeightsError: If the backbone has no weights.
+    """
+
+    detector: PatchcoreDetector
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        backbone: str = "wide_resnet50_2",
+        layers: tuple[str, ...] = ("layer2", "layer3"),
+        embedding: Embedding = "official1024",
+        coreset_ratio: float = 0.1,
+        coreset: Coreset = "greedy",
+        n_neighbors: int = 1,
+        score: Score = "max",
+        knn_precision: Precision = "exact",
+        knn: Backend = "torch",
+    ) -> None:
+        super().__init__(setup)
+        _check_choice("embedding", embedding, Embedding)
+        _check_choice("coreset", coreset, Coreset)
+        _check_choice("score", score, Score)
+        _check_choice("knn_precision", knn_precision, Precision)
+        _check_choice("knn", knn, Backend)
+        if not 0 < coreset_ratio <= 1:
+            msg = f"`coreset_ratio` must be above 0 and at most 1; got {coreset_ratio}."
+            raise SettingError(msg)
+        if n_neighbors < 1:
+            msg = f"`n_neighbors` must be at least 1; got {n_neighbors}."
+            raise SettingError(msg)
+        self.coreset_ratio = coreset_ratio
+        self.coreset: Coreset = coreset
+        self.detector = PatchcoreDetector(
+            FeatureExtractor(backbone, layers, setup=setup),
+            embedding=embedding,
+            n_neighbors=n_neighbors,
+            score=score,
+            knn_precision=knn_precision,
+            knn=knn,
+        ).to(setup.device)
+        self.detector.eval()
+        self._num_images = 0
+        self._collected: _Collected | None = None
+
+    def begin(self, num_images: int) -> None:
+        """Forget what was collected before; see `OnePassTrainer.begin`."""
+        self._num_images = num_images
+        self._collected = None
+
+    @torch.inference_mode()
+    def observe(self, images: Tensor) -> None:
+        """Collect a batch's patches; see `OnePassTrainer.observe`."""
+        patches = self.detector.embed(images)
+        if self._collected is None:
+            _, height, width, num_features = patches.shape
+            total = self._num_images * height * width
+            self._collected = _Collected(total, num_features, seed=self.setup.seed)
+        self._collected.add(patches.flatten(0, 2))
+
+    def conclude(self) -> None:
+        """Choose the coreset and remember it.
+
+        Raises:
+            SettingError: If no picture was observed.
+        """
+        if self._collected is None:
+            msg = "PatchCore cannot learn from 0 pictures; `observe` at least one."
+            raise SettingError(msg)
+        patches = self._collected.rows()
+        n = max(1, int(self.coreset_ratio * len(patches)))
+        with self.setup.progress.step("coreset", total=n, unit="patches") as advance:
+            chosen = self._choose(patches, n, advance)
+        bank = patches[chosen]
+        del patches
+        self._collected = None
+        self.detector.memory.remember(bank.to(self.setup.device))
+
+    def _choose(self, patches: Tensor, n: int, advance: Advance) -> Tensor:
+        seed = self.setup.seed
+        if self.coreset == "random" or n == len(patches):
+            chosen = random_rows(patches, n, seed=seed)
+            advance(n)
+            return chosen
+        projected = project(patches, seed=seed)
+        if self.setup.device.type == "cuda":
+            projected = projected.to(self.setup.device)
+        select = k_center_greedy if self.coreset == "greedy" else k_means_medoids
+        return select(projected, n, seed=seed, advance=advance).cpu()
+
+
+@final
+class _Collected:
+    """Patches in float16, in memory that was reserved for all of them at once."""
+
+    def __init__(self, total: int, num_features: int, *, seed: int) -> None:
+        self.seen = 0
+        self.filled = 0
+        self.kept: Tensor | None = None  # which of all patches, ascending; None for all
+        if total > MAX_PATCHES:
+            generator = torch.Generator().manual_seed(seed)
+            self.kept = torch.randperm(total, generator=generator)[:MAX_PATCHES].sort().values
+            warnings.warn(
+                f"{total:,} patches are more than the {MAX_PATCHES:,} that PatchCore chooses its "
+                "coreset from; a random part of that size is used.",
+                stacklevel=2,
+            )
+        self._rows = torch.empty(min(total, MAX_PATCHES), num_features, dtype=torch.float16)
+
+    def add(self, patches: Tensor) -> None:
+        first, self.seen = self.seen, self.seen + len(patches)
+        if self.kept is not None:
+            low, high = torch.searchsorted(self.kept, torch.tensor([first, self.seen])).tolist()
+            patches = patches[(self.kept[low:high] - first).to(patches.device)]
+        new = slice(self.filled, self.filled + len(patches))
+        self._rows[new] = patches
+        self.filled = new.stop
+
+    def rows(self) -> Tensor:
+        return self._rows[: self.filled]
+
+
+def _check_choice(name: str, value: str, choices: object) -> None:
+    allowed = get_args(choices)
+    if value not in allowed:
+        msg = f"`{name}` must be one of {', '.join(f'`{a}`' for a in allowed)}; got `{value}`."
+        raise SettingError(msg)

@@ -1,0 +1,136 @@
+"""PatchCore's patches: feature maps of several layers, averaged over 3 x 3 cells, on one grid.
+
+Knows feature maps and nothing of banks. There is nothing to learn here: the weights follow from
+the numbers of channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Embedding = Literal["official1024", "concat1536"]
+
+_SIDE = 3  # of the neighbourhood, in cells
+_LENGTH = 1024  # of a patch in the authors' code, per layer and in all
+
+
+@final
+class PooledPatches(nn.Module):
+    """The authors' embedding: 1024 features a patch, whatever the backbone.
+
+    They unfold each layer to its 3 x 3 neighbourhoods of zero-padded cells, bring them to the
+    first layer's grid, average-pool each (``9 C`` long, channel by channel) to 1024, put the
+    layers one behind the other and pool to 1024 again. All of that is linear, so a grouped
+    3 x 3 convolution per layer does the same without the 9-fold unfolded maps.
+
+    Args:
+        channels: Channels of each layer.
+
+    Source:
+        Checked against unfolding and pooling as in amazon-science/patchcore-inspection.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.num_features = _LENGTH
+        self.starts: list[int] = []
+        self.groups: list[int] = []
+        for layer, count in enumerate(channels):
+            start, weight = _pooling_weight(layer, len(channels), count)
+            groups = _num_groups(weight)
+            self.starts.append(start)
+            self.groups.append(groups)
+            self.register_buffer(f"weight{layer}", _diagonal(weight, groups), persistent=False)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Embed feature maps, ``[B, C, h, w]`` each.
+
+        Returns:
+            ``[B, h, w, 1024]``, float32, on the first map's grid.
+        """
+        batch, _, height, width = maps[0].shape
+        patches = maps[0].new_zeros(batch, _LENGTH, height, width, dtype=torch.float32)
+        for layer, features in enumerate(maps):
+            weight = self.get_buffer(f"weight{layer}")
+            pooled = F.conv2d(features.float(), weight, padding=1, groups=self.groups[layer])
+            start = self.starts[layer]
+            patches[:, start : start + len(weight)] += _on_grid(pooled, (height, width))
+        return patches.permute(0, 2, 3, 1)
+
+
+@final
+class ConcatenatedPatches(nn.Module):
+    """The layers' 3 x 3 averages, one behind the other: 1536 features of a Wide ResNet-50.
+
+    Padding counts as zeros in the average.
+
+    Args:
+        channels: Channels of each layer.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.num_features = sum(channels)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Embed feature maps, ``[B, C, h, w]`` each.
+
+        Returns:
+            ``[B, h, w, sum of C]``, float32, on the first map's grid.
+        """
+        size = (maps[0].shape[2], maps[0].shape[3])
+        averages = [F.avg_pool2d(features.float(), _SIDE, stride=1, padding=1) for features in maps]
+        return torch.cat([_on_grid(a, size) for a in averages], 1).permute(0, 2, 3, 1)
+
+
+def _on_grid(features: Tensor, size: tuple[int, int]) -> Tensor:
+    if features.shape[2:] == size:
+        return features
+    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+
+
+def _pooling_weight(layer: int, num_layers: int, channels: int) -> tuple[int, Tensor]:
+    """What one layer gives to the patch: the first feature it reaches and ``[n, C, 3, 3]``."""
+    per_layer = _bins(channels * _SIDE**2, _LENGTH)  # [1024, 9 C]
+    in_all = _bins(num_layers * _LENGTH, _LENGTH)[:, layer * _LENGTH : (layer + 1) * _LENGTH]
+    reached = in_all.any(1).nonzero()[:, 0]
+    weight = in_all[reached] @ per_layer
+    return int(reached[0]), weight.view(-1, channels, _SIDE, _SIDE)
+
+
+def _bins(length: int, num_bins: int) -> Tensor:
+    """Adaptive average pooling as a matrix, ``[num_bins, length]``."""
+    number = torch.arange(num_bins)[:, None]
+    low = number * length // num_bins
+    high = -((number + 1) * length // -num_bins)
+    place = torch.arange(length)
+    inside = (place >= low) & (place < high)
+    return inside / (high - low).float()
+
+
+def _num_groups(weight: Tensor) -> int:
+    """The most groups of a grouped convolution that loses no weight."""
+    outputs, channels = weight.shape[:2]
+    most = math.gcd(outputs, channels)
+    used = weight.any(3).any(2)
+    for groups in range(most, 1, -1):
+        if most % groups == 0:
+            output_group = torch.arange(outputs) * groups // outputs
+            channel_group = torch.arange(channels) * groups // channels
+            if not used[output_group[:, None] != channel_group].any():
+                return groups
+    return 1
+
+
+def _diagonal(weight: Tensor, groups: int) -> Tensor:
+    """The blocks of a block-diagonal weight: ``[n, C / groups, 3, 3]``."""
+    outputs, channels = weight.shape[:2]
+    blocks = weight.view(groups, outputs // groups, groups, channels // groups, _SIDE, _SIDE)
+    kept = torch.stack([blocks[g, :, g] for g in range(groups)])
+    return kept.view(outputs, channels // groups, _SIDE, _SIDE)

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ad.core.errors import DataError, SettingError
+from ad.memory.coreset import k_center_greedy, k_means_medoids, project, random_rows
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def clusters(num_rows: int, num_features: int) -> Tensor:
+    """Rows close to one of ten far centres."""
+    centres = 30 * noise(10, num_features, seed=1)
+    return centres[torch.arange(num_rows) % 10] + 0.1 * noise(num_rows, num_features)
+
+
+def with_duplicates(num_rows: int, num_features: int) -> Tensor:
+    return noise(-(-num_rows // 3), num_features).repeat(3, 1)[:num_rows]
+
+
+def whole_numbers(num_rows: int, num_features: int) -> Tensor:
+    """Rows on a small grid: most distances occur many times."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 3, (num_rows, num_features), generator=generator).float()
+
+
+def by_the_rule(features: Tensor, n: int, *, seed: int, start: int) -> list[int]:
+    """The documented rule in numpy float64: Euclidean distances, one pick at a time."""
+    z = features.double().numpy()
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randperm(len(z), generator=generator)[:start].numpy()
+    key = np.mean([np.sqrt(((z - z[s]) ** 2).sum(1)) for s in first], axis=0)
+    picks = []
+    for _ in range(n):
+        # Sums of different order must not break ties: compare 10 digits.
+        picks.append(int(np.argmax(np.round(key, 10))))
+        key = np.minimum(key, np.sqrt(((z - z[picks[-1]]) ** 2).sum(1)))
+        key[picks] = -1
+    return picks
+
+
+@pytest.mark.parametrize("make", [noise, clusters, with_duplicates, whole_numbers])
+@pytest.mark.parametrize(("num_rows", "n"), [(1, 1), (7, 7), (300, 1), (300, 120), (300, 300)])
+def test_greedy_picks_are_those_of_the_rule(make: object, num_rows: int, n: int) -> None:
+    features = make(num_rows, 5)  # type: ignore[operator]
+
+    picks = k_center_greedy(features, n, seed=3)
+
+    assert picks.tolist() == by_the_rule(features, n, seed=3, start=10)
+
+
+def test_greedy_picks_stay_those_of_the_rule_when_most_rows_are_left_outdated() -> None:
+    # More rows than are brought up to date or picked among at once, in several turns.
+    features = torch.cat([noise(9000, 3), clusters(1000, 3)])
+
+    picks = k_center_greedy(features, 1500, seed=1, start=4)
+
+    assert picks.tolist() == by_the_rule(features, 1500, seed=1, start=4)
+
+
+def test_greedy_picks_do_not_depend_on_where_the_features_lie() -> None:
+    # Whole numbers, so that moving them is exact in float32.
+    features = whole_numbers(400, 6)
+
+    assert torch.equal(k_center_greedy(features + 4096, 200), k_center_greedy(features, 200))
+
+
+def test_greedy_accepts_half_precision_and_leaves_the_features_alone() -> None:
+    features = noise(200, 8).half()
+    before = features.clone()
+
+    picks = k_center_greedy(features, 50)
+
+    assert torch.equal(picks, k_center_greedy(features.double(), 50))
+    assert torch.equal(features, before)
+
+
+def test_greedy_start_rows_are_drawn_from_the_seed() -> None:
+    features = noise(300, 4)
+
+    assert torch.equal(k_center_greedy(features, 20, seed=5), k_center_greedy(features, 20, seed=5))
+    assert not torch.equal(
+        k_center_greedy(features, 20, seed=5, start=1),
+        k_center_greedy(features, 20, seed=6, start=1),
+    )
+
+
+def test_greedy_takes_rows_that_are_all_equal_in_their_order() -> None:
+    assert k_center_greedy(torch.ones(6000, 3), 5000).tolist() == list(range(5000))
+
+
+@pytest.mark.parametrize("select", [k_center_greedy, k_means_medoids])
+def test_selection_reports_every_pick_once(select: object) -> None:
+    reported: list[int] = []
+
+    select(noise(300, 4), 130, advance=reported.append)  # type: ignore[operator]
+
+    assert sum(reported) == 130
+    assert min(reported) >= 0
+
+
+def test_medoids_are_the_rows_nearest_to_the_centres_of_clear_clusters() -> None:
+    features = clusters(200, 4)
+
+    medoids = k_means_medoids(features, 10, seed=2, iterations=30)
+
+    # Lloyd may join two of the clusters, so each medoid is checked against its own members.
+    labels = torch.cdist(features, features[medoids]).argmin(1)
+    for number, medoid in enumerate(medoids.tolist()):
+        members = (labels == number).nonzero()[:, 0]
+        centre = features[members].mean(0)
+        nearest = members[(features[members] - centre).norm(dim=1).argmin()]
+        assert medoid == nearest
+
+
+@pytest.mark.parametrize("make", [noise, with_duplicates])
+@pytest.mark.parametrize("n", [1, 40, 90])
+def test_medoids_are_distinct_rows_even_if_clusters_end_empty(make: object, n: int) -> None:
+    medoids = k_means_medoids(make(90, 3), n)  # type: ignore[operator]
+
+    assert len(set(medoids.tolist())) == n
+    assert medoids.min() >= 0
+    assert medoids.max() < 90
+
+
+def test_medoids_cover_closer_on_average_than_random_rows() -> None:
+    features = noise(600, 4)
+
+    def mean_cover(chosen: Tensor) -> float:
+        return torch.cdist(features, features[chosen]).min(1).values.mean().item()
+
+    assert mean_cover(k_means_medoids(features, 30)) < mean_cover(random_rows(features, 30))
+
+
+def test_random_rows_are_distinct_and_come_from_the_seed() -> None:
+    features = noise(50, 2)
+
+    rows = random_rows(features, 50, seed=1)
+
+    assert sorted(rows.tolist()) == list(range(50))
+    assert torch.equal(rows[:20], random_rows(features, 20, seed=1))
+    assert not torch.equal(rows, random_rows(features, 50, seed=2))
+
+
+def test_projection_keeps_squared_distances_on_average() -> None:
+    features = noise(60, 500)
+
+    projected = project(features.half(), num_dims=128, seed=4)
+
+    before, after = torch.pdist(features).square(), torch.pdist(projected).square()
+    ratio = after / before
+    assert projected.shape == (60, 128)
+    assert ratio.mean().item() == pytest.approx(1, abs=0.03)
+    assert ratio.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.2)
+
+
+def test_projection_is_repeatable_and_linear_over_tiles() -> None:
+    features = noise(9000, 20)
+
+    projected = project(features, num_dims=4, seed=1)
+
+    assert torch.equal(projected, project(features, num_dims=4, seed=1))
+    torch.testing.assert_close(projected[8990:], project(features[8990:], num_dims=4, seed=1))
+
+
+def test_projection_leaves_rows_of_few_dimensions_alone() -> None:
+    features = noise(5, 128)
+
+    assert torch.equal(project(features, num_dims=128), features)
+
+
+@pytest.mark.parametrize("select", [k_center_greedy, k_means_medoids, random_rows])
+@pytest.mark.parametrize("n", [0, 6])
+def test_more_rows_than_there_are_or_none_are_refused(select: object, n: int) -> None:
+    with pytest.raises(
+        SettingError, match=f"`n` must be between 1 and the number of rows, 5; got {n}"
+    ):
+        select(noise(5, 2), n)  # type: ignore[operator]
+
+
+def test_values_that_are_no_numbers_are_refused_with_their_row() -> None:
+    features = noise(8, 2)
+    features[3, 1] = float("nan")
+
+    with pytest.raises(DataError, match=r"`features` must be finite numbers; row 3 has others"):
+        k_center_greedy(features, 2)
+
+
+def test_settings_below_one_are_refused() -> None:
+    with pytest.raises(SettingError, match=r"`start` must be at least 1; got 0"):
+        k_center_greedy(noise(5, 2), 2, start=0)
+    with pytest.raises(SettingError, match=r"`iterations` must be at least 1; got 0"):
+        k_means_medoids(noise(5, 2), 2, iterations=0)
+    with pytest.raises(SettingError, match=r"`num_dims` must be at least 1; got 0"):
+        project(noise(5, 2), num_dims=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_greedy_picks_on_a_gpu_are_those_of_the_cpu() -> None:
+    features = noise(20000, 16)
+
+    picks = k_center_greedy(features.cuda(), 2000).cpu()
+
+    assert torch.equal(picks, k_center_greedy(features, 2000))

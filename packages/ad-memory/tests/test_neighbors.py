@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from ad.core.errors import MissingExtraError, SettingError
+from ad.memory.neighbors import Index, NearestNeighbors, nearest
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def like_features(num_rows: int, num_features: int, *, seed: int = 0) -> Tensor:
+    """Rows with a far common centre and variances that fall off, as features of networks do."""
+    deviation = 0.85 ** torch.arange(num_features)
+    return 5 + noise(num_rows, num_features, seed=seed) * deviation
+
+
+def brute_force(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    difference = queries.double()[:, None] - bank.double()
+    return difference.square().sum(2).sqrt().topk(k, largest=False)
+
+
+@pytest.mark.parametrize("make", [noise, like_features])
+@pytest.mark.parametrize(("num_rows", "k"), [(1, 1), (3, 3), (50, 1), (2001, 1), (2001, 9)])
+def test_exact_search_equals_brute_force(make: object, num_rows: int, k: int) -> None:
+    queries, bank = make(130, 40, seed=1), make(num_rows, 40)  # type: ignore[operator]
+
+    distances, indices = nearest(queries, bank, k)
+
+    expected_distances, expected_indices = brute_force(queries, bank, k)
+    assert torch.equal(indices, expected_indices)
+    torch.testing.assert_close(distances.double(), expected_distances, rtol=1e-6, atol=0)
+
+
+def test_exact_search_equals_brute_force_over_several_tiles_of_queries() -> None:
+    queries, bank = like_features(2500, 24, seed=1), like_features(700, 24)
+
+    distances, indices = nearest(queries, bank, 2)
+
+    expected_distances, expected_indices = brute_force(queries, bank, 2)
+    assert torch.equal(indices, expected_indices)
+    torch.testing.assert_close(distances.double(), expected_distances, rtol=1e-6, atol=0)
+
+
+def test_exact_search_proves_most_queries_with_the_first_bound() -> None:
+    # Otherwise that bound is work for nothing, and the cheap way goes untested.
+    index = Index(like_features(3000, 40))
+    queries = like_features(500, 40, seed=1)
+
+    first, full = index.bounds
+    found = index._look(queries, *first.least_of_groups(queries, index.groups), 1, 63)
+
+    assert first.rows.shape[1] < full.rows.shape[1] / 2
+    assert found.proven.float().mean() > 0.9
+
+
+def test_first_bound_exceeds_no_distance() -> None:
+    bank, queries = like_features(400, 40), like_features(60, 40, seed=1)
+    index = Index(bank)
+
+    least, margin = index.bounds[0].least_of_groups(queries, index.groups)
+
+    squares = (queries.double()[:, None] - bank.double()).square().sum(2)
+    least_of_groups = squares.view(60, 4, index.groups).amin(1)
+    assert ((least - margin[:, None]) <= least_of_groups).all()
+
+
+def test_a_row_of_the_bank_is_at_distance_zero_from_itself() -> None:
+    # 1000 off the origin the textbook |a|^2 - 2 a b + |b|^2 has an error of about 0.5 here.
+    bank = 1000 + noise(500, 30)
+
+    distances, indices = nearest(bank, bank, 1)
+
+    assert torch.equal(distances, torch.zeros(500, 1))
+    assert torch.equal(indices[:, 0], torch.arange(500))
+
+
+def test_exact_search_tells_apart_rows_closer_than_float32_products_can() -> None:
+    # 300 rows within 1e-5 of each other, beside others at distances of about 50: all look alike
+    # to the matmul, so that every query needs the last resort.
+    cluster = 1e-6 * noise(300, 24)
+    bank = torch.cat([30 * noise(400, 24, seed=1), cluster])
+    queries = cluster[:20] + 1e-7 * noise(20, 24, seed=2)
+
+    distances, indices = nearest(queries, bank, 1)
+
+    expected_distances, expected_indices = brute_force(queries, bank, 1)
+    assert torch.equal(indices, expected_indices)
+    torch.testing.assert_close(distances.double(), expected_distances, rtol=1e-4, atol=0)
+
+
+def test_fast_search_gives_true_distances_of_rows_next_to_the_nearest() -> None:
+    queries, bank = like_features(600, 64, seed=1), like_features(3000, 64)
+
+    distances, indices = nearest(queries, bank, 1, precision="fast")
+
+    expected_distances, expected_indices = brute_force(queries, bank, 1)
+    own = (queries - bank[indices[:, 0]]).norm(dim=1)
+    torch.testing.assert_close(distances[:, 0], own)
+    assert (indices == expected_indices).float().mean() > 0.98
+    assert (distances / expected_distances - 1).mean() < 1e-3
+
+
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_matmul_settings_are_as_before_after_a_search(precision: str) -> None:
+    settings = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
+    before = [setting.fp32_precision for setting in settings]
+
+    nearest(noise(5, 3), noise(9, 3), 1, precision=precision)  # type: ignore[arg-type]
+
+    assert [setting.fp32_precision for setting in settings] == before
+
+
+def test_a_query_that_is_no_number_gives_a_distance_that_is_none() -> None:
+    queries = noise(3, 4)
+    queries[1] = float("nan")
+
+    distances, _ = nearest(queries, noise(50, 4), 1)
+
+    assert distances[:, 0].isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("k", [0, 6])
+def test_more_neighbours_than_rows_or_none_are_refused(k: int) -> None:
+    message = f"`k` must be between 1 and the number of rows in the bank, 5; got {k}"
+    with pytest.raises(SettingError, match=message):
+        nearest(noise(2, 3), noise(5, 3), k)
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"`precision` must be `exact` or `fast`; got `half`"):
+        nearest(noise(2, 3), noise(5, 3), 1, precision="half")  # type: ignore[arg-type]
+
+
+def test_queries_of_another_length_are_refused() -> None:
+    with pytest.raises(SettingError, match=r"Queries must be `\[Q, 3\]` like the bank; got \[2, 4"):
+        nearest(noise(2, 4), noise(5, 3), 1)
+
+
+def test_an_empty_bank_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"A bank must be `\[M, D\]` with at least one row"):
+        nearest(noise(2, 4), noise(0, 4), 1)
+
+
+def test_memory_answers_from_its_bank_in_half_precision() -> None:
+    memory = NearestNeighbors()
+    memory.remember(noise(40, 6))
+    queries = noise(10, 6, seed=1)
+
+    distances, indices = memory(queries, 2)
+
+    expected_distances, expected_indices = brute_force(queries, noise(40, 6).half(), 2)
+    assert memory.bank.dtype == torch.float16
+    assert torch.equal(indices, expected_indices)
+    torch.testing.assert_close(distances.double(), expected_distances, rtol=1e-6, atol=0)
+
+
+def test_memory_answers_from_a_bank_it_is_given_later() -> None:
+    memory, queries = NearestNeighbors(), noise(10, 6, seed=1)
+    memory.remember(noise(40, 6))
+    memory(queries)
+    other = noise(40, 6, seed=2)
+
+    memory.remember(other)
+    remembered = memory(queries)
+    memory.load_state_dict({"bank": noise(40, 6).half()})
+    loaded = memory(queries)
+
+    assert torch.equal(remembered[1], brute_force(queries, other.half(), 1)[1])
+    assert torch.equal(loaded[1], brute_force(queries, noise(40, 6).half(), 1)[1])
+
+
+def test_memory_ignores_autocast() -> None:
+    memory = NearestNeighbors()
+    memory.remember(like_features(300, 40))
+    queries = like_features(50, 40, seed=1)
+    expected = memory(queries)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        distances, indices = memory(queries)
+
+    assert torch.equal(distances, expected[0])
+    assert torch.equal(indices, expected[1])
+
+
+def test_memory_can_be_exported() -> None:
+    memory = NearestNeighbors()
+    memory.remember(like_features(300, 40))
+    queries = like_features(50, 40, seed=1)
+
+    exported = torch.export.export(memory, (queries,)).module()
+
+    distances, indices = exported(queries)
+    torch.testing.assert_close(distances, memory(queries)[0])
+    assert torch.equal(indices, memory(queries)[1])
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_faiss_finds_what_torch_finds(k: int) -> None:
+    pytest.importorskip("faiss")
+    with_torch, with_faiss = NearestNeighbors(), NearestNeighbors(backend="faiss")
+    for memory in (with_torch, with_faiss):
+        memory.remember(like_features(600, 32))
+    queries = torch.cat([like_features(80, 32, seed=1), with_torch.bank[:20].float()])
+
+    distances, indices = with_faiss(queries, k)
+
+    torch.testing.assert_close(distances, with_torch(queries, k)[0], rtol=1e-6, atol=0)
+    assert torch.equal(indices, with_torch(queries, k)[1])
+
+
+def test_faiss_refuses_what_torch_refuses() -> None:
+    pytest.importorskip("faiss")
+    memory = NearestNeighbors(backend="faiss")
+    memory.remember(noise(5, 3))
+
+    with pytest.raises(SettingError, match=r"`k` must be between 1 and"):
+        memory(noise(2, 3), 6)
+
+
+def test_faiss_that_is_not_installed_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+
+    with pytest.raises(MissingExtraError, match=r"pip install 'ad-memory\[faiss\]'"):
+        NearestNeighbors(backend="faiss")

@@ -1,0 +1,338 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from ad.core.errors import NotFittedError, SettingError
+from ad.core.trainer import Setup
+from ad.memory import patchcore
+from ad.memory.coreset import k_center_greedy, project
+from ad.memory.patchcore import PatchcoreDetector, PatchcoreTrainer
+from ad.memory.patches import ConcatenatedPatches, PooledPatches
+
+SIZE = 32  # pixels; 4 x 4 patches
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def trainer(*, seed: int = 0, **options: Any) -> PatchcoreTrainer:  # noqa: ANN401
+    setup = Setup(img_size=SIZE, normalize=True, weights="random", seed=seed)
+    return PatchcoreTrainer(setup, **{"backbone": "resnet18", "coreset_ratio": 0.5, **options})
+
+
+def fitted(images: Tensor, **options: Any) -> PatchcoreDetector:  # noqa: ANN401
+    one_pass = trainer(**options)
+    one_pass.begin(len(images))
+    for batch in images.split(4):
+        one_pass.observe(batch)
+    one_pass.conclude()
+    return one_pass.detector
+
+
+def unfolded_and_pooled(maps: list[Tensor]) -> Tensor:
+    """The authors' construction, step by step, for any number of layers."""
+    size = maps[0].shape[2:]
+    layers = []
+    for features in maps:
+        batch, channels, height, width = features.shape
+        unfolded = F.unfold(features, 3, padding=1).view(batch, channels * 9, height, width)
+        on_grid = F.interpolate(unfolded, size=size, mode="bilinear", align_corners=False)
+        layers.append(F.adaptive_avg_pool1d(on_grid.permute(0, 2, 3, 1).flatten(0, 2), 1024))
+    pooled = F.adaptive_avg_pool1d(torch.stack(layers, 1).flatten(1), 1024)
+    return pooled.view(batch, *size, 1024)
+
+
+@pytest.mark.parametrize(
+    "channels", [(512, 1024), (128, 256), (64, 128, 256), (24, 96), (1024, 2048), (7,), (40, 176)]
+)
+def test_official_embedding_equals_unfolding_and_pooling(channels: tuple[int, ...]) -> None:
+    maps = [
+        noise(2, count, 8 // 2**layer, 12 // 2**layer, seed=layer)
+        for layer, count in enumerate(channels)
+    ]
+
+    patches = PooledPatches(channels)(maps)
+
+    torch.testing.assert_close(patches, unfolded_and_pooled(maps), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [((512, 1024), [512, 512]), ((128, 256), [128, 256])]
+)
+def test_official_embedding_of_resnets_is_a_depthwise_convolution(
+    channels: tuple[int, ...], groups: list[int]
+) -> None:
+    assert PooledPatches(channels).groups == groups
+
+
+def test_concatenated_embedding_is_the_average_over_zero_padded_neighbourhoods() -> None:
+    shallow, deep = noise(1, 2, 4, 4), noise(1, 3, 2, 2, seed=1)
+
+    patches = ConcatenatedPatches((2, 3))([shallow, deep])
+
+    assert patches.shape == (1, 4, 4, 5)
+    torch.testing.assert_close(patches[0, 1, 2, :2], shallow[0, :, 0:3, 1:4].mean((1, 2)))
+    torch.testing.assert_close(patches[0, 0, 0, :2], shallow[0, :, :2, :2].sum((1, 2)) / 9)
+    # A corner of the grid lies outside the centres of the deep cells, so it is the corner's.
+    torch.testing.assert_close(patches[0, 0, 0, 2:], deep[0].sum((1, 2)) / 9)
+
+
+@pytest.mark.parametrize("embedding", ["official1024", "concat1536"])
+def test_scores_are_distances_to_the_nearest_remembered_patch(embedding: str) -> None:
+    detector = fitted(noise(6, 3, SIZE, SIZE), embedding=embedding)
+    images = noise(3, 3, SIZE, SIZE, seed=1)
+
+    prediction = detector(images)
+
+    patches, bank = detector.embed(images).double(), detector.memory.bank.double()
+    distances = torch.cdist(patches.flatten(0, 2), bank).amin(1).view(3, 4, 4)
+    up = F.interpolate(distances[:, None], size=(SIZE, SIZE), mode="bilinear")[:, 0]
+    expected = torch.stack([torch.from_numpy(gaussian_filter(m, 4.0)) for m in up.numpy()])
+    torch.testing.assert_close(prediction.score.double(), distances.amax((1, 2)), rtol=1e-5, atol=0)
+    assert prediction.map is not None
+    torch.testing.assert_close(prediction.map.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_several_neighbours_are_averaged() -> None:
+    images = noise(6, 3, SIZE, SIZE)
+    detector = fitted(images, n_neighbors=3)
+
+    score = detector(images[:2] * 0.5).score
+
+    patches = detector.embed(images[:2] * 0.5).flatten(1, 2).double()
+    distances = torch.cdist(patches, detector.memory.bank.double())
+    expected = distances.topk(3, largest=False).values.mean(2).amax(1)
+    torch.testing.assert_close(score.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_a_defect_scores_higher_than_what_was_seen_and_is_found_where_it_is() -> None:
+    images = 0.4 + 0.2 * noise(8, 3, 64, 64)
+    detector = fitted(images, coreset_ratio=1.0, layers=("layer1", "layer2"))
+    defect = images[:1].clone()
+    defect[:, :, 40:56, 8:24] = 1.0
+
+    good, bad = detector(images[1:2]), detector(defect)
+
+    assert bad.score > 2 * good.score
+    assert bad.map is not None
+    row, column = divmod(int(bad.map.argmax()), 64)
+    assert 40 <= row < 56
+    assert 8 <= column < 24
+
+
+def test_remembered_patches_are_the_greedy_choice_among_all() -> None:
+    images = noise(6, 3, SIZE, SIZE)
+
+    detector = fitted(images, seed=5, coreset_ratio=0.25)
+
+    patches = detector.embed(images).flatten(0, 2).half()
+    chosen = k_center_greedy(project(patches, seed=5), 24, seed=5)
+    torch.testing.assert_close(detector.memory.bank, patches[chosen], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("coreset", ["greedy", "random", "kmeans"])
+def test_every_coreset_holds_the_asked_number_of_original_patches(coreset: str) -> None:
+    images = noise(6, 3, SIZE, SIZE)
+
+    detector = fitted(images, coreset=coreset, coreset_ratio=0.3)
+
+    patches = detector.embed(images).flatten(0, 2)
+    nearest = torch.cdist(detector.memory.bank.double(), patches.double()).min(1)
+    assert len(detector.memory.bank) == int(0.3 * 6 * 16)
+    assert len(set(nearest.indices.tolist())) == len(detector.memory.bank)
+    assert nearest.values.max() < 1e-3 * patches.norm(dim=1).mean()
+
+
+def test_a_tiny_ratio_still_remembers_one_patch() -> None:
+    assert len(fitted(noise(2, 3, SIZE, SIZE), coreset_ratio=1e-6).memory.bank) == 1
+
+
+@pytest.mark.parametrize("coreset", ["greedy", "random", "kmeans"])
+def test_one_seed_gives_one_bank(coreset: str) -> None:
+    images = noise(4, 3, SIZE, SIZE)
+
+    first = fitted(images, coreset=coreset, seed=1).memory.bank
+
+    assert torch.equal(first, fitted(images, coreset=coreset, seed=1).memory.bank)
+
+
+@pytest.mark.parametrize("score", ["max", "reweight"])
+def test_a_batch_of_one_agrees_with_a_batch_of_eight(score: str) -> None:
+    detector = fitted(noise(4, 3, SIZE, SIZE), score=score)
+    images = noise(8, 3, SIZE, SIZE, seed=1)
+
+    together = detector(images)
+    alone = [detector(image[None]) for image in images]
+
+    assert together.map is not None
+    for number, single in enumerate(alone):
+        assert single.map is not None
+        torch.testing.assert_close(single.score[0], together.score[number], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(single.map[0], together.map[number], rtol=1e-4, atol=1e-4)
+
+
+def test_reweighting_follows_equation_7() -> None:
+    detector = fitted(noise(4, 3, SIZE, SIZE), score="reweight")
+    images = noise(2, 3, SIZE, SIZE, seed=1)
+
+    score = detector(images).score
+
+    bank = detector.memory.bank.double()
+    for image, found in zip(images, score, strict=True):
+        patches = detector.embed(image[None]).flatten(0, 2).double()
+        distances = torch.cdist(patches, bank)
+        worst = distances.amin(1).argmax()
+        nearest = distances[worst].argmin()
+        around = torch.cdist(bank[nearest][None], bank)[0].topk(9, largest=False).indices
+        share = distances[worst, nearest].exp() / distances[worst, around].exp().sum()
+        expected = (1 - share) * distances[worst, nearest]
+        assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])  # exp(100) is infinite in float32
+def test_reweighting_takes_off_one_part_of_b_when_all_b_are_equally_far(scale: float) -> None:
+    detector = trainer(score="reweight").detector
+    corners = torch.zeros(9, 1024)
+    corners[torch.arange(9), torch.arange(9)] = 2 * scale
+    detector.memory.remember(corners)
+    patch = torch.zeros(1, 1024)
+
+    distance, nearest = detector.memory(patch)
+    score = detector._reweighted(patch, distance[:, 0], distance[:, 0], nearest[:, 0])
+
+    assert distance.item() == pytest.approx(2 * scale)
+    assert score.item() == pytest.approx((1 - 1 / 9) * 2 * scale, rel=1e-5)
+
+
+def test_reweighting_counts_the_nearest_patch_even_among_many_equal_ones() -> None:
+    detector = trainer(score="reweight").detector
+    detector.memory.remember(torch.ones(40, 1024))
+    patch = torch.zeros(1, 1024)
+
+    distance, nearest = detector.memory(patch)
+    score = detector._reweighted(patch, distance[:, 0], distance[:, 0], nearest[:, 0])
+
+    assert score.item() == pytest.approx((1 - 1 / 9) * 32, rel=1e-5)
+
+
+def test_a_saved_bank_gives_identical_scores() -> None:
+    detector = fitted(noise(4, 3, SIZE, SIZE))
+    images = noise(3, 3, SIZE, SIZE, seed=1)
+    state = copy.deepcopy(detector.state_dict())
+    other = trainer().detector
+    other.memory.bank = torch.empty_like(state["memory.bank"])
+
+    other.load_state_dict(state)
+
+    expected, found = detector(images), other(images)
+    assert torch.equal(found.score, expected.score)
+    assert found.map is not None
+    assert expected.map is not None
+    assert torch.equal(found.map, expected.map)
+    assert state["memory.bank"].dtype == torch.float16
+
+
+def test_only_the_backbone_and_the_bank_are_saved() -> None:
+    state = fitted(noise(2, 3, SIZE, SIZE)).state_dict()
+
+    assert [name for name in state if not name.startswith("extractor.")] == ["memory.bank"]
+
+
+def test_learning_again_forgets() -> None:
+    one_pass = trainer()
+    banks = []
+    for seed in (1, 2, 1):
+        one_pass.begin(4)
+        one_pass.observe(noise(4, 3, SIZE, SIZE, seed=seed))
+        one_pass.conclude()
+        banks.append(one_pass.detector.memory.bank)
+
+    assert torch.equal(banks[0], banks[2])
+    assert not torch.equal(banks[0], banks[1])
+
+
+def test_more_patches_than_can_be_kept_are_thinned_from_the_seed_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patchcore, "MAX_PATCHES", 50)
+    images = noise(6, 3, SIZE, SIZE)
+
+    with pytest.warns(UserWarning, match="96 patches are more than the 50"):
+        first = fitted(images, coreset_ratio=1.0)
+    with pytest.warns(UserWarning, match="a random part"):
+        second = fitted(images, coreset_ratio=1.0)
+
+    patches = first.embed(images).flatten(0, 2)
+    nearest = torch.cdist(first.memory.bank.double(), patches.double()).min(1)
+    assert torch.equal(first.memory.bank, second.memory.bank)
+    assert len(set(nearest.indices.tolist())) == 50
+    assert nearest.values.max() < 1e-3 * patches.norm(dim=1).mean()
+    assert nearest.indices.max() >= 80  # drawn from all pictures, the last one too
+
+
+@pytest.mark.parametrize("score", ["max", "reweight"])
+def test_detector_can_be_exported(score: str) -> None:
+    detector = fitted(noise(4, 3, SIZE, SIZE), score=score)
+    images = noise(2, 3, SIZE, SIZE, seed=1)
+
+    exported = torch.export.export(detector, (images,)).module()
+
+    torch.testing.assert_close(exported(images).score, detector(images).score)
+    torch.testing.assert_close(exported(images).map, detector(images).map)
+
+
+def test_scores_of_faiss_are_those_of_torch() -> None:
+    pytest.importorskip("faiss")
+    images = noise(4, 3, SIZE, SIZE)
+
+    with_torch, with_faiss = fitted(images), fitted(images, knn="faiss")
+
+    probe = noise(2, 3, SIZE, SIZE, seed=1)
+    torch.testing.assert_close(with_faiss(probe).score, with_torch(probe).score)
+
+
+def test_scoring_before_learning_is_refused() -> None:
+    with pytest.raises(NotFittedError, match=r"`memory\.bank` is empty"):
+        trainer().detector(noise(1, 3, SIZE, SIZE))
+
+
+def test_learning_from_nothing_is_refused() -> None:
+    one_pass = trainer()
+    one_pass.begin(0)
+
+    with pytest.raises(SettingError, match="cannot learn from 0 pictures"):
+        one_pass.conclude()
+
+
+@pytest.mark.parametrize("ratio", [0.0, -0.1, 1.5, float("nan")])
+def test_a_ratio_that_is_no_part_is_refused(ratio: float) -> None:
+    with pytest.raises(SettingError, match=r"`coreset_ratio` must be above 0 and at most 1; got"):
+        trainer(coreset_ratio=ratio)
+
+
+def test_no_neighbours_are_refused() -> None:
+    with pytest.raises(SettingError, match=r"`n_neighbors` must be at least 1; got 0"):
+        trainer(n_neighbors=0)
+
+
+@pytest.mark.parametrize(
+    ("option", "allowed"),
+    [
+        ("embedding", "`official1024`, `concat1536`"),
+        ("coreset", "`greedy`, `random`, `kmeans`"),
+        ("score", "`max`, `reweight`"),
+        ("knn_precision", "`exact`, `fast`"),
+        ("knn", "`torch`, `faiss`"),
+    ],
+)
+def test_a_choice_that_does_not_exist_is_refused(option: str, allowed: str) -> None:
+    with pytest.raises(SettingError, match=f"`{option}` must be one of {allowed}; got `other`"):
+        trainer(**{option: "other"})
