@@ -1,6 +1,6 @@
 """CPU seconds of light commands against importing torch, each in a fresh process.
 
-    python benchmarks/startup.py [--repeats N] [--output FILE]
+python benchmarks/startup.py [--repeats N] [--output FILE]
 """
 
 from __future__ import annotations

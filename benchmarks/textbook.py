@@ -90,7 +90,9 @@ def patchcore(train: list[Path], test: list[Path], ratio: float) -> tuple[np.nda
 
 
 @torch.inference_mode()
-def padim(train: list[Path], test: list[Path], index: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+def padim(
+    train: list[Path], test: list[Path], index: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray]:
     """Image scores and maps of PaDiM on layers 1 to 3, with the given channels of the 448."""
 
     def embed(paths: list[Path]) -> torch.Tensor:  # [N, D, h*w]

@@ -82,7 +82,9 @@ def test_imports_are_light_and_change_nothing(code):
         "heavy = {'torch', 'timm', 'scipy', 'faiss', 'sklearn'} & set(sys.modules)\n"
         "sys.exit(str(heavy or before != dict(os.environ) or ''))"
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=False
+    )
     assert done.stderr.strip() == ""
 
 

@@ -138,6 +138,16 @@ def test_remembered_patches_are_the_greedy_choice_among_all() -> None:
     torch.testing.assert_close(detector.memory.bank, patches[chosen], rtol=1e-3, atol=1e-4)
 
 
+def test_without_projection_the_patches_themselves_are_compared() -> None:
+    images = noise(6, 3, SIZE, SIZE)
+
+    detector = fitted(images, coreset_ratio=0.25, proj_dim=0)
+
+    patches = detector.embed(images).flatten(0, 2).half()
+    chosen = k_center_greedy(patches, 24)
+    torch.testing.assert_close(detector.memory.bank, patches[chosen], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("coreset", ["greedy", "random", "kmeans"])
 def test_every_coreset_holds_the_asked_number_of_original_patches(coreset: str) -> None:
     images = noise(6, 3, SIZE, SIZE)
@@ -321,6 +331,11 @@ def test_a_ratio_that_is_no_part_is_refused(ratio: float) -> None:
 def test_no_neighbours_are_refused() -> None:
     with pytest.raises(SettingError, match=r"`n_neighbors` must be at least 1; got 0"):
         trainer(n_neighbors=0)
+
+
+def test_a_negative_number_of_dimensions_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"`proj_dim` must be at least 1, or 0 for no proj"):
+        trainer(proj_dim=-1)
 
 
 @pytest.mark.parametrize(

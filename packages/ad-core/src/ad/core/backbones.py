@@ -12,6 +12,8 @@ Weights are looked for in this order:
 
 ``weights="random"`` builds the network from the seed instead: for tests and for trying things
 out. A file may hold only the layers that are used.
+
+The backbone ``filter_bank`` has no weights at all: see `ad.core.filter_bank`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ad.core.errors import MissingExtraError, SettingError, WeightsError, listed
+from ad.core.filter_bank import FilterBank
 from ad.core.trainer import FROM_MODEL_FILE as FROM_MODEL_FILE
 from ad.core.trainer import Precision, Setup
 
@@ -40,6 +43,8 @@ except ImportError as error:
     _msg = "Pretrained backbones need timm, which is not installed: pip install 'ad-core[timm]'"
     raise MissingExtraError(_msg) from error
 
+FILTER_BANK = "filter_bank"
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -49,8 +54,9 @@ class FeatureExtractor(nn.Module):
     """The feature maps of some layers of a frozen network.
 
     Args:
-        backbone: A timm model name, with or without tag. A plain name whose torchvision
-            weights exist (``resnet18``) means those (``resnet18.tv_in1k``): the papers' weights.
+        backbone: A timm model name, with or without tag, or ``filter_bank``. A plain name whose
+            torchvision weights exist (``resnet18``) means those (``resnet18.tv_in1k``): the
+            papers' weights.
         layers: Names of the layers, from shallow to deep: ``("layer2", "layer3")``.
         setup: Gives weights policy, seed, normalisation, precision and device.
 
@@ -59,23 +65,34 @@ class FeatureExtractor(nn.Module):
         WeightsError: If no weights can be had.
     """
 
+    channels: tuple[int, ...]
+    """Channels of each layer's map."""
+    strides: tuple[int, ...]
+    """Input pixels per feature cell of each layer."""
     mean: Tensor
     std: Tensor
 
     def __init__(self, backbone: str, layers: Sequence[str], *, setup: Setup) -> None:
         super().__init__()
-        self.name = timm_name(backbone)
         self.precision: Precision = setup.precision
-        indices = _layer_indices(self.name, layers)
-        self.net: nn.Module = _build(self.name, indices, setup)
+        normalize = setup.normalize
+        self.net: nn.Module
+        if backbone == FILTER_BANK:
+            if setup.weights not in ("auto", "random", FROM_MODEL_FILE):
+                msg = f"Backbone `{FILTER_BANK}` has no weights to load; got `{setup.weights}`."
+                raise SettingError(msg)
+            bank = FilterBank(layers)
+            self.net, self.name = bank, backbone
+            self.channels, self.strides = bank.channels, bank.strides
+            normalize = False  # it compares brightness and colours itself
+        else:
+            self.name = timm_name(backbone)
+            self.net = _build(self.name, _layer_indices(self.name, layers), setup)
+            info = cast("Any", self.net.feature_info)  # timm's own type, untyped
+            self.channels, self.strides = tuple(info.channels()), tuple(info.reduction())
         self.net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-        info = cast("Any", self.net.feature_info)  # timm's own type, untyped
-        self.channels: tuple[int, ...] = tuple(info.channels())
-        """Channels of each layer's map."""
-        self.strides: tuple[int, ...] = tuple(info.reduction())
-        """Input pixels per feature cell of each layer."""
         # Constants of the method, not something learnt: kept out of the saved model.
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if setup.normalize else ((0.0,) * 3, (1.0,) * 3)
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if normalize else ((0.0,) * 3, (1.0,) * 3)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.to(setup.device)

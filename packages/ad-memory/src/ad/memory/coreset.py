@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ad.core.errors import DataError, SettingError
 from ad.core.progress import Advance
-from ad.memory.neighbors import nearest
+from ad.memory.neighbors import Index
 
 
 def k_center_greedy(
@@ -224,20 +224,25 @@ class _Rows:
         """Squared norms, ``[N]``."""
 
     def _norms(self) -> Tensor:
-        parts = [self[tile].square().sum(1) for tile in _tiles(len(self.features))]
-        return torch.cat(parts)
+        norm = torch.empty(len(self.features), dtype=torch.float64, device=self.features.device)
+        for tile in _tiles(len(norm)):  # a list of results would leave the heap in pieces
+            norm[tile] = self[tile].square().sum(1)
+        return norm
 
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         return (self.features[index].double() - self.centre).mul_(self.scale)  # [., D]
 
     def mean_distance(self, index: Tensor) -> Tensor:
         """Of every row to some rows, ``[N]``; not squared."""
-        result = torch.empty_like(self.norm)
+        others = self[index]
+        total = torch.zeros_like(self.norm)
         for tile in _tiles(len(self.features)):
             z = self[tile]
-            distances = [torch.linalg.vector_norm(z - other, dim=1) for other in self[index]]
-            result[tile] = torch.stack(distances).mean(0)
-        return result
+            difference = torch.empty_like(z)
+            for other in others:
+                torch.sub(z, other, out=difference)
+                total[tile] += torch.linalg.vector_norm(difference, dim=1)
+        return total / len(others)
 
     def squared_distances(self, index: Tensor) -> Tensor:
         """Between some rows, ``[M, M]``, rounded; `_PICKED` from a row to itself."""
@@ -320,9 +325,13 @@ _STEPS_PER_CHECK = 32
 
 
 def _assign(features: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    parts = [nearest(features[tile], centres, 1) for tile in _tiles(len(features))]
-    distance = torch.cat([part[0][:, 0] for part in parts])
-    return distance, torch.cat([part[1][:, 0] for part in parts])
+    index = Index(centres)
+    distance = torch.empty(len(features), device=features.device)
+    label = torch.empty(len(features), dtype=torch.int64, device=features.device)
+    for tile in _tiles(len(features)):
+        near, cluster = index.search(features[tile], 1)
+        distance[tile], label[tile] = near[:, 0], cluster[:, 0]
+    return distance, label
 
 
 def _means(features: Tensor, label: Tensor, centres: Tensor) -> Tensor:

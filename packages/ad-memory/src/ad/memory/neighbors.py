@@ -3,7 +3,8 @@
 Knows rows and nothing of pictures. How a search goes, for a thousand queries at a time:
 
 1. A matmul gives lower bounds on the squared distances to all rows of the bank. The bank's
-   rows are dealt into M/4 groups of 4; only the least bound of each group is kept.
+   rows are dealt into groups of up to 4; only the least bound of each group is kept. A small bank
+   has groups of 1 and the second bound only.
 2. The distances to the members of the best groups are taken by direct differences, which know
    no cancellation: a row's distance to itself is 0.
 3. If the bounds of all other groups, less the rounding error they can have, are above the k-th
@@ -35,6 +36,7 @@ Backend = Literal["torch", "faiss"]
 _KEPT_VARIANCE = 0.94  # share of the variance in the leading axes of the first bound
 _MEMBERS = 4  # rows of a group
 _EXACT_LOOKS = (3, 15, 63)  # groups looked into beyond the k that can hold the nearest
+_FEW_ROWS = 4096  # a smaller bank is multiplied through sooner than candidates are looked at
 _FAST_LOOK = 7
 
 
@@ -117,10 +119,12 @@ class Index:
             msg = f"A bank must be `[M, D]` with at least one row; got {list(bank.shape)}."
             raise SettingError(msg)
         self.bank = bank
-        self.groups = -(-len(bank) // _MEMBERS)
+        few = len(bank) < _FEW_ROWS
+        self.members = 1 if few else _MEMBERS
+        self.groups = -(-len(bank) // self.members)
         centre = bank.float().mean(0)
         self.bounds = [_Bound(bank, centre, None)]
-        if rotate and bank.device.type != "mps":  # which has no float64
+        if rotate and not few and bank.device.type != "mps":  # which has no float64
             axes = _leading_axes(bank, centre)
             if 2 * axes.shape[1] < bank.shape[1]:
                 self.bounds.insert(0, _Bound(bank, centre, axes))
@@ -171,7 +175,7 @@ class Index:
         count = min(k + spare, self.groups)
         shown = min(count + 1, self.groups)
         bound, group = least.topk(shown, dim=1, largest=False)
-        member = torch.arange(_MEMBERS, device=group.device) * self.groups
+        member = torch.arange(self.members, device=group.device) * self.groups
         index = (group[:, :count, None] + member).flatten(1)  # [Q, candidates]
         square = _squared_distances(queries, self.bank, index.clamp_max(len(self.bank) - 1))
         square = square.masked_fill(index >= len(self.bank), torch.inf)

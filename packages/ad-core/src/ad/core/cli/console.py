@@ -64,7 +64,7 @@ def metrics_table(mean: Metrics, categories: Mapping[str, Metrics]) -> None:
     from rich.table import Table
 
     table = Table(header_style="bold")
-    table.add_column("category")
+    table.add_column("category", no_wrap=True, min_width=max(map(len, ("category", *categories))))
     for title in _TITLES.values():
         table.add_column(title, justify="right")
     rows = [*categories.items()]
@@ -135,8 +135,10 @@ class _Lines:
             return
         self.last = now
         left = (now - self.started) / self.done * (self.total - self.done)
+        # The first few units say little of the rest.
+        known = f", {_duration(left)} left" if self.done * 50 >= self.total else ""
         print(
-            f"{self.name}: {self.done} of {self.total} {self.unit}, {_duration(left)} left",
+            f"{self.name}: {self.done} of {self.total} {self.unit}{known}",
             file=self.stream,
             flush=True,
         )

@@ -36,7 +36,7 @@ def pixel_metrics(
     """How well anomaly maps show where the defects are.
 
     All five figures share one sort of the normal pixels and one of the defective ones. 35 million
-    float32 pixels take about a second on two cores, and one float32 copy of the normal pixels.
+    float32 pixels take one to two seconds on two cores, and one float32 copy of the normal ones.
 
     Args:
         maps: ``[N, H, W]``, or N times ``[H, W]`` whose sizes may differ; finite, higher is more

@@ -44,16 +44,16 @@ def light(rng: Generator, n: int) -> Light:
         float(np.sin(elevation)),
     )
     y, x = grid(n)
-    tilt_y, tilt_x = rng.normal(0, 0.09, 2)
+    tilt_y, tilt_x = rng.normal(0, 0.06, 2)
     tilt_y, tilt_x = tilt_y - 0.06, tilt_x - 0.06  # the lamp stands top left
     middle_y, middle_x = rng.normal(SIDE / 2, 18, 2)
     away = ((y - middle_y) ** 2 + (x - middle_x) ** 2) / np.float32((SIDE / 2) ** 2)
     vignette = 1 - np.float32(0.07) * away
     tilt = 1 + np.float32(tilt_y) * (y / 128 - 1) + np.float32(tilt_x) * (x / 128 - 1)
-    exposure = np.exp(rng.normal(0, 0.075))
+    exposure = np.exp(rng.normal(0, 0.06))
     warm = rng.normal(0, 0.02)
     tone = (float(exposure * (1 + warm)), float(exposure), float(exposure * (1 - warm)))
-    return Light(towards, (tilt * vignette).astype(np.float32), tone, float(rng.uniform(0.45, 0.7)))
+    return Light(towards, (tilt * vignette).astype(np.float32), tone, float(rng.uniform(0.5, 0.62)))
 
 
 def expose(surface: Surface, lamp: Light, size: int) -> NDArray[np.float32]:

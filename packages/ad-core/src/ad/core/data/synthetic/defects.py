@@ -59,16 +59,16 @@ def touched(
 def stain(surface: Surface, flaw: Flaw, *, colour: tuple[float, float, float]) -> None:
     """A liquid that soaked in and dried: ragged, mottled, darker at its rim."""
     s, rng, n = flaw.severity, flaw.rng, len(surface.height)
-    radius = (6 + 20 * s) * rng.uniform(0.8, 1.3)
+    radius = (8 + 20 * s) * rng.uniform(0.8, 1.3)
     away = blot(rng, n, at=_somewhere(surface, flaw), radius=radius, rough=0.7)
     mottled = 1 + np.float32(0.25) * fractal(rng, n, largest=24, octaves=3)
     rim = np.exp(-(((away + np.float32(1.2)) / 1.4) ** 2))
     depth = ramp(away, 1.0, -2.0) * mottled + np.float32(rng.uniform(0.2, 0.7)) * rim
-    surface.tint(colour, np.float32(0.35 + 0.75 * s) * np.clip(depth, 0, None))
+    surface.tint(colour, np.float32(0.45 + 0.7 * s) * np.clip(depth, 0, None))
 
 
 def scratch(
-    surface: Surface, flaw: Flaw, *, colour: tuple[float, float, float], reach: float
+    surface: Surface, flaw: Flaw, *, colour: tuple[float, float, float], reach: float, width: float
 ) -> None:
     """A sharp thing was drawn across the grain: a groove with a burr, bare at its bottom.
 
@@ -77,6 +77,7 @@ def scratch(
         flaw: How bad it is.
         colour: What shows in the groove.
         reach: Length of the longest scratch, in units.
+        width: Half the width of the finest scratch, in units.
     """
     s, rng, n = flaw.severity, flaw.rng, len(surface.height)
     angle = surface.grain + rng.uniform(0.35, np.pi - 0.35)
@@ -107,7 +108,7 @@ def dent(surface: Surface, flaw: Flaw) -> None:
     across = (dy * cos - dx * sin) / np.float32(radius / stretch)
     away = length(along, across)
     bowl = np.clip(1 - away**2, 0, None) ** 2
-    surface.height -= np.float32(radius * (0.14 + 0.22 * s)) * bowl
+    surface.height -= np.float32(radius * (0.10 + 0.25 * s)) * bowl
     bruise = blot(rng, n, at=at, radius=radius * 0.3, rough=0.8)
     surface.tint((0.75, 0.75, 0.75), np.float32(s) * ramp(bruise, 1.0, -1.5))
 
@@ -129,7 +130,7 @@ def torn_hole(surface: Surface, flaw: Flaw) -> None:
     """Yarns are cut through: the dark ground shows, ends fray into the gap."""
     s, rng, n = flaw.severity, flaw.rng, len(surface.height)
     at = _somewhere(surface, flaw)
-    radius = (3.0 + 10 * s) * rng.uniform(0.85, 1.2)
+    radius = (5.0 + 11 * s) * rng.uniform(0.85, 1.2)
     away = blot(rng, n, at=at, radius=radius, rough=0.5)
     for turn in (0.0, RIGHT_ANGLE):
         ends = fibres(rng, n, along=40, across=3.0, angle=surface.grain + turn)
@@ -191,7 +192,7 @@ def worm_holes(surface: Surface, flaw: Flaw) -> None:
     middle = np.asarray(_somewhere(surface, flaw))
     for _ in range(1 + int(rng.integers(0, 2 + int(3 * s)))):
         at = middle + rng.normal(0, 9, 2)
-        radius = (1.5 + 3.6 * s) * rng.uniform(0.8, 1.2)
+        radius = (1.8 + 4.0 * s) * rng.uniform(0.8, 1.2)
         away = blot(rng, n, at=(float(at[0]), float(at[1])), radius=radius, rough=0.15)
         surface.tint((0.6, 0.5, 0.42), np.float32(0.3 + 0.4 * s) * ramp(away, 2.2, -0.5))
         open_ = ramp(away, 0.6, -0.6)
@@ -202,15 +203,17 @@ def worm_holes(surface: Surface, flaw: Flaw) -> None:
 def crack(surface: Surface, flaw: Flaw) -> None:
     """The board split while it dried: a black gap that follows the fibres in steps."""
     s, rng, n = flaw.severity, flaw.rng, len(surface.height)
-    at, long = _somewhere(surface, flaw), (40 + 130 * s) * rng.uniform(0.8, 1.2)
-    path = curve(rng, at=at, length=long, angle=surface.grain, bend=0.1, points=24)
+    at, long = _somewhere(surface, flaw), (50 + 120 * s) * rng.uniform(0.8, 1.2)
+    path = curve(
+        rng, at=at, length=long, angle=surface.grain + rng.normal(0, 0.05), bend=0.15, points=24
+    )
     across = np.asarray([np.cos(surface.grain), -np.sin(surface.grain)])
     steps = np.cumsum(rng.normal(0, 0.35, 24)) + rng.normal(0, 0.25, 24)
     gap, position = along_curve(n, (path + steps[:, None] * across).astype(np.float32))
-    width = np.float32(0.5 + 1.3 * s) * np.sqrt(np.clip(4 * position * (1 - position), 0, 1))
+    width = np.float32(0.8 + 1.8 * s) * np.sqrt(np.clip(4 * position * (1 - position), 0, 1))
     open_ = ramp(np.abs(gap) - width, 0.45, -0.45)
     surface.tint((0.7, 0.62, 0.55), np.float32(0.5) * ramp(np.abs(gap) - width, 1.8, 0.0))
-    surface.paint(linear(48, 32, 22), np.float32(0.6 + 0.35 * s) * open_)
+    surface.paint(linear(48, 32, 22), np.float32(0.75 + 0.2 * s) * open_)
     surface.height -= np.float32(1.2) * open_
 
 
@@ -218,22 +221,22 @@ DAMAGE: dict[str, dict[str, Damage]] = {
     "fabric": {
         "hole": torn_hole,
         "pulled_yarn": pulled_yarn,
-        "stain": partial(stain, colour=(0.42, 0.33, 0.22)),
+        "stain": partial(stain, colour=(0.34, 0.24, 0.15)),
     },
     "metal": {
         "dent": dent,
         "pits": pits,
-        "scratch": partial(scratch, colour=linear(228, 230, 234), reach=130),
+        "scratch": partial(scratch, colour=linear(222, 224, 228), reach=130, width=0.8),
         "stain": partial(stain, colour=(0.66, 0.58, 0.47)),
     },
     "wood": {
         "crack": crack,
         "hole": worm_holes,
-        "scratch": partial(scratch, colour=linear(246, 230, 202), reach=130),
+        "scratch": partial(scratch, colour=linear(248, 234, 210), reach=140, width=1.0),
         "stain": partial(stain, colour=(0.45, 0.36, 0.34)),
     },
     "tray": {
-        "scratch": partial(scratch, colour=linear(96, 92, 88), reach=70),
+        "scratch": partial(scratch, colour=linear(82, 76, 72), reach=80, width=1.1),
         "stain": partial(stain, colour=(0.62, 0.47, 0.28)),
     },
 }

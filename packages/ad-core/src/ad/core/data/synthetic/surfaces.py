@@ -22,22 +22,22 @@ from ad.core.data.synthetic.textures import (
     turned,
 )
 
-YARN = 6.4
+YARN = 5.0
 """Distance of neighbouring yarns, in units."""
 
 
 def fabric(rng: Generator, n: int, flaw: Flaw | None) -> Surface:
     """Twill of blue warp and pale weft, two over and two under.
 
-    Builds the defect ``missing_yarn`` itself: a weft yarn is not there, the warp lies bare.
+    Builds the defect ``missing_yarn`` itself: a weft yarn or two are not there, the warp lies bare.
     """
-    angle = np.radians(rng.normal(0, 2.0))
+    angle = np.radians(rng.normal(0, 1.0))
     across, along = turned(n, angle)
     phase_y, phase_x = rng.uniform(0, 400, 2).astype(np.float32)
-    v = (across + phase_y + np.float32(0.9) * smooth(rng, n, 60)) / np.float32(YARN)
-    u = (along + phase_x + np.float32(0.9) * smooth(rng, n, 60)) / np.float32(YARN)
-    v += np.float32(0.07) * fibres(rng, n, along=14, across=YARN, angle=angle)
-    u += np.float32(0.07) * fibres(rng, n, along=YARN, across=14, angle=angle)
+    v = (across + phase_y + np.float32(0.7) * smooth(rng, n, 80)) / np.float32(YARN)
+    u = (along + phase_x + np.float32(0.7) * smooth(rng, n, 80)) / np.float32(YARN)
+    v += np.float32(0.04) * fibres(rng, n, along=14, across=YARN, angle=angle)
+    u += np.float32(0.04) * fibres(rng, n, along=YARN, across=14, angle=angle)
     weft, warp = np.floor(v).astype(np.int32), np.floor(u).astype(np.int32)
     in_weft, in_warp = v - weft - np.float32(0.5), u - warp - np.float32(0.5)
 
@@ -60,8 +60,8 @@ def fabric(rng: Generator, n: int, flaw: Flaw | None) -> Surface:
     top = np.where(warp_up, warp_height, weft_height)
 
     # Every yarn is dyed and spun a little differently; its twist shows as slanting lines.
-    warp_shade = rng.normal(0, 0.07, 256).astype(np.float32)[warp % 256]
-    weft_shade = rng.normal(0, 0.06, 256).astype(np.float32)[weft % 256]
+    warp_shade = rng.normal(0, 0.05, 256).astype(np.float32)[warp % 256]
+    weft_shade = rng.normal(0, 0.04, 256).astype(np.float32)[weft % 256]
     warp_shade = warp_shade + np.float32(0.1) * fibres(rng, n, along=1.1, across=9, angle=angle)
     weft_shade = weft_shade + np.float32(0.1) * fibres(rng, n, along=9, across=1.1, angle=angle)
     twist = np.where(warp_up, v + in_warp * 1.2, u + in_weft * 1.2) * np.float32(2 * np.pi * 2.5)
@@ -102,20 +102,21 @@ def metal(rng: Generator, n: int, flaw: Flaw | None) -> Surface:  # noqa: ARG001
 
 def wood(rng: Generator, n: int, flaw: Flaw | None) -> Surface:  # noqa: ARG001
     """A planed board of larch: growth rings cut lengthwise, fibres, resin streaks."""
-    angle = np.radians(90 + rng.normal(0, 1.6))
+    angle = np.radians(90 + rng.normal(0, 1.2))
     across, along = turned(n, angle)
-    # The cut runs past the pith at a depth that changes slowly: the rings open into arcs.
-    pith = rng.uniform(-0.6, 1.6) * SIDE
-    slow = fibres(rng, n, along=170, across=60, angle=angle)
-    depth = rng.uniform(110, 220) + (along - 128) * rng.normal(0, 0.10) + slow * np.float32(2)
+    # The cut runs past the pith, outside the picture, at a depth that changes slowly.
+    side = -1 if rng.random() < 0.5 else 1
+    pith = SIDE / 2 + side * rng.uniform(0.65, 1.4) * SIDE
+    slow = fibres(rng, n, along=200, across=80, angle=angle)
+    depth = rng.uniform(70, 150) + (along - 128) * rng.normal(0, 0.06) + np.float32(1.5) * slow
     radius = length(across - np.float32(pith), depth)
-    radius = radius + np.float32(0.6) * fibres(rng, n, along=60, across=7, angle=angle)
+    radius = radius + np.float32(0.5) * fibres(rng, n, along=80, across=9, angle=angle)
     radius = radius + np.float32(0.12) * fibres(rng, n, along=16, across=2.5, angle=angle)
-    years = np.cumsum(np.exp(rng.normal(np.log(8.5), 0.22, 90)))
+    years = np.cumsum(np.exp(rng.normal(np.log(10.5), 0.2, 90)))
     ring = np.interp(radius, years, np.arange(90)).astype(np.float32)
     season = ring - np.floor(ring)
-    strength = rng.uniform(0.65, 1.0, 91).astype(np.float32)[np.floor(ring).astype(np.int32)]
-    late = ramp(season, 0.35, 0.93) * ramp(season, 1.0, 0.94) * strength
+    strength = rng.uniform(0.75, 1.0, 91).astype(np.float32)[np.floor(ring).astype(np.int32)]
+    late = ramp(season, 0.3, 0.95) * ramp(season, 1.0, 0.94) * strength
     fibre = (
         np.float32(0.6) * fibres(rng, n, along=60, across=1.1, angle=angle)
         + np.float32(0.5) * fibres(rng, n, along=20, across=0.8, angle=angle)
@@ -124,10 +125,10 @@ def wood(rng: Generator, n: int, flaw: Flaw | None) -> Surface:  # noqa: ARG001
     pores = ramp(fibres(rng, n, along=13, across=0.9, angle=angle), 1.9, 3.0)
     mix = np.clip(late + np.float32(0.06) * fibre, 0, 1)[..., None]
     colour = (1 - mix) * np.asarray(linear(214, 176, 128), np.float32)
-    colour = colour + mix * np.asarray(linear(166, 112, 66), np.float32)
+    colour = colour + mix * np.asarray(linear(176, 124, 78), np.float32)
     shade = np.float32(0.055) * fibre + np.float32(0.06) * fractal(rng, n, largest=130, octaves=2)
-    colour = colour * np.exp(shade - np.float32(0.4) * pores)[..., None]
-    height = np.float32(0.05) * late + np.float32(0.03) * fibre - np.float32(0.2) * pores
+    colour = colour * np.exp(shade - np.float32(0.28) * pores)[..., None]
+    height = np.float32(0.02) * late + np.float32(0.03) * fibre - np.float32(0.1) * pores
     ones = np.ones((n, n), np.float32)
     return Surface(colour.astype(np.float32), height, ones, float(angle), _anywhere())
 
@@ -142,9 +143,10 @@ def _missing_weft(flaw: Flaw, weft: NDArray[np.int32], along: Field) -> NDArray[
     n = len(weft)
     row, column = flaw.rng.uniform(0.25, 0.75, 2)
     yarn = weft[int(row * n), int(column * n)]
-    half = (20 + 110 * flaw.severity) * flaw.rng.uniform(0.8, 1.2)
+    half = (25 + 110 * flaw.severity) * flaw.rng.uniform(0.8, 1.2)
     near = np.abs(along - np.float32(column * SIDE)) < np.float32(half)
-    gone: NDArray[np.bool_] = near & (weft == yarn)
+    count = 1 if flaw.severity < 0.5 else 2
+    gone: NDArray[np.bool_] = near & (weft >= yarn) & (weft < yarn + count)
     return gone
 
 

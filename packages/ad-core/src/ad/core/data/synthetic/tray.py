@@ -71,12 +71,15 @@ def tray(rng: Generator, n: int, flaw: Flaw | None) -> Surface:
 
 
 def _empty(rng: Generator, n: int, v: Field, u: Field, angle: float) -> Surface:
-    """The tray without tags: a grained plate with nine sunken pockets and their ejector marks."""
+    """The tray without tags: a grained plate with nine sunken pockets, ribbed inside."""
     in_v, in_u = _in_pocket(v), _in_pocket(u)
     inside = (np.abs(v) < 1.5 * PITCH) & (np.abs(u) < 1.5 * PITCH)
     edge = np.where(inside, _box(in_v, in_u, POCKET, 5.0), np.float32(20))
     deep = ramp(edge, 0.0, -3.0)
-    pin = np.abs(length(in_v, in_u) - np.float32(6.5))
+    # Ribs on the pocket's floor, a ring and a cross, carry the tag.
+    away = length(in_v, in_u)
+    cross = np.minimum(np.abs(in_v), np.abs(in_u))
+    rib = np.minimum(np.abs(away - np.float32(15)), np.where(away < 26, cross, np.float32(9)))
     grain = smooth(rng, n, 1.6)
     tone = np.exp(
         np.float32(0.05) * grain + np.float32(0.04) * fractal(rng, n, largest=80, octaves=2)
@@ -84,7 +87,7 @@ def _empty(rng: Generator, n: int, v: Field, u: Field, angle: float) -> Surface:
     base = np.asarray(linear(74, 80, 88), np.float32)
     colour = base * (tone * (1 - np.float32(0.16) * deep))[..., None]
     height = np.float32(0.03) * grain - np.float32(3.0) * deep
-    height = height + np.float32(0.35) * ramp(pin, 1.6, 0.0) * deep
+    height = height + np.float32(1.4) * ramp(rib, 2.2, 0.4) * deep
     # The pocket's walls keep light from its rim, most where they stand towards the lamp.
     lee = np.where(inside, _box(in_v - LEE, in_u - LEE, POCKET, 5.0), np.float32(20))
     shadow = (
