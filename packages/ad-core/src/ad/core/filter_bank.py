@@ -80,7 +80,7 @@ class FilterBank(nn.Module):
             ("derivatives", _derivative_filters(opponent)),
             ("energies", _energy_forms()),
             ("gains", _energy_gains()),
-            ("halving", _outer(torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])).expand(3, 1, 5, 5)),
+            ("halving", torch.eye(3)[:, :, None, None] * _outer(torch.tensor([1.0, 4, 6, 4, 1]))),
             ("opponent", opponent),
             ("surround", _outer(_gaussian(_SURROUND, 9)).expand(3, 1, 19, 19)),
         ):
@@ -105,7 +105,7 @@ class FilterBank(nn.Module):
                 for scale in _SCALES[name]:
                     for _ in range(scale - last):
                         smooth = F.pad(level, (2, 2, 2, 2), mode="replicate")
-                        level = F.conv2d(smooth, self.halving, stride=2, groups=3)
+                        level = F.conv2d(smooth, self.halving, stride=2)
                     last = scale
                     found.append(self._energies(level, STRIDE >> scale))
                 if name == "coarse":
@@ -116,18 +116,14 @@ class FilterBank(nn.Module):
     def _energies(self, level: Tensor, stride: int) -> Tensor:
         """Pooled energies of one scale, ``[B, 20, h, w]``."""
         padded = F.pad(level, (_RADIUS,) * 4, mode="replicate")
-        y, x, yy, xx, xy, *colour = F.conv2d(padded, self.derivatives).unbind(1)
-        blots = torch.stack([yy + xx, colour[2], colour[5]], 1)
-        products = torch.stack(
-            [
-                *(x * x, x * y, y * y),
-                *(xx * xx, xy * xy, yy * yy, xx * xy, xx * yy, xy * yy),
-                *(colour[0] ** 2 + colour[1] ** 2, colour[3] ** 2 + colour[4] ** 2),
-            ],
-            1,
+        responses = F.conv2d(padded, self.derivatives)  # y, x, yy, xy, xx, ...
+        products = (
+            responses.square(),
+            responses[:, :4] * responses[:, 1:5],
+            responses[:, 2:3] * responses[:, 4:5],
+            responses[:, -3:].clamp(min=0).square(),
         )
-        bright, dark = blots.clamp(min=0).square(), blots.clamp(max=0).square()
-        pooled = _pool(torch.cat([products, bright, dark], 1), stride)  # [B, 17, h, w]
+        pooled = torch.cat([_pool(maps, stride) for maps in products], 1)  # [B, 20, h, w]
         energies = F.conv2d(pooled, self.energies).clamp(min=0)
         return (energies + _FLOOR).pow(0.25) * self.gains
 
@@ -142,8 +138,8 @@ def _pool(maps: Tensor, stride: int) -> Tensor:
     """Average over overlapping windows of twice the stride (3 for stride 1)."""
     if stride == 1:
         return F.avg_pool2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    half = stride // 2
-    return F.avg_pool2d(F.pad(maps, (half,) * 4, mode="replicate"), 2 * stride, stride)
+    halves = F.avg_pool2d(maps, stride // 2) if stride > 2 else maps  # the bulk of it, cheaply
+    return F.avg_pool2d(F.pad(halves, (1, 1, 1, 1), mode="replicate"), 4, 2)
 
 
 def _opponent() -> Tensor:
@@ -156,10 +152,11 @@ def _opponent() -> Tensor:
 
 
 def _derivative_filters(opponent: Tensor) -> Tensor:
-    """Gaussian derivatives of brightness (y, x, yy, xx, xy) and of both contrasts (y, x, blot).
+    """Gaussian derivatives of brightness and of both colour contrasts.
 
     Returns:
-        ``[11, 3, 9, 9]``.
+        ``[12, 3, 9, 9]``: y, x, yy, xy, xx of brightness; y, x of red against green; y, x of blue
+        against yellow; yy + xx of all three.
     """
     at = torch.arange(-_RADIUS, _RADIUS + 1, dtype=torch.float64)
     g0 = _gaussian(1.0, _RADIUS)
@@ -169,34 +166,44 @@ def _derivative_filters(opponent: Tensor) -> Tensor:
     y, x, xy = torch.outer(g1, g0), torch.outer(g0, g1), torch.outer(g1, g1)
     yy, xx = torch.outer(g2, g0), torch.outer(g0, g2)
     bright, red_green, blue_yellow = opponent.double()
-    filters = [bright * shape for shape in (y, x, yy, xx, xy)]
-    filters += [red_green * shape for shape in (y, x, yy + xx)]
-    filters += [blue_yellow * shape for shape in (y, x, yy + xx)]
+    filters = [bright * shape for shape in (y, x, yy, xy, xx)]
+    filters += [colour * shape for colour in (red_green, blue_yellow) for shape in (y, x)]
+    filters += [colour * (yy + xx) for colour in (bright, red_green, blue_yellow)]
     return torch.stack(filters)
 
 
 def _energy_forms() -> Tensor:
-    """Energies in all directions as sums of pooled products, ``[20, 17, 1, 1]``.
+    """Energies as sums of the pooled products, ``[20, 20, 1, 1]``.
 
-    The derivative in direction (c, s) is c x + s y, the second one c² xx + 2 c s xy + s² yy.
+    The derivative in direction (c, s) is c x + s y, the second one c² xx + 2 c s xy + s² yy; the
+    mean square of either is a sum of means of products. Dark blots answer positively ("l+"); bright
+    ones are all blots less the dark.
     """
-    forms = torch.zeros(_ENERGIES, 17, dtype=torch.float64)
-    for k in range(_DIRECTIONS):
-        angle = math.pi * k / _DIRECTIONS
-        c, s = math.cos(angle), math.sin(angle)
-        forms[k, :3] = torch.tensor([c * c, 2 * c * s, s * s])
+    squares = ("y²", "x²", "yy²", "xy²", "xx²", "ry²", "rx²", "by²", "bx²", "l²", "r²", "b²")
+    names = (*squares, "yx", "x·yy", "yy·xy", "xy·xx", "yy·xx", "l+", "r+", "b+")
+    column = {name: k for k, name in enumerate(names)}
+    forms: list[dict[str, float]] = []
+    angles = [math.pi * k / _DIRECTIONS for k in range(_DIRECTIONS)]
+    for c, s in ((math.cos(a), math.sin(a)) for a in angles):
+        forms.append({"x²": c * c, "yx": 2 * c * s, "y²": s * s})
+    for c, s in ((math.cos(a), math.sin(a)) for a in angles):
         p, q, r = c * c, 2 * c * s, s * s
-        forms[_DIRECTIONS + k, 3:9] = torch.tensor(
-            [p * p, q * q, r * r, 2 * p * q, 2 * p * r, 2 * q * r]
-        )
-    forms[2 * _DIRECTIONS :, 9:] = torch.eye(8)
-    return forms[:, :, None, None]
+        mixed = {"xy·xx": 2 * p * q, "yy·xx": 2 * p * r, "yy·xy": 2 * q * r}
+        forms.append({"xx²": p * p, "xy²": q * q, "yy²": r * r, **mixed})
+    forms += [{"ry²": 1, "rx²": 1}, {"by²": 1, "bx²": 1}]
+    forms += [{"l+": 1}, {"r+": 1}, {"b+": 1}]
+    forms += [{"l²": 1, "l+": -1}, {"r²": 1, "r+": -1}, {"b²": 1, "b+": -1}]
+    matrix = torch.zeros(_ENERGIES, len(names), dtype=torch.float64)
+    for row, form in enumerate(forms):
+        for name, factor in form.items():
+            matrix[row, column[name]] = factor
+    return matrix[:, :, None, None]
 
 
 def _energy_gains() -> Tensor:
     """What each energy's fourth root counts in a distance, ``[20, 1, 1]``."""
     colour = [_COLOUR] * 2
-    blots = [_BLOT, _COLOUR, _COLOUR] * 2  # bright, then dark
+    blots = [_BLOT, _COLOUR, _COLOUR] * 2  # dark, then bright
     gains = [_EDGE] * _DIRECTIONS + [_LINE] * _DIRECTIONS + colour + blots
     return _ROOT_GAIN * torch.tensor(gains)[:, None, None]
 
