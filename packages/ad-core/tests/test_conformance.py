@@ -39,6 +39,8 @@ class BrokenDetector(Detector):
             score = score * float("nan")
         if self.fault == "map":
             map_ = map_[:, ::2]
+        if self.fault == "elsewhere":
+            map_ = map_.roll(32, dims=1)
         if self.fault == "no map":
             map_ = None
         if self.fault == "random":
@@ -86,6 +88,7 @@ def broken(monkeypatch):
         ("random", "random generator alone"),
         ("unsaved", "saved and loaded model must score the same"),
         ("blind", "must score higher than good pictures"),
+        ("elsewhere", "must be higher on a blatant defect"),
     ],
 )
 def test_a_broken_promise_is_named(broken, monkeypatch, fault, words):
