@@ -1,7 +1,8 @@
-"""Real pictures: the packages find defects at least as well as a plain textbook implementation."""
+"""Real pictures: the packages find what a plain textbook implementation finds."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import textbook
 import torch
@@ -20,8 +21,8 @@ pytestmark = [
     ),
 ]
 
-SLACK = 0.003
-"""The first picks of a coreset are random: AUROC may differ by so much."""
+SLACK = 0.01
+"""bf16 features and resizing to within one grey level reorder a few scores that lie close."""
 
 
 @pytest.fixture(autouse=True)
@@ -54,30 +55,43 @@ def data(request, some_tiles):
     return "mvtec", "hazelnut_toy", SHARED / "data"
 
 
-def compare(ours, known, test, scores, maps):
-    reference = textbook.figures(test, scores, maps)
-    for key, value in reference.items():
-        assert ours.metrics[key] >= value - SLACK, (key, ours.metrics, reference)
+def compare(ours, test, scores, maps):
+    findings = ours.detector.predict([sample.path for sample in test])
+    assert np.corrcoef([found.score for found in findings], scores)[0, 1] > 0.998
+    assert np.abs(np.stack([found.map for found in findings]) / maps - 1).mean() < 0.01
+    for key, value in textbook.figures(test, scores, maps).items():
+        assert ours.metrics[key] > value - SLACK, key
 
 
 @pytest.mark.slow
-def test_patchcore_is_as_good_as_the_textbook(data, tmp_path):
+def test_patchcore_equals_the_textbook(data, tmp_path):
     dataset, category, root = data
     known, test = split(*data)
     ours = train(dataset, category, "patchcore-resnet18", data_root=root, holdout=0,
-                 output_dir=tmp_path / "run", model={"coreset_ratio": 0.005})  # fmt: skip
-    compare(ours, known, test, *textbook.patchcore(known, [s.path for s in test], 0.005))
+                 output_dir=tmp_path / "run",
+                 model={"coreset_ratio": 0.005})  # fmt: skip
+    rows = torch.cat([textbook.patches([path])[0] for path in known])
+    remembered = ours.detector.detector.memory.bank.float()
+    # Which patches a greedy choice meets is chaotic: one rounded digit changes all that follow.
+    # What it promises is to leave no patch far away, and that it does as well as the textbook.
+    picks, reach = textbook.greedy(rows, int(0.005 * len(rows)), seed=0)
+    assert len(remembered) == len(picks)
+    left = torch.cat([torch.cdist(some, remembered).amin(1) for some in rows.split(4096)])
+    assert left.max() == pytest.approx(reach, rel=0.02)
+    # With the same patches remembered, all else must agree.
+    same = torch.cat([torch.cdist(some, rows).argmin(1) for some in remembered.split(64)])
+    compare(ours, test, *textbook.patchcore(rows[same], [s.path for s in test]))
 
 
 @pytest.mark.slow
-def test_padim_is_as_good_as_the_textbook(data, tmp_path):
+def test_padim_equals_the_textbook(data, tmp_path):
     dataset, category, root = data
     known, test = split(*data)
     ours = train(dataset, category, "padim-resnet18", data_root=root, holdout=0,
                  output_dir=tmp_path / "run")  # fmt: skip
     chosen = ours.detector.detector.embedding  # the same channels: only the rest may differ
     index = torch.cat([chosen.channels_0, chosen.channels_1 + 64, chosen.channels_2 + 192])
-    compare(ours, known, test, *textbook.padim(known, [s.path for s in test], index))
+    compare(ours, test, *textbook.padim(known, [s.path for s in test], index))
 
 
 def test_the_whole_way_on_real_hazelnuts(tmp_path):

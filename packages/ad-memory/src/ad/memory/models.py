@@ -47,6 +47,7 @@ PATCHCORE = ModelSpec(
         "embedding": "official1024",
         "coreset_ratio": 0.1,
         "coreset": "greedy",
+        "proj_dim": 128,
         "n_neighbors": 1,
         "score": "max",
         "knn_precision": "exact",
@@ -65,8 +66,10 @@ PATCHCORE_RESNET18 = ModelSpec(
     name="patchcore-resnet18",
     trainer=PATCHCORE.trainer,
     # With so few channels the authors' pooling mixes none: on Magnetic Tile Defects plain
-    # concatenation finds more (0.92 to 0.95 image AUROC against 0.88).
-    model={**PATCHCORE.model, "backbone": "resnet18", "embedding": "concat1536"},
+    # concatenation finds more (0.92 to 0.95 image AUROC against 0.88). With so few features a
+    # coreset chosen without projecting them costs little, and a small one is better for it
+    # (1 in 800: 0.944 to 0.953 against 0.918 to 0.924, three seeds each).
+    model={**PATCHCORE.model, "backbone": "resnet18", "embedding": "concat1536", "proj_dim": 0},
     train=PATCHCORE.train,
     summary="PatchCore on ResNet-18: small and fast",
     paper=PATCHCORE.paper,
