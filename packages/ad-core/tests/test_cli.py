@@ -1,7 +1,9 @@
 import csv
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -171,3 +173,45 @@ def test_stopping_by_hand_has_status_130(run_ad, monkeypatch):
 
     monkeypatch.setattr("ad.core.registry.ModelRegistry.names", stopped)
     assert run_ad("models")[0] == 130
+
+
+def test_names_that_look_like_markup_or_are_no_text_do_no_harm(run_ad, trained, tmp_path):
+    run, _, _ = trained
+    odd = tmp_path / "odd"
+    names = ["z[c].png", "part [red].png", f"{'long' * 55}.png", os.fsdecode(b"caf\xe9.png")]
+    odd.mkdir()
+    for name in names:
+        Image.new("RGB", (40, 30)).save(odd / name)
+    status, out, _ = run_ad("predict", run, odd, "--output", tmp_path / "found")
+    assert status == 0
+    flat = out.replace("\n", "").replace(" ", "")
+    assert "z[c].png" in flat
+    assert "part[red].png" in flat
+    assert len(list((tmp_path / "found/heatmaps").iterdir())) == 4
+    table = (tmp_path / "found/predictions.csv").read_bytes()
+    assert b"caf\xe9.png" in table
+    status, out, _ = run_ad("predict", run, odd, "--output", tmp_path / "again", "--json")
+    assert status == 0
+    assert out.isascii()
+    assert [Path(p["path"]).name for p in json.loads(out)["predictions"]] == sorted(names)
+
+
+def test_predictions_of_a_bare_model_folder_lie_beside_it(run_ad, trained, toy_root):
+    run, _, _ = trained
+    run_ad("predict", run / "model", toy_root / "toy/test/good")
+    assert (run / "predictions/predictions.csv").is_file()
+    assert sorted(path.name for path in (run / "model").iterdir()) == [
+        "config.json", "manifest.json", "model.safetensors",
+    ]  # fmt: skip
+
+
+def test_heat_maps_are_named_after_what_tells_pictures_apart(run_ad, trained, toy_root, tmp_path):
+    run, _, _ = trained
+    run_ad("predict", run, toy_root / "toy/test", "--output", tmp_path / "found")
+    names = sorted(path.name for path in (tmp_path / "found/heatmaps").iterdir())
+    assert (names[0], names[-1]) == ("0001-good-000.png", "0008-square-003.png")
+
+
+def test_the_threshold_is_counted_on_screen(run_ad, trained):
+    _, _, err = run_ad("evaluate", trained[0])
+    assert "at the threshold: 4 of 4 defective pictures found, " in err

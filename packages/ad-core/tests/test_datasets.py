@@ -161,7 +161,7 @@ def test_three_folders_anywhere_make_a_data_set(tmp_path):
     ("root", "words"),
     [
         ("normals=.", "got `normals=`. Did you mean `normal`"),
-        ("normal=./nowhere", "`./nowhere` of `normal=` does not exist"),
+        ("normal=./nowhere", "nowhere` of `normal=` does not exist"),
         ("masks=.", "needs `normal=DIR`; got `masks`"),
     ],
 )
@@ -205,3 +205,45 @@ def test_the_fingerprint_sees_a_changed_file(tmp_path):
 def test_every_layout_describes_itself(dataset):
     text = describe(dataset)
     assert all(word in text for word in ("<data root>/", "Source: ", "Licence: "))
+
+
+def test_a_folder_that_does_not_exist_is_named():
+    with pytest.raises(DataError, match=r"^There is no folder `\./no such`\. Give the folder"):
+        locate(FOLDER, "./no such", None)
+
+
+def test_roots_are_absolute(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert locate(MVTEC, "x", "later")[1] == tmp_path / "later"
+    parts = locate(FOLDER, "all", "normal=a,masks=./b")[1]
+    assert str(parts) == f"normal={tmp_path / 'a'},masks={tmp_path / 'b'}"
+
+
+def test_mvtecs_tree_is_not_read_as_a_folder(tmp_path):
+    put(tmp_path, "bolt/train/good/0.png", "bolt/test/good/1.png")
+    with pytest.raises(DataError, match="is laid out as `mvtec`.*\nhint: ad train mvtec bolt"):
+        collect(FOLDER, "all", root=tmp_path / "bolt", seed=0)
+
+
+def test_commas_without_a_name_are_left_out(tmp_path):
+    put(tmp_path, "bolt/train/good/0.png")
+    assert len(collect(MVTEC, "bolt,bolt,", root=tmp_path, seed=0)) == 1
+
+
+@pytest.mark.parametrize("layout", ["mvtec", "folder"])
+def test_masks_that_belong_to_no_picture_are_refused(tmp_path, layout):
+    if layout == "mvtec":
+        put(tmp_path, "c/train/good/0.png", "c/test/dent/1.png", "c/ground_truth/dent/m1.png")
+        dataset, root = MVTEC, tmp_path
+    else:
+        put(tmp_path, *(f"good/{n}.png" for n in range(5)), "dent/1.png", "masks/dent/m1.png")
+        dataset, root = FOLDER, tmp_path
+    with pytest.raises(DataError, match=r"None of the 1 masks in .*`m1\.png`.*such as `1\.png`"):
+        collect(dataset, "all", root=root, seed=0)
+
+
+def test_a_folder_of_masks_beside_the_defective_ones_is_refused(tmp_path):
+    put(tmp_path, *(f"good/{n}.png" for n in range(5)), "dent/1.png", "dent_masks/1.png")
+    with pytest.raises(DataError, match="`.*dent_masks` seems to hold masks"):
+        collect(FOLDER, "all", root=tmp_path, seed=0)

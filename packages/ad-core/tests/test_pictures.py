@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ad.core.data.pictures import read_mask, read_picture, resize, rgb_array
+from ad.core.data.pictures import check_headers, read_mask, read_picture, resize, rgb_array
 from ad.core.errors import PictureError
 
 
@@ -122,7 +122,7 @@ def test_a_folder_named_like_a_picture_is_refused(tmp_path):
 def test_a_decompression_bomb_is_refused(tmp_path, colours, monkeypatch):
     path = save(tmp_path / "a.png", Image.fromarray(colours))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # 600 pixels: a warning in Pillow
-    with pytest.raises(PictureError, match="decompression bomb"):
+    with pytest.raises(PictureError, match=r"a.png` has more than 500 pixels, .*Cut it into tiles"):
         read_picture(path)
 
 
@@ -213,3 +213,23 @@ def test_an_unreadable_mask_names_its_path(tmp_path, pair):
     (tmp_path / "e.png").touch()
     with pytest.raises(PictureError, match=r"mask `.*e\.png` is empty"):
         read_mask(tmp_path / "e.png", pair[1], 10)
+
+
+def test_a_picture_of_twelve_bits_in_sixteen_is_warned_of(tmp_path):
+    pixels = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
+    path = save(tmp_path / "a.png", Image.fromarray(pixels))
+    with pytest.warns(UserWarning, match=r"No pixel of `.*a\.png` is above 4095"):
+        read_picture(path)
+
+
+def test_headers_are_checked_without_decoding(tmp_path, pair):
+    mask, picture = pair
+    check_headers(picture, (mask,))
+    wrong = save(tmp_path / "w.png", Image.new("L", (30, 30)))
+    with pytest.raises(PictureError, match=r"^The mask `.*w\.png` is 30 x 30 .* same shape"):
+        check_headers(picture, (wrong,))
+    (tmp_path / "e.png").touch()
+    with pytest.raises(PictureError, match=r"^The picture `.*e\.png` is empty"):
+        check_headers(tmp_path / "e.png", ())
+    with pytest.raises(PictureError, match=r"^The mask `.*e\.png` is empty"):
+        check_headers(picture, (tmp_path / "e.png",))

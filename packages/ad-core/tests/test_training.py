@@ -165,7 +165,7 @@ def test_held_out_pictures_are_not_learnt_from(toy_root):
 
 
 def test_a_holdout_that_leaves_nothing_is_refused(mean_picture, toy_root, tmp_path):
-    words = "keeps back 10 of the 10 training pictures of `toy`"
+    words = "keeps back 10 of the 10 good pictures of `toy` that are for training"
     with pytest.raises(SettingError, match=words):
         train("mvtec", "toy", mean_picture, data_root=toy_root, holdout=0.99)
 
@@ -263,7 +263,7 @@ def test_a_saved_model_of_another_version_is_refused(trained, tmp_path):
     from ad.core.predict import ModelConfig
 
     _, values = read_model(trained.run / "model")
-    for change in ({"extra": 1}, {"precision": "fp8"}, {"img_size": "32"}):
+    for change in ({"extra": 1}, {"precision": "fp8"}, {"img_size": "32"}, {"img_size": -5}):
         with pytest.raises(ModelFileError, match="missing, unknown or malformed entry"):
             ModelConfig.from_json({**values, **change}, tmp_path)
 
@@ -271,3 +271,83 @@ def test_a_saved_model_of_another_version_is_refused(trained, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="no peak memory on Windows")
 def test_peak_memory_is_known(trained):
     assert trained.peak_memory > 2**20
+
+
+def test_the_threshold_is_counted_on_the_test_pictures(trained):
+    verdicts = trained.evaluation.verdicts
+    assert (verdicts.found, verdicts.defective, verdicts.good) == (4, 4, 4)
+    assert 0 <= verdicts.false_alarms <= 4
+
+
+def test_a_category_of_one_kind_only_has_no_image_figures(mean_picture, toy_root, tmp_path):
+    write_mvtec_tree(toy_root, "bad", size=32, good=0, seed=7)
+    result = train("mvtec", "all", mean_picture, data_root=toy_root, output_dir=tmp_path / "run")
+    figures = result.evaluation.categories["bad"]
+    assert all(figures[key] is None for key in IMAGE_METRICS)
+    assert figures["pixel_auroc"] is not None  # beside the defects there are normal pixels
+    assert result.metrics["image_auroc"] == result.evaluation.categories["toy"]["image_auroc"]
+    assert any("No test picture of `bad` is good: image metrics" in n for n in result.notes)
+    assert "The mean of image metrics is over 1 of 2 categories." in result.notes
+
+
+def test_more_good_pictures_than_were_trained_on_are_not_evaluated(mean_picture, tmp_path):
+    for kind, count in (("good", 10), ("dent", 2)):
+        (tmp_path / "parts" / kind).mkdir(parents=True)
+        for n in range(count):
+            picture, _ = make_picture(n, size=32, defect=kind == "dent")
+            Image.fromarray(picture).save(tmp_path / "parts" / kind / f"{n}.png")
+    run = tmp_path / "run"
+    train("folder", "all", mean_picture, data_root=tmp_path / "parts", output_dir=run)
+    evaluate(run)
+    Image.fromarray(make_picture(20, size=32)[0]).save(tmp_path / "parts/good/new.png")
+    with pytest.raises(DataError, match="are not those of the data now .8 then, 8 now, or others"):
+        evaluate(run)
+
+
+def test_a_renamed_single_category_is_evaluated(mean_picture, toy_root, tmp_path):
+    run = tmp_path / "run"
+    result = train("mvtec", "toy", mean_picture, data_root=toy_root / "toy", output_dir=run)
+    (toy_root / "toy").rename(tmp_path / "renamed")
+    assert evaluate(run, data_root=tmp_path / "renamed").metrics == result.metrics
+
+
+def test_a_test_picture_or_mask_that_cannot_work_is_found_before_learning(
+    mean_picture, toy_root, tmp_path
+):
+    Image.new("L", (7, 30)).save(toy_root / "toy/ground_truth/square/001_mask.png")
+    with pytest.raises(PictureError, match="001_mask.png` is 7 x 30 pixels and its picture"):
+        train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_came_to_nothing_can_be_tried_again(mean_picture, toy_root, tmp_path):
+    path = toy_root / "toy/train/good/003.png"
+    path.write_bytes(path.read_bytes()[:-40])  # its header is whole
+    with pytest.raises(PictureError, match=r"003\.png` cannot be read"):
+        train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_test_picture_leaves_the_model_and_says_how_to_go_on(
+    mean_picture, toy_root, tmp_path
+):
+    path = toy_root / "toy/test/good/001.png"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(PictureError, match="hint: the model is saved; repair the test pictures"):
+        train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=tmp_path / "run")
+    path.unlink()
+    assert evaluate(tmp_path / "run").num_images == 7
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"settings": {}}', '{"settings": {"dataset": 5, "category": "", "seed": 0}}']
+)
+def test_a_malformed_record_is_no_run(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(ModelFileError, match=r"is no run directory: its `run\.json` cannot"):
+        evaluate(tmp_path)
+
+
+def test_a_picture_object_is_refused_with_words(trained):
+    with pytest.raises(DataError, match="path, a folder or a NumPy array; got Image"):
+        trained.detector.predict(Image.new("RGB", (8, 8)))

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.data.batches import PictureSet
 from ad.core.data.pictures import read_mask
-from ad.core.data.samples import Sample, collect
-from ad.core.errors import DataError, ModelFileError
+from ad.core.data.samples import Sample, collect, fingerprint, locate
+from ad.core.errors import DataError, ModelFileError, listed
 from ad.core.metrics import image_metrics, pixel_metrics
 from ad.core.predict import LoadedDetector, load
 from ad.core.progress import SILENT, Progress
@@ -26,6 +26,19 @@ PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_05")
 
 Metrics = dict[str, float | None]
 """Each of `IMAGE_METRICS` and `PIXEL_METRICS`, in [0, 1]; None where it is not defined."""
+
+
+class Verdicts(NamedTuple):
+    """What the threshold called the test pictures."""
+
+    found: int
+    """Defective pictures that were called defective."""
+    defective: int
+    """Defective pictures in all."""
+    false_alarms: int
+    """Good pictures that were called defective."""
+    good: int
+    """Good pictures in all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +57,8 @@ class Evaluation:
     """What a reader of the figures must know."""
     scores: tuple[float, ...]
     """Raw score of each test picture, in the order of the samples."""
+    verdicts: Verdicts | None
+    """How the threshold did; None without one."""
     seconds_per_image: float | None
     """Decoding and scoring, without the metrics; None without test pictures."""
 
@@ -54,6 +69,7 @@ class Evaluation:
             "categories": self.categories,
             "num_images": self.num_images,
             "resolution": [self.resolution, self.resolution],
+            "verdicts": None if self.verdicts is None else self.verdicts._asdict(),
             "notes": list(self.notes),
         }
 
@@ -79,34 +95,71 @@ def evaluate(
         ModelFileError: If the folder is no run directory.
         DataError: If the data are gone or changed their layout.
     """
-    settings = read_run(Path(run))
-    root = data_root if data_root is not None else settings["data_root"]
-    samples = collect(
-        get_dataset(settings["dataset"]),
-        settings["category"],
-        root=None if root is None else Path(root),
-        seed=settings["seed"],
-        progress=progress,
-    )
+    record = read_run(Path(run))
+    settings = record["settings"]
+    dataset = get_dataset(settings["dataset"])
+    given = data_root if data_root is not None else settings["data_root"]
+    _, root = locate(dataset, settings["category"], given)
+    category = settings["category"]
+    if root is not None and dataset.categories(root) == [root.name] and category != "all":
+        category = root.name  # the root is the one category itself, and may have been renamed
+    samples = collect(dataset, category, root=root, seed=settings["seed"], progress=progress)
     test = [sample for sample in samples if sample.split == "test"]
     if not test:
         msg = f"The data of `{run}` have no test pictures: there is nothing to evaluate on."
         raise DataError(msg)
+    _check_unseen(Path(run), record, samples)
     return measure(load(run, device=device), test, batch_size=batch_size, progress=progress)
 
 
+def _check_unseen(run: Path, record: dict[str, Any], samples: Sequence[Sample]) -> None:
+    """Refuse when other good pictures are there to train on: a split by seed is another one then.
+
+    Pictures that were learnt from would be among the test pictures.
+    """
+    then, now = record["data"]["training"], training_pictures(samples)
+    if then != now:
+        msg = (
+            f"The good pictures that `{run}` was trained on are not those of the data now "
+            f"({then[0]} then, {now[0]} now, or others), so test pictures may be among those it "
+            "has learnt. "
+            "Restore the data, or train again; to score new pictures: "
+            f"ad predict {run} PICTURE_OR_FOLDER"
+        )
+        raise DataError(msg)
+
+
+def training_pictures(samples: Sequence[Sample]) -> list[Any]:
+    """How many pictures there are to train on, and a sha256 of their names and sizes.
+
+    A renamed category makes no difference.
+    """
+    training = [replace(s, category="") for s in samples if s.split == "train"]
+    return [len(training), fingerprint(training)]
+
+
 def read_run(run: Path) -> dict[str, Any]:
-    """The resolved settings of a run, from its ``run.json``.
+    """What a run was made of, from its ``run.json``.
 
     Raises:
-        ModelFileError: If there is none.
+        ModelFileError: If there is none, or it is not one that a run wrote.
     """
     try:
-        settings: dict[str, Any] = json.loads((run / "run.json").read_text())["settings"]
+        record: dict[str, Any] = json.loads((run / "run.json").read_text())
+        settings = record["settings"]
+        for key, value, kind in (
+            ("dataset", settings["dataset"], str),
+            ("category", settings["category"], str),
+            ("seed", settings["seed"], int),
+            ("data_root", settings["data_root"], (str, type(None))),
+            ("training", record["data"]["training"], list),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(key)
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"`{run}` is no run directory: its `run.json` cannot be read ({error})."
         raise ModelFileError(msg) from error
-    return settings
+    return record
 
 
 def measure(
@@ -154,7 +207,8 @@ def measure(
         categories=categories,
         num_images=len(samples),
         resolution=detector.config.img_size,
-        notes=tuple(_notes(detector, samples)),
+        notes=tuple(_notes(detector, samples, categories)),
+        verdicts=_verdicts(detector, samples, scores),
         scores=tuple(float(score) for score in scores),
         seconds_per_image=seconds,
     )
@@ -170,7 +224,8 @@ def _category(
     rows = [row for row, sample in enumerate(samples) if sample.category == name]
     labels = np.array([samples[row].label for row in rows])
     metrics: Metrics = dict.fromkeys((*IMAGE_METRICS, *PIXEL_METRICS))
-    metrics |= image_metrics(scores[rows], labels)
+    if labels.any() and not labels.all():  # of defective ones alone AP is 1, whatever they score
+        metrics |= image_metrics(scores[rows], labels)
     known: list[NDArray[np.float32]] = []
     truths: list[NDArray[np.bool_]] = []
     for row in rows:
@@ -198,16 +253,43 @@ def _mean(categories: list[Metrics]) -> Metrics:
     return mean
 
 
-def _notes(detector: LoadedDetector, samples: Sequence[Sample]) -> list[str]:
+def _verdicts(
+    detector: LoadedDetector, samples: Sequence[Sample], scores: NDArray[np.float32]
+) -> Verdicts | None:
+    if detector.config.calibration is None:
+        return None
+    called = np.array([detector.config.calibration.is_anomalous(float(score)) for score in scores])
+    bad = np.array([sample.label == 1 for sample in samples])
+    called, bad = called.astype(bool), bad.astype(bool)
+    return Verdicts(
+        found=int((called & bad).sum()),
+        defective=int(bad.sum()),
+        false_alarms=int((called & ~bad).sum()),
+        good=int((~bad).sum()),
+    )
+
+
+def _notes(
+    detector: LoadedDetector, samples: Sequence[Sample], categories: dict[str, Metrics]
+) -> list[str]:
     if not samples:
         return ["The data have no test pictures: there are no figures."]
     notes = []
     bad = [sample for sample in samples if sample.label == 1]
     without = [sample for sample in bad if not sample.masks]
-    if not bad:
-        notes.append("No test picture is defective: metrics need both kinds and are not defined.")
-    elif len(bad) == len(samples):
-        notes.append("No test picture is good: metrics need both kinds and are not defined.")
+    for kind, noun in ((1, "defective"), (0, "good")):
+        lacking = {s.category for s in samples} - {s.category for s in samples if s.label == kind}
+        if lacking:
+            where = f" of {listed(lacking)}" if len(categories) > 1 else ""
+            notes.append(
+                f"No test picture{where} is {noun}: image metrics need both kinds and are not "
+                "defined."
+            )
+    defined = sum(metrics["image_auroc"] is not None for metrics in categories.values())
+    if 0 < defined < len(categories):
+        notes.append(
+            f"The mean of image metrics is over {defined} of {len(categories)} categories."
+        )
     if not detector.detector.localises:
         notes.append(f"`{detector.config.model}` does not localise: image metrics only.")
     elif without and len(without) == len(bad):

@@ -8,6 +8,7 @@ is looked up among the installed ones.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -45,14 +46,19 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # such as a name that is too long
+            temporary.unlink()
         msg = f"`{path}` cannot be written ({error.strerror}). Nothing there was changed."
         raise OutputError(msg) from error
 
 
 def to_json(value: object) -> bytes:
     """JSON as people and tools like it: indented, keys in the order given, newline at the end."""
-    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # a file name that is no valid text: escaped, it still is JSON
+        return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def free_folder(wanted: Path) -> Path:

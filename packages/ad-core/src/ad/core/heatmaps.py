@@ -13,37 +13,44 @@ _COLOURS = np.array(
 )
 _ALPHAS = np.array([0.0, 0.0, 0.35, 0.6, 0.75])
 _GAP = 8
-_SHORT_SIDE = 256
+_SHORT_SIDE, _LONG_SIDE = 256, 1024  # of the picture on the sheet, in pixels
 
 
-def overlay(picture: NDArray[np.uint8], heat: NDArray[np.floating], label: str) -> Image.Image:
+def overlay(
+    picture: NDArray[np.uint8], heat: NDArray[np.floating], label: str, *, outline: bool = True
+) -> Image.Image:
     """Lay a heat map over a picture, beside the picture itself.
 
     Args:
         picture: ``[H, W, 3]``, RGB.
-        heat: ``[h, w]`` in [0, 1]; 0.5 is the pixel threshold and is outlined.
+        heat: ``[h, w]`` in [0, 1]; 0.5 is the pixel threshold.
         label: One line of text under the pictures: score and verdict.
+        outline: Whether to outline where the threshold is passed.
 
     Returns:
         The picture on the left, the same under the heat map on the right, the label below.
-        Small pictures are enlarged so that the label can be read.
+        Small pictures are enlarged so that the label can be read, large ones reduced.
     """
     plain = Image.fromarray(picture)
     scale = max(1.0, _SHORT_SIDE / min(plain.size))
-    size = (round(plain.width * scale), round(plain.height * scale))
+    scale = min(scale, _LONG_SIDE / max(plain.size))
+    size = (max(1, round(plain.width * scale)), max(1, round(plain.height * scale)))
     plain = plain.resize(size, Image.Resampling.BICUBIC)
     smooth = np.asarray(
         Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
     )
-    colour = np.stack([np.interp(smooth, _STOPS, channel) for channel in _COLOURS.T], axis=-1)
-    alpha = np.interp(smooth, _STOPS, _ALPHAS)[..., None]
+    levels = np.linspace(0, 1, 256)
+    table = np.stack([np.interp(levels, _STOPS, c) for c in (*_COLOURS.T, _ALPHAS)], axis=-1)
+    shade = table.astype(np.float32)[np.rint(smooth.clip(0, 1) * 255).astype(np.uint8)]
+    colour, alpha = shade[..., :3], shade[..., 3:]
     mixed = np.asarray(plain) * (1 - alpha) + colour * alpha
     above = smooth >= 0.5
     inner = above.copy()
     inner[1:-1, 1:-1] = (
         above[1:-1, 1:-1] & above[:-2, 1:-1] & above[2:, 1:-1] & above[1:-1, :-2] & above[1:-1, 2:]
     )
-    mixed[above & ~inner] = (255, 0, 60)
+    if outline:
+        mixed[above & ~inner] = (255, 0, 60)
 
     text_height = 22
     sheet = Image.new("RGB", (2 * size[0] + _GAP, size[1] + text_height), "white")

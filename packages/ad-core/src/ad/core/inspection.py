@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from ad.core.files import free_folder, make_folder, write_atomic
 from ad.core.heatmaps import overlay
 from ad.core.predict import Finding, find_sources, load
 from ad.core.progress import SILENT, Progress
+
+_NAME_LENGTH = 60  # characters of a heat map's name, the last ones; file systems allow 255 bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +93,8 @@ def inspect(
     """Predict on pictures and write ``predictions.csv`` and ``heatmaps/*.png``.
 
     Heat maps are scaled so that 0.5 is the pixel threshold, which is outlined; without
-    calibration they are scaled to each picture's own range.
+    calibration they are scaled to each picture's own range, say so, and nothing is outlined.
+    The table grows with each picture, so that a run that is stopped has what it had found.
 
     Args:
         run: A run directory.
@@ -105,30 +109,42 @@ def inspect(
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
     detector = load(run)
-    find_sources(list(paths))  # a mistyped path is refused before anything is written
-    folder = free_folder(Path(run) / "predictions") if output is None else Path(output)
+    sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
+    home = Path(run).parent if (Path(run) / "manifest.json").exists() else Path(run)
+    folder = free_folder(home / "predictions") if output is None else Path(output)
     make_folder(folder)
     (folder / "heatmaps").mkdir()
+    names = _heatmap_names([source for source in sources if isinstance(source, Path)])
     rows = []
-    for number, finding in enumerate(detector.stream(list(paths), progress=progress), start=1):
-        assert finding.path is not None  # only paths were given
-        heatmap = None
-        if finding.map is not None:
-            heatmap = folder / "heatmaps" / f"{number:04d}-{finding.path.stem}.png"
-            write_atomic(heatmap, _picture(finding, detector.config.calibration))
-        rows.append(
-            Row(
-                path=finding.path,
-                score=finding.score,
-                normalized=finding.normalized,
-                verdict=_verdict(finding),
-                heatmap=heatmap,
-                error=finding.error,
+    with _Table(folder / "predictions.csv") as table:
+        for number, finding in enumerate(detector.stream(list(paths), progress=progress)):
+            assert finding.path is not None  # only paths were given
+            heatmap = None
+            if finding.map is not None:
+                heatmap = folder / "heatmaps" / names[number]
+                write_atomic(heatmap, _picture(finding, detector.config.calibration))
+            rows.append(
+                Row(
+                    path=finding.path,
+                    score=finding.score,
+                    normalized=finding.normalized,
+                    verdict=_verdict(finding),
+                    heatmap=heatmap,
+                    error=finding.error,
+                )
             )
-        )
-    inspection = Inspection(output=folder, threshold=detector.threshold, rows=tuple(rows))
-    write_atomic(folder / "predictions.csv", _table(rows))
-    return inspection
+            table.add(rows[-1])
+    return Inspection(output=folder, threshold=detector.threshold, rows=tuple(rows))
+
+
+def _heatmap_names(paths: Sequence[Path]) -> list[str]:
+    """A number and what tells the pictures apart: their paths below the folder all are in."""
+    top = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
+    names = []
+    for number, path in enumerate(paths, start=1):
+        inside = "-".join(path.absolute().relative_to(top).with_suffix("").parts)
+        names.append(f"{number:04d}-{inside[-_NAME_LENGTH:]}.png")
+    return names
 
 
 def _verdict(finding: Finding) -> str:
@@ -143,23 +159,35 @@ def _picture(finding: Finding, calibration: Calibration | None) -> bytes:
     assert finding.path is not None
     assert finding.map is not None
     heat: NDArray[np.floating[Any]]
-    if calibration is not None:
+    if calibration is not None and finding.normalized is not None:
         heat = calibration.normalize_map(finding.map)
+        label = f"{_verdict(finding)}   score {finding.score:.4g}   {finding.normalized:.2f} of 1"
     else:
         low, high = finding.map.min(), finding.map.max()
         heat = (finding.map - low) / max(high - low, np.finfo(np.float32).tiny)
-    scaled = "" if finding.normalized is None else f"   {finding.normalized:.2f} of 1"
-    label = f"{_verdict(finding)}   score {finding.score:.4g}{scaled}"
+        label = f"score {finding.score:.4g}   colours: this picture's own range"
+    sheet = overlay(read_picture(finding.path), heat, label, outline=calibration is not None)
     buffer = io.BytesIO()
-    overlay(read_picture(finding.path), heat, label).save(buffer, format="PNG")
+    sheet.save(buffer, format="PNG", compress_level=4)  # half the time for a tenth more bytes
     return buffer.getvalue()
 
 
-def _table(rows: Sequence[Row]) -> bytes:
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer)
-    writer.writerow(["path", "score", "normalized", "verdict", "heatmap", "error"])
-    for row in rows:
+class _Table:
+    """``predictions.csv``, a line as soon as it is known."""
+
+    def __init__(self, path: Path) -> None:
+        # Names that are no valid text are written as the bytes they are.
+        self.file = path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+        self.writer = csv.writer(self.file)
+        self.writer.writerow(["path", "score", "normalized", "verdict", "heatmap", "error"])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def add(self, row: Row) -> None:
         cells = (row.path, row.score, row.normalized, row.verdict, row.heatmap, row.error)
-        writer.writerow(["" if cell is None else cell for cell in cells])
-    return buffer.getvalue().encode()
+        self.writer.writerow(["" if cell is None else cell for cell in cells])
+        self.file.flush()

@@ -95,6 +95,8 @@ class ModelConfig:
         wrong = set(values) ^ set(kinds) or {
             key for key, kind in kinds.items() if not isinstance(values[key], kind)
         }
+        if not wrong and not 1 <= values["img_size"] <= 4096:
+            wrong = {"img_size"}
         if wrong or values["precision"] not in ("fp32", "bf16"):
             name = min(wrong, default="precision")
             msg = (
@@ -247,7 +249,7 @@ def find_sources(inputs: Inputs) -> list[Source]:
     Raises:
         DataError: If a path does not exist, or a folder holds no picture.
     """
-    many = [inputs] if isinstance(inputs, (str, Path, np.ndarray)) else inputs
+    many = inputs if isinstance(inputs, Sequence) and not isinstance(inputs, str) else [inputs]
     sources: list[Source] = []
     for one in many:
         if isinstance(one, np.ndarray):

@@ -5,6 +5,7 @@ What is tested is the saved model, loaded again: the figures are those of the fi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -21,11 +22,12 @@ import torch
 
 from ad.core.calibrate import Calibration, calibrate
 from ad.core.data.batches import PictureSet
+from ad.core.data.pictures import check_headers
 from ad.core.data.samples import Sample, collect, fingerprint, locate, split_seeded
 from ad.core.detector import Detector
 from ad.core.devices import peak_memory, resolve_device, resolve_precision
-from ad.core.errors import SettingError
-from ad.core.evaluation import Evaluation, Metrics, measure
+from ad.core.errors import PictureError, SettingError
+from ad.core.evaluation import Evaluation, Metrics, measure, training_pictures
 from ad.core.files import free_folder, make_folder, save_model, to_json, write_atomic
 from ad.core.loop import fit
 from ad.core.predict import LoadedDetector, ModelConfig, load
@@ -104,8 +106,10 @@ def train(
     spec = ModelRegistry.get(model_type)
     trainer_class = load_trainer(spec)
     dataset = get_dataset(dataset_type)
-    title = Path(category).name  # of the run; a category may be given as a path
+    title = category
     category, root = locate(dataset, category, data_root)
+    if data_root is None and dataset.path_as_category and root is not None:
+        title = root.name  # the category was given as a folder
     settings = run_settings(
         spec,
         trainer_class,
@@ -134,6 +138,7 @@ def train(
     samples = collect(dataset, category, root=root, seed=seed, progress=progress)
     learning, held_out = hold_out(samples, settings.holdout, seed)
     test = [sample for sample in samples if sample.split == "test"]
+    _check_pictures(samples, progress)
 
     # Everything that can be refused has been; only now does the run touch the disk.
     trainer = trainer_class(
@@ -156,7 +161,11 @@ def train(
     log.write("start", learning=len(learning), held_out=len(held_out), test=len(test))
 
     started = time.perf_counter()
-    fit(trainer, PictureSet([sample.path for sample in learning], settings.img_size))
+    try:
+        fit(trainer, PictureSet([sample.path for sample in learning], settings.img_size))
+    except BaseException:
+        _forget(run)
+        raise
     fit_seconds = time.perf_counter() - started
     log.write("fitted", seconds=fit_seconds)
 
@@ -176,7 +185,13 @@ def train(
     del trainer  # its memory is free before the saved model comes in
 
     detector = load(run, device=settings.device)
-    evaluation = measure(detector, test, batch_size=settings.batch_size, progress=progress)
+    try:
+        evaluation = measure(detector, test, batch_size=settings.batch_size, progress=progress)
+    except PictureError as error:
+        msg = (
+            f"{error}\nhint: the model is saved; repair the test pictures, then: ad evaluate {run}"
+        )
+        raise PictureError(msg) from error
     seconds = {"fit": fit_seconds, "test_per_image": evaluation.seconds_per_image}
     peak = peak_memory(target)
     notes = (*_calibration_notes(calibration), *evaluation.notes)
@@ -230,8 +245,9 @@ def hold_out(
         kept_back = max(1, round(len(own) * share)) if share else 0
         if kept_back >= len(own):
             msg = (
-                f"`holdout` {share} keeps back {kept_back} of the {len(own)} training pictures of "
-                f"`{category}`: nothing is left to learn from. Give more pictures or `holdout` 0."
+                f"`holdout` {share} keeps back {kept_back} of the {len(own)} good pictures of "
+                f"`{category}` that are for training: nothing is left to learn from. Give more "
+                "pictures or `holdout` 0."
             )
             raise SettingError(msg)
         back, rest = split_seeded(own, kept_back, seed)
@@ -252,6 +268,22 @@ class _Log:
             file.write(line + "\n")
 
 
+def _check_pictures(samples: Sequence[Sample], progress: Progress) -> None:
+    """Find what cannot be opened, and masks that do not fit, before minutes of learning."""
+    with progress.step("checking", total=len(samples), unit="pictures") as advance:
+        for sample in samples:
+            check_headers(sample.path, sample.masks)
+            advance(1)
+
+
+def _forget(run: Path) -> None:
+    """Remove a run that came to nothing, so that the same command can be tried again."""
+    for name in ("run.json", "log.jsonl"):
+        (run / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody put a file there
+        run.rmdir()
+
+
 def _run_folder(name: str, output_dir: str | Path | None) -> Path:
     if output_dir is not None:
         folder = Path(output_dir)
@@ -270,7 +302,11 @@ def _record(settings: RunSettings, samples: Sequence[Sample], precision: str) ->
         "settings": settings.model_dump(),
         "precision": precision,
         "threads": torch.get_num_threads(),
-        "data": {"pictures": len(samples), "sha256": fingerprint(samples)},
+        "data": {
+            "pictures": len(samples),
+            "sha256": fingerprint(samples),
+            "training": training_pictures(samples),
+        },
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in (*packages, *([family] if family else []))},

@@ -6,6 +6,7 @@ stopped by Ctrl-C.
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -42,6 +43,8 @@ def main() -> None:
             f"error: another distribution's `ad` package ({ad.__file__}) hides this one\n\n"
             "hint: pip uninstall ad"
         )
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is shown
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except AdError as error:

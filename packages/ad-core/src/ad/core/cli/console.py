@@ -18,7 +18,7 @@ from ad.core.progress import Advance
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ad.core.evaluation import Metrics
+    from ad.core.evaluation import Metrics, Verdicts
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -38,7 +38,7 @@ def out() -> Console:
     """The console for data: stdout."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=False)
+    return Console(highlight=False, soft_wrap=False, markup=False)
 
 
 def say(text: str) -> None:
@@ -55,8 +55,8 @@ def print_error(error: Exception) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON object to stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """Print one JSON object to stdout; in ASCII, whatever the terminal or pipe can take."""
+    print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def metrics_table(mean: Metrics, categories: Mapping[str, Metrics]) -> None:
@@ -79,6 +79,16 @@ def notes(texts: Sequence[str]) -> None:
     """Print what a user should know, one note a line."""
     for text in texts:
         say(f"note: {text}")
+
+
+def say_verdicts(verdicts: Verdicts | None) -> None:
+    """Say how the threshold did on the test pictures, if there is one."""
+    if verdicts is None:
+        return
+    say(
+        f"at the threshold: {verdicts.found} of {verdicts.defective} defective pictures found, "
+        f"{verdicts.false_alarms} of {verdicts.good} good ones called defective"
+    )
 
 
 class ConsoleProgress:

@@ -23,7 +23,7 @@ def datasets(
         from ad.core.data.samples import describe
 
         spec = get_dataset(name)
-        console.print(f"{spec.summary}\n{describe(spec)}", markup=False)
+        console.print(f"{spec.summary}\n{describe(spec)}")
         return
     from rich.table import Table
 

@@ -20,7 +20,14 @@ def evaluate(
 
     Example: [bold]ad evaluate runs/mvtec-bottle-patchcore[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, metrics_table, notes, print_json, say
+    from ad.core.cli.console import (
+        ConsoleProgress,
+        metrics_table,
+        notes,
+        print_json,
+        say,
+        say_verdicts,
+    )
     from ad.core.evaluation import evaluate as run_evaluate
 
     result = run_evaluate(run, data_root=data_root, progress=ConsoleProgress())
@@ -34,5 +41,6 @@ def evaluate(
         f"{result.num_images} test pictures; pixels compared at "
         f"{result.resolution} x {result.resolution}"
     )
+    say_verdicts(result.verdicts)
     if each is not None:
         say(f"testing {each * 1000:.1f} ms a picture")

@@ -113,7 +113,7 @@ def result_json(result: TrainResult) -> dict[str, Any]:
 
 def print_result(result: TrainResult) -> None:
     """A training's result for a person."""
-    from ad.core.cli.console import metrics_table, notes, say
+    from ad.core.cli.console import metrics_table, notes, say, say_verdicts
 
     notes(result.notes)
     if result.evaluation.num_images:
@@ -122,6 +122,7 @@ def print_result(result: TrainResult) -> None:
             f"{result.evaluation.num_images} test pictures; pixels compared at "
             f"{result.evaluation.resolution} x {result.evaluation.resolution}"
         )
+    say_verdicts(result.evaluation.verdicts)
     fit, each = result.seconds["fit"], result.seconds["test_per_image"]
     times = f"learning {fit:.1f} s" if fit is not None else ""
     times += f", testing {each * 1000:.1f} ms a picture" if each is not None else ""

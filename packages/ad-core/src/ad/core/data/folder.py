@@ -11,6 +11,7 @@ from ad.core.data.samples import (
     GOOD,
     DatasetSpec,
     Sample,
+    check_masks_fit,
     folders_in,
     masks_by_stem,
     pictures_below,
@@ -47,6 +48,13 @@ def categories(root: Path) -> list[str]:
         return []
     if _normal_folder(root) is not None:
         return [root.resolve().name]
+    if (root / "train" / GOOD).is_dir():
+        msg = (
+            f"`{root}` is laid out as `mvtec`, with `train/good` and `test`. Read as `folder`, its "
+            f"test pictures would be learnt from.\n"
+            f"hint: ad train mvtec {root.resolve().name} MODEL --data-root {root}"
+        )
+        raise DataError(msg)
     below = [folder.name for folder in folders_in(root) if _normal_folder(folder) is not None]
     return below or ([root.resolve().name] if pictures_in(root) else [])
 
@@ -114,7 +122,18 @@ Abnormal = tuple[Path, str, tuple[Path, ...]]
 def _kinds(folder: Path, normal: Path) -> list[Abnormal]:
     kinds = [f for f in folders_in(folder) if f != normal and f.name.lower() not in _MASK_NAMES]
     masks = next((f for f in folders_in(folder) if f.name.lower() in _MASK_NAMES), None)
-    return [found for kind in kinds for found in _abnormal(kind, masks)]
+    for kind in kinds:
+        if kind.name.lower().endswith(_MASK_NAMES):
+            msg = (
+                f"`{kind}` seems to hold masks, not defective parts. Masks go into "
+                f"`{folder / 'masks' / '<kind of defect>'}`."
+            )
+            raise DataError(msg)
+    found = [one for kind in kinds for one in _abnormal(kind, masks)]
+    if masks is not None and found and not any(own for _, _, own in found):
+        for home in (masks, *folders_in(masks)):
+            check_masks_fit(home, (path.stem for path, _, _ in found))
+    return found
 
 
 def _abnormal(folder: Path | None, masks: Path | None) -> list[Abnormal]:

@@ -8,6 +8,7 @@ from ad.core.data.samples import (
     GOOD,
     DatasetSpec,
     Sample,
+    check_masks_fit,
     folders_in,
     masks_by_stem,
     pictures_in,
@@ -37,8 +38,10 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
         if group.name == GOOD:
             found += [Sample(path, 0, "test", category) for path in pictures_in(group)]
             continue
+        pictures = pictures_in(group)
+        check_masks_fit(folder / "ground_truth" / group.name, (path.stem for path in pictures))
         masks = masks_by_stem(folder / "ground_truth" / group.name)
-        for path in pictures_in(group):
+        for path in pictures:
             mask = (masks[path.stem],) if path.stem in masks else ()
             found.append(Sample(path, 1, "test", category, group.name, mask))
     return found

@@ -9,6 +9,7 @@ path.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,9 @@ def read_picture(path: Path, *, size: int | None = None) -> NDArray[np.uint8]:
             if size is not None:
                 # `draft` changes nothing but JPEG, and never goes below what is asked for.
                 image.draft(None, (2 * size, 2 * size))
-            return _rgb(ImageOps.exif_transpose(image))
-    except PictureError as error:
-        msg = f"The picture `{path}` cannot be used: {error}"
-        raise PictureError(msg) from error
+            return _rgb(ImageOps.exif_transpose(image), path)
+    except PictureError:
+        raise
     except _UNREADABLE as error:
         raise PictureError(_unreadable("picture", path, error)) from error
 
@@ -72,13 +72,7 @@ def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
     try:
         with _quiet_open(path) as mask, _quiet_open(picture) as image:
             turned = image.getexif().get(_ORIENTATION, 1)
-            upright = image.size if turned < 5 else image.size[::-1]
-            if not _same_shape(mask.size, upright) and not _same_shape(mask.size, image.size):
-                msg = (
-                    f"The mask `{path}` is {mask.width} x {mask.height} pixels and its picture "
-                    f"`{picture}` {upright[0]} x {upright[1]}: they must have the same shape."
-                )
-                raise PictureError(msg)
+            upright = _check_mask_shape(path, mask.size, picture, image.size, turned)
             threshold = 127 if mask.format == "JPEG" else 0
             defective = Image.fromarray((_first_channel(mask) > threshold).astype(np.uint8))
             if turned > 1 and mask.size == image.size and mask.size != upright:
@@ -88,8 +82,26 @@ def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
                 defective.info["exif"] = exif.tobytes()
                 defective = ImageOps.exif_transpose(defective)
             return np.asarray(defective.resize((size, size), Image.Resampling.NEAREST)) > 0
+    except PictureError:
+        raise
     except _UNREADABLE as error:
         raise PictureError(_unreadable("mask", path, error)) from error
+
+
+def check_headers(path: Path, masks: Sequence[Path]) -> None:
+    """Check that a picture and its masks can be opened and fit, without decoding them.
+
+    A mask may have the picture's shape or that shape turned: to know which is right, some formats
+    have to be decoded.
+
+    Raises:
+        PictureError: If one is missing, empty or no picture, or a mask has another shape.
+    """
+    size = _size("picture", path)
+    for mask in masks:
+        of_mask = _size("mask", mask)
+        if not _same_shape(of_mask, size[::-1]):
+            _check_mask_shape(mask, of_mask, path, size, 1)
 
 
 def rgb_array(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -158,22 +170,38 @@ def _quiet_open(path: Path) -> Image.Image:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             return Image.open(path)
-        except Image.DecompressionBombWarning as warning:
-            raise OSError(str(warning)) from warning
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            msg = (
+                f"`{path}` has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the most that is "
+                "decoded, since a small file can claim any size. Cut it into tiles, or scale it "
+                "down."
+            )
+            raise PictureError(msg) from error
 
 
-def _rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith("I;16"):
+def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):
         # Pillow's own conversion clips at 255 instead of scaling.
-        return rgb_array(np.asarray(image).astype(np.uint16))
-    if image.mode == "I":
         pixels = np.asarray(image)
         if pixels.min() < 0 or pixels.max() > 65535:
-            msg = "its 32-bit values go beyond 16 bits; save it with 8 or 16 bits a channel."
+            msg = (
+                f"The picture `{path}` cannot be used: its 32-bit values go beyond 16 bits; save "
+                "it with 8 or 16 bits a channel."
+            )
             raise PictureError(msg)
+        if 255 < pixels.max() < 4096:
+            warnings.warn(
+                f"No pixel of `{path}` is above 4095: it seems to hold 10 or 12 bits in a file of "
+                "16, and is nearly black when taken as 16. Scale such pictures to 16 or 8 bits.",
+                stacklevel=2,
+            )
         return rgb_array(pixels.astype(np.uint16))
     if image.mode == "F":
-        return rgb_array(np.asarray(image))
+        try:
+            return rgb_array(np.asarray(image))
+        except PictureError as error:
+            msg = f"The picture `{path}` cannot be used: {error}"
+            raise PictureError(msg) from error
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
@@ -186,6 +214,31 @@ def _first_channel(mask: Image.Image) -> NDArray[Any]:
         return pixels
     colours = pixels[..., : 1 if mask.mode == "LA" else 3]
     return np.asarray(colours.max(axis=2))
+
+
+def _size(noun: str, path: Path) -> tuple[int, int]:
+    """Width and height of the pixels in a file, from its header."""
+    try:
+        with _quiet_open(path) as image:
+            return image.size
+    except PictureError:
+        raise
+    except _UNREADABLE as error:
+        raise PictureError(_unreadable(noun, path, error)) from error
+
+
+def _check_mask_shape(
+    path: Path, mask: tuple[int, int], picture: Path, size: tuple[int, int], turned: int
+) -> tuple[int, int]:
+    """The picture's size when upright; the mask must have that shape, or the file's."""
+    upright = size if turned < 5 else size[::-1]
+    if not _same_shape(mask, upright) and not _same_shape(mask, size):
+        msg = (
+            f"The mask `{path}` is {mask[0]} x {mask[1]} pixels and its picture `{picture}` "
+            f"{upright[0]} x {upright[1]}: they must have the same shape."
+        )
+        raise PictureError(msg)
+    return upright
 
 
 def _same_shape(a: tuple[int, int], b: tuple[int, int]) -> bool:

@@ -112,15 +112,15 @@ def collect(
     if not known:
         msg = f"{_what_is_there(root)} It is not laid out as `{dataset.name}`.\n{describe(dataset)}"
         raise DataError(msg)
-    wanted = known if category == "all" else [name.strip() for name in category.split(",")]
+    asked = (name.strip() for name in category.split(","))
+    wanted = known if category == "all" else list(dict.fromkeys(name for name in asked if name))
     for name in wanted:
         if name not in known:
             msg = (
-                f"`{root}` has no category `{name}`.{nearest(name, known)} It has {listed(known)}, "
-                "or `all`."
+                f"`{root}` has no category `{name}`.{nearest(name, known)} It has "
+                f"{listed({*known, 'all'})}."
             )
             raise DataError(msg)
-    wanted = list(dict.fromkeys(wanted))
     if dataset.prepare is not None:
         dataset.prepare(root, wanted, progress)
     samples = [sample for name in wanted for sample in dataset.samples(root, name, seed)]
@@ -139,14 +139,29 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
         root: As given.
 
     Returns:
-        Category and root; an existing root is absolute.
+        Category and root; roots are absolute.
+
+    Raises:
+        DataError: If a category that must be a folder is none.
     """
-    if root is None and dataset.path_as_category and Path(category).is_dir():
-        return "all", Path(category).resolve()
+    if root is None and dataset.path_as_category:
+        folder = Path(category).expanduser()
+        if not folder.is_dir():
+            msg = (
+                f"There is no folder `{category}`. Give the folder of your pictures, or a category "
+                f"and `--data-root DIR`.\n{describe(dataset)}"
+            )
+            raise DataError(msg)
+        return "all", folder.resolve()
     if root is None:
         return category, None
     path = Path(root).expanduser()
-    return category, path.resolve() if path.exists() else path
+    if "=" not in str(root) or path.exists():
+        return category, path.resolve()
+    # Parts, such as `normal=DIR,abnormal=DIR`: each is a folder.
+    parts = (part.partition("=") for part in str(root).split(","))
+    whole = (f"{key}={Path(value).expanduser().resolve()}" for key, _, value in parts)
+    return category, Path(",".join(whole))
 
 
 def describe(dataset: DatasetSpec) -> str:
@@ -204,6 +219,27 @@ def masks_by_stem(folder: Path) -> dict[str, Path]:
     return masks
 
 
+def check_masks_fit(folder: Path, stems: Iterable[str]) -> None:
+    """Check that a folder of masks has one for any picture at all.
+
+    Args:
+        folder: Masks, as for `masks_by_stem`; may be missing.
+        stems: Of the pictures that masks may be of.
+
+    Raises:
+        DataError: If there are masks, and all have other names.
+    """
+    masks = masks_by_stem(folder)
+    stems = sorted(stems)
+    if masks and stems and not set(masks) & set(stems):
+        msg = (
+            f"None of the {len(masks)} masks in `{folder}` has the name of a picture: the first is "
+            f"`{next(iter(masks.values())).name}`, and a mask is needed for `{stems[0]}`, such as "
+            f"`{stems[0]}.png` or `{stems[0]}_mask.png`. Rename the masks, or move them away."
+        )
+        raise DataError(msg)
+
+
 def split_seeded(items: Sequence[Item], count: int, seed: int) -> tuple[list[Item], list[Item]]:
     """Split items at random, repeatably.
 
@@ -228,7 +264,8 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     digest = hashlib.sha256()
     for s in samples:
         name = "/".join(s.path.parts[-3:])
-        digest.update(f"{name}|{s.path.stat().st_size}|{s.label}|{s.split}|{s.category}\n".encode())
+        line = f"{name}|{s.path.stat().st_size}|{s.label}|{s.split}|{s.category}\n"
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
