@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from PIL import Image
 
+from ad.core import ModelSpec
 from ad.core.cli import main
 
 
@@ -134,6 +136,19 @@ def test_a_model_is_shown_with_defaults_and_options(run_ad, mean_picture):
     out = run_ad("show", mean_picture)[1]
     assert "num_epochs" in out
     assert "--set gain=" in out
+
+
+def test_the_values_an_option_allows_are_shown():
+    from ad.core.settings import describe_options
+    from ad.core.trainer import OnePassTrainer, Setup
+
+    class Choosy(OnePassTrainer):
+        def __init__(self, setup: Setup, *, how: Literal["a", "b"] = "b", size: int = 3):
+            pass
+
+    train = {"num_epochs": 1, "batch_size": 4, "img_size": 32, "normalize": False}
+    spec = ModelSpec(name="choosy", trainer="x:Choosy", model={"size": 4}, train=train)
+    assert describe_options(spec, Choosy) == {"how": ("b", ("a", "b")), "size": (4, ())}
 
 
 def test_datasets_are_listed_and_described(run_ad):

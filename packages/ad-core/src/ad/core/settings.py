@@ -120,6 +120,19 @@ def resolve_options(
     return options
 
 
+def describe_options(
+    spec: ModelSpec, trainer: type[Trainer]
+) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    """A model's options with their defaults and, where it is one of few, the values allowed."""
+    hints = typing.get_type_hints(trainer.__init__)
+    options = resolve_options(spec, trainer, {})
+    choices = {name: hints[name] for name in options if typing.get_origin(hints[name]) is Literal}
+    return {
+        name: (value, typing.get_args(choices[name]) if name in choices else ())
+        for name, value in options.items()
+    }
+
+
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Read ``KEY=VALUE`` texts, as typed after ``--set``.
 

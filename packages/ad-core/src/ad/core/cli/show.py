@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ad.core.registry import ModelRegistry
+from ad.core.registry import ModelRegistry, load_trainer
 
 
 def show(model: Annotated[str, typer.Argument(help="A name from `ad models`.")]) -> None:
@@ -17,6 +17,7 @@ def show(model: Annotated[str, typer.Argument(help="A name from `ad models`.")])
     from rich.table import Table
 
     from ad.core.cli.console import out
+    from ad.core.settings import describe_options
 
     spec = ModelRegistry.get(model)
     facts = {
@@ -38,7 +39,8 @@ def show(model: Annotated[str, typer.Argument(help="A name from `ad models`.")])
     for key, value in spec.train.items():
         table.add_row(key, str(value))
     table.add_section()
-    for key, value in spec.model.items():
-        text = ", ".join(value) if isinstance(value, tuple) else str(value)
-        table.add_row(f"--set {key}=", text)
+    for key, (value, allowed) in describe_options(spec, load_trainer(spec)).items():
+        text = ",".join(value) if isinstance(value, tuple) else str(value)
+        others = f"   ({', '.join(map(str, allowed))})" if allowed else ""
+        table.add_row(f"--set {key}=", f"{text}{others}")
     out().print(table)
