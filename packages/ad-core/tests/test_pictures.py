@@ -1,3 +1,7 @@
+import contextlib
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -233,3 +237,77 @@ def test_headers_are_checked_without_decoding(tmp_path, pair):
         check_headers(tmp_path / "e.png", ())
     with pytest.raises(PictureError, match=r"^The mask `.*e\.png` is empty"):
         check_headers(picture, (tmp_path / "e.png",))
+
+
+def drawn(tmp_path, name, mask, **options):
+    return save(tmp_path / name, Image.fromarray(mask.astype(np.uint8) * 255), **options)
+
+
+def test_a_mask_turned_by_its_own_tag_stays_on_its_picture(tmp_path):
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[:5, :5] = True
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down, which keeps the shape
+    picture = save(tmp_path / "p.jpg", Image.new("RGB", (20, 20)), exif=exif)
+    turned = read_mask(drawn(tmp_path, "m.png", mask, exif=exif), picture, 20)
+    np.testing.assert_array_equal(turned, mask[::-1, ::-1])
+    upright = read_mask(drawn(tmp_path, "n.png", mask), picture, 20)
+    np.testing.assert_array_equal(upright, mask)
+
+
+def test_a_palette_with_black_is_read_by_its_colours(tmp_path):
+    picture = save(tmp_path / "p.png", Image.new("RGB", (20, 20)))
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[3:6, 3:6] = True
+    for palette, defective in (([255] * 3 + [0] * 3, 0), ([0] * 3 + [9] * 3, 1)):
+        image = Image.fromarray(np.where(mask, defective, 1 - defective).astype(np.uint8))
+        image.putpalette(palette)
+        np.testing.assert_array_equal(read_mask(save(tmp_path / "m.png", image), picture, 20), mask)
+
+
+def test_a_palette_without_black_is_read_by_its_numbers(tmp_path):
+    picture = save(tmp_path / "p.png", Image.new("RGB", (4, 4)))
+    image = Image.new("P", (4, 4))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((3, 1), 1)
+    assert np.argwhere(read_mask(save(tmp_path / "m.png", image), picture, 4)).tolist() == [[1, 3]]
+
+
+def test_a_thin_defect_does_not_vanish(tmp_path):
+    picture = save(tmp_path / "p.png", Image.new("RGB", (100, 100)))
+    mask = np.zeros((100, 100), dtype=bool)
+    mask[20:80, 50] = True  # nearest neighbour looks at columns 5, 15, ...
+    small = read_mask(drawn(tmp_path, "m.png", mask), picture, 10)
+    expected = np.zeros((10, 10), dtype=bool)
+    expected[2:8, 5] = True
+    np.testing.assert_array_equal(small, expected)
+
+
+def test_an_empty_mask_stays_empty(tmp_path):
+    picture = save(tmp_path / "p.png", Image.new("RGB", (40, 40)))
+    assert not read_mask(drawn(tmp_path, "m.png", np.zeros((40, 40))), picture, 10).any()
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of what it can mend
+def test_damage_of_every_kind_is_a_picture_error(tmp_path, colours):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = "a description"
+    whole = save(tmp_path / "w.jpg", Image.fromarray(colours), exif=exif).read_bytes()
+    rng = np.random.default_rng(0)
+    path = tmp_path / "d.jpg"
+    for _ in range(300):
+        bad = bytearray(whole)
+        for at in rng.integers(2, min(len(bad), 200), 3):
+            bad[at] = rng.integers(256)
+        path.write_bytes(bad)
+        with contextlib.suppress(PictureError):
+            read_picture(path)
+
+
+def test_reading_leaves_the_filters_of_warnings_alone(tmp_path, colours):
+    path = save(tmp_path / "a.png", Image.fromarray(colours))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read_picture, [path] * 200))
+    assert warnings.filters == before

@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import sys
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ad.core import evaluate, load, train
+from ad.core.cli import main
 from ad.core.errors import DataError, ModelFileError, OutputError, PictureError, SettingError
 from ad.core.evaluation import IMAGE_METRICS, PIXEL_METRICS
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
@@ -351,3 +353,13 @@ def test_a_malformed_record_is_no_run(tmp_path, content):
 def test_a_picture_object_is_refused_with_words(trained):
     with pytest.raises(DataError, match="path, a folder or a NumPy array; got Image"):
         trained.detector.predict(Image.new("RGB", (8, 8)))
+
+
+def test_the_recorded_command_makes_the_same_run(trained, tmp_path, monkeypatch):
+    command = shlex.split(json.loads((trained.run / "run.json").read_text())["command"])
+    assert command[:2] == ["ad", "train"]
+    monkeypatch.setattr(sys, "argv", [*command, "--output", str(tmp_path / "again"), "--json"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    for name in ("run.json", "metrics.json", "model/manifest.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (trained.run / name).read_bytes()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -54,6 +55,42 @@ def test_exact_search_equals_brute_force_over_several_tiles_of_queries() -> None
     expected_distances, expected_indices = brute_force(queries, bank, 2)
     assert torch.equal(indices, expected_indices)
     torch.testing.assert_close(distances.double(), expected_distances, rtol=1e-6, atol=0)
+
+
+def test_very_many_rows_equally_far_are_searched_in_float64(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+    search = Index._search_in_float64
+
+    def counted(self: Index, queries: Tensor, k: int) -> Tensor:
+        asked.append(len(queries))
+        return search(self, queries, k)
+
+    monkeypatch.setattr(Index, "_search_in_float64", counted)
+    bank = like_features(1200, 24)
+    bank[300:1000] = bank[300]  # a flat background: more equal rows than are ever looked at
+    queries = torch.cat([bank[300] + 1e-3 * noise(60, 24), like_features(60, 24, seed=1)])
+
+    for k in (1, 5):
+        distances, _ = nearest(queries, bank, k)
+        expected, _ = brute_force(queries, bank, k)
+        torch.testing.assert_close(distances.double(), expected, rtol=1e-6, atol=0)
+
+    assert asked
+    assert max(asked) <= len(queries)
+
+
+def test_searches_of_several_threads_leave_the_precision_as_it_was() -> None:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    queries, bank = like_features(200, 24, seed=1), like_features(3000, 24)
+    expected, _ = nearest(queries, bank, 1)
+    ways = ["exact", "fast"] * 4
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda way: nearest(queries, bank, 1, precision=way), ways))
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    for distances, _ in found[::2]:
+        assert torch.equal(distances, expected)
 
 
 def test_exact_search_proves_most_queries_with_the_first_bound(way: str) -> None:

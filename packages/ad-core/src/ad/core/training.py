@@ -10,10 +10,11 @@ import json
 import os
 import platform
 import re
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,9 @@ from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, get_dataset, load_trainer
 from ad.core.settings import RunSettings, run_settings
 from ad.core.trainer import OnePassTrainer, Setup
+
+_PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy", "timm", "faiss-cpu", "faiss-gpu")
+"""Whose versions a run records, where they are installed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +97,7 @@ def train(
             with a number behind it when that is taken.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         precision: Of frozen networks; ``auto`` is the fastest safe one of the device.
-        seed: Same seed, machine and threads: same files.
+        seed: Same seed, machine and threads: same files, but for ``log.jsonl``, which has times.
         weights: ``auto``, ``random`` or a file: see `ad.core.backbones`.
         holdout: Share of the training pictures kept back to calibrate threshold and scale; 0
             keeps none, and then there is no verdict.
@@ -157,7 +161,7 @@ def train(
     )
     run = _run_folder(f"{dataset_type}-{title}-{model_type}", output_dir)
     log = _Log(run / "log.jsonl")
-    write_atomic(run / "run.json", to_json(_record(settings, samples, used_precision)))
+    write_atomic(run / "run.json", to_json(_record(settings, samples, target, used_precision)))
     log.write("start", learning=len(learning), held_out=len(held_out), test=len(test))
 
     started = time.perf_counter()
@@ -294,12 +298,15 @@ def _run_folder(name: str, output_dir: str | Path | None) -> Path:
     return folder
 
 
-def _record(settings: RunSettings, samples: Sequence[Sample], precision: str) -> dict[str, Any]:
+def _record(
+    settings: RunSettings, samples: Sequence[Sample], device: torch.device, precision: str
+) -> dict[str, Any]:
     """What is needed to explain and repeat the run; nothing that differs when it is repeated."""
-    packages = ("ad-core", "torch", "numpy", "pillow", "safetensors", "scipy")
-    family = ModelRegistry.get(settings.model).package
+    packages = ["ad-core", ModelRegistry.get(settings.model).package, *_PACKAGES]
     return {
+        "command": _command(settings),
         "settings": settings.model_dump(),
+        "device": str(device),
         "precision": precision,
         "threads": torch.get_num_threads(),
         "data": {
@@ -309,7 +316,7 @@ def _record(settings: RunSettings, samples: Sequence[Sample], precision: str) ->
         },
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in (*packages, *([family] if family else []))},
+            **{name: found for name in packages if (found := _version(name))},
         },
         "machine": {
             "system": platform.system(),
@@ -317,6 +324,28 @@ def _record(settings: RunSettings, samples: Sequence[Sample], precision: str) ->
             "cores": os.cpu_count(),
         },
     }
+
+
+def _command(settings: RunSettings) -> str:
+    """The command line that makes the same run, with everything spelt out."""
+    words = ["ad", "train", settings.dataset, settings.category, settings.model]
+    if settings.data_root is not None:
+        words += ["--data-root", settings.data_root]
+    words += ["--epochs", str(settings.num_epochs), "--batch-size", str(settings.batch_size)]
+    words += ["--img-size", str(settings.img_size)]
+    words += ["--normalize" if settings.normalize else "--no-normalize"]
+    for key, value in settings.options.items():
+        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    for key in ("weights", "device", "precision", "seed", "holdout"):
+        words += [f"--{key}", str(getattr(settings, key))]
+    return shlex.join(words)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package) if package else None
+    except PackageNotFoundError:
+        return None
 
 
 def _calibrate(

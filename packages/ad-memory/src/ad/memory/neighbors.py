@@ -19,6 +19,7 @@ queries are proven with a fraction of the multiplications. The second bound is t
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, final
@@ -38,6 +39,8 @@ _MEMBERS = 4  # rows of a group
 _EXACT_LOOKS = (3, 15, 63)  # groups looked into beyond the k that can hold the nearest
 _FEW_ROWS = 4096  # a smaller bank is multiplied through sooner than candidates are looked at
 _FAST_LOOK = 7
+
+_PRECISION_LOCK = threading.Lock()
 
 
 def nearest(
@@ -164,11 +167,28 @@ class Index:
                 unsure, least, margin = unsure[left], least[left], margin[left]
                 if len(unsure) == 0:
                     return distance, index
-        for row in unsure.tolist():
-            square = (self.bank.cpu().double() - queries[row].cpu().double()).square_().sum(1)
-            value, place = square.topk(k, largest=False)
-            distance[row], index[row] = value.sqrt_().to(distance), place.to(index)
+        index[unsure] = self._search_in_float64(queries[unsure], k)
+        square = _squared_distances(queries[unsure], self.bank, index[unsure])
+        square, order = square.sort(dim=1, stable=True)
+        distance[unsure], index[unsure] = square.sqrt_(), index[unsure].gather(1, order)
         return distance, index
+
+    def _search_in_float64(self, queries: Tensor, k: int) -> Tensor:
+        """Rows of the ``k`` nearest, ``[Q, k]``: for queries with very many rows equally far."""
+        centre = self.bounds[-1].centre.cpu().double()
+        q = queries.cpu().double() - centre  # on the CPU: some devices have no float64
+        best = q.new_full((len(q), k), torch.inf)
+        row = torch.zeros(len(q), k, dtype=torch.int64)
+        first = 0
+        for some in torch.split(self.bank, 8192):
+            rows = some.cpu().double() - centre
+            square = torch.addmm(rows.square().sum(1), q, rows.T, alpha=-2)
+            both = torch.cat([best, square], 1)
+            best, place = both.topk(k, dim=1, largest=False)
+            new = place >= k
+            row = torch.where(new, first + place - k, row.gather(1, place.clamp_max(k - 1)))
+            first += len(some)
+        return row.to(queries.device)
 
     def _look(self, queries: Tensor, least: Tensor, margin: Tensor, k: int, spare: int) -> _Found:
         """Take the nearest among the members of the ``k + spare`` best groups."""
@@ -289,18 +309,19 @@ def _squared_distances(queries: Tensor, bank: Tensor, index: Tensor) -> Tensor:
 @contextmanager
 def _matmul_precision(precision: Precision) -> Iterator[None]:
     # What is inside a matmul of float32 numbers; its result is float32 in any case. These are
-    # settings of the process: matmuls of other threads feel them for as long.
+    # settings of the process: one search at a time, and matmuls of others feel them for as long.
     settings: Any = torch.backends  # untyped in part
     backends = (settings.mkldnn.matmul, settings.cuda.matmul)
     wanted = ("ieee", "ieee") if precision == "exact" else ("bf16", "tf32")
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend, value in zip(backends, wanted, strict=True):
-            backend.fp32_precision = value
-        yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.fp32_precision = value
+    with _PRECISION_LOCK:
+        before = [backend.fp32_precision for backend in backends]
+        try:
+            for backend, value in zip(backends, wanted, strict=True):
+                backend.fp32_precision = value
+            yield
+        finally:
+            for backend, value in zip(backends, before, strict=True):
+                backend.fp32_precision = value
 
 
 def _check(bank: Tensor, queries: Tensor, k: int) -> None:

@@ -5,6 +5,7 @@ Good pictures alone are enough to train. Defective ones, and masks of them, are 
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from ad.core.data.samples import (
@@ -144,12 +145,13 @@ def _abnormal(folder: Path | None, masks: Path | None) -> list[Abnormal]:
     if folder is None:
         return []
     found: list[Abnormal] = []
+    by_stem = functools.cache(masks_by_stem)  # a folder is listed once for all its pictures
     for path in pictures_below(folder):
         inside = path.parent.relative_to(folder)
         mask = None
         if masks is not None:
             for home in (masks / folder.name / inside, masks / inside):
-                mask = mask or masks_by_stem(home).get(path.stem)
+                mask = mask or by_stem(home).get(path.stem)
         kind = inside.parts[0] if inside.parts else folder.name
         found.append((path, kind, () if mask is None else (mask,)))
     return found

@@ -8,6 +8,7 @@ path.
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,8 +56,10 @@ def read_picture(path: Path, *, size: int | None = None) -> NDArray[np.uint8]:
 def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
     """Read the mask of a picture at the evaluation resolution.
 
-    Non-zero is defective (above half in a JPEG, whose zeros are not exact); then nearest
-    neighbour down to ``size``. Scores are compared at this resolution.
+    Non-zero is defective (above half in a JPEG, whose zeros are not exact), and so is what is not
+    black in a palette that has black; then nearest neighbour down to ``size``. Scores are compared
+    at this resolution. A defect so thin that all of it falls between the cells keeps the cells
+    that it touches.
 
     Args:
         path: The mask.
@@ -75,13 +78,19 @@ def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
             upright = _check_mask_shape(path, mask.size, picture, image.size, turned)
             threshold = 127 if mask.format == "JPEG" else 0
             defective = Image.fromarray((_first_channel(mask) > threshold).astype(np.uint8))
-            if turned > 1 and mask.size == image.size and mask.size != upright:
-                # Drawn on the stored pixels: turn it as its picture is turned.
+            turn = mask.getexif().get(_ORIENTATION, 1)
+            if turn == 1 and mask.size == image.size and mask.size != upright:
+                turn = turned  # drawn on the stored pixels: turn it as its picture is turned
+            if turn > 1:
                 exif = Image.Exif()
-                exif[_ORIENTATION] = turned
+                exif[_ORIENTATION] = turn
                 defective.info["exif"] = exif.tobytes()
                 defective = ImageOps.exif_transpose(defective)
-            return np.asarray(defective.resize((size, size), Image.Resampling.NEAREST)) > 0
+            small = np.asarray(defective.resize((size, size), Image.Resampling.NEAREST)) > 0
+            if not small.any():
+                y, x = np.nonzero(np.asarray(defective))
+                small[y * size // defective.height, x * size // defective.width] = True
+            return small
     except PictureError:
         raise
     except _UNREADABLE as error:
@@ -160,23 +169,32 @@ def resize(picture: NDArray[np.uint8], size: int) -> Tensor:
     return small[0].permute(1, 2, 0)
 
 
-# What Pillow raises for damaged files; `SyntaxError` and `struct.error` come from its plug-ins.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+# What Pillow and its plug-ins raise for damaged files, seen by damaging thousands.
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError),
+    *(LookupError, ArithmeticError, AttributeError),
+)
 
 
 def _quiet_open(path: Path) -> Image.Image:
-    with warnings.catch_warnings():
-        # Above Pillow's limit is an error here, not a warning that nobody sees.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            return Image.open(path)
-        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            msg = (
-                f"`{path}` has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the most that is "
-                "decoded, since a small file can claim any size. Cut it into tiles, or scale it "
-                "down."
-            )
-            raise PictureError(msg) from error
+    # Above Pillow's limit is an error here, not a warning that nobody sees. (Filters of warnings
+    # belong to the process and cannot be set for a while by threads that decode.)
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        image = Image.open(path)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise PictureError(_too_large(path)) from error
+    if limit is not None and image.width * image.height > limit:
+        image.close()
+        raise PictureError(_too_large(path))
+    return image
+
+
+def _too_large(path: Path) -> str:
+    return (
+        f"`{path}` has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the most that is decoded, "
+        "since a small file can claim any size. Cut it into tiles, or scale it down."
+    )
 
 
 def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
@@ -208,8 +226,12 @@ def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
 
 
 def _first_channel(mask: Image.Image) -> NDArray[Any]:
-    # A palette's numbers are the classes; an alpha channel is no part of the mask.
+    # A palette's numbers are the classes, unless one of its colours in use is black; an alpha
+    # channel is no part of the mask.
     pixels = np.asarray(mask)
+    if mask.mode == "P":
+        brightest = np.asarray(mask.convert("RGB")).max(axis=2)
+        return brightest if (brightest == 0).any() else pixels
     if pixels.ndim == 2:
         return pixels
     colours = pixels[..., : 1 if mask.mode == "LA" else 3]
