@@ -29,28 +29,28 @@ def load(name: str) -> dict[str, Any]:
 def accuracy() -> str:
     """Models on real pictures, with the textbook's figures where they were measured."""
     titles = ("data", "model", "image AUROC", "pixel AUROC", "AUPRO 0.3", "fit", "test", "memory")
-    rows = []
-    for row in load("accuracy")["rows"]:
-        metrics, seconds = row["metrics"], row["seconds"]
-        options = re.findall(r"--set (\S+)", row["command"])
-        model = f"`{row['model']}`" + (f" ({', '.join(options)})" if options else "")
-        rows.append(
-            (
-                row["dataset"],
-                model,
-                _figure(metrics["image_auroc"]),
-                _figure(metrics["pixel_auroc"]),
-                _figure(metrics["aupro"]),
-                f"{seconds['fit']:.0f} s",
-                f"{seconds['test_per_image'] * 1000:.0f} ms",
-                f"{row['peak_memory_bytes'] / 2**30:.1f} GiB",
-            )
-        )
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path in sorted(RESULTS.glob("accuracy_*.json")):
+        for row in load(path.stem)["rows"]:
+            words = re.sub(r"--(seed|holdout) \S+ ?", "", row["command"])
+            options = re.findall(r"--(?:set )?(\S+(?: \d+)?)", words.split(" --data-root")[0])
+            model = f"`{row['model']}`" + (f" ({', '.join(options)})" if options else "")
+            groups.setdefault((row["dataset"], model), []).append(row)
     for row in load("textbook")["rows"]:
-        metrics = row["metrics"]
-        figures = (_figure(metrics["image_auroc"]), _figure(metrics["pixel_auroc"]))
-        rows.append((row["dataset"], f"textbook {row['model']}", *figures, "", "", "", ""))
-    return _markdown(titles, sorted(rows, key=lambda row: row[0], reverse=True))
+        groups.setdefault((row["dataset"], f"textbook {row['model']}"), []).append(row)
+    lines = []
+    for (dataset, model), rows in sorted(groups.items(), key=lambda item: item[0][0], reverse=True):
+        figures = [
+            _range([row["metrics"].get(key) for row in rows])
+            for key in ("image_auroc", "pixel_auroc", "aupro")
+        ]
+        costs = ("", "", "")
+        if "seconds" in rows[0]:
+            each = rows[0]["seconds"]["test_per_image"] * 1000
+            memory = rows[0]["peak_memory_bytes"] / 2**30
+            costs = (f"{rows[0]['seconds']['fit']:.0f} s", f"{each:.0f} ms", f"{memory:.1f} GiB")
+        lines.append((dataset, model, *figures, *costs))
+    return _markdown(titles, lines)
 
 
 def speed() -> str:
@@ -86,8 +86,13 @@ def speed() -> str:
 TABLES = {"accuracy": accuracy, "speed": speed}
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _range(values: list[float | None]) -> str:
+    """One figure, or from the least to the largest of several seeds."""
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return "-"
+    low, high = f"{known[0]:.3f}", f"{known[-1]:.3f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _markdown(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

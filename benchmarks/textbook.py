@@ -27,7 +27,7 @@ from ad.core.data.samples import Sample, collect
 from ad.core.registry import get_dataset
 
 SIZE = 256
-SEEDS = (0, 1, 2)  # what is drawn at random moves AUROC by some hundredths
+SEEDS = (0, 1, 2)  # which patches a coreset meets moves AUROC by some hundredths
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
@@ -165,9 +165,8 @@ def main() -> None:
             picks, _ = greedy(known, int(len(known) * ratio), seed)
             measure(title, f"patchcore, {ratio:.3%}", seed, patchcore(known[picks], paths))
         del known
-        for seed in SEEDS:
-            index = torch.randperm(448, generator=torch.Generator().manual_seed(seed))[:100]
-            measure(title, "padim, 100 random channels", seed, padim(train, paths, index))
+        index = torch.randperm(448, generator=torch.Generator().manual_seed(0))[:100]
+        measure(title, "padim, 100 random channels", 0, padim(train, paths, index))
     if options.output:
         record("textbook", rows, options.output)
 
