@@ -230,3 +230,35 @@ def test_heat_maps_are_named_after_what_tells_pictures_apart(run_ad, trained, to
 def test_the_threshold_is_counted_on_screen(run_ad, trained):
     _, _, err = run_ad("evaluate", trained[0])
     assert "at the threshold: 4 of 4 defective pictures found, " in err
+
+
+def test_families_bring_commands_of_their_own(run_ad, monkeypatch):
+    """A broken one breaks nothing but itself."""
+    from importlib.metadata import EntryPoint
+
+    from ad.core import cli
+
+    points = [
+        EntryPoint("greet", "ad.core.cli.datasets:datasets", "ad.commands"),
+        EntryPoint("shout", "ad.core.nowhere:shout", "ad.commands"),
+    ]
+    monkeypatch.setattr(cli, "entry_points", lambda group: points)
+    monkeypatch.setattr(cli.app, "registered_commands", [*cli.app.registered_commands])
+    assert "MT_Free/Imgs" in run_ad("greet", "mtd")[1]
+    status, _, err = run_ad("shout")
+    assert status == 1
+    assert err.startswith("error: The command `shout` (`ad.core.nowhere:shout` of `an unnamed")
+    assert "shout" in run_ad("--help")[1]
+
+
+def test_an_interrupted_run_has_the_signals_exit_status(run_ad, monkeypatch):
+    from ad.core.errors import Interrupted
+
+    def stopped(*arguments, **settings):
+        msg = "Stopped by SIGTERM after step 3 of 9; what was learnt is saved."
+        raise Interrupted(msg, 143)
+
+    monkeypatch.setattr("ad.core.training.train", stopped)
+    status, _, err = run_ad("train", "synthetic", "fabric", "patchcore", "--steps", 3)
+    assert status == 143
+    assert "Stopped by SIGTERM" in err

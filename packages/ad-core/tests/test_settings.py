@@ -99,3 +99,30 @@ def test_a_run_takes_the_catalogues_numbers_unless_told_otherwise():
 def test_a_setting_out_of_range_says_what_is_allowed(field, value, words):
     with pytest.raises(SettingError, match=words):
         run_settings(SPEC, Trainer, dataset="mvtec", category="bottle", **{field: value})
+
+
+LONG = ModelSpec(
+    name="long",
+    trainer="x:Y",
+    model={"ratio": 0.5},
+    train={"num_epochs": 5, "batch_size": 8, "img_size": 256, "normalize": True},
+    paper_budget={"num_steps": 70_000, "batch_size": 32, "options": {"neighbors": 9}},
+)
+
+
+def settings_of(**given):
+    return run_settings(LONG, Trainer, dataset="folder", category="all", **given)
+
+
+def test_the_papers_budget_changes_what_the_authors_did_otherwise():
+    default, paper = settings_of(), settings_of(budget="paper")
+    assert (default.num_epochs, default.num_steps, default.batch_size) == (5, None, 8)
+    assert (paper.num_epochs, paper.num_steps, paper.batch_size) == (5, 70_000, 32)
+    assert (default.options["neighbors"], paper.options["neighbors"]) == (1, 9)
+    assert paper.options["ratio"] == 0.5
+
+
+def test_what_a_user_says_counts_more_than_a_budget():
+    run = settings_of(budget="paper", num_epochs=3, batch_size=2, options={"neighbors": 4})
+    assert (run.num_epochs, run.num_steps, run.batch_size) == (3, None, 2)
+    assert run.options["neighbors"] == 4

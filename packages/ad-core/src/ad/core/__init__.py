@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from ad.core.predict import load as load
     from ad.core.registry import ModelRegistry as ModelRegistry
     from ad.core.registry import ModelSpec as ModelSpec
+    from ad.core.trainer import GradientTrainer as GradientTrainer
     from ad.core.trainer import OnePassTrainer as OnePassTrainer
+    from ad.core.trainer import Optimization as Optimization
     from ad.core.trainer import Setup as Setup
     from ad.core.trainer import Trainer as Trainer
     from ad.core.training import TrainResult as TrainResult
@@ -40,10 +42,12 @@ _HOMES = {
     "DatasetSpec": "data.samples",
     "Detector": "detector",
     "Finding": "predict",
+    "GradientTrainer": "trainer",
     "LoadedDetector": "predict",
     "ModelRegistry": "registry",
     "ModelSpec": "registry",
     "OnePassTrainer": "trainer",
+    "Optimization": "trainer",
     "Prediction": "detector",
     "Sample": "data.samples",
     "Setup": "trainer",

@@ -18,6 +18,7 @@ The backbone ``filter_bank`` has no weights at all: see `ad.core.filter_bank`.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ad.core.data.learning import stream
 from ad.core.errors import MissingExtraError, SettingError, WeightsError, listed
 from ad.core.filter_bank import FilterBank
 from ad.core.trainer import FROM_MODEL_FILE as FROM_MODEL_FILE
@@ -117,6 +119,31 @@ class FeatureExtractor(nn.Module):
         return features
 
 
+def fresh_network(backbone: str, layers: Sequence[str], *, seed: int) -> nn.Module:
+    """A backbone's architecture with random weights, to be trained: a student.
+
+    Args:
+        backbone: A timm model name.
+        layers: Names of the layers whose maps it returns, from shallow to deep.
+        seed: Seed of the weights; they differ from those of ``weights="random"``.
+
+    Returns:
+        A module from ``[B, 3, H, W]`` to a list of maps, ``[B, D, h, w]`` each.
+
+    Raises:
+        SettingError: If the backbone or a layer does not exist.
+    """
+    if backbone == FILTER_BANK:
+        msg = f"Backbone `{FILTER_BANK}` has nothing to learn; name a timm model such as resnet18."
+        raise SettingError(msg)
+    name = timm_name(backbone)
+    net = _create(name, _layer_indices(name, layers), stream(seed, 3), pretrained=False)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()  # timm starts the last one of a block at zero
+    return net.to(memory_format=torch.channels_last)
+
+
 def timm_name(backbone: str) -> str:
     """The full timm name, tag included, that an option's backbone name stands for.
 
@@ -156,16 +183,18 @@ def _layer_indices(name: str, layers: Sequence[str]) -> tuple[int, ...]:
     return indices
 
 
-def _build(name: str, indices: tuple[int, ...], setup: Setup) -> nn.Module:
-    def create(*, pretrained: bool) -> nn.Module:
-        # The seed makes "random" repeatable; the caller's generator must not notice.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(setup.seed)
-            net: nn.Module = timm.create_model(
-                name, pretrained=pretrained, features_only=True, out_indices=indices
-            )
-        return net
+def _create(name: str, indices: tuple[int, ...], seed: int, *, pretrained: bool) -> nn.Module:
+    # The seed makes random weights repeatable; the caller's generator must not notice.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net: nn.Module = timm.create_model(
+            name, pretrained=pretrained, features_only=True, out_indices=indices
+        )
+    return net
 
+
+def _build(name: str, indices: tuple[int, ...], setup: Setup) -> nn.Module:
+    create = functools.partial(_create, name, indices, setup.seed)
     if setup.weights in ("random", FROM_MODEL_FILE):
         return create(pretrained=False)
     file = _weights_file(name, setup.weights) or _downloaded_before(name)

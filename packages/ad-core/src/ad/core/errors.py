@@ -55,6 +55,22 @@ class ModelFileError(AdError, ValueError):
     """A saved model is incomplete, was changed, or is of a format not known here."""
 
 
+class LearningError(AdError, ArithmeticError):
+    """Learning went astray: a loss is not a finite number."""
+
+
+class Interrupted(AdError):
+    """A signal ended a run that can be resumed.
+
+    Attributes:
+        status: Exit status of the command, 128 and the signal's number.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class OutputError(AdError, OSError):
     """A result cannot be written where it was asked for."""
 

@@ -98,10 +98,15 @@ def save_model(folder: Path, module: nn.Module, config: Mapping[str, Any]) -> No
     Raises:
         OutputError: If the folder exists or cannot be written.
     """
+    save_tensors(folder, module.state_dict(), config)
+
+
+def save_tensors(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Save named tensors in the format of a saved model; see `save_model`."""
     if folder.exists():
         msg = f"`{folder}` exists already; a saved model is never overwritten."
         raise OutputError(msg)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -155,7 +160,7 @@ def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, config
 
 
-def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path | str) -> None:
     """Put saved tensors into a freshly built, unfitted module.
 
     An empty buffer is one that fitting fills, and takes the saved size; all else must agree in

@@ -1,28 +1,103 @@
-"""What drives a trainer: hands it the pictures, in order, on its device."""
+"""What drives a trainer: hands it the pictures, in order, on its device.
+
+A run can be killed at any moment and resumed with the same result. The order of pictures is drawn
+from seed and epoch, every other random number from seed, step and picture, and learning rates are
+functions of the step, so a checkpoint holds parameters, optimisers and the step, and no state of
+any random generator.
+"""
 
 from __future__ import annotations
 
+import math
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Literal, Protocol, final
+
+import numpy as np
 import torch
+from torch import Tensor
 
+from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet, to_device
-from ad.core.errors import PluginError
-from ad.core.trainer import OnePassTrainer, Trainer
+from ad.core.data.learning import LearningBatch, LearningData, stream
+from ad.core.errors import Interrupted, LearningError, PluginError
+from ad.core.files import load_tensors
+from ad.core.trainer import GradientTrainer, OnePassTrainer, Optimization, Trainer
 
 
-def fit(trainer: Trainer, pictures: PictureSet) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopState:
+    """How far learning is."""
+
+    epoch: int
+    """Epochs that are done, counted from 0."""
+    step: int
+    """Steps that are done."""
+    total_steps: int
+    """Steps there will be."""
+    losses: Mapping[str, float]
+    """Mean of each loss term over the epoch so far."""
+    monitor: float | None
+    """Mean of `GradientTrainer.monitor` after the epoch; None if it was not taken."""
+
+
+class Callback(Protocol):
+    """Told how learning goes; see `ad.core.tracking`."""
+
+    def on_epoch_end(self, state: LoopState) -> Literal["stop"] | None:
+        """After each epoch; ``"stop"`` ends learning."""
+
+
+def fit(
+    trainer: Trainer,
+    pictures: PictureSet,
+    *,
+    held_out: PictureSet | None = None,
+    feature_cache: bool = True,
+    patience: int | None = None,
+    checkpoints: Checkpoints | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> None:
     """Teach a trainer's detector from normal pictures.
 
     Args:
         trainer: Fresh; its detector is fitted afterwards.
         pictures: Good parts only, at the setup's size.
+        held_out: Good parts to watch learning by, if the trainer does.
+        feature_cache: Whether outputs of frozen networks are kept; see `ad.core.data.learning`.
+        patience: Stop after so many epochs without a better value of the trainer's monitor.
+        checkpoints: Where to keep what is needed to go on after a kill, and to go on from.
+        callbacks: Told after each epoch.
 
     Raises:
         PictureError: If a picture cannot be read.
+        LearningError: If a loss is not finite.
+        Interrupted: On SIGTERM or Ctrl-C, after the step was finished and saved; only with
+            checkpoints.
         PluginError: If the trainer is of a kind that nothing here can drive.
     """
-    if not isinstance(trainer, OnePassTrainer):
-        msg = f"`{type(trainer).__name__}` must be a `OnePassTrainer`."
+    if isinstance(trainer, OnePassTrainer):
+        _pass_once(trainer, pictures)
+    elif isinstance(trainer, GradientTrainer):
+        device, seed = trainer.setup.device, trainer.setup.seed
+        data = LearningData(pictures, device, trainer.frozen, cache=feature_cache, seed=seed)
+        others = None
+        if held_out is not None and len(held_out):
+            others = LearningData(held_out, device, trainer.frozen, cache=False, seed=seed)
+        descent = _Descent(trainer, data, others, patience, checkpoints, callbacks)
+        with _own_randomness(device):
+            descent.run()
+    else:
+        msg = f"`{type(trainer).__name__}` must be a `OnePassTrainer` or a `GradientTrainer`."
         raise PluginError(msg)
+    trainer.detector.eval()
+
+
+def _pass_once(trainer: OnePassTrainer, pictures: PictureSet) -> None:
     setup = trainer.setup
     with torch.inference_mode():
         trainer.begin(len(pictures))
@@ -31,4 +106,272 @@ def fit(trainer: Trainer, pictures: PictureSet) -> None:
                 trainer.observe(to_device(batch.pictures, setup.device))
                 advance(len(batch.indices))
         trainer.conclude()
-    trainer.detector.eval()
+
+
+@final
+class _Descent:
+    """One run of gradient descent."""
+
+    def __init__(
+        self,
+        trainer: GradientTrainer,
+        data: LearningData,
+        held_out: LearningData | None,
+        patience: int | None,
+        checkpoints: Checkpoints | None,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self.trainer = trainer
+        self.data = data
+        self.held_out = held_out
+        self.patience = patience
+        self.checkpoints = checkpoints
+        self.callbacks = callbacks
+        self.total_steps = trainer.num_steps(len(data))
+        self.steps_per_epoch = math.ceil(len(data) / trainer.setup.batch_size)
+        self.step = 0
+        self.sums: dict[str, float] = {}  # of the losses of this epoch
+        self.best: tuple[float, int, dict[str, Tensor]] | None = None  # value, epoch, state
+        self.stopped = False
+
+    def run(self) -> None:
+        trainer, progress = self.trainer, self.trainer.setup.progress
+        found = self.checkpoints.latest() if self.checkpoints else None
+        self.data.fill(progress)
+        if found is None:
+            trainer.prepare(self.data)
+        else:
+            self._load(_below("now.", found[0]), "the checkpoint")
+        optimizations = tuple(trainer.optimizers(self.total_steps))
+        for optimization in optimizations:
+            for group in optimization.optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+        if found is not None:
+            self._restore(optimizations, *found)
+        with (
+            _signals(self.checkpoints is not None) as caught,
+            progress.step("learning", total=self.total_steps, unit="steps") as advance,
+        ):
+            advance(self.step)
+            while self.step < self.total_steps and not self.stopped:
+                self._set_training(True)
+                for batch in self._rest_of_epoch():
+                    losses = self._update(batch, optimizations)
+                    self.step += 1
+                    advance(1, f"epoch {batch.epoch + 1}  {_terms(losses)}")
+                    ended = self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
+                    if ended:
+                        self._end_epoch(batch.epoch)
+                    if self.checkpoints and (caught or self.checkpoints.due):
+                        self._save(optimizations)
+                    if caught:
+                        raise self._interrupted(caught[0])
+                    if ended:
+                        break
+        self._set_training(False)
+        if self.best is not None:
+            self._load(self.best[2], "the best epoch")
+        trainer.conclude(self.data, self.held_out)
+
+    def _rest_of_epoch(self) -> Iterator[LearningBatch]:
+        setup = self.trainer.setup
+        epoch, done = divmod(self.step, self.steps_per_epoch)
+        order = np.random.default_rng((setup.seed, 0, epoch)).permutation(len(self.data))
+        rest = order[done * setup.batch_size :].tolist()
+        return self.data.batches(setup.batch_size, order=rest, epoch=epoch)
+
+    def _update(
+        self, batch: LearningBatch, optimizations: Sequence[Optimization]
+    ) -> dict[str, float]:
+        setup = self.trainer.setup
+        torch.manual_seed(stream(setup.seed, 1, self.step))
+        with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.precision == "bf16"):
+            losses = self.trainer.losses(batch)
+        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+        if not all(map(math.isfinite, values.values())):
+            raise LearningError(self._explain(values, batch))
+        for optimization in optimizations:
+            optimization.optimizer.zero_grad(set_to_none=True)
+        for number, optimization in enumerate(optimizations, start=1):
+            wanted = losses if optimization.terms is None else optimization.terms
+            total = torch.stack([losses[name] for name in wanted]).sum()
+            # Each optimiser's gradients are of its own parameters, whatever else the terms reach.
+            torch.autograd.backward(
+                total, inputs=_parameters(optimization), retain_graph=number < len(optimizations)
+            )
+        for optimization in optimizations:
+            if optimization.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(_parameters(optimization), optimization.clip_norm)
+            for group in optimization.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * optimization.schedule(self.step)
+            optimization.optimizer.step()
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        return values
+
+    def _explain(self, values: Mapping[str, float], batch: LearningBatch) -> str:
+        sources = [self.data.pictures.sources[index] for index in batch.indices]
+        kept = "The last checkpoint is still there. " if self.checkpoints else ""
+        return (
+            f"The loss is not finite at step {self.step + 1} of {self.total_steps}: "
+            f"{_terms(values)}. The batch was {', '.join(f'`{source}`' for source in sources)}. "
+            f"{kept}Look at these pictures; try `--precision fp32` or a smaller learning rate."
+        )
+
+    def _interrupted(self, number: int) -> Interrupted:
+        assert self.checkpoints is not None
+        return Interrupted(
+            f"Stopped by {signal.Signals(number).name} after step {self.step} of "
+            f"{self.total_steps}; what was learnt is saved.\nhint: the same command with "
+            f"`--resume {self.checkpoints.folder.parent}` goes on from there",
+            status=128 + number,
+        )
+
+    def _end_epoch(self, epoch: int) -> None:
+        taken = (self.step - 1) % self.steps_per_epoch + 1
+        value = self._watch(epoch)
+        state = LoopState(
+            epoch=epoch,
+            step=self.step,
+            total_steps=self.total_steps,
+            losses={name: total / taken for name, total in self.sums.items()},
+            monitor=value,
+        )
+        self.sums = {}
+        stops = [callback.on_epoch_end(state) for callback in self.callbacks]
+        waited = epoch - self.best[1] if self.best else 0
+        self.stopped = "stop" in stops or (self.patience is not None and waited >= self.patience)
+
+    def _watch(self, epoch: int) -> float | None:
+        """The trainer's monitor over the held-out pictures; keeps the state if it is the best."""
+        if self.held_out is None:
+            return None
+        self._set_training(False)
+        parts = []
+        with torch.no_grad():
+            for batch in self.held_out.batches(self.trainer.setup.batch_size):
+                part = self.trainer.monitor(batch.images)
+                if part is None:
+                    break
+                parts.append(part)
+        self._set_training(True)
+        if not parts:
+            return None
+        value = torch.cat(parts).double().mean().item()
+        if self.best is None or value < self.best[0]:
+            state = {name: tensor.detach().clone() for name, tensor in self._state().items()}
+            self.best = (value, epoch, state)
+        return value
+
+    def _set_training(self, mode: bool) -> None:
+        for module in self.trainer.modules().values():
+            module.train(mode)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {
+            f"{owner}.{name}": tensor
+            for owner, module in self.trainer.modules().items()
+            for name, tensor in module.state_dict().items()
+        }
+
+    def _load(self, state: Mapping[str, Tensor], what: str) -> None:
+        for owner, module in self.trainer.modules().items():
+            own = {
+                name.removeprefix(f"{owner}."): tensor
+                for name, tensor in state.items()
+                if name.startswith(f"{owner}.")
+            }
+            load_tensors(module, own, what)
+
+    def _save(self, optimizations: Sequence[Optimization]) -> None:
+        assert self.checkpoints is not None
+        tensors = {f"now.{name}": tensor for name, tensor in self._state().items()}
+        optimizers = []
+        for number, optimization in enumerate(optimizations):
+            state = optimization.optimizer.state_dict()
+            plain: dict[str, dict[str, Any]] = {}
+            for index, entries in state["state"].items():
+                plain[str(index)] = {}
+                for key, value in entries.items():
+                    if isinstance(value, Tensor):
+                        tensors[f"optimizer.{number}.{index}.{key}"] = value
+                    else:
+                        plain[str(index)][key] = value
+            optimizers.append({"groups": state["param_groups"], "state": plain})
+        best = None
+        if self.best is not None:
+            best = self.best[:2]
+            tensors |= {f"best.{name}": tensor for name, tensor in self.best[2].items()}
+        self.checkpoints.save(
+            self.step,
+            tensors,
+            {"optimizers": optimizers, "sums": self.sums, "best": best, "stopped": self.stopped},
+        )
+
+    def _restore(
+        self,
+        optimizations: Sequence[Optimization],
+        tensors: Mapping[str, Tensor],
+        state: Mapping[str, Any],
+    ) -> None:
+        for number, (optimization, saved) in enumerate(
+            zip(optimizations, state["optimizers"], strict=True)
+        ):
+            entries = {int(index): dict(values) for index, values in saved["state"].items()}
+            for name, tensor in _below(f"optimizer.{number}.", tensors).items():
+                index, _, key = name.partition(".")
+                entries[int(index)][key] = tensor
+            optimization.optimizer.load_state_dict(
+                {"state": entries, "param_groups": saved["groups"]}
+            )
+        self.step, self.sums, self.stopped = state["step"], dict(state["sums"]), state["stopped"]
+        if state["best"] is not None:
+            value, epoch = state["best"]
+            device = self.trainer.setup.device
+            best = {name: t.to(device) for name, t in _below("best.", tensors).items()}
+            self.best = (value, epoch, best)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _parameters(optimization: Optimization) -> list[Tensor]:
+    return [p for group in optimization.optimizer.param_groups for p in group["params"]]
+
+
+def _terms(losses: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
+
+
+@contextmanager
+def _signals(wanted: bool) -> Iterator[list[int]]:
+    """Numbers of the signals that asked the run to stop, as they come; a second one is obeyed."""
+    caught: list[int] = []
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """Leave torch's global random generators to the caller as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield

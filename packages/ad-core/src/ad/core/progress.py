@@ -6,12 +6,22 @@ from Python prints nothing. The command line hands over `ad.core.cli.console`'s 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-Advance = Callable[[int], None]
-"""Called with the number of units that were done since the last call."""
+
+class Advance(Protocol):
+    """Tells that units of a step were done."""
+
+    def __call__(self, count: int, note: str = "") -> None:
+        """Show how far the step is.
+
+        Args:
+            count: Units that were done since the last call.
+            note: A few words on how it goes, such as a loss; the last ones stay.
+        """
+        ...
 
 
 class Progress(Protocol):
@@ -37,7 +47,11 @@ class SilentProgress:
     @contextmanager
     def step(self, name: str, *, total: int, unit: str) -> Iterator[Advance]:
         """Do the work without a word; see `Progress.step`."""
-        yield lambda count: None
+        yield _say_nothing
+
+
+def _say_nothing(count: int, note: str = "") -> None:
+    pass
 
 
 SILENT = SilentProgress()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MODELS = "ad.models"
 DATASETS = "ad.datasets"
+COMMANDS = "ad.commands"
 
 # Only for the hint in an error message; tests/test_workspace.py keeps it true.
 _HOMES = {
@@ -46,6 +47,9 @@ class ModelSpec:
     """Options of the trainer that differ from, or spell out, its defaults."""
     train: Mapping[str, Any]
     """``num_epochs``, ``batch_size``, ``img_size`` (pixels) and ``normalize``."""
+    paper_budget: Mapping[str, Any] = field(default_factory=dict)
+    """The authors' schedule: some of ``num_epochs``, ``num_steps``, ``batch_size``, ``img_size``
+    and ``options``; empty if the catalogue's is theirs."""
     summary: str = ""
     """The idea in one line."""
     paper: str = ""

@@ -37,6 +37,10 @@ class RunSettings(BaseModel):
     """The data set's folder; None where the layout has a default."""
     num_epochs: Annotated[int, Field(ge=1)]
     """How often each training picture is seen."""
+    num_steps: Annotated[int, Field(ge=1)] | None = None
+    """Batches to learn from, in place of `num_epochs`; None for epochs."""
+    budget: Literal["default", "paper"] = "default"
+    """Where the numbers come from that the user left open: the catalogue, or the authors."""
     batch_size: Annotated[int, Field(ge=1)]
     """Pictures in a training batch."""
     img_size: Annotated[int, Field(ge=16, le=4096)]
@@ -55,9 +59,13 @@ class RunSettings(BaseModel):
     """Seed of every random choice."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = DEFAULT_HOLDOUT
     """Share of the training pictures kept back to calibrate the threshold; 0 for none."""
+    feature_cache: Literal["auto", "off"] = "auto"
+    """Whether outputs of frozen networks are kept while learning by gradient."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many epochs that bring nothing on held-out good pictures; None for never."""
 
 
-def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: object) -> RunSettings:
+def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: Any) -> RunSettings:  # noqa: ANN401 - checked below
     """Check and complete a run's settings.
 
     Args:
@@ -69,8 +77,21 @@ def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: object) -> Ru
         SettingError: If a value cannot work; says what was given and what is allowed.
     """
     chosen = {key: value for key, value in given.items() if value is not None}
-    values: dict[str, Any] = {**spec.train, "data_root": None, **chosen, "model": spec.name}
-    values["options"] = resolve_options(spec, trainer, values.get("options", {}))
+    options = dict(chosen.get("options", {}))
+    schedule = dict(spec.train)
+    if chosen.get("budget") == "paper":
+        if not spec.paper_budget:
+            msg = (
+                f"Model `{spec.name}` has no schedule of its authors that differs from the "
+                "catalogue's. Leave `budget` at `default`."
+            )
+            raise SettingError(msg)
+        schedule |= {key: v for key, v in spec.paper_budget.items() if key != "options"}
+        options = {**spec.paper_budget.get("options", {}), **options}
+        if "num_epochs" in chosen:  # what a user says counts more
+            schedule.pop("num_steps", None)
+    values: dict[str, Any] = {**schedule, "data_root": None, **chosen, "model": spec.name}
+    values["options"] = resolve_options(spec, trainer, options)
     try:
         return RunSettings(**values)
     except ValidationError as error:

@@ -7,6 +7,8 @@ drives it. A new way of learning is a new abstract class here, not a flag.
 from __future__ import annotations
 
 import abc
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -15,8 +17,9 @@ import torch
 from ad.core.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from ad.core.data.learning import LearningBatch, LearningData
     from ad.core.detector import Detector
 
 Precision = Literal["fp32", "bf16"]
@@ -35,6 +38,8 @@ class Setup:
     """Whether pictures are normalised with ImageNet's mean and deviation inside the detector."""
     num_epochs: int = 1
     """How often each training picture is seen."""
+    num_steps: int | None = None
+    """How many batches are learnt from, in place of `num_epochs`; None for epochs."""
     batch_size: int = 8
     """Pictures in a training batch."""
     seed: int = 0
@@ -62,6 +67,11 @@ class Trainer(abc.ABC):
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of this training: what it went without, and what that costs."""
+        return ()
+
 
 class OnePassTrainer(Trainer):
     """Sees every normal picture once, then is done: memory banks, Gaussians, densities."""
@@ -85,3 +95,100 @@ class OnePassTrainer(Trainer):
     @abc.abstractmethod
     def conclude(self) -> None:
         """Turn what was observed into a fitted ``detector``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimization:
+    """One optimiser, what it minimises and how its learning rate changes."""
+
+    optimizer: torch.optim.Optimizer
+    """Of parameters that no other optimisation of the trainer has."""
+    terms: tuple[str, ...] | None = None
+    """Names of the losses whose sum is minimised; all, if None."""
+    schedule: Callable[[int], float] = lambda step: 1.0
+    """Step, counted from 0, to the factor on the initial learning rates. It must depend on
+    nothing else, so that a resumed run needs no state of it."""
+    clip_norm: float | None = None
+    """Largest norm of all gradients together; None for no limit."""
+
+
+class GradientTrainer(Trainer):
+    """Learns by gradient descent, batch by batch.
+
+    `ad.core.loop` owns the order of pictures, precision, steps, checkpoints and resuming. What
+    has to be random in `losses` comes from the batch's generators or from torch's global one,
+    which is seeded for each step: both depend on seed, epoch, step and picture alone.
+    """
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Everything with a state that learning changes; the detector alone by default."""
+        return {"detector": self.detector}
+
+    def num_steps(self, num_images: int) -> int:
+        """How many batches are learnt from; from the setup by default, 0 to `prepare` only."""
+        if self.setup.num_steps is not None:
+            return self.setup.num_steps
+        return self.setup.num_epochs * math.ceil(num_images / self.setup.batch_size)
+
+    def frozen(self, images: Tensor) -> Sequence[Tensor]:
+        """What frozen networks say of pictures that are not augmented; nothing by default.
+
+        It is computed once per picture where it can be kept, and given to `losses` as
+        `LearningBatch.frozen`.
+
+        Args:
+            images: ``[B, 3, H, W]``, float32 in [0, 1].
+
+        Returns:
+            Tensors ``[B, ...]``.
+        """
+        return ()
+
+    def prepare(self, data: LearningData) -> None:  # noqa: B027 - optional on purpose
+        """Learn what must be known before the first step, such as statistics of a teacher.
+
+        Results belong into buffers of `modules`: a resumed run is not prepared again.
+        """
+
+    @abc.abstractmethod
+    def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
+        """Compute the loss terms of one batch.
+
+        Called in autocast where the run's precision is bf16: compute the terms themselves in
+        float32.
+
+        Returns:
+            Names and scalars.
+        """
+
+    @abc.abstractmethod
+    def optimizers(self, total_steps: int) -> Sequence[Optimization]:
+        """Make the optimisers; called once, after `prepare`.
+
+        Args:
+            total_steps: How many steps there will be: what schedules are scaled to.
+        """
+
+    def monitor(self, images: Tensor) -> Tensor | None:
+        """How badly good pictures that were held out are reproduced; lower is better.
+
+        After each epoch the mean over the held-out pictures is taken, and the epoch where it
+        was lowest is kept. None, the default, keeps the last one.
+
+        Args:
+            images: ``[B, 3, H, W]``, float32 in [0, 1].
+
+        Returns:
+            ``[B]``.
+        """
+        return None
+
+    def conclude(  # noqa: B027 - optional on purpose
+        self, data: LearningData, held_out: LearningData | None
+    ) -> None:
+        """Finish after the last step, such as with the scale of maps.
+
+        Args:
+            data: What was learnt from.
+            held_out: Good pictures that were not; None if there are none.
+        """

@@ -11,9 +11,11 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import time
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -22,20 +24,21 @@ import numpy as np
 import torch
 
 from ad.core.calibrate import Calibration, calibrate
+from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet
 from ad.core.data.pictures import check_headers
 from ad.core.data.samples import Sample, collect, fingerprint, locate, split_seeded
 from ad.core.detector import Detector
 from ad.core.devices import peak_memory, resolve_device, resolve_precision
-from ad.core.errors import PictureError, SettingError
-from ad.core.evaluation import Evaluation, Metrics, measure, training_pictures
+from ad.core.errors import DataError, PictureError, SettingError
+from ad.core.evaluation import Evaluation, Metrics, measure, read_run, training_pictures
 from ad.core.files import free_folder, make_folder, save_model, to_json, write_atomic
-from ad.core.loop import fit
+from ad.core.loop import Callback, LoopState, fit
 from ad.core.predict import LoadedDetector, ModelConfig, load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, get_dataset, load_trainer
 from ad.core.settings import RunSettings, run_settings
-from ad.core.trainer import OnePassTrainer, Setup
+from ad.core.trainer import GradientTrainer, OnePassTrainer, Setup
 
 _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy", "timm", "faiss-cpu", "faiss-gpu")
 """Whose versions a run records, where they are installed."""
@@ -79,7 +82,14 @@ def train(
     seed: int = 0,
     weights: str | Path = "auto",
     holdout: float = 0.1,
+    num_steps: int | None = None,
+    budget: Literal["default", "paper"] = "default",
+    feature_cache: Literal["auto", "off"] = "auto",
+    patience: int | None = None,
+    resume: str | Path | None = None,
+    checkpoint_minutes: float = 5.0,
     model: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: Progress = SILENT,
 ) -> TrainResult:
     """Train a detector on good pictures, calibrate it, save it and test what was saved.
@@ -101,7 +111,16 @@ def train(
         weights: ``auto``, ``random`` or a file: see `ad.core.backbones`.
         holdout: Share of the training pictures kept back to calibrate threshold and scale; 0
             keeps none, and then there is no verdict.
+        num_steps: Batches to learn from, in place of epochs; for models that learn by gradient.
+        budget: ``paper`` is the authors' schedule where they published one; what is set here
+            counts more than either.
+        feature_cache: ``off`` computes outputs of frozen networks anew in each epoch.
+        patience: Stop after so many epochs without a better value on held-out good pictures.
+        resume: Run directory of a run that was stopped or killed; all else must be as it was. It
+            ends like a run that was not.
+        checkpoint_minutes: How often what was learnt is saved to resume from.
         model: Options of the model.
+        callbacks: Told after each epoch: see `ad.core.loop.Callback`.
         progress: Where to show how far it is; silent by default.
 
     Raises:
@@ -130,13 +149,13 @@ def train(
         precision=precision,
         seed=seed,
         holdout=float(holdout) if isinstance(holdout, int) else holdout,
+        num_steps=num_steps,
+        budget=budget,
+        feature_cache=feature_cache,
+        patience=patience,
     )
-    if issubclass(trainer_class, OnePassTrainer) and settings.num_epochs != 1:
-        msg = (
-            f"`{spec.name}` learns in one pass over the pictures: `num_epochs` must be 1; got "
-            f"{settings.num_epochs}."
-        )
-        raise SettingError(msg)
+    if issubclass(trainer_class, OnePassTrainer):
+        _check_one_pass(settings)
     target = resolve_device(settings.device)
     used_precision = resolve_precision(settings.precision, target)
     samples = collect(dataset, category, root=root, seed=seed, progress=progress)
@@ -150,6 +169,7 @@ def train(
             img_size=settings.img_size,
             normalize=settings.normalize,
             num_epochs=settings.num_epochs,
+            num_steps=settings.num_steps,
             batch_size=settings.batch_size,
             seed=settings.seed,
             weights=settings.weights,
@@ -159,16 +179,34 @@ def train(
         ),
         **settings.options,
     )
-    run = _run_folder(f"{dataset_type}-{title}-{model_type}", output_dir)
+    record = _record(settings, samples, target, used_precision)
+    if resume is None:
+        run = _run_folder(f"{dataset_type}-{title}-{model_type}", output_dir)
+        write_atomic(run / "run.json", to_json(record))
+    else:
+        run = _resumable(Path(resume), record, output_dir)
     log = _Log(run / "log.jsonl")
-    write_atomic(run / "run.json", to_json(_record(settings, samples, target, used_precision)))
-    log.write("start", learning=len(learning), held_out=len(held_out), test=len(test))
-
+    log.write(
+        "start" if resume is None else "resume",
+        learning=len(learning),
+        held_out=len(held_out),
+        test=len(test),
+    )
+    by_gradient = isinstance(trainer, GradientTrainer)
     started = time.perf_counter()
     try:
-        fit(trainer, PictureSet([sample.path for sample in learning], settings.img_size))
+        fit(
+            trainer,
+            PictureSet([s.path for s in learning], settings.img_size, cache=by_gradient),
+            held_out=PictureSet([s.path for s in held_out], settings.img_size, cache=by_gradient),
+            feature_cache=settings.feature_cache == "auto",
+            patience=settings.patience,
+            checkpoints=Checkpoints(run / "checkpoint", every_seconds=60 * checkpoint_minutes),
+            callbacks=(log, *callbacks),
+        )
     except BaseException:
-        _forget(run)
+        if resume is None and not (run / "checkpoint").exists():
+            _forget(run)
         raise
     fit_seconds = time.perf_counter() - started
     log.write("fitted", seconds=fit_seconds)
@@ -186,6 +224,7 @@ def train(
     config = replace(config, calibration=calibration)
     save_model(run / "model", trainer.detector, config.to_json())
     log.write("saved")
+    trainer_notes = trainer.notes
     del trainer  # its memory is free before the saved model comes in
 
     detector = load(run, device=settings.device)
@@ -198,7 +237,7 @@ def train(
         raise PictureError(msg) from error
     seconds = {"fit": fit_seconds, "test_per_image": evaluation.seconds_per_image}
     peak = peak_memory(target)
-    notes = (*_calibration_notes(calibration), *evaluation.notes)
+    notes = (*trainer_notes, *_calibration_notes(calibration), *evaluation.notes)
     lines = "".join(
         json.dumps(
             {
@@ -215,6 +254,7 @@ def train(
     )
     write_atomic(run / "scores.jsonl", lines.encode())
     write_atomic(run / "metrics.json", to_json({**evaluation.to_json(), "notes": list(notes)}))
+    Checkpoints(run / "checkpoint").clear()
     log.write("tested", seconds=seconds, peak_memory_bytes=peak, metrics=evaluation.metrics)
     return TrainResult(
         run=run,
@@ -270,6 +310,58 @@ class _Log:
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+    def on_epoch_end(self, state: LoopState) -> None:
+        self.write("epoch", **asdict(state))
+
+
+def _check_one_pass(settings: RunSettings) -> None:
+    for name, value, allowed in (
+        ("num_epochs", settings.num_epochs, 1),
+        ("num_steps", settings.num_steps, None),
+        ("patience", settings.patience, None),
+    ):
+        if value != allowed:
+            msg = (
+                f"`{settings.model}` learns in one pass over the pictures: `{name}` must be "
+                f"{allowed or 'left out'}; got {value}."
+            )
+            raise SettingError(msg)
+
+
+def _resumable(run: Path, record: Mapping[str, Any], output_dir: str | Path | None) -> Path:
+    """Check that a run was started with the same settings on the same data, and is not finished."""
+    if output_dir is not None and Path(output_dir).resolve() != run.resolve():
+        msg = f"A resumed run stays where it is, `{run}`; leave out the output `{output_dir}`."
+        raise SettingError(msg)
+    whole = read_run(run)
+    before = whole["settings"]
+    for name, value in json.loads(to_json(record["settings"])).items():
+        if before.get(name) != value:
+            msg = (
+                f"`{run}` was started with `{name}` {before.get(name)!r}; got {value!r}. Resume it "
+                "with the settings it was started with, or start a new run."
+            )
+            raise SettingError(msg)
+    if whole["data"] != record["data"]:
+        msg = (
+            f"The data of `{run}` have changed since it was started (then "
+            f"{whole['data']['pictures']} pictures, now {record['data']['pictures']}). "
+            "Restore them, or start a new run."
+        )
+        raise DataError(msg)
+    if (run / "metrics.json").exists():
+        msg = f"`{run}` is finished; there is nothing to resume."
+        raise SettingError(msg)
+    if whole["threads"] != record["threads"] or whole["versions"] != record["versions"]:
+        warnings.warn(
+            f"`{run}` was started with other versions or another number of threads: it goes on, "
+            "but may not end exactly as it would have.",
+            stacklevel=3,
+        )
+    if (run / "model").exists():  # it was saved, but the run did not live to test it
+        shutil.rmtree(run / "model")
+    return run
 
 
 def _check_pictures(samples: Sequence[Sample], progress: Progress) -> None:
@@ -336,8 +428,10 @@ def _command(settings: RunSettings) -> str:
     words += ["--normalize" if settings.normalize else "--no-normalize"]
     for key, value in settings.options.items():
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
-    for key in ("weights", "device", "precision", "seed", "holdout"):
-        words += [f"--{key}", str(getattr(settings, key))]
+    for key in ("weights", "device", "precision", "seed", "holdout", "budget", "feature_cache"):
+        words += [f"--{key.replace('_', '-')}", str(getattr(settings, key))]
+    for key, value in (("steps", settings.num_steps), ("patience", settings.patience)):
+        words += [] if value is None else [f"--{key}", str(value)]
     return shlex.join(words)
 
 

@@ -1,18 +1,21 @@
 """The `ad` command: one module per sub-command, heavy imports inside the commands.
 
 Data go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 misused, 130
-stopped by Ctrl-C.
+stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
 
 import typer
 
 from ad.core.cli import datasets, demo, evaluate, models, predict, show, train
-from ad.core.errors import AdError
+from ad.core.errors import AdError, Interrupted, PluginError
+from ad.core.registry import COMMANDS
 
 app = typer.Typer(
     name="ad",
@@ -34,6 +37,29 @@ app.command("predict")(predict.predict)
 app.command("demo")(demo.demo)
 
 
+def add_plugged_in() -> None:
+    """Add the commands that installed families bring, as entry points of `ad.commands`."""
+    for point in entry_points(group=COMMANDS):
+        try:
+            command = point.load()
+        except Exception as error:  # a broken plug-in breaks nothing but itself
+            command = _broken(point, error)
+        app.command(point.name)(command)
+
+
+def _broken(point: EntryPoint, error: Exception) -> Callable[[], None]:
+    def command() -> None:
+        owner = point.dist.name if point.dist else "an unnamed distribution"
+        msg = (
+            f"The command `{point.name}` (`{point.value}` of `{owner}`) cannot be imported: "
+            f"{type(error).__name__}: {error}"
+        )
+        raise PluginError(msg)
+
+    command.__doc__ = "Cannot be imported; call it to see why."
+    return command
+
+
 def main() -> None:
     """Run the command line; turn deliberate errors into a message and an exit status."""
     import ad
@@ -45,10 +71,11 @@ def main() -> None:
         )
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is shown
         sys.stdout.reconfigure(errors="backslashreplace")
+    add_plugged_in()
     try:
         app()
     except AdError as error:
         from ad.core.cli.console import print_error
 
         print_error(error)
-        sys.exit(1)
+        sys.exit(error.status if isinstance(error, Interrupted) else 1)

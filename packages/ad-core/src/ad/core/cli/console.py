@@ -124,10 +124,18 @@ def _bar(name: str, total: int, unit: str) -> Iterator[Advance]:
         TextColumn(unit),
         TimeRemainingColumn(),
         TextColumn("left"),
+        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=total)
-        yield lambda count: bar.advance(task, count)
+        task = bar.add_task(name, total=total, note="")
+
+        def advance(count: int, note: str = "") -> None:
+            if note:
+                bar.update(task, advance=count, note=note)
+            else:
+                bar.advance(task, count)
+
+        yield advance
 
 
 class _Lines:
@@ -135,11 +143,12 @@ class _Lines:
 
     def __init__(self, name: str, total: int, unit: str, stream: TextIO) -> None:
         self.name, self.total, self.unit, self.stream = name, total, unit, stream
-        self.done = 0
+        self.done, self.note = 0, ""
         self.started = self.last = time.monotonic()
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, note: str = "") -> None:
         self.done += count
+        self.note = note or self.note
         now = time.monotonic()
         if now - self.last < _SECONDS_BETWEEN_LINES or not self.done:
             return
@@ -148,7 +157,8 @@ class _Lines:
         # The first few units say little of the rest.
         known = f", {_duration(left)} left" if self.done * 50 >= self.total else ""
         print(
-            f"{self.name}: {self.done} of {self.total} {self.unit}{known}",
+            f"{self.name}: {self.done} of {self.total} {self.unit}{known}"
+            f"{self.note and f'  {self.note}'}",
             file=self.stream,
             flush=True,
         )

@@ -20,6 +20,20 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
+class Budget(StrEnum):
+    """Choices of ``--budget``."""
+
+    default = "default"
+    paper = "paper"
+
+
+class FeatureCache(StrEnum):
+    """Choices of ``--feature-cache``."""
+
+    auto = "auto"
+    off = "off"
+
+
 def train(
     dataset: Annotated[str, typer.Argument(help="Layout of the data: see `ad datasets`.")],
     category: Annotated[
@@ -62,8 +76,27 @@ def train(
             metavar="F", help="Share of good pictures kept back to set the threshold; 0: none."
         ),
     ] = 0.1,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Batches to learn from, in place of epochs.")
+    ] = None,
+    budget: Annotated[
+        Budget, typer.Option(help="Epochs of the catalogue, or the authors' schedule.")
+    ] = Budget.default,
+    feature_cache: Annotated[
+        FeatureCache, typer.Option(help="Keep what frozen networks say, or compute it anew.")
+    ] = FeatureCache.auto,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Stop after N epochs that bring nothing on held-out good pictures."
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run directory to make.")
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with a run that was stopped, settings as then."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -90,6 +123,11 @@ def train(
         seed=seed,
         weights=weights,
         holdout=holdout,
+        num_steps=steps,
+        budget=budget.value,
+        feature_cache=feature_cache.value,
+        patience=patience,
+        resume=resume,
         model=parse_assignments(set_ or []),
         progress=ConsoleProgress(),
     )
