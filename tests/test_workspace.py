@@ -74,7 +74,13 @@ def test_every_dataset_describes_itself(name):
 
 
 @pytest.mark.parametrize(
-    "code", ["import ad.core", "import ad.memory", "from ad.core import ModelRegistry, AdError"]
+    "code",
+    [
+        "import ad.core",
+        "import ad.memory",
+        "import ad.distill",
+        "from ad.core import ModelRegistry, AdError",
+    ],
 )
 def test_imports_are_light_and_change_nothing(code):
     probe = (

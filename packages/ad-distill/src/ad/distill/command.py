@@ -1,0 +1,89 @@
+"""`ad distill-teacher`: from any pictures and a pretrained network to EfficientAD's teacher."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Size(StrEnum):
+    """Choices of ``--size``."""
+
+    small = "small"
+    medium = "medium"
+
+
+class Precision(StrEnum):
+    """Choices of ``--precision``."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+def distill_teacher(
+    images: Annotated[
+        Path, typer.Option(metavar="DIR", help="Pictures of anything, the more varied the better.")
+    ],
+    backbone: Annotated[
+        str, typer.Option(metavar="NAME", help="The network to imitate: a timm model.")
+    ] = "wide_resnet101_2",
+    size: Annotated[Size, typer.Option(help="Of the teacher.")] = Size.small,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Batches to learn from.")] = 60_000,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the weights and their card.")
+    ] = Path("."),
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures in a batch.")] = 16,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random choice.")] = 0,
+    half: Annotated[bool, typer.Option("--half", help="Write float16, at half the size.")] = False,
+    weights: Annotated[
+        str, typer.Option(metavar="auto|random|FILE", help="Weights of the backbone.")
+    ] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run.")
+    ] = "auto",
+    precision: Annotated[
+        Precision, typer.Option(help="Precision of the networks.")
+    ] = Precision.auto,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the same command was stopped.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Make a teacher for EfficientAD: a small network that imitates a large one.
+
+    Example: [bold]ad distill-teacher --images ./photos --backbone wide_resnet101_2[/bold]
+    """
+    from ad.core.cli.console import ConsoleProgress, print_json, say
+    from ad.distill.teacher import distill_teacher as run_distill_teacher
+
+    result = run_distill_teacher(
+        images,
+        backbone=backbone,
+        size=size.value,
+        steps=steps,
+        output=output,
+        batch_size=batch_size,
+        seed=seed,
+        half=half,
+        weights=weights,
+        device=device,
+        precision=precision.value,
+        resume=resume,
+        progress=ConsoleProgress(),
+    )
+    if json:
+        print_json({"file": str(result.path), **result.card})
+        return
+    say(
+        f"mean squared error {result.card['final_loss']:.4f} after {steps} steps, "
+        f"{result.card['seconds']:.0f} s; guessing the mean has 1"
+    )
+    say(f"saved to {result.path}")
+    say(
+        f"\nhint: ad train folder ./parts efficientad-{size.value} --set teacher={result.path}\n"
+        f"hint: set AD_WEIGHTS to `{result.path.parent}` to have it found"
+    )

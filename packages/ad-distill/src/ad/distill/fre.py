@@ -1,0 +1,240 @@
+"""FRE: rebuild a feature map from few numbers; the score is what could not be rebuilt.
+
+The maps of one layer of a frozen network, pooled and flattened, lie near a low-dimensional plane
+for good parts. A linear auto-encoder with tied weights finds it; what is left of a picture's
+features beside the plane is the anomaly, position by position.
+
+Paper: Ndiour, Ahuja, Genc, Tickoo, "FRE: A Fast Method For Anomaly Detection And Segmentation",
+BMVC 2023, arXiv 2211.12650. Official code: IntelLabs/dfm, MIT.
+
+The best tied linear auto-encoder is known in closed form, the principal components of the
+features: ``solver="pca"`` computes it at once, exactly, from the pictures' Gram matrix.
+``solver="sgd"`` descends to it as the paper does; it ends above it.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ad.core.backbones import FeatureExtractor
+from ad.core.data.learning import LearningBatch, LearningData, stream
+from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core.errors import DataError, SettingError
+from ad.core.maps import upsample
+from ad.core.trainer import GradientTrainer, Optimization, Setup
+
+Solver = Literal["pca", "sgd"]
+
+MAX_PICTURES = 4096
+"""Pictures the closed form is computed from; of more, a random choice is taken."""
+
+_NO_VARIANCE = 1e-10  # against the largest: a direction of rounding errors
+_CHUNK = 4096  # columns that are in float64 at a time
+
+
+@final
+class FreDetector(Detector):
+    """Scores each cell by the squared error of its features' reconstruction.
+
+    Args:
+        extractor: The frozen network, with one layer.
+        pool: Side of the square of cells that are averaged before flattening.
+    """
+
+    weight: Tensor
+    """``[h, D]``: encodes, and transposed decodes."""
+    code_bias: Tensor
+    """``[h]``"""
+    bias: Tensor
+    """``[D]``"""
+
+    def __init__(self, extractor: FeatureExtractor, *, pool: int) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.pool = pool
+        for name in ("weight", "code_bias", "bias"):
+            learned_buffer(self, name)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled maps, ``[B, C, h, w]``, float32."""
+        (maps,) = self.extractor(images)
+        return F.avg_pool2d(maps.float(), self.pool)
+
+    def error(self, features: Tensor) -> Tensor:
+        """What the reconstruction misses of flattened features, ``[B, D]``."""
+        code = F.linear(features, self.weight, self.code_bias)
+        return features - torch.addmm(self.bias, code, self.weight)
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score a batch; see `Detector.forward`.
+
+        Returns:
+            Squared errors summed over channels, and their sum over all cells as the score.
+
+        Raises:
+            NotFittedError: If the detector has not been fitted.
+            SettingError: If the images are not of the size it was fitted at.
+        """
+        self.require_fitted()
+        features = self.features(images)
+        if features[0].numel() != self.weight.shape[1]:
+            msg = (
+                f"FRE was fitted to {self.weight.shape[1]} features a picture; pictures of "
+                f"{images.shape[2]} x {images.shape[3]} pixels have {features[0].numel()}. Resize "
+                "the pictures, or train at their size."
+            )
+            raise SettingError(msg)
+        with torch.autocast(images.device.type, enabled=False):  # small differences are the signal
+            square = self.error(features.flatten(1)).square().view_as(features).sum(1)
+        anomaly_map = upsample(square, (images.shape[2], images.shape[3]))
+        return Prediction(square.sum(dim=(1, 2)), anomaly_map)
+
+
+@final
+class FreTrainer(GradientTrainer):
+    """Finds the plane, in closed form or by descent.
+
+    Args:
+        setup: What the run sets; the closed form needs no epochs.
+        backbone: A timm model name.
+        layer: Whose map is rebuilt.
+        solver: ``"pca"`` or ``"sgd"``.
+        latent: Numbers a picture is rebuilt from, at most one less than there are pictures.
+        pool: Side of the square of cells that are averaged.
+        lr: Learning rate of Adam, for ``solver="sgd"``.
+
+    Raises:
+        SettingError: If an option has a value that cannot work.
+        WeightsError: If the backbone has no weights.
+    """
+
+    detector: FreDetector
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        backbone: str = "resnet50",
+        layer: str = "layer3",
+        solver: Solver = "pca",
+        latent: int = 220,
+        pool: int = 2,
+        lr: float = 1e-3,
+    ) -> None:
+        super().__init__(setup)
+        for name, value in (("latent", latent), ("pool", pool)):
+            if value < 1:
+                msg = f"`{name}` must be a whole number from 1; got {value}."
+                raise SettingError(msg)
+        self.solver: Solver = solver
+        self.latent = latent
+        self.lr = lr
+        extractor = FeatureExtractor(backbone, (layer,), setup=setup)
+        self.detector = FreDetector(extractor, pool=pool).to(setup.device)
+        self.detector.eval()
+
+    def num_steps(self, num_images: int) -> int:
+        """None for the closed form; see `GradientTrainer.num_steps`."""
+        return 0 if self.solver == "pca" else super().num_steps(num_images)
+
+    def frozen(self, images: Tensor) -> Sequence[Tensor]:
+        """The pooled features, flattened; see `GradientTrainer.frozen`."""
+        return (self.detector.features(images).flatten(1),)
+
+    def prepare(self, data: LearningData) -> None:
+        """Compute the plane, or draw where the descent starts.
+
+        Raises:
+            DataError: If there are fewer than two pictures, or all look the same.
+        """
+        if len(data) < 2:
+            msg = f"FRE needs at least 2 normal pictures; got {len(data)}. Add good ones."
+            raise DataError(msg)
+        latent = min(self.latent, len(data) - 1)
+        if self.solver == "pca":
+            weight, mean = principal_plane(self._matrix(data), latent)
+            self.detector.weight, self.detector.bias = weight, mean
+            self.detector.code_bias = -(weight @ mean)
+            return
+        (first,) = next(iter(data.batches(1))).frozen
+        bound = math.sqrt(6 / (latent + first.shape[1]))  # Xavier
+        generator = torch.Generator().manual_seed(stream(self.setup.seed, 3))
+        drawn = torch.rand(latent, first.shape[1], generator=generator)
+        self.detector.weight = ((2 * drawn - 1) * bound).to(self.setup.device)
+        self.detector.code_bias = torch.zeros(latent, device=self.setup.device)
+        self.detector.bias = torch.zeros(first.shape[1], device=self.setup.device)
+
+    def _matrix(self, data: LearningData) -> Tensor:
+        chosen = list(range(len(data)))
+        if len(data) > MAX_PICTURES:
+            generator = torch.Generator().manual_seed(stream(self.setup.seed, 3))
+            chosen = torch.randperm(len(data), generator=generator)[:MAX_PICTURES].tolist()
+            warnings.warn(
+                f"{len(data):,} pictures are more than the {MAX_PICTURES:,} that FRE's closed form "
+                'is computed from; a random part of that size is used. `solver="sgd"` takes all.',
+                stacklevel=2,
+            )
+        batches = data.batches(self.setup.batch_size, order=chosen)
+        return torch.cat([batch.frozen[0] for batch in batches])
+
+    def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
+        """The mean squared error; see `GradientTrainer.losses`."""
+        with torch.autocast(batch.images.device.type, enabled=False):
+            return {"error": self.detector.error(batch.frozen[0]).square().mean()}
+
+    def optimizers(self, total_steps: int) -> Sequence[Optimization]:
+        """Adam; none for the closed form; see `GradientTrainer.optimizers`."""
+        if self.solver == "pca":
+            return []
+        detector = self.detector
+        plane = [detector.weight, detector.code_bias, detector.bias]
+        return [
+            Optimization(optimizer=torch.optim.Adam([t.requires_grad_() for t in plane], self.lr))
+        ]
+
+    def conclude(self, data: LearningData, held_out: LearningData | None) -> None:
+        """Let go of the gradients; see `GradientTrainer.conclude`."""
+        for name in ("weight", "code_bias", "bias"):
+            setattr(self.detector, name, getattr(self.detector, name).detach())
+
+
+def principal_plane(rows: Tensor, latent: int) -> tuple[Tensor, Tensor]:
+    """The plane of largest variance through the mean, from the Gram matrix of the rows.
+
+    Args:
+        rows: ``[N, D]``, float32.
+        latent: Dimensions of the plane, below N; directions without variance are left out.
+
+    Returns:
+        Orthonormal directions ``[h, D]`` and the mean ``[D]``, float32. The largest entry of each
+        direction is positive, since which way it points is otherwise arbitrary.
+
+    Raises:
+        DataError: If all rows are the same.
+    """
+    pieces = torch.split(rows, _CHUNK, dim=1)
+    means = [some.double().mean(0) for some in pieces]
+    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    for some, mean in zip(pieces, means, strict=True):
+        gap = some.double() - mean
+        gram.addmm_(gap, gap.T)
+    variance, vectors = torch.linalg.eigh(gram)  # ascending
+    variance, vectors = variance.flip(0)[:latent], vectors.flip(1)[:, :latent]
+    if variance[0] <= 0:
+        msg = "All normal pictures have the same features. Train on different pictures."
+        raise DataError(msg)
+    there = variance > _NO_VARIANCE * variance[0]
+    turn = (vectors[:, there] / variance[there].sqrt()).T  # [h, N]
+    parts = [
+        (turn @ (some.double() - mean)).float() for some, mean in zip(pieces, means, strict=True)
+    ]
+    plane = torch.cat(parts, dim=1)
+    sign = plane.gather(1, plane.abs().argmax(1, keepdim=True)).sign()
+    return plane * sign, torch.cat(means).float()

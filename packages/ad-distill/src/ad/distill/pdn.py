@@ -1,0 +1,304 @@
+"""Patch description networks: a few convolutions that describe each 33 x 33 patch of a picture.
+
+EfficientAD's teacher is one whose weights were distilled from a large network (see
+`ad.distill.teacher`); its student is one with twice the outputs. Here are both architectures,
+where a teacher's weights are looked for, and the scale of its outputs.
+
+A teacher's weights are looked for in this order, and never made up:
+
+1. an explicit file (the model's option ``teacher``, or ``weights="path/to/file.safetensors"``);
+2. ``$AD_WEIGHTS/efficientad_pdn_small.safetensors``, or ``..._medium``.
+
+``weights="random"`` builds an untaught teacher from the seed instead: for tests and for trying
+things out.
+
+Source: Batzner, Heckler, König, "EfficientAD", WACV 2024, arXiv 2303.14535, section 3.1 and
+its appendix's tables of layers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ad.core.backbones import IMAGENET_MEAN, IMAGENET_STD
+from ad.core.detector import learned_buffer
+from ad.core.errors import DataError, WeightsError
+from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
+
+Size = Literal["small", "medium"]
+
+CHANNELS = 384
+"""Numbers that describe a patch."""
+
+_POOL = None
+# Kernel, outputs (None: the network's own) and padding, if any, of each convolution.
+_LAYERS: dict[Size, tuple[tuple[int, int | None, int] | None, ...]] = {
+    "small": ((4, 128, 3), _POOL, (4, 256, 3), _POOL, (3, 256, 1), (4, None, 0)),
+    "medium": (
+        (4, 256, 3), _POOL, (4, 512, 3), _POOL, (1, 512, 0), (3, 512, 1), (4, None, 0), (1, None, 0)
+    ),
+}  # fmt: skip
+
+
+@final
+class Pdn(nn.Module):
+    """A patch description network; without padding, a patch never sees beyond the picture.
+
+    Args:
+        size: ``small`` or ``medium``.
+        channels: Numbers that describe a patch.
+        padding: Whether maps have a quarter of the picture's side, as distilling a teacher
+            wants it; otherwise 8 cells fewer.
+    """
+
+    def __init__(self, size: Size, channels: int = CHANNELS, *, padding: bool = False) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 3
+        for layer in _LAYERS[size]:
+            if layer is _POOL:
+                layers.append(nn.AvgPool2d(2, 2, padding=int(padding)))
+                continue
+            kernel, outputs, pad = layer
+            outputs = outputs or channels
+            pad = pad if padding else 0
+            layers += [nn.Conv2d(inputs, outputs, kernel, padding=pad), nn.ReLU()]
+            inputs = outputs
+        self.layers = nn.Sequential(*layers[:-1])  # the outputs are of any sign
+
+    def trunk(self, x: Tensor) -> Tensor:
+        """All but the last convolution.
+
+        Args:
+            x: ``[B, 3, H, W]``, normalised.
+        """
+        features: Tensor = self.layers[:-1](x)
+        return features
+
+    def head(self, features: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        """The last convolution, or a part of its outputs at a part of the cost.
+
+        Args:
+            features: What `trunk` gave.
+            first: The first output.
+            last: The one after the last output; None for all.
+        """
+        conv = self.layers[-1]
+        assert isinstance(conv, nn.Conv2d)
+        assert conv.bias is not None
+        weight, bias = conv.weight[first:last], conv.bias[first:last]
+        return F.conv2d(features, weight, bias)  # which is never padded
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Describe patches.
+
+        Args:
+            x: ``[B, 3, H, W]``, normalised.
+
+        Returns:
+            ``[B, channels, ceil(H / 4) - 8, ceil(W / 4) - 8]``, or ``H / 4`` with padding.
+        """
+        features: Tensor = self.layers(x)
+        return features
+
+
+@final
+class Teacher(nn.Module):
+    """A patch description network that never changes.
+
+    Args:
+        net: The network, with its weights.
+        precision: In which it computes.
+    """
+
+    def __init__(self, net: Pdn, precision: Precision) -> None:
+        super().__init__()
+        self.net = net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+        self.precision: Precision = precision
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stay in eval mode whatever the detector around it does."""
+        return super().train(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Describe patches; see `Pdn.forward`. In bf16 or fp32, as `precision` says."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            features: Tensor = self.net(x)
+        return features
+
+
+@final
+class ImagenetNorm(nn.Module):
+    """Scales pictures by ImageNet's mean and deviation: what every teacher was taught with."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Constants of the method, not something learnt: kept out of the saved model.
+        for name, value in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` in [0, 1] to the same shape, channels-last in memory."""
+        x = (images - self.mean) / self.std
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+@final
+class ChannelScale(nn.Module):
+    """Brings each channel of feature maps to mean 0 and deviation 1 over the pictures measured."""
+
+    mean: Tensor
+    """``[C, 1, 1]``"""
+    std: Tensor
+    """``[C, 1, 1]``"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        learned_buffer(self, "mean")
+        learned_buffer(self, "std")
+
+    def measure(self, maps: Iterable[Tensor]) -> None:
+        """Take mean and deviation over pictures and cells, in float64, in one pass.
+
+        Args:
+            maps: Batches ``[B, C, h, w]``.
+
+        Raises:
+            DataError: If no channel varies, since all pictures have one and the same flat colour.
+        """
+        count, mean, square = 0, torch.zeros(()), torch.zeros(())
+        for some in maps:
+            columns = some.double().permute(1, 0, 2, 3).flatten(1)  # [C, cells]
+            own, number = columns.mean(1), columns.shape[1]
+            own_square = (columns - own[:, None]).square().sum(1)
+            if count == 0:
+                count, mean, square = number, own, own_square
+                continue
+            # Two sets of numbers into one: Chan, Golub, LeVeque, 1983.
+            shift, total = own - mean, count + number
+            square = square + own_square + shift.square() * (count * number / total)
+            mean = mean + shift * (number / total)
+            count = total
+        if count == 0 or not bool((square > 0).any()):
+            msg = (
+                "Every picture to learn from has one and the same flat colour: there is nothing "
+                "to learn. Look at the pictures."
+            )
+            raise DataError(msg)
+        std = (square / count).sqrt()
+        # A channel that never varied says nothing of good pictures; it keeps its own scale.
+        std = torch.where(std > 0, std, 1)
+        self.mean, self.std = mean.float()[:, None, None], std.float()[:, None, None]
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """``[B, C, h, w]`` of any type to the same shape in float32."""
+        return (maps.float() - self.mean) / self.std
+
+
+def luminance(picture: Tensor) -> Tensor:
+    """``[3, H, W]``, red, green and blue, to ``[1, H, W]``: what is left of it in grey."""
+    weights = picture.new_tensor((0.299, 0.587, 0.114))  # ITU-R BT.601
+    return (picture * weights[:, None, None]).sum(0, keepdim=True)
+
+
+def teacher_file(size: Size) -> str:
+    """Name of the file with a teacher's weights."""
+    return f"efficientad_pdn_{size}.safetensors"
+
+
+def load_teacher(size: Size, *, setup: Setup, file: str = "") -> Teacher:
+    """Build a teacher with the weights that can be had; see the top of this page.
+
+    Args:
+        size: ``small`` or ``medium``.
+        setup: Gives weights policy, seed, precision and device.
+        file: A safetensors file, or a folder with one; empty to search.
+
+    Raises:
+        WeightsError: If there is no file, or its tensors do not fit.
+    """
+    # The seed makes random weights repeatable; the caller's generator must not notice.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(setup.seed)
+        net = Pdn(size)
+    if setup.weights != FROM_MODEL_FILE:  # where it was trained is nothing to who loads it
+        path = _find(size, setup.weights, file)
+        if path is not None:
+            _load(net, path, size)
+    return Teacher(net, setup.precision).to(setup.device)
+
+
+def _find(size: Size, weights: str, file: str) -> Path | None:
+    """The file to load; None for random weights."""
+    name = teacher_file(size)
+    option = "teacher" if file else "weights"
+    explicit = file or ("" if weights in ("auto", "random") else weights)
+    if explicit:
+        path = Path(explicit).expanduser()
+        path = path / name if path.is_dir() else path
+        if not path.is_file():
+            msg = (
+                f"The teacher's file `{path}` does not exist. `{option}` must be a safetensors "
+                f"file that holds a {size} patch description network, such as `{name}`."
+            )
+            raise WeightsError(msg)
+        return path
+    if weights == "random":
+        return None
+    folder = os.environ.get("AD_WEIGHTS", "")
+    if folder and not Path(folder).expanduser().is_dir():
+        msg = f"AD_WEIGHTS names `{folder}`, which is not a folder. Correct it or unset it."
+        raise WeightsError(msg)
+    path = Path(folder).expanduser() / name
+    if folder and path.is_file():
+        return path
+    where = f"`{folder}` has no `{name}`" if folder else "AD_WEIGHTS is not set"
+    msg = (
+        f"EfficientAD's {size} teacher has no weights: no file was given and {where}.\n"
+        f"hint: put `{name}` into a folder and set AD_WEIGHTS to that folder, or name a file with "
+        f"`--set teacher=FILE`\n"
+        f"hint: `ad distill-teacher --images DIR --backbone wide_resnet101_2 --size {size}` makes "
+        f"one from a pretrained network and a folder of any pictures\n"
+        f"hint: `--weights random` runs with a teacher that was taught nothing, to try things out"
+    )
+    raise WeightsError(msg)
+
+
+def _load(net: Pdn, file: Path, size: Size) -> None:
+    try:
+        state = load_file(file)
+    except (SafetensorError, OSError) as error:
+        msg = f"`{file}` is no readable safetensors file: {error}"
+        raise WeightsError(msg) from error
+    convs = [name for name, layer in net.layers.named_children() if isinstance(layer, nn.Conv2d)]
+    # Others number the convolutions alone: `conv1` to `conv4`.
+    others = {f"conv{number}": name for number, name in enumerate(convs, start=1)}
+    state = {re.sub(r"^conv\d+", lambda m: others.get(m[0], m[0]), k): t for k, t in state.items()}
+    for key, like in net.layers.state_dict().items():
+        if key not in state:
+            msg = (
+                f"`{file}` lacks the tensor `{key}`, which a {size} patch description network "
+                "needs. Use a file that `ad distill-teacher` wrote, or one with its names."
+            )
+            raise WeightsError(msg)
+        if state[key].shape != like.shape:
+            msg = (
+                f"`{key}` in `{file}` has shape {tuple(state[key].shape)}; a {size} patch "
+                f"description network needs {tuple(like.shape)}. The file belongs to another model."
+            )
+            raise WeightsError(msg)
+    # Half precision on disk is welcome; it is computed with as the run says.
+    net.layers.load_state_dict({key: state[key].float() for key in net.layers.state_dict()})

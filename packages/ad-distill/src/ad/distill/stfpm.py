@@ -1,0 +1,147 @@
+"""STFPM: a student imitates a teacher's feature pyramid on good pictures; the score is the gap.
+
+The student has the teacher's architecture but learns from good parts alone. On what it never saw
+its features, normalised at each position, differ from the teacher's, at any of three scales.
+
+Paper: Wang, Han, Ding, Huang, "Student-Teacher Feature Pyramid Matching for Anomaly Detection",
+BMVC 2021, arXiv 2103.04257. Official code: gdwang08/STFPM, GPL-3.0; nothing here comes from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ad.core.backbones import FeatureExtractor, fresh_network
+from ad.core.data.learning import LearningBatch, LearningData
+from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core.maps import upsample
+from ad.core.trainer import GradientTrainer, Optimization, Setup
+
+
+@final
+class StfpmDetector(Detector):
+    """Scores each position by how far the student is from the teacher there.
+
+    Args:
+        teacher: The frozen network.
+        student: The same architecture, to be trained.
+    """
+
+    trained: Tensor
+    """``[1]``: that it was, so that an untrained student is not mistaken for a trained one."""
+
+    def __init__(self, teacher: FeatureExtractor, student: torch.nn.Module) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.student = student
+        learned_buffer(self, "trained")
+
+    def imitate(self, images: Tensor) -> list[Tensor]:
+        """The student's maps, ``[B, C, h, w]`` each, in the teacher's precision."""
+        x = ((images - self.teacher.mean) / self.teacher.std).contiguous(
+            memory_format=torch.channels_last
+        )
+        bf16 = self.teacher.precision == "bf16"
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+            features: list[Tensor] = self.student(x)
+        return features
+
+    def forward(self, images: Tensor) -> Prediction:
+        """Score a batch; see `Detector.forward`.
+
+        Returns:
+            The product of the layers' gaps, in 0 to ``4 ** layers``, and the largest of each
+            image as its score.
+
+        Raises:
+            NotFittedError: If the detector has not been trained.
+        """
+        self.require_fitted()
+        pairs = zip(self.teacher(images), self.imitate(images), strict=True)
+        gaps = [gap(taught, learnt) for taught, learnt in pairs]
+        grid = (gaps[0].shape[1], gaps[0].shape[2])
+        product = torch.stack([upsample(each, grid) for each in gaps]).prod(0)
+        anomaly_map = upsample(product, (images.shape[2], images.shape[3]))
+        return Prediction(anomaly_map.amax(dim=(1, 2)), anomaly_map)
+
+
+def gap(taught: Tensor, learnt: Tensor) -> Tensor:
+    """Squared distance of two feature maps, each of length 1 at every position.
+
+    Args:
+        taught: ``[B, C, h, w]``.
+        learnt: Of the same shape.
+
+    Returns:
+        ``[B, h, w]``, float32, from 0 to 4.
+    """
+    difference = F.normalize(taught.float(), dim=1) - F.normalize(learnt.float(), dim=1)
+    return difference.square().sum(dim=1)
+
+
+@final
+class StfpmTrainer(GradientTrainer):
+    """Trains the student; keeps the epoch that reproduces held-out good pictures best.
+
+    Args:
+        setup: What the run sets.
+        backbone: A timm model name, of the teacher and the student.
+        layers: From shallow to deep; the first one's grid is where maps are multiplied.
+        lr: Learning rate of SGD with momentum 0.9.
+        weight_decay: Its weight decay.
+
+    Raises:
+        SettingError: If the backbone or a layer does not exist.
+        WeightsError: If the teacher has no weights.
+    """
+
+    detector: StfpmDetector
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        backbone: str = "resnet50",
+        layers: tuple[str, ...] = ("layer1", "layer2", "layer3"),
+        lr: float = 0.4,
+        weight_decay: float = 1e-4,
+    ) -> None:
+        super().__init__(setup)
+        self.lr = lr
+        self.weight_decay = weight_decay
+        teacher = FeatureExtractor(backbone, layers, setup=setup)
+        student = fresh_network(backbone, layers, seed=setup.seed)
+        self.detector = StfpmDetector(teacher, student).to(setup.device)
+        self.detector.eval()
+
+    def frozen(self, images: Tensor) -> Sequence[Tensor]:
+        """The teacher's maps; see `GradientTrainer.frozen`."""
+        return self.detector.teacher(images)  # type: ignore[no-any-return]  # untyped in torch
+
+    def prepare(self, data: LearningData) -> None:
+        """Nothing to measure before the first step; see `GradientTrainer.prepare`."""
+        self.detector.trained = torch.ones(1, device=self.setup.device)
+
+    def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
+        """The mean gap of each layer; see `GradientTrainer.losses`."""
+        pairs = zip(batch.frozen, self.detector.imitate(batch.images), strict=True)
+        return {
+            f"layer{number}": gap(taught, learnt).mean()
+            for number, (taught, learnt) in enumerate(pairs, start=1)
+        }
+
+    def optimizers(self, total_steps: int) -> Sequence[Optimization]:
+        """SGD at a constant rate; see `GradientTrainer.optimizers`."""
+        parameters = self.detector.student.parameters()
+        sgd = torch.optim.SGD(parameters, self.lr, momentum=0.9, weight_decay=self.weight_decay)
+        return [Optimization(optimizer=sgd)]
+
+    def monitor(self, images: Tensor) -> Tensor:
+        """The mean of each held-out picture's map; see `GradientTrainer.monitor`."""
+        anomaly_map = self.detector(images).map
+        return anomaly_map.mean(dim=(1, 2))  # type: ignore[no-any-return]  # untyped in torch

@@ -1,0 +1,361 @@
+"""EfficientAD: its losses, its scale, and that everything random belongs to a picture."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ad.core.checkpoints import Checkpoints
+from ad.core.data.batches import PictureSet, to_device
+from ad.core.data.learning import LearningBatch, LearningData
+from ad.core.errors import DataError, NotFittedError, SettingError
+from ad.core.files import load_tensors, read_model, save_model
+from ad.core.loop import fit
+from ad.core.testing.pictures import make_picture
+from ad.core.trainer import FROM_MODEL_FILE, Setup
+from ad.distill.efficientad.network import AutoEncoder, cells
+from ad.distill.efficientad.trainer import EfficientadTrainer, PenaltyPictures, hardest, jitter
+from ad.distill.models import EFFICIENTAD, EFFICIENTAD_MEDIUM, EFFICIENTAD_SMALL
+from ad.distill.pdn import CHANNELS, Pdn
+
+SIZE = 64
+CPU = torch.device("cpu")
+
+
+def setup(**changes):
+    values = {"img_size": SIZE, "normalize": False, "batch_size": 2, "weights": "random"}
+    return Setup(**{**values, **changes})
+
+
+def build(*, penalty="", setting=None, **options):
+    return EfficientadTrainer(setting or setup(), model_size="small", penalty=penalty, **options)
+
+
+def pictures(count=4, *, start=0):
+    return PictureSet([make_picture(start + i, size=SIZE)[0] for i in range(count)], SIZE)
+
+
+def images(count=4, *, start=0):
+    (batch,) = pictures(count, start=start).batches(count)
+    return to_device(batch.pictures, CPU)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def penalty(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for number in range(3):
+        pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "deep" / f"{number}.png")
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    trainer = build()
+    fit(trainer, pictures(6), held_out=pictures(3, start=50))
+    return trainer
+
+
+def prepared(**options):
+    """A trainer before its first step, and a batch for it."""
+    trainer = build(**options)
+    data = LearningData(pictures(2), CPU, trainer.frozen)
+    trainer.prepare(data)
+    (batch,) = data.batches(2)
+    return trainer, batch
+
+
+def test_parameters_are_those_of_the_paper():
+    # By hand: encoder 1 568 + 16 416 + 32 832 + 2 x 65 600 + 262 208, decoder 6 x 65 600 + 36 928
+    # + 221 568.
+    assert sum(p.numel() for p in AutoEncoder(256).parameters()) == 1_096_320
+    detector = build(setting=setup(img_size=256)).detector
+    assert sum(p.numel() for p in detector.parameters()) == 8_057_856  # the paper's 8 million
+
+
+@pytest.mark.parametrize("size", [64, 100, 127, 128, 256, 300, 512, 515])
+def test_the_auto_encoder_meets_the_teachers_grid(size):
+    with torch.device("meta"):
+        x = torch.empty(1, 3, size, size)
+        taught, rebuilt = Pdn("small")(x), AutoEncoder(size)(x)
+    assert rebuilt.shape == taught.shape == (1, CHANNELS, cells(size), cells(size))
+
+
+def test_the_auto_encoder_has_the_papers_grids_at_256():
+    sides = []
+    autoencoder = AutoEncoder(256)
+    for layer in (autoencoder.encoder, *autoencoder.decoder, autoencoder.last):
+        layer.register_forward_hook(lambda _, x, y: sides.append((x[0].shape[2], y.shape[2])))
+    with torch.no_grad():
+        autoencoder(torch.zeros(1, 3, 256, 256))
+    resized = [before for before, _ in sides]
+    assert resized == [256, 3, 8, 15, 32, 63, 127, 56]
+    assert sides[0] == (256, 1)
+
+
+@pytest.mark.parametrize("quantile", [0.999, 0.99, 0.5, 0.0])
+def test_the_hardest_are_those_at_or_above_the_quantile_of_each_picture(quantile):
+    gap = torch.rand(3, 10, 10, 10, generator=generator())  # of 1000 values each
+    expected = [one[one >= torch.quantile(one, quantile)].mean() for one in gap]
+    torch.testing.assert_close(hardest(gap, quantile), torch.stack(expected))
+
+
+def test_jitter_changes_one_of_three_by_a_fifth_at_most():
+    image = 0.3 + 0.4 * torch.rand(3, 8, 8, generator=generator())
+    luminance = (image * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
+    seen = set()
+    for seed in range(40):
+        changed = jitter(image, generator(seed))
+        assert torch.equal(changed, jitter(image, generator(seed)))
+        for what, other in enumerate((torch.zeros(()), luminance.mean(), luminance)):
+            factors = ((changed - other) / (image - other)).flatten()
+            if factors.std() < 1e-2:
+                assert 0.79 < factors.median() < 1.21
+                seen.add(what)
+    assert seen == {0, 1, 2}
+
+
+def test_penalty_pictures_are_the_middle_and_sometimes_grey(penalty):
+    drawn = PenaltyPictures(Path(penalty), SIZE)
+    grey = 0
+    for seed in range(100):
+        picture = drawn.draw(generator(seed))
+        assert picture.shape == (SIZE, SIZE, 3)
+        assert picture.dtype == torch.uint8
+        assert torch.equal(picture, PenaltyPictures(Path(penalty), SIZE).draw(generator(seed)))
+        grey += int((picture == picture[..., :1]).all())
+    assert 15 <= grey <= 45
+
+
+def test_what_is_random_depends_on_seed_epoch_and_picture_alone(penalty):
+    trainer, batch = prepared(penalty=penalty)
+    trainer.detector.eval()  # without dropout, which the loop seeds for each step
+
+    def losses(rows, epoch=0, seed=0):
+        part = LearningBatch(
+            images=batch.images[rows],
+            frozen=(batch.frozen[0][rows],),
+            indices=tuple(rows),
+            epoch=epoch,
+            seed=seed,
+        )
+        with torch.no_grad():
+            return {name: value.item() for name, value in trainer.losses(part).items()}
+
+    both, first, second = losses([0, 1]), losses([0]), losses([1])
+    assert losses([0, 1]) == both
+    assert losses([1, 0]) == pytest.approx(both, rel=1e-4)
+    for name, value in both.items():  # of a batch, the mean of its pictures'
+        assert (first[name] + second[name]) / 2 == pytest.approx(value, rel=1e-4)
+    others = [losses([0], epoch=epoch) for epoch in (1, 2, 3)] + [losses([0], seed=1)]
+    for name in ("penalty", "autoencoder", "global"):
+        assert len({first[name], *(other[name] for other in others)}) > 2
+    assert {other["hard"] for other in others} == {first["hard"]}
+
+
+def test_losses_are_the_textbooks(penalty):
+    trainer, batch = prepared(penalty=penalty)
+    detector = trainer.detector.eval()
+    losses = trainer.losses(batch)
+    changed, others = [], []
+    for row in range(2):
+        source = batch.generator(row)
+        changed.append(jitter(batch.images[row], source))
+        others.append(trainer.penalty.draw(source))
+    x, x_changed = detector.normalize(batch.images), detector.normalize(torch.stack(changed))
+    x_other = detector.normalize(to_device(torch.stack(others), CPU))
+    gap = (detector.scale(detector.teacher(x)) - detector.student(x)[:, :CHANNELS]).square()
+    hard = [one[one >= np.quantile(one.detach().numpy(), 0.999)].mean() for one in gap]
+    rebuilt = detector.autoencoder(x_changed)
+    expected = {
+        "hard": torch.stack(hard).mean(),
+        "penalty": detector.student(x_other)[:, :CHANNELS].square().mean(),
+        "autoencoder": (detector.scale(detector.teacher(x_changed)) - rebuilt).square().mean(),
+        "global": (rebuilt - detector.student(x_changed)[:, CHANNELS:]).square().mean(),
+    }
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_each_term_reaches_what_it_should(penalty):
+    trainer, batch = prepared(penalty=penalty)
+    detector = trainer.detector
+    last = detector.student.layers[-1].weight
+    reached = {}
+    losses = trainer.losses(batch)
+    for name, value in losses.items():
+        detector.zero_grad()
+        value.backward(retain_graph=True)
+        assert all(p.grad is None for p in detector.teacher.parameters())
+        outputs = torch.zeros(2 * CHANNELS) if last.grad is None else last.grad.abs().sum((1, 2, 3))
+        autoencoder = any(p.grad is not None for p in detector.autoencoder.parameters())
+        reached[name] = (
+            bool(outputs[:CHANNELS].any()), bool(outputs[CHANNELS:].any()), autoencoder
+        )  # fmt: skip
+    assert reached == {
+        "hard": (True, False, False),
+        "penalty": (True, False, False),
+        "autoencoder": (False, False, True),
+        "global": (False, True, True),
+    }
+
+
+def test_the_rate_is_a_tenth_in_the_last_twentieth_of_the_real_steps():
+    (optimization,) = build().optimizers(200)
+    assert [optimization.schedule(step) for step in (0, 189, 190, 199)] == [1, 1, 0.1, 0.1]
+    (group,) = optimization.optimizer.param_groups
+    assert (group["lr"], group["weight_decay"]) == (1e-4, 1e-5)
+    assert all(p.requires_grad for p in group["params"])
+
+
+def test_the_quantiles_of_held_out_maps_become_0_and_a_tenth(trained):
+    detector = trained.detector
+    raw = detector.maps(images(3, start=50), detector.teach(images(3, start=50)))
+    for values, (low, high) in zip(raw, detector.quantiles, strict=True):
+        scaled = 0.1 * (values - low) / (high - low)
+        at = np.quantile(scaled.detach().numpy(), (0.9, 0.995))
+        np.testing.assert_allclose(at, (0, 0.1), atol=1e-4)
+
+
+def test_a_map_is_half_of_each_with_a_border_of_0(trained):
+    detector, some = trained.detector, images(2, start=70)
+    with torch.no_grad():
+        prediction = detector(some)
+        raw = detector.maps(some, detector.teach(some))
+    halves = [
+        0.5 * 0.1 * (values - low) / (high - low)
+        for values, (low, high) in zip(raw, detector.quantiles, strict=True)
+    ]
+    whole = torch.zeros(2, SIZE // 4, SIZE // 4)
+    whole[:, 4:-4, 4:-4] = halves[0] + halves[1]
+    expected = torch.nn.functional.interpolate(whole[:, None], SIZE, mode="bilinear")[:, 0]
+    torch.testing.assert_close(prediction.map, expected)
+    assert torch.equal(prediction.score, prediction.map.amax((1, 2)))
+    assert (prediction.map[:, :14] == 0).all()
+
+
+def test_a_score_does_not_depend_on_the_batch_and_nothing_is_dropped(trained):
+    some = images(3, start=70)
+    with torch.no_grad():
+        whole = trained.detector(some)
+        alone = torch.cat([trained.detector(one[None]).score for one in some])
+        again = trained.detector(some)
+    torch.testing.assert_close(whole.score, alone, rtol=1e-4, atol=1e-4)
+    assert torch.equal(whole.map, again.map)
+
+
+def test_a_defect_scores_higher_where_it_is(trained):
+    picture, mask = make_picture(200, size=SIZE, defect=True)
+    with torch.no_grad():
+        bad = trained.detector(torch.from_numpy(picture).permute(2, 0, 1)[None] / 255)
+        good = trained.detector(images(4, start=70))
+    assert bad.score > good.score.max()
+    assert bad.map[0][mask].mean() > bad.map[0][~mask].mean()
+
+
+def test_the_teacher_never_changes_and_the_rest_does(trained):
+    untrained = build().detector
+    for name, before in untrained.named_parameters():
+        after = trained.detector.get_parameter(name)
+        assert torch.equal(before, after) == name.startswith("teacher.")
+    assert not trained.detector.train().teacher.training
+    assert not trained.detector.eval().training
+
+
+def test_the_loss_falls_and_the_cache_changes_nothing():
+    class Losses:
+        def on_epoch_end(self, state):
+            seen.append(state.losses)
+
+    ends = []
+    for cache in (True, False):
+        seen = []
+        trainer = build(setting=setup(num_epochs=2), lr=1e-3)
+        fit(trainer, pictures(4), feature_cache=cache, callbacks=[Losses()])
+        ends.append(trainer.detector.state_dict())
+    assert seen[-1]["hard"] < seen[0]["hard"]
+    assert seen[-1]["autoencoder"] < seen[0]["autoencoder"]
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
+
+
+def test_a_killed_run_that_is_resumed_ends_bit_equal(tmp_path, penalty):
+    class PowerCut(Exception):
+        pass
+
+    class CutsAfterEpoch:
+        def on_epoch_end(self, state):
+            if state.epoch == 1:
+                raise PowerCut
+
+    def run(folder, *callbacks):
+        trainer = build(penalty=penalty, setting=setup(num_epochs=3))
+        checkpoints = Checkpoints(tmp_path / folder, every_seconds=0)
+        fit(trainer, pictures(3), checkpoints=checkpoints, callbacks=callbacks)
+        return trainer.detector.state_dict()
+
+    whole = run("whole")
+    with pytest.raises(PowerCut):
+        run("cut", CutsAfterEpoch())
+    resumed = run("cut")
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
+
+
+def test_a_saved_one_loads_without_its_inputs_and_scores_the_same(tmp_path, trained):
+    save_model(tmp_path / "model", trained.detector, {})
+    setting = setup(weights=FROM_MODEL_FILE)
+    blank = build(setting=setting, teacher="gone.safetensors", penalty="gone").detector
+    with pytest.raises(NotFittedError):
+        blank(images(1))
+    load_tensors(blank, read_model(tmp_path / "model")[0], "model")
+    with torch.no_grad():
+        assert torch.equal(blank(images(2)).map, trained.detector(images(2)).map)
+
+
+def test_notes_say_what_was_gone_without(penalty):
+    trainer = build()
+    assert any("No penalty pictures" in note and "0.4 points" in note for note in trainer.notes)
+    assert any("taught nothing" in note for note in trainer.notes)
+    data = LearningData(pictures(2), CPU, trainer.frozen)
+    trainer.prepare(data)
+    trainer.conclude(data, None)
+    assert any("Nothing was held out" in note for note in trainer.notes)
+    with torch.no_grad():
+        assert trainer.detector(images(1)).score.isfinite()
+    assert not any("penalty" in note for note in build(penalty=penalty).notes)
+
+
+def test_what_cannot_work_is_refused(tmp_path, trained):
+    with pytest.raises(SettingError, match="`img_size` of EfficientAD must be at least 64"):
+        build(setting=setup(img_size=63))
+    with pytest.raises(SettingError, match="`hard_quantile` must be from 0 to below 1; got 1.0"):
+        build(hard_quantile=1.0)
+    with pytest.raises(SettingError, match="`penalty` must be a folder of everyday pictures"):
+        build(penalty=str(tmp_path / "missing"))
+    with pytest.raises(DataError, match="has no pictures"):
+        build(penalty=str(tmp_path))
+    with pytest.raises(SettingError, match="takes pictures from 64 x 64 pixels; got 60 x 64"):
+        trained.detector(torch.zeros(1, 3, 60, 64))
+    flat = PictureSet([np.full((SIZE, SIZE, 3), 90, np.uint8)] * 2, SIZE)
+    with pytest.raises(DataError, match="flat colour"):
+        fit(build(), flat)
+
+
+def test_the_catalogue_has_the_numbers_that_were_agreed():
+    for spec, size in ((EFFICIENTAD_SMALL, "small"), (EFFICIENTAD_MEDIUM, "medium")):
+        assert spec.model == {"model_size": size}
+        assert spec.train == {
+            "num_epochs": 20, "batch_size": 1, "img_size": 256, "normalize": False
+        }  # fmt: skip
+        assert spec.paper_budget == {"num_steps": 70_000}
+    assert EFFICIENTAD.model == EFFICIENTAD_MEDIUM.model
+    assert math.ceil(0.001 * CHANNELS * 56**2) == 1205  # values that are learnt from at 256 pixels

@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from ad.core.data.batches import PictureSet
+from ad.core.errors import DataError, SettingError
+from ad.core.loop import fit
+from ad.core.testing.pictures import make_picture
+from ad.core.trainer import Setup
+from ad.distill import fre
+from ad.distill.fre import FreTrainer, principal_plane
+
+SIZE = 64
+
+
+def trainer(options=None, **changes):
+    values = {"img_size": SIZE, "normalize": True, "weights": "random", "batch_size": 4}
+    options = {"backbone": "resnet18", "latent": 3, **(options or {})}
+    return FreTrainer(Setup(**{**values, **changes}), **options)
+
+
+def pictures(count=8):
+    return PictureSet([make_picture(i, size=SIZE)[0] for i in range(count)], SIZE)
+
+
+def images_of(pictures):
+    return torch.stack([torch.from_numpy(p).permute(2, 0, 1) / 255 for p in pictures.sources])
+
+
+def fitted(options=None, **changes):
+    one = trainer(options, **changes)
+    fit(one, pictures())
+    return one.detector
+
+
+def test_the_plane_is_that_of_scikit_learn():
+    rows = np.random.default_rng(0).normal(3, 1, (12, 40)) * np.linspace(1, 5, 40)
+    plane, mean = principal_plane(torch.from_numpy(rows).float(), 4)
+    expected = PCA(4, svd_solver="full").fit(rows)
+    np.testing.assert_allclose(mean, expected.mean_, rtol=1e-5)
+    plane = plane.numpy()
+    signs = np.sign((plane * expected.components_).sum(1))
+    np.testing.assert_allclose(plane * signs[:, None], expected.components_, atol=1e-5)
+
+
+def test_columns_in_pieces_give_the_same_plane(monkeypatch):
+    rows = torch.rand(6, 50, generator=torch.Generator().manual_seed(0))
+    whole = principal_plane(rows, 3)
+    monkeypatch.setattr(fre, "_CHUNK", 7)
+    for ours, theirs in zip(principal_plane(rows, 3), whole, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_directions_without_variance_are_left_out():
+    rows = torch.zeros(5, 6)
+    rows[:, 0] = torch.arange(5.0)
+    plane, _ = principal_plane(rows, 4)
+    torch.testing.assert_close(plane, torch.eye(6)[:1])
+
+
+def test_what_is_left_of_the_features_is_the_distance_to_the_plane():
+    detector = fitted()
+    images = images_of(pictures(3)).flip(3)
+    features = detector.features(images).flatten(1)
+    gap = features - detector.bias
+    inside = gap @ detector.weight.T
+    # Pythagoras: the residual's square is the whole less what lies in the plane.
+    expected = gap.square().sum(1) - inside.square().sum(1)
+    score, anomaly_map = detector(images)
+    torch.testing.assert_close(score, expected, rtol=1e-3, atol=1e-5)
+    assert anomaly_map.shape == (3, SIZE, SIZE)
+
+
+def test_pictures_on_the_plane_have_no_error():
+    detector = fitted({"latent": 220})  # seven directions hold eight pictures
+    assert len(detector.weight) == 7
+    scale = detector.features(images_of(pictures())).square().sum((1, 2, 3))
+    assert (detector(images_of(pictures())).score / scale).max() < 1e-6
+
+
+def test_descent_comes_near_the_closed_form_and_not_below():
+    exact = fitted()
+    descended = fitted({"solver": "sgd", "lr": 0.01}, num_epochs=60)
+    images = images_of(pictures())
+    best, ours = exact(images).score.mean(), descended(images).score.mean()
+    start = trainer({"solver": "sgd"})
+    start.prepare(_data(start))
+    assert best < ours < 0.2 * start.detector(images).score.mean()
+    assert not descended.weight.requires_grad
+
+
+def _data(one):
+    from ad.core.data.learning import LearningData
+
+    return LearningData(pictures(), torch.device("cpu"), one.frozen)
+
+
+def test_the_closed_form_takes_no_steps_and_descent_those_of_the_setup():
+    assert trainer().num_steps(10) == 0
+    assert trainer({"solver": "sgd"}, num_epochs=2).num_steps(10) == 6
+
+
+def test_of_very_many_pictures_a_random_part_is_used(monkeypatch):
+    monkeypatch.setattr(fre, "MAX_PICTURES", 5)
+    with pytest.warns(UserWarning, match="8 pictures are more than the 5 that FRE's closed form"):
+        detector = fitted({"latent": 220})
+    assert len(detector.weight) == 4
+
+
+def test_pictures_of_another_size_are_refused():
+    detector = fitted()
+    with pytest.raises(SettingError, match="FRE was fitted to .* features a picture; pictures of"):
+        detector(torch.zeros(1, 3, 96, 96))
+
+
+def test_one_picture_is_too_few():
+    with pytest.raises(DataError, match="FRE needs at least 2 normal pictures; got 1"):
+        fit(trainer(), pictures(1))
+
+
+def test_equal_pictures_have_no_plane():
+    same = PictureSet([make_picture(0, size=SIZE)[0]] * 4, SIZE)
+    with pytest.raises(DataError, match="All normal pictures have the same features"):
+        fit(trainer(), same)
+
+
+@pytest.mark.parametrize("option", ["latent", "pool"])
+def test_options_below_one_are_refused(option):
+    with pytest.raises(SettingError, match=f"`{option}` must be a whole number from 1; got 0"):
+        trainer({option: 0})

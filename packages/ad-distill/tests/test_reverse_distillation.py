@@ -1,0 +1,168 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
+
+from ad.core.data.batches import PictureSet
+from ad.core.data.learning import LearningBatch
+from ad.core.errors import NotFittedError, SettingError
+from ad.core.loop import fit
+from ad.core.testing.pictures import make_picture
+from ad.core.trainer import Setup
+from ad.distill.reverse_distillation import (
+    Block,
+    Bottleneck,
+    Decoder,
+    ReverseDistillationTrainer,
+)
+
+SIZE = 64
+
+
+def trainer(options=None, **changes):
+    values = {"img_size": SIZE, "normalize": True, "weights": "random", "batch_size": 4}
+    return ReverseDistillationTrainer(
+        Setup(**{**values, **changes}), **{"backbone": "resnet18", **(options or {})}
+    )
+
+
+def noise(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def batch_of(trainer, images):
+    frozen = tuple(trainer.frozen(images))
+    return LearningBatch(images=images, frozen=frozen, indices=(0,), epoch=0, seed=0)
+
+
+def maps(width, batch=1):
+    e = 1 if width is None else 4
+    return [noise(batch, c * e, s, s) for c, s in ((64, 16), (128, 8), (256, 4))]
+
+
+@pytest.mark.parametrize(("width", "blocks"), [(None, (2, 2, 2)), (1, (3, 4, 6)), (2, (3, 4, 6))])
+def test_the_decoder_gives_back_maps_of_the_teachers_shapes(width, blocks):
+    given = maps(width)
+    with torch.inference_mode():
+        code = Bottleneck(width, blocks[0]).eval()(given)
+        rebuilt = Decoder(width, blocks).eval()(code)
+    assert code.shape == (1, 512 * (1 if width is None else 4), 2, 2)
+    assert [m.shape for m in rebuilt] == [m.shape for m in given]
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_blocks_have_the_parameters_of_a_residual_network():
+    conv = 64 * 64 * 9
+    assert count(Block(64, 64, None)) == 2 * (conv + 2 * 64)
+    wide = Block(256, 64, 2)  # 1 x 1, 3 x 3 of twice the width, 1 x 1
+    assert count(wide) == 256 * 128 + 128 * 128 * 9 + 128 * 256 + 2 * (128 + 128 + 256)
+    doubled = Block(512, 256, None, resize="double")
+    assert count(doubled) == 512 * 256 * 4 + 256 * 256 * 9 + 512 * 256 * 4 + 3 * 2 * 256
+
+
+def test_the_loss_is_one_minus_the_cosine_of_whole_maps():
+    one = trainer()
+    one.detector.eval()
+    images = noise(2, 3, SIZE, SIZE)
+    losses = one.losses(batch_of(one, images))
+    taught = one.detector.teacher(images)
+    for (name, loss), theirs, ours in zip(
+        losses.items(), taught, one.detector.rebuild(taught), strict=True
+    ):
+        each = [
+            1 - torch.dot(a.reshape(-1), b.reshape(-1)) / (a.norm() * b.norm())
+            for a, b in zip(theirs, ours, strict=True)
+        ]
+        torch.testing.assert_close(loss, torch.stack(each).mean(), msg=name)
+
+
+def test_per_pixel_takes_the_cosine_at_each_position():
+    one = trainer({"per_pixel": True})
+    one.detector.eval()
+    images = noise(2, 3, SIZE, SIZE)
+    loss = one.losses(batch_of(one, images))["layer1"]
+    taught = one.detector.teacher(images)
+    expected = 1 - F.cosine_similarity(taught[0], one.detector.rebuild(taught)[0], dim=1)
+    torch.testing.assert_close(loss, expected.mean())
+
+
+def test_the_loss_does_not_change_when_the_batch_is_doubled():
+    one = trainer()
+    one.detector.eval()
+    images = noise(2, 3, SIZE, SIZE)
+    once = one.losses(batch_of(one, images))
+    twice = one.losses(batch_of(one, torch.cat([images, images])))
+    for name in once:
+        torch.testing.assert_close(once[name], twice[name])
+
+
+def test_the_map_is_the_smoothed_sum_of_the_layers_angles():
+    one = trainer()
+    one.prepare(None)
+    detector = one.detector.eval()
+    images = noise(1, 3, SIZE, SIZE)
+    with torch.inference_mode():
+        taught = detector.teacher(images)
+        total = 0
+        for theirs, ours in zip(taught, detector.rebuild(taught), strict=True):
+            angle = 1 - F.cosine_similarity(theirs, ours, dim=1)[:, None]
+            total = total + F.interpolate(angle, SIZE, mode="bilinear", align_corners=True)
+        found = detector(images)
+    expected = gaussian_filter(total[0, 0].numpy(), 4)
+    torch.testing.assert_close(found.map[0], torch.from_numpy(expected), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.score, found.map.amax((1, 2)))
+
+
+def test_a_perfect_reconstruction_leaves_no_anomaly(monkeypatch):
+    one = trainer()
+    one.prepare(None)
+    monkeypatch.setattr(one.detector, "rebuild", lambda maps: [2 * m for m in maps])
+    assert one.detector(noise(1, 3, SIZE, SIZE)).map.abs().max() < 1e-5
+
+
+def test_the_teacher_never_changes_and_the_student_learns():
+    one = trainer(num_epochs=6)
+    teacher = {k: v.clone() for k, v in one.detector.teacher.state_dict().items()}
+    pictures = PictureSet([make_picture(i, size=SIZE)[0] for i in range(8)], SIZE)
+    images = torch.stack([torch.from_numpy(p).permute(2, 0, 1) / 255 for p in pictures.sources])
+    one.detector.train()
+    before = sum(one.losses(batch_of(one, images)).values()).detach()
+    fit(one, pictures)
+    one.detector.train()
+    assert sum(one.losses(batch_of(one, images)).values()) < 0.5 * before
+    for name, tensor in one.detector.teacher.state_dict().items():
+        assert torch.equal(tensor, teacher[name])
+    assert not one.detector.teacher.training
+
+
+def test_the_optimiser_is_that_of_the_authors():
+    (optimization,) = trainer().optimizers(10)
+    (group,) = optimization.optimizer.param_groups
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.0025, (0.5, 0.999), 0)
+    trained = {id(p) for p in group["params"]}
+    assert not trained & {id(p) for p in one_teacher_parameters()}
+
+
+def one_teacher_parameters():
+    return trainer().detector.teacher.parameters()
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "words"),
+    [
+        ({"backbone": "mobilenetv2_100"}, {}, "`backbone` of Reverse Distillation must be one of"),
+        ({"layers": ("layer2", "layer3")}, {}, "`layers` of Reverse Distillation must be layer1"),
+        ({}, {"img_size": 80}, "must be a multiple of 32, .*; got 80"),
+    ],
+)
+def test_what_the_decoder_cannot_mirror_is_refused(options, changes, words):
+    with pytest.raises(SettingError, match=words):
+        trainer(options, **changes)
+
+
+def test_an_untrained_student_gives_no_scores():
+    with pytest.raises(NotFittedError, match="`trained` is empty"):
+        trainer().detector(noise(1, 3, SIZE, SIZE))

@@ -1,0 +1,114 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ad.core.data.batches import PictureSet
+from ad.core.data.learning import LearningBatch
+from ad.core.errors import NotFittedError
+from ad.core.loop import fit
+from ad.core.testing.pictures import make_picture
+from ad.core.trainer import Setup
+from ad.distill.stfpm import StfpmTrainer, gap
+
+SIZE = 64
+
+
+def setup(**changes):
+    values = {"img_size": SIZE, "normalize": True, "weights": "random", "batch_size": 4}
+    return Setup(**{**values, **changes})
+
+
+def trainer(**changes):
+    return StfpmTrainer(setup(**changes), backbone="resnet18")
+
+
+def noise(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def batch_of(trainer, images):
+    return LearningBatch(
+        images=images,
+        frozen=tuple(trainer.frozen(images)),
+        indices=tuple(range(len(images))),
+        epoch=0,
+        seed=0,
+    )
+
+
+def test_the_gap_is_the_squared_distance_of_unit_vectors():
+    taught, learnt = noise(2, 5, 3, 4), noise(2, 5, 3, 4, seed=1)
+    cosine = F.cosine_similarity(taught, learnt, dim=1)
+    torch.testing.assert_close(gap(taught, learnt), 2 - 2 * cosine)
+    assert gap(taught, 3 * taught).abs().max() < 1e-6
+    torch.testing.assert_close(gap(taught, -taught), torch.full((2, 3, 4), 4.0))
+
+
+def test_a_student_equal_to_its_teacher_finds_nothing():
+    one = trainer()
+    one.prepare(None)
+    one.detector.student.load_state_dict(one.detector.teacher.net.state_dict())
+    score, anomaly_map = one.detector.eval()(noise(2, 3, SIZE, SIZE))
+    assert score.abs().max() < 1e-6
+    assert anomaly_map.shape == (2, SIZE, SIZE)
+
+
+def test_the_student_starts_from_other_weights_than_a_random_teacher():
+    one = trainer()
+    theirs, ours = one.detector.teacher.net.state_dict(), one.detector.student.state_dict()
+    assert not torch.equal(theirs["conv1.weight"], ours["conv1.weight"])
+    norms = [m for m in one.detector.student.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all(torch.equal(m.weight, torch.ones_like(m.weight)) for m in norms)
+
+
+def test_the_map_is_the_product_of_the_layers_gaps_on_the_first_grid():
+    one = trainer()
+    one.prepare(None)
+    images = noise(1, 3, SIZE, SIZE)
+    detector = one.detector.eval()
+    with torch.inference_mode():
+        found = detector(images)
+        expected = torch.ones(1, 1, 16, 16)
+        for taught, learnt in zip(detector.teacher(images), detector.imitate(images), strict=True):
+            difference = F.normalize(taught, dim=1) - F.normalize(learnt, dim=1)
+            square = (difference**2).sum(1, keepdim=True)
+            expected = expected * F.interpolate(square, (16, 16), mode="bilinear")
+        expected = F.interpolate(expected, (SIZE, SIZE), mode="bilinear")[:, 0]
+    torch.testing.assert_close(found.map, expected)
+    torch.testing.assert_close(found.score, expected.amax((1, 2)))
+
+
+def test_the_loss_does_not_change_when_the_batch_is_doubled():
+    one = trainer()
+    one.detector.eval()  # batch statistics would differ in their last digits
+    images = noise(2, 3, SIZE, SIZE)
+    once = one.losses(batch_of(one, images))
+    twice = one.losses(batch_of(one, torch.cat([images, images])))
+    assert list(once) == ["layer1", "layer2", "layer3"]
+    for name in once:
+        torch.testing.assert_close(once[name], twice[name])
+
+
+def test_the_teacher_never_changes_and_the_student_learns():
+    one = trainer(num_epochs=4)
+    teacher = {k: v.clone() for k, v in one.detector.teacher.state_dict().items()}
+    pictures = PictureSet([make_picture(i, size=SIZE)[0] for i in range(8)], SIZE)
+    images = torch.stack([torch.from_numpy(p).permute(2, 0, 1) / 255 for p in pictures.sources])
+    before = sum(one.losses(batch_of(one, images)).values())
+    fit(one, pictures)
+    after = sum(one.losses(batch_of(one, images)).values())
+    assert after < 0.7 * before
+    for name, tensor in one.detector.teacher.state_dict().items():
+        assert torch.equal(tensor, teacher[name])
+    assert not one.detector.teacher.training
+
+
+def test_the_numbers_of_the_paper_are_the_defaults():
+    (optimization,) = trainer().optimizers(10)
+    (group,) = optimization.optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.4, 0.9, 1e-4)
+
+
+def test_an_untrained_student_gives_no_scores():
+    with pytest.raises(NotFittedError, match="`trained` is empty"):
+        trainer().detector(noise(1, 3, SIZE, SIZE))
