@@ -26,6 +26,7 @@ RUNS = {
     "memory": [
         *(("mtd", "all", "patchcore-resnet18", [*SMALL, *seed]) for seed in SEEDS),
         ("mtd", "all", "patchcore-resnet18", ["--set", "coreset_ratio=0.01"]),
+        ("mtd", "all", "patchcore-resnet18", []),
         *(("mtd", "all", "padim-resnet18", seed) for seed in SEEDS),
         ("mtd", "all", "dfkde", LAYER3),
         ("mvtec", "hazelnut_toy", "patchcore-resnet18", ["--set", "coreset_ratio=0.01"]),

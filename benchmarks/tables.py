@@ -77,6 +77,10 @@ def speed() -> str:
         what = f"{row['metric']}, {row['pixels'] / 1e6:.0f} M pixels"
         rows.append((what, row["baseline"], f"{row['baseline_seconds']:.1f} s", "1.0x"))
         rows.append((what, "ours", f"{row['seconds']:.2f} s", f"{row['ratio']:.1f}x"))
+    for row in load("training")["rows"]:
+        what = f"`{row['model']}`, a step of {row['batch_size']}"
+        how = f"{row['precision']}, features {'kept' if row['feature_cache'] else 'anew'}"
+        rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
     for row in load("startup")["rows"]:
         time = f"{row['cpu_seconds']:.2f} s of CPU"
         rows.append(("start", f"`{row['case']}`", time, f"{1 / row['ratio']:.1f}x"))
