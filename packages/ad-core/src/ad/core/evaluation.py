@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +13,13 @@ from numpy.typing import NDArray
 
 from ad.core.data.batches import PictureSet
 from ad.core.data.pictures import read_mask
-from ad.core.data.samples import Sample, collect, fingerprint, locate
-from ad.core.errors import DataError, ModelFileError, listed
+from ad.core.data.samples import Sample, collect, locate
+from ad.core.errors import DataError, listed
 from ad.core.metrics import image_metrics, pixel_metrics
 from ad.core.predict import LoadedDetector, load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
+from ad.core.run_directory import read_run, training_pictures
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_05")
@@ -127,39 +127,6 @@ def _check_unseen(run: Path, record: dict[str, Any], samples: Sequence[Sample]) 
             f"ad predict {run} PICTURE_OR_FOLDER"
         )
         raise DataError(msg)
-
-
-def training_pictures(samples: Sequence[Sample]) -> list[Any]:
-    """How many pictures there are to train on, and a sha256 of their names and sizes.
-
-    A renamed category makes no difference.
-    """
-    training = [replace(s, category="") for s in samples if s.split == "train"]
-    return [len(training), fingerprint(training)]
-
-
-def read_run(run: Path) -> dict[str, Any]:
-    """What a run was made of, from its ``run.json``.
-
-    Raises:
-        ModelFileError: If there is none, or it is not one that a run wrote.
-    """
-    try:
-        record: dict[str, Any] = json.loads((run / "run.json").read_text())
-        settings = record["settings"]
-        for key, value, kind in (
-            ("dataset", settings["dataset"], str),
-            ("category", settings["category"], str),
-            ("seed", settings["seed"], int),
-            ("data_root", settings["data_root"], (str, type(None))),
-            ("training", record["data"]["training"], list),
-        ):
-            if not isinstance(value, kind):
-                raise TypeError(key)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"`{run}` is no run directory: its `run.json` cannot be read ({error})."
-        raise ModelFileError(msg) from error
-    return record
 
 
 def measure(

@@ -5,18 +5,10 @@ What is tested is the saved model, loaded again: the figures are those of the fi
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import platform
-import re
-import shlex
-import shutil
 import time
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,21 +19,19 @@ from ad.core.calibrate import Calibration, calibrate
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet
 from ad.core.data.pictures import check_headers
-from ad.core.data.samples import Sample, collect, fingerprint, locate, split_seeded
+from ad.core.data.samples import Sample, collect, locate, split_seeded
 from ad.core.detector import Detector
 from ad.core.devices import peak_memory, resolve_device, resolve_precision
-from ad.core.errors import DataError, PictureError, SettingError
-from ad.core.evaluation import Evaluation, Metrics, measure, read_run, training_pictures
-from ad.core.files import free_folder, make_folder, save_model, to_json, write_atomic
-from ad.core.loop import Callback, LoopState, fit
+from ad.core.errors import PictureError, SettingError
+from ad.core.evaluation import Evaluation, Metrics, measure
+from ad.core.files import save_model, to_json, write_atomic
+from ad.core.loop import Callback, fit
 from ad.core.predict import LoadedDetector, ModelConfig, load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, get_dataset, load_trainer
+from ad.core.run_directory import RunLog, describe_run, forget, make_run, resume_run
 from ad.core.settings import RunSettings, run_settings
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Setup
-
-_PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy", "timm", "faiss-cpu", "faiss-gpu")
-"""Whose versions a run records, where they are installed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,13 +169,13 @@ def train(
         ),
         **settings.options,
     )
-    record = _record(settings, samples, target, used_precision)
+    record = describe_run(settings, samples, target, used_precision)
     if resume is None:
-        run = _run_folder(f"{dataset_type}-{title}-{model_type}", output_dir)
+        run = make_run(f"{dataset_type}-{title}-{model_type}", output_dir)
         write_atomic(run / "run.json", to_json(record))
     else:
-        run = _resumable(Path(resume), record, output_dir)
-    log = _Log(run / "log.jsonl")
+        run = resume_run(Path(resume), record, output_dir)
+    log = RunLog(run / "log.jsonl")
     log.write(
         "start" if resume is None else "resume",
         learning=len(learning),
@@ -206,7 +196,7 @@ def train(
         )
     except BaseException:
         if resume is None and not (run / "checkpoint").exists():
-            _forget(run)
+            forget(run)
         raise
     fit_seconds = time.perf_counter() - started
     log.write("fitted", seconds=fit_seconds)
@@ -246,8 +236,7 @@ def train(
                 "group": sample.group,
                 "label": sample.label,
                 "score": score,
-            },
-            ensure_ascii=False,
+            }
         )
         + "\n"
         for sample, score in zip(test, evaluation.scores, strict=True)
@@ -300,21 +289,6 @@ def hold_out(
     return learning, held_out
 
 
-class _Log:
-    """One JSON object a line with the time; each line is whole when it is there."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def write(self, event: str, **values: object) -> None:
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-
-    def on_epoch_end(self, state: LoopState) -> None:
-        self.write("epoch", **asdict(state))
-
-
 def _check_one_pass(settings: RunSettings) -> None:
     for name, value, allowed in (
         ("num_epochs", settings.num_epochs, 1),
@@ -329,117 +303,12 @@ def _check_one_pass(settings: RunSettings) -> None:
             raise SettingError(msg)
 
 
-def _resumable(run: Path, record: Mapping[str, Any], output_dir: str | Path | None) -> Path:
-    """Check that a run was started with the same settings on the same data, and is not finished."""
-    if output_dir is not None and Path(output_dir).resolve() != run.resolve():
-        msg = f"A resumed run stays where it is, `{run}`; leave out the output `{output_dir}`."
-        raise SettingError(msg)
-    whole = read_run(run)
-    before = whole["settings"]
-    for name, value in json.loads(to_json(record["settings"])).items():
-        if before.get(name) != value:
-            msg = (
-                f"`{run}` was started with `{name}` {before.get(name)!r}; got {value!r}. Resume it "
-                "with the settings it was started with, or start a new run."
-            )
-            raise SettingError(msg)
-    if whole["data"] != record["data"]:
-        msg = (
-            f"The data of `{run}` have changed since it was started (then "
-            f"{whole['data']['pictures']} pictures, now {record['data']['pictures']}). "
-            "Restore them, or start a new run."
-        )
-        raise DataError(msg)
-    if (run / "metrics.json").exists():
-        msg = f"`{run}` is finished; there is nothing to resume."
-        raise SettingError(msg)
-    if whole["threads"] != record["threads"] or whole["versions"] != record["versions"]:
-        warnings.warn(
-            f"`{run}` was started with other versions or another number of threads: it goes on, "
-            "but may not end exactly as it would have.",
-            stacklevel=3,
-        )
-    if (run / "model").exists():  # it was saved, but the run did not live to test it
-        shutil.rmtree(run / "model")
-    return run
-
-
 def _check_pictures(samples: Sequence[Sample], progress: Progress) -> None:
     """Find what cannot be opened, and masks that do not fit, before minutes of learning."""
     with progress.step("checking", total=len(samples), unit="pictures") as advance:
         for sample in samples:
             check_headers(sample.path, sample.masks)
             advance(1)
-
-
-def _forget(run: Path) -> None:
-    """Remove a run that came to nothing, so that the same command can be tried again."""
-    for name in ("run.json", "log.jsonl"):
-        (run / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # somebody put a file there
-        run.rmdir()
-
-
-def _run_folder(name: str, output_dir: str | Path | None) -> Path:
-    if output_dir is not None:
-        folder = Path(output_dir)
-        make_folder(folder)
-        return folder
-    folder = free_folder(Path("runs") / re.sub(r"[^\w.-]+", "-", name))
-    make_folder(folder)
-    return folder
-
-
-def _record(
-    settings: RunSettings, samples: Sequence[Sample], device: torch.device, precision: str
-) -> dict[str, Any]:
-    """What is needed to explain and repeat the run; nothing that differs when it is repeated."""
-    packages = ["ad-core", ModelRegistry.get(settings.model).package, *_PACKAGES]
-    return {
-        "command": _command(settings),
-        "settings": settings.model_dump(),
-        "device": str(device),
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "data": {
-            "pictures": len(samples),
-            "sha256": fingerprint(samples),
-            "training": training_pictures(samples),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: found for name in packages if (found := _version(name))},
-        },
-        "machine": {
-            "system": platform.system(),
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-        },
-    }
-
-
-def _command(settings: RunSettings) -> str:
-    """The command line that makes the same run, with everything spelt out."""
-    words = ["ad", "train", settings.dataset, settings.category, settings.model]
-    if settings.data_root is not None:
-        words += ["--data-root", settings.data_root]
-    words += ["--epochs", str(settings.num_epochs), "--batch-size", str(settings.batch_size)]
-    words += ["--img-size", str(settings.img_size)]
-    words += ["--normalize" if settings.normalize else "--no-normalize"]
-    for key, value in settings.options.items():
-        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
-    for key in ("weights", "device", "precision", "seed", "holdout", "budget", "feature_cache"):
-        words += [f"--{key.replace('_', '-')}", str(getattr(settings, key))]
-    for key, value in (("steps", settings.num_steps), ("patience", settings.patience)):
-        words += [] if value is None else [f"--{key}", str(value)]
-    return shlex.join(words)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package) if package else None
-    except PackageNotFoundError:
-        return None
 
 
 def _calibrate(

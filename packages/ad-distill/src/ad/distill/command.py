@@ -8,20 +8,14 @@ from typing import Annotated
 
 import typer
 
+from ad.core.cli.train import Precision
+
 
 class Size(StrEnum):
     """Choices of ``--size``."""
 
     small = "small"
     medium = "medium"
-
-
-class Precision(StrEnum):
-    """Choices of ``--precision``."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
 
 
 def distill_teacher(

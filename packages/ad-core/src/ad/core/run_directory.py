@@ -1,0 +1,212 @@
+"""A run's directory: what it was made of, its log, and whether it can be gone on with.
+
+``run.json`` explains and repeats the run, ``log.jsonl`` says when what was done, ``metrics.json``
+is written last: where it is, the run is finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from ad.core.data.samples import Sample, fingerprint
+from ad.core.errors import DataError, ModelFileError, SettingError
+from ad.core.files import free_folder, make_folder, to_json
+from ad.core.loop import LoopState
+from ad.core.registry import ModelRegistry
+from ad.core.settings import RunSettings
+
+_PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy", "timm", "faiss-cpu", "faiss-gpu")
+"""Whose versions a run records, where they are installed."""
+
+
+def make_run(name: str, output_dir: str | Path | None) -> Path:
+    """The folder of a new run: the one named, or the first free one of a name below ``runs``.
+
+    Raises:
+        OutputError: If it cannot be made or is not empty.
+    """
+    if output_dir is not None:
+        folder = Path(output_dir)
+        make_folder(folder)
+        return folder
+    folder = free_folder(Path("runs") / re.sub(r"[^\w.-]+", "-", name))
+    make_folder(folder)
+    return folder
+
+
+def describe_run(
+    settings: RunSettings, samples: Sequence[Sample], device: torch.device, precision: str
+) -> dict[str, Any]:
+    """The content of ``run.json``: what is needed to explain and repeat the run.
+
+    Nothing is in it that differs when the run is repeated.
+    """
+    packages = ["ad-core", ModelRegistry.get(settings.model).package, *_PACKAGES]
+    return {
+        "command": _command(settings),
+        "settings": settings.model_dump(),
+        "device": str(device),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "data": {
+            "pictures": len(samples),
+            "sha256": fingerprint(samples),
+            "training": training_pictures(samples),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: found for name in packages if (found := _version(name))},
+        },
+        "machine": {
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def _command(settings: RunSettings) -> str:
+    """The command line that makes the same run, with everything spelt out."""
+    words = ["ad", "train", settings.dataset, settings.category, settings.model]
+    if settings.data_root is not None:
+        words += ["--data-root", settings.data_root]
+    words += ["--epochs", str(settings.num_epochs), "--batch-size", str(settings.batch_size)]
+    words += ["--img-size", str(settings.img_size)]
+    words += ["--normalize" if settings.normalize else "--no-normalize"]
+    for key, value in settings.options.items():
+        words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    for key in ("weights", "device", "precision", "seed", "holdout", "budget", "feature_cache"):
+        words += [f"--{key.replace('_', '-')}", str(getattr(settings, key))]
+    for key, value in (("steps", settings.num_steps), ("patience", settings.patience)):
+        words += [] if value is None else [f"--{key}", str(value)]
+    return shlex.join(words)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package) if package else None
+    except PackageNotFoundError:
+        return None
+
+
+def training_pictures(samples: Sequence[Sample]) -> list[Any]:
+    """How many pictures there are to train on, and a sha256 of their names and sizes.
+
+    A renamed category makes no difference.
+    """
+    training = [replace(s, category="") for s in samples if s.split == "train"]
+    return [len(training), fingerprint(training)]
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """What a run was made of, from its ``run.json``.
+
+    Raises:
+        ModelFileError: If there is none, or it is not one that a run wrote.
+    """
+    try:
+        record: dict[str, Any] = json.loads((run / "run.json").read_text())
+        settings = record["settings"]
+        for key, value, kind in (
+            ("dataset", settings["dataset"], str),
+            ("category", settings["category"], str),
+            ("seed", settings["seed"], int),
+            ("data_root", settings["data_root"], (str, type(None))),
+            ("training", record["data"]["training"], list),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(key)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"`{run}` is no run directory: its `run.json` cannot be read ({error})."
+        raise ModelFileError(msg) from error
+    return record
+
+
+def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | None) -> Path:
+    """Check that a run was started with the same settings on the same data, and is not finished.
+
+    Args:
+        run: Its folder.
+        record: What `describe_run` says of the run that is to go on.
+        output_dir: Where the user wants the results; nowhere else than in ``run``.
+
+    Returns:
+        ``run``, without what must be made again.
+
+    Raises:
+        SettingError: If a setting differs, or the run is finished.
+        DataError: If the data changed.
+        ModelFileError: If the folder is no run.
+    """
+    if output_dir is not None and Path(output_dir).resolve() != run.resolve():
+        msg = f"A resumed run stays where it is, `{run}`; leave out the output `{output_dir}`."
+        raise SettingError(msg)
+    whole = read_run(run)
+    before = whole["settings"]
+    for name, value in json.loads(to_json(record["settings"])).items():
+        if before.get(name) != value:
+            msg = (
+                f"`{run}` was started with `{name}` {before.get(name)!r}; got {value!r}. Resume it "
+                "with the settings it was started with, or start a new run."
+            )
+            raise SettingError(msg)
+    if whole["data"] != record["data"]:
+        msg = (
+            f"The data of `{run}` have changed since it was started (then "
+            f"{whole['data']['pictures']} pictures, now {record['data']['pictures']}). "
+            "Restore them, or start a new run."
+        )
+        raise DataError(msg)
+    if (run / "metrics.json").exists():
+        msg = f"`{run}` is finished; there is nothing to resume."
+        raise SettingError(msg)
+    if whole["threads"] != record["threads"] or whole["versions"] != record["versions"]:
+        warnings.warn(
+            f"`{run}` was started with other versions or another number of threads: it goes on, "
+            "but may not end exactly as it would have.",
+            stacklevel=3,
+        )
+    if (run / "model").exists():  # it was saved, but the run did not live to test it
+        shutil.rmtree(run / "model")
+    return run
+
+
+def forget(run: Path) -> None:
+    """Remove a run that came to nothing, so that the same command can be tried again."""
+    for name in ("run.json", "log.jsonl"):
+        (run / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody put a file there
+        run.rmdir()
+
+
+@final
+class RunLog:
+    """``log.jsonl``: one JSON object a line with the time; each line is whole when it is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, event: str, **values: object) -> None:
+        """Add a line."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def on_epoch_end(self, state: LoopState) -> None:
+        """Add an epoch's line; see `ad.core.loop.Callback`."""
+        self.write("epoch", **asdict(state))
