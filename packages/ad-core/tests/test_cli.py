@@ -170,7 +170,8 @@ def test_light_commands_load_no_heavy_library(arguments):
         "    main()\n"
         f"print(*[name for name in '{heavy}'.split() if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", probe], stdout=subprocess.PIPE, text=True, check=True)
+    command = [sys.executable, "-c", probe]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout.strip() == ""
 
 
