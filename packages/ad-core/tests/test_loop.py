@@ -321,6 +321,18 @@ def test_patience_ends_learning_when_nothing_gets_better():
     assert len(callback.states) == 3
 
 
+def test_patience_without_anything_to_go_by_is_refused():
+    with pytest.raises(SettingError, match="`patience` 2 .* does not watch its learning. Leave"):
+        fit(LinearStudentTrainer(setup()), pictures(), held_out=pictures(2), patience=2)
+
+    class Watched(LinearStudentTrainer):
+        def monitor(self, images):
+            return torch.ones(len(images))
+
+    with pytest.raises(SettingError, match="`patience` 2 .*: nothing is held out. .* `holdout` ab"):
+        fit(Watched(setup()), pictures(), patience=2)
+
+
 def test_a_loss_that_is_not_finite_stops_at_once_and_names_the_pictures(tmp_path):
     class Diverging(LinearStudentTrainer):
         def losses(self, batch):

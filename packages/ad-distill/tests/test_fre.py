@@ -99,6 +99,8 @@ def _data(one):
 def test_the_closed_form_takes_no_steps_and_descent_those_of_the_setup():
     assert trainer().num_steps(10) == 0
     assert trainer({"solver": "sgd"}, num_epochs=2).num_steps(10) == 6
+    assert "there are no epochs" in trainer().notes[0]
+    assert trainer({"solver": "sgd"}).notes == ()
 
 
 def test_of_very_many_pictures_a_random_part_is_used(monkeypatch):

@@ -117,7 +117,7 @@ def inspect(
     names = _heatmap_names([source for source in sources if isinstance(source, Path)])
     rows = []
     with _Table(folder / "predictions.csv") as table:
-        for number, finding in enumerate(detector.stream(list(paths), progress=progress)):
+        for number, finding in enumerate(detector.stream(sources, progress=progress)):
             assert finding.path is not None  # only paths were given
             heatmap = None
             if finding.map is not None:

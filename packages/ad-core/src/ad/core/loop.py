@@ -24,7 +24,7 @@ from torch import Tensor
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import LearningBatch, LearningData, stream
-from ad.core.errors import Interrupted, LearningError, PluginError
+from ad.core.errors import Interrupted, LearningError, PluginError, SettingError
 from ad.core.files import load_tensors
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Optimization, Trainer
 
@@ -46,7 +46,7 @@ class LoopState:
 
 
 class Callback(Protocol):
-    """Told how learning goes; see `ad.core.tracking`."""
+    """Told how learning goes."""
 
     def on_epoch_end(self, state: LoopState) -> Literal["stop"] | None:
         """After each epoch; ``"stop"`` ends learning."""
@@ -75,6 +75,7 @@ def fit(
 
     Raises:
         PictureError: If a picture cannot be read.
+        SettingError: If there is ``patience`` but nothing to judge progress by.
         LearningError: If a loss is not finite.
         Interrupted: On SIGTERM or Ctrl-C, after the step was finished and saved; only with
             checkpoints.
@@ -88,6 +89,7 @@ def fit(
         others = None
         if held_out is not None and len(held_out):
             others = LearningData(held_out, device, trainer.frozen, cache=False, seed=seed)
+        _check_patience(patience, trainer, others)
         descent = _Descent(trainer, data, others, patience, checkpoints, callbacks)
         with _own_randomness(device):
             descent.run()
@@ -95,6 +97,19 @@ def fit(
         msg = f"`{type(trainer).__name__}` must be a `OnePassTrainer` or a `GradientTrainer`."
         raise PluginError(msg)
     trainer.detector.eval()
+
+
+def _check_patience(
+    patience: int | None, trainer: GradientTrainer, held_out: LearningData | None
+) -> None:
+    watched = type(trainer).monitor is not GradientTrainer.monitor
+    if patience is not None and not (watched and held_out is not None):
+        reason = "nothing is held out" if watched else "this model does not watch its learning"
+        msg = (
+            f"`patience` {patience} has nothing to go by: {reason}. Leave it out"
+            f"{', or train with `holdout` above 0' if watched else ''}."
+        )
+        raise SettingError(msg)
 
 
 def _pass_once(trainer: OnePassTrainer, pictures: PictureSet) -> None:

@@ -140,6 +140,13 @@ class FreTrainer(GradientTrainer):
         self.detector = FreDetector(extractor, pool=pool).to(setup.device)
         self.detector.eval()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """That the closed form has no epochs; see `Trainer.notes`."""
+        if self.solver == "sgd":
+            return ()
+        return ("FRE's closed form was computed from all pictures at once: there are no epochs.",)
+
     def num_steps(self, num_images: int) -> int:
         """None for the closed form; see `GradientTrainer.num_steps`."""
         return 0 if self.solver == "pca" else super().num_steps(num_images)
