@@ -30,6 +30,10 @@ def distill_teacher(
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Folder for the weights and their card.")
     ] = Path("."),
+    crop: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Learn from random squares of the 512 px pictures; cheaper."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures in a batch.")] = 16,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random choice.")] = 0,
     half: Annotated[bool, typer.Option("--half", help="Write float16, at half the size.")] = False,
@@ -60,6 +64,7 @@ def distill_teacher(
         size=size.value,
         steps=steps,
         output=output,
+        crop=crop,
         batch_size=batch_size,
         seed=seed,
         half=half,
