@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -192,6 +193,28 @@ def test_each_optimiser_has_the_gradients_of_its_own_terms_only():
     moved_b = (b["weight"] - trainer.b.weight).item() / 0.1
     assert moved_a == pytest.approx(gradient_a.item(), rel=1e-3)
     assert moved_b == pytest.approx(gradient_b.item(), rel=1e-3)
+
+
+def test_phases_leave_each_others_parameters_alone():
+    class Phases(TwoPlayers):
+        def losses(self, batch):
+            both = super().losses(batch)
+            return {"first": both["first"]} if batch.step < 2 else {"second": both["second"]}
+
+        def optimizers(self, total_steps):
+            a, b = super().optimizers(total_steps)
+            return [replace(a, steps=range(2)), replace(b, steps=range(2, total_steps))]
+
+    first, both = Phases(setup(num_steps=2)), Phases(setup(num_steps=4))
+    both.a.load_state_dict(first.a.state_dict())
+    both.b.load_state_dict(first.b.state_dict())
+    before = [{k: v.clone() for k, v in m.state_dict().items()} for m in (first.a, first.b)]
+    for trainer in (first, both):
+        fit(trainer, pictures())
+    assert first.a.weight != before[0]["weight"]
+    assert_equal(first.b.state_dict(), before[1])
+    assert_equal(both.a.state_dict(), first.a.state_dict())
+    assert both.b.weight != first.b.weight
 
 
 def test_schedules_and_clipping_are_kept():

@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, Literal, Protocol, final
 
@@ -199,22 +199,23 @@ class _Descent:
         self, batch: LearningBatch, optimizations: Sequence[Optimization]
     ) -> dict[str, float]:
         setup = self.trainer.setup
+        active = [o for o in optimizations if o.steps is None or self.step in o.steps]
         torch.manual_seed(stream(setup.seed, 1, self.step))
         with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.precision == "bf16"):
-            losses = self.trainer.losses(batch)
+            losses = self.trainer.losses(replace(batch, step=self.step))
         values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
         if not all(map(math.isfinite, values.values())):
             raise LearningError(self._explain(values, batch))
-        for optimization in optimizations:
+        for optimization in active:
             optimization.optimizer.zero_grad(set_to_none=True)
-        for number, optimization in enumerate(optimizations, start=1):
+        for number, optimization in enumerate(active, start=1):
             wanted = losses if optimization.terms is None else optimization.terms
             total = torch.stack([losses[name] for name in wanted]).sum()
             # Each optimiser's gradients are of its own parameters, whatever else the terms reach.
             torch.autograd.backward(
-                total, inputs=_parameters(optimization), retain_graph=number < len(optimizations)
+                total, inputs=_parameters(optimization), retain_graph=number < len(active)
             )
-        for optimization in optimizations:
+        for optimization in active:
             if optimization.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(_parameters(optimization), optimization.clip_norm)
             for group in optimization.optimizer.param_groups:

@@ -110,6 +110,8 @@ class Optimization:
     nothing else, so that a resumed run needs no state of it."""
     clip_norm: float | None = None
     """Largest norm of all gradients together; None for no limit."""
+    steps: range | None = None
+    """The steps it is for, counted from 0, where learning has phases; None for all."""
 
 
 class GradientTrainer(Trainer):
