@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 import typer
 
 from ad.core.cli import datasets, demo, evaluate, models, predict, show, train
-from ad.core.errors import AdError, Interrupted, PluginError
+from ad.core.errors import AdError, Interrupted, LearningError, PluginError
 from ad.core.registry import COMMANDS
 
 app = typer.Typer(
@@ -76,6 +76,8 @@ def main() -> None:
         app()
     except AdError as error:
         from ad.core.cli.console import print_error
+        from ad.core.distributed import is_main
 
-        print_error(error)
+        if is_main() or not isinstance(error, Interrupted | LearningError):
+            print_error(error)  # of those, all processes that learn together have the same
         sys.exit(error.status if isinstance(error, Interrupted) else 1)
