@@ -346,7 +346,8 @@ def test_what_else_is_learnt_from_is_known_by_its_content(tmp_path, penalty):
     inputs = build(penalty=penalty, teacher=str(file)).inputs
     assert inputs["teacher"] == hashlib.sha256(file.read_bytes()).hexdigest()
     (tmp_path / "one").mkdir()
-    shutil.copy(next(Path(penalty).glob("*")), tmp_path / "one")
+    one = next(path for path in Path(penalty).rglob("*") if path.is_file())
+    shutil.copy(one, tmp_path / "one")
     fewer = build(penalty=str(tmp_path / "one"), teacher=str(file)).inputs
     assert fewer["teacher"] == inputs["teacher"]
     assert fewer["penalty"] != inputs["penalty"]
