@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,8 @@ def inspect(
     paths: Sequence[str | Path],
     *,
     output: str | Path | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
     progress: Progress = SILENT,
 ) -> Inspection:
     """Predict on pictures and write ``predictions.csv`` and ``heatmaps/*.png``.
@@ -101,6 +103,8 @@ def inspect(
         paths: Pictures and folders of pictures.
         output: Folder to make; ``predictions`` in the run directory by default, with a number
             behind it when that is taken.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        precision: ``auto`` is the one that the threshold was set in.
         progress: Where to show how far it is.
 
     Raises:
@@ -108,7 +112,7 @@ def inspect(
         DataError: If there are no pictures.
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
-    detector = load(run)
+    detector = load(run, device=device, precision=precision)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     home = Path(run).parent if (Path(run) / "manifest.json").exists() else Path(run)
     folder = free_folder(home / "predictions") if output is None else Path(output)
