@@ -155,7 +155,7 @@ class LoadedDetector:
     """
 
     def __init__(self, detector: Detector, config: ModelConfig, device: torch.device) -> None:
-        self.detector = detector.to(device).eval()
+        self.detector = detector.to(device).eval().requires_grad_(False)
         self.config = config
         self.device = device
 

@@ -15,7 +15,7 @@ from typing import TextIO
 
 import typer
 
-from ad.core.cli import calibrate, datasets, demo, evaluate, models, predict, show, train
+from ad.core.cli import calibrate, check, datasets, demo, evaluate, models, predict, show, train
 from ad.core.errors import AdError, Interrupted, LearningError, PluginError
 from ad.core.registry import COMMANDS
 
@@ -38,6 +38,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("calibrate")(calibrate.calibrate)
 app.command("demo")(demo.demo)
+app.command("check")(check.check)
 
 
 def add_plugged_in() -> None:
