@@ -238,6 +238,7 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path 
 
 
 def _sha256(path: Path) -> str:
+    _check_regular(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -263,7 +264,15 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return _parse_json(folder / name, _read_bytes(folder / name))
 
 
+def _check_regular(path: Path) -> None:
+    """Refuse what could be read for ever: a device, a pipe, or a link to one."""
+    if path.exists() and not path.is_file():
+        msg = f"`{path}` is no regular file: `{path.parent}` is no saved model."
+        raise ModelFileError(msg)
+
+
 def _read_bytes(path: Path) -> bytes:
+    _check_regular(path)
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST_JSON + 1)

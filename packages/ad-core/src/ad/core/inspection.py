@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from ad.core.calibrate import Calibration
 from ad.core.data.pictures import read_picture
+from ad.core.errors import OutputError
 from ad.core.files import free_folder, make_folder, write_atomic
 from ad.core.heatmaps import overlay
 from ad.core.predict import Finding, find_sources, load
@@ -180,18 +182,31 @@ class _Table:
     """``predictions.csv``, a line as soon as it is known."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         # Names that are no valid text are written as the bytes they are.
         self.file = path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
         self.writer = csv.writer(self.file)
-        self.writer.writerow(["path", "score", "normalized", "verdict", "heatmap", "error"])
+        self._write(("path", "score", "normalized", "verdict", "heatmap", "error"))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.file.close()
+        with contextlib.suppress(OSError):  # of a line that was told of already
+            self.file.close()
 
     def add(self, row: Row) -> None:
-        cells = (row.path, row.score, row.normalized, row.verdict, row.heatmap, row.error)
-        self.writer.writerow(["" if cell is None else cell for cell in cells])
-        self.file.flush()
+        self._write((row.path, row.score, row.normalized, row.verdict, row.heatmap, row.error))
+
+    def _write(self, cells: Sequence[object]) -> None:
+        try:
+            self.writer.writerow(["" if cell is None else cell for cell in cells])
+            self.file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self.file.close()
+            msg = (
+                f"`{self.path}` cannot be written ({error.strerror}). What it holds are the "
+                "pictures up to there."
+            )
+            raise OutputError(msg) from error

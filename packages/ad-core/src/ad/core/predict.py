@@ -114,7 +114,9 @@ class ModelConfig:
         }
         values = {"calibrated_on": None, **values}  # was not recorded at first
         wrong = set(values) ^ set(kinds) or {
-            key for key, kind in kinds.items() if not isinstance(values[key], kind)
+            key
+            for key, kind in kinds.items()
+            if not isinstance(values[key], kind) or isinstance(values[key], bool) != (kind is bool)
         }
         if not wrong and not 1 <= values["img_size"] <= 4096:
             wrong = {"img_size"}
@@ -139,7 +141,9 @@ class ModelConfig:
             **{
                 **values,
                 "categories": tuple(values["categories"]),
-                "calibration": Calibration.from_json(calibration) if calibration else None,
+                "calibration": (
+                    None if calibration is None else Calibration.from_json(calibration)
+                ),
                 "calibrated_on": None if where is None else Conditions(**where),
             }
         )

@@ -151,7 +151,7 @@ def read_run(run: Path) -> dict[str, Any]:
         ):
             if not isinstance(value, kind):
                 raise TypeError(key)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         msg = f"`{run}` is no run directory: its `run.json` cannot be read ({error})."
         raise ModelFileError(msg) from error
     return record

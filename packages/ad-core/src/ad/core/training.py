@@ -229,13 +229,20 @@ def train(
     )
     if world.main:
         if held_out:
-            found = calibrate_on(
-                LoadedDetector(trainer.detector, config, target),
-                [sample.path for sample in held_out],
-                settings.false_alarms,
-                batch_size=settings.batch_size,
-                progress=progress,
-            )
+            try:
+                found = calibrate_on(
+                    LoadedDetector(trainer.detector, config, target),
+                    [sample.path for sample in held_out],
+                    settings.false_alarms,
+                    batch_size=settings.batch_size,
+                    progress=progress,
+                )
+            except PictureError as error:
+                msg = (
+                    f"{error}\nhint: it was held out to set the threshold; restore it, then the "
+                    f"same command with `--resume {run}`"
+                )
+                raise PictureError(msg) from error
             config = replace(config, calibration=found, calibrated_on=Conditions.of(target))
         save_model(run / "model", trainer.detector, config.to_json())
     log.write("saved")
