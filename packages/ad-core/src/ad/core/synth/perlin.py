@@ -1,9 +1,9 @@
 """Perlin noise, a batch at once, and masks of blotches from it.
 
-Noise on a lattice is separable in its weights: with the gradients ``gy``, ``gx`` at the lattice
-points, it is ``(W D) gy V^T + W gx (V E)^T``, where ``W`` and ``V`` weigh the lattice lines for each
-row and column of pixels and ``D``, ``E`` are the distances to them. So it is two matrix products,
-without a gather.
+The weights of a lattice point are a product of one for the row and one for the column, so noise is
+``(W D) gy V^T + W gx (V E)^T``: ``gy``, ``gx`` are the gradients at the lattice points, ``W`` and
+``V`` weigh the lattice lines for each row and column of pixels, ``D`` and ``E`` are the distances
+to them, multiplied in element by element. Matrix products, without a gather.
 
 Source: Perlin, "Improving Noise", SIGGRAPH 2002, for the quintic fade; masks as in Zavrtanik et
 al., "DRAEM", ICCV 2021.
@@ -81,7 +81,7 @@ def perlin_masks(
     numbers = torch.stack([torch.rand(3 + _LINES**2, generator=g) for g in generators]).to(device)
     most = [min(MAX_EXPONENT, max(0, power_of_two(side).bit_length() - 2)) for side in size]
     exponents = numbers[:, :2] * (torch.tensor(most, device=numbers.device) + 1)
-    angles = 2 * math.pi * numbers[:, 3:].unflatten(1, (_LINES, _LINES))
+    angles = 2 * math.pi * numbers[:, 3:].reshape(-1, _LINES, _LINES)
     noise = perlin_noise(angles, 2 ** exponents.long(), size)
     noise = rotate(noise[:, None], 180 * numbers[:, 2] - 90)
     if ensure_nonempty:

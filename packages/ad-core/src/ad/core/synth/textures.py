@@ -204,19 +204,21 @@ def stripes(others: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 def cells(others: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Cells about 16 to 256 points: shaded by the distance to the point, or a colour for each."""
     height, width = others.shape[-2:]
-    y, x = _pixels(others)
+    y, x = (line.double() for line in _pixels(others))
     count = 16 + (241 * _rand(generators, 1, 1, like=others)).floor()
-    points = _rand(generators, _POINTS, 2, like=others)
+    points = _rand(generators, _POINTS, 2, like=others).double()
     number = torch.arange(_POINTS, device=others.device)[:, None]
-    gap_y = (y - height * points[:, :, 0, None, None]).square()  # [B, points, H, 1]
-    gap_x = (x - width * points[:, :, 1, None, None]).square()  # [B, points, 1, W]
-    gap_y = gap_y.masked_fill((number >= count)[..., None], math.inf)
-    nearest = others.new_full((len(others), height, width), math.inf)
-    owner = torch.zeros_like(nearest, dtype=torch.long)
-    for at in range(0, _POINTS, _CHUNK):  # all at once would take 256 times a picture's memory
-        some, which = (gap_y[:, at : at + _CHUNK] + gap_x[:, at : at + _CHUNK]).min(dim=1)
-        owner = torch.where(some < nearest, which + at, owner)
-        nearest = nearest.minimum(some)
+    # The squared distance and, below its unit, which point it is to: one minimum finds both.
+    key_y = (y - (height * points[:, :, 0, None, None]).floor()).square() * _POINTS
+    key_x = (x - (width * points[:, :, 1, None, None]).floor()).square() * _POINTS
+    key_y = (key_y + number[..., None]).masked_fill((number >= count)[..., None], math.inf)
+    nearest = key_y[:, 0] + key_x[:, 0]  # [B, H, W]
+    room = torch.empty_like(nearest)  # all points at once would take 256 times that
+    for point in range(1, _POINTS):
+        torch.add(key_y[:, point], key_x[:, point], out=room)
+        torch.minimum(nearest, room, out=nearest)
+    owner = nearest.remainder(_POINTS).long()
+    nearest = (nearest / _POINTS).floor().to(others)
     shaded = _ramp(_stretched(nearest.sqrt()), generators)
     colours = _rand(generators, 3, _POINTS, like=others)
     plain = colours.gather(2, owner.flatten(1)[:, None].expand(-1, 3, -1)).view_as(shaded)
@@ -249,7 +251,6 @@ _KINDS: tuple[Callable[[Tensor, Sequence[torch.Generator]], Tensor], ...] = (
 _SHARES = (0.12, 0.12, 0.12, 0.12, 0.12, 0.25, 0.15)
 
 _POINTS = 256  # of cell noise, at most
-_CHUNK = 16  # of them are compared at a time
 
 
 def _bent(
