@@ -104,7 +104,8 @@ def autocontrast(levels: Tensor, u: Tensor) -> Tensor:
     cut = total * (21 * u[:, 0, None, None]).floor().long() // 100
     low = (counts.cumsum(dim=-1) <= cut).sum(dim=-1, keepdim=True)
     high = 255 - (counts.flip(-1).cumsum(dim=-1) <= cut).sum(dim=-1, keepdim=True)
-    scale = 255 / (high - low).double()
+    span = (high - low).clamp_min(1).double()
+    scale = torch.full_like(span, 255) / span  # `255 / span` rounds twice and loses white
     every = torch.arange(256, device=u.device)
     table = (every * scale - low * scale).long().clamp(0, 255)
     return _look_up(torch.where(high > low, table, every), levels)

@@ -175,10 +175,11 @@ def fractal_noise(others: Tensor, generators: Sequence[torch.Generator]) -> Tens
     """Four octaves of Perlin noise for each channel, then a mix of the channels."""
     size = (others.shape[-2], others.shape[-1])
     start = 1 + (4 * _rand(generators, 1, like=others)).long()  # [B, 1]
-    most = torch.tensor([max(1, power_of_two(side) // 2) for side in size], device=others.device)
+    limits = [max(1, power_of_two(side) // 2) for side in size]  # a cell has two pixels or more
+    most = torch.tensor(limits, device=others.device)
     noise = others.new_zeros(len(others) * 3, *size)
     for octave in range(4):
-        lines = 2 ** (4 + octave) + 1
+        lines = min(2 ** (4 + octave), max(limits)) + 1
         angles = 2 * math.pi * _rand(generators, 3, lines, lines, like=others).flatten(0, 1)
         cells = (2 ** (start + octave)).expand(-1, 2).minimum(most).repeat_interleave(3, dim=0)
         noise += 0.5**octave * perlin_noise(angles, cells, size)
@@ -204,24 +205,13 @@ def stripes(others: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
 def cells(others: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """Cells about 16 to 256 points: shaded by the distance to the point, or a colour for each."""
     height, width = others.shape[-2:]
-    y, x = (line.double() for line in _pixels(others))
-    count = 16 + (241 * _rand(generators, 1, 1, like=others)).floor()
-    points = _rand(generators, _POINTS, 2, like=others).double()
-    number = torch.arange(_POINTS, device=others.device)[:, None]
-    # The squared distance and, below its unit, which point it is to: one minimum finds both.
-    key_y = (y - (height * points[:, :, 0, None, None]).floor()).square() * _POINTS
-    key_x = (x - (width * points[:, :, 1, None, None]).floor()).square() * _POINTS
-    key_y = (key_y + number[..., None]).masked_fill((number >= count)[..., None], math.inf)
-    nearest = key_y[:, 0] + key_x[:, 0]  # [B, H, W]
-    room = torch.empty_like(nearest)  # all points at once would take 256 times that
-    for point in range(1, _POINTS):
-        torch.add(key_y[:, point], key_x[:, point], out=room)
-        torch.minimum(nearest, room, out=nearest)
-    owner = nearest.remainder(_POINTS).long()
-    nearest = (nearest / _POINTS).floor().to(others)
-    shaded = _ramp(_stretched(nearest.sqrt()), generators)
-    colours = _rand(generators, 3, _POINTS, like=others)
-    plain = colours.gather(2, owner.flatten(1)[:, None].expand(-1, 3, -1)).view_as(shaded)
+    counts = 16 + (241 * _rand(generators, like=others)).long()
+    places = _rand(generators, 256, 2, like=others)
+    points = (places * places.new_tensor([height, width])).long()
+    distances, owners = nearest_points(points, counts, (height, width))
+    shaded = _ramp(_stretched(distances), generators)
+    colours = _rand(generators, 3, 256, like=others)
+    plain = colours.gather(2, owners.flatten(1)[:, None].expand(-1, 3, -1)).view_as(shaded)
     return torch.where(_rand(generators, 1, 1, 1, like=others) < 0.5, plain, shaded)
 
 
@@ -250,7 +240,33 @@ _KINDS: tuple[Callable[[Tensor, Sequence[torch.Generator]], Tensor], ...] = (
 )
 _SHARES = (0.12, 0.12, 0.12, 0.12, 0.12, 0.25, 0.15)
 
-_POINTS = 256  # of cell noise, at most
+
+def nearest_points(
+    points: Tensor, counts: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Find which point is nearest to each pixel; the first of those that are equally near.
+
+    Args:
+        points: ``[B, P, 2]``, whole numbers: row and column.
+        counts: ``[B]``: how many of the points there are, from 1 to ``P``.
+        size: Height and width, in pixels.
+
+    Returns:
+        Distances ``[B, H, W]`` in pixels, float32, and numbers of the points ``[B, H, W]``.
+    """
+    most = points.shape[1]
+    y, x = (torch.arange(side, device=points.device, dtype=torch.double) for side in size)
+    number = torch.arange(most, device=points.device)
+    # The squared distance and, below its unit, which point it is to: one minimum finds both.
+    key_y = (y - points[..., :1]).square() * most + number[:, None]  # [B, P, H]
+    key_y = key_y.masked_fill((number >= counts[:, None])[..., None], math.inf)
+    key_x = (x - points[..., 1:]).square() * most  # [B, P, W]
+    nearest = key_y[:, 0, :, None] + key_x[:, 0, None]
+    room = torch.empty_like(nearest)  # all points at once would take P times that
+    for point in range(1, most):
+        torch.add(key_y[:, point, :, None], key_x[:, point, None], out=room)
+        torch.minimum(nearest, room, out=nearest)
+    return (nearest / most).floor().sqrt().float(), nearest.remainder(most).long()
 
 
 def _bent(
@@ -309,4 +325,5 @@ def _pixels(like: Tensor) -> tuple[Tensor, Tensor]:
 
 def _rand(generators: Sequence[torch.Generator], *shape: int, like: Tensor) -> Tensor:
     """Uniform random numbers ``[B, *shape]`` from 0 to below 1, of each picture's own."""
-    return torch.stack([torch.rand(shape, generator=g) for g in generators]).to(like.device)
+    numbers = [torch.rand(shape, generator=g) for g in generators]
+    return torch.stack(numbers).to(like.device)
