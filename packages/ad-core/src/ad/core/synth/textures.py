@@ -123,9 +123,10 @@ class ProceduralTextures:
     pictures, turned, mirrored and bent; the rest are plain colours.
 
     Args:
-        pool: ``[N, 3, h, w]``, float32 in [0, 1]: good pictures to take parts of. By default they
-            are taken of the other pictures of the same batch, or of the picture itself if it is
-            alone; what is drawn for a picture then depends on its batch.
+        pool: ``[N, 3, h, w]``, float32 in [0, 1]: good pictures to use and to take parts of. By
+            default these are the other pictures of the same call, which of `PerlinAnomalies` are
+            those of a batch that are broken, or the picture itself if it is alone; what is drawn
+            for a picture then depends on its batch.
     """
 
     def __init__(self, pool: Tensor | None = None) -> None:
