@@ -48,21 +48,21 @@ class LocalExecutor:
                 while waiting and len(running) < self.at_once:
                     job = waiting.pop()
                     job.log.parent.mkdir(parents=True, exist_ok=True)
-                    log = job.log.open("ab")
+                    log: IO[bytes] = job.log.open("ab")
                     running.append((job, start(job, environment, log), log))
                 for entry in list(running):
-                    job, process, log = entry
+                    ended, process, written = entry
                     if process.poll() is not None:
                         running.remove(entry)
-                        log.close()
-                        yield outcome_of(job)
+                        written.close()
+                        yield outcome_of(ended)
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
         finally:  # they save what they have learnt
             for _, process, _ in running:
                 process.terminate()
-            for _, process, log in running:
+            for _, process, written in running:
                 process.wait()
-                log.close()
+                written.close()
 
 
 @final
