@@ -80,6 +80,7 @@ def speed() -> str:
     for row in load("training")["rows"]:
         what = f"`{row['model']}`, a step of {row['batch_size']}"
         how = f"{row['precision']}, features {'kept' if row['feature_cache'] else 'anew'}"
+        how += ", compiled" if row.get("compiled") else ""
         rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
     if (RESULTS / "synth.json").exists():
         for row in load("synth")["rows"]:

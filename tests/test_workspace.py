@@ -79,6 +79,7 @@ def test_every_dataset_describes_itself(name):
         "import ad.core",
         "import ad.memory",
         "import ad.distill",
+        "import ad.recon",
         "from ad.core import ModelRegistry, AdError",
     ],
 )

@@ -44,6 +44,8 @@ class LearningBatch:
     """How often all pictures were seen before."""
     seed: int
     """Of the run."""
+    step: int = 0
+    """How many batches were learnt from before, where learning has phases."""
 
     def generator(self, row: int) -> torch.Generator:
         """A fresh source of randomness for one picture: it depends on seed, epoch and picture.
