@@ -69,6 +69,9 @@ class FolderTextures:
     Args:
         folder: Of pictures of anything, at any depth: DTD, or what is at hand.
 
+    Attributes:
+        paths: The pictures, which a trainer should count among its `Trainer.inputs`.
+
     Raises:
         SettingError: If it is no folder.
         DataError: If it has no pictures.
