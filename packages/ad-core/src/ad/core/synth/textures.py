@@ -245,9 +245,7 @@ _KINDS: tuple[Callable[[Tensor, Sequence[torch.Generator]], Tensor], ...] = (
 _SHARES = (0.12, 0.12, 0.12, 0.12, 0.12, 0.25, 0.15)
 
 
-def nearest_points(
-    points: Tensor, counts: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
+def nearest_points(points: Tensor, counts: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Find which point is nearest to each pixel; the first of those that are equally near.
 
     Args:
