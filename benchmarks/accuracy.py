@@ -49,7 +49,7 @@ RUNS = {
 def run(data: Path, dataset: str, category: str, model: str, extra: list[str]) -> dict[str, object]:
     """Train once and return what the command printed, with the command itself."""
     root = data / "mtd" if dataset == "mtd" else data
-    command = ["train", dataset, category, model, "--holdout", "0", *extra]
+    command = ["train", dataset, category, model, "--holdout", "0", "--no-report", *extra]
     with tempfile.TemporaryDirectory() as folder:
         code = "import sys; from ad.core.cli import main; main()"
         done = subprocess.run(

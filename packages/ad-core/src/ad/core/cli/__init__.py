@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 import typer
 
-from ad.core.cli import datasets, demo, evaluate, models, predict, show, train
+from ad.core.cli import datasets, demo, evaluate, models, predict, report, show, train
 from ad.core.errors import AdError, Interrupted, LearningError, PluginError
 from ad.core.registry import COMMANDS
 
@@ -33,6 +33,7 @@ app.command("show")(show.show)
 app.command("datasets")(datasets.datasets)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.command("demo")(demo.demo)
 

@@ -131,10 +131,11 @@ class Gallery:
 
     def _keep(self, shown: Shown) -> None:
         self._kept[shown.index] = shown
-        for shelf, rank in self._shelves(shown.index, shown.score):
-            gone = shelf.put(rank, shown.index)
-            if gone is not None and not self._on_a_shelf(gone):
-                del self._kept[gone]
+        shelves = self._shelves(shown.index, shown.score)
+        gone = {shelf.put(rank, shown.index) for shelf, rank in shelves}
+        for index in gone:  # from one shelf, but it may be on another
+            if index is not None and not self._on_a_shelf(index):
+                del self._kept[index]
 
     def _on_a_shelf(self, index: int) -> bool:
         score = self._kept[index].score

@@ -155,10 +155,10 @@ def _figure(value: float | None) -> str:
 def run_title(record: Mapping[str, Any]) -> str:
     """What was trained on what, for a person."""
     settings = record["settings"]
-    category, root = settings["category"], settings["data_root"]
-    if category == "all" and root is not None:
-        category = f"{Path(root).name} (all)" if settings["dataset"] != "folder" else Path(root).name
-    return f"{settings['model']} on {settings['dataset']} {category}"
+    what = settings["category"]
+    if what == "all" and settings["data_root"] is not None:
+        what = Path(settings["data_root"]).name
+    return f"{settings['model']} on {settings['dataset']} {what}"
 
 
 def figures(metrics: Mapping[str, float | None]) -> list[dict[str, Any]]:
@@ -278,12 +278,15 @@ def _facts(record: Mapping[str, Any], config: ModelConfig) -> list[dict[str, Any
         "Versions": record["versions"],
     }
     return [
-        {"title": title, "facts": [[name, _text(value)] for name, value in group.items()]}
+        {"title": title, "facts": [[name, as_text(value)] for name, value in group.items()]}
         for title, group in groups.items()
     ]
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """A setting's value for a person."""
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
+    if value is None:
+        return "none"
     return value if isinstance(value, str) else json.dumps(value)

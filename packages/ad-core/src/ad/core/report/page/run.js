@@ -119,7 +119,7 @@ function histogram() {
       let base = floor;
       for (const [amount, style] of [[bin.right, name], [bin.wrong, "mistake"]]) {
         if (!amount) continue;
-        const height = (amount / most) * (tall - 16);
+        const height = (amount / most) * (tall - 20);
         base -= height;
         svg.append(draw("rect", { class: style, x: inset + number * step + 0.5, y: base, width: Math.max(1, step - 1), height }));
       }
@@ -284,7 +284,8 @@ function card(item) {
     const badge = make("span", { class: "badge" });
     const button = make("button", { type: "button", class: "card" },
       make("span", { class: "frame" }, layers(item, 256, ["heat", "mask"])),
-      make("span", { class: "caption" }, make("span", { class: "score" }, short(picture.score)), badge,
+      make("span", { class: "caption" },
+        make("span", { class: "top" }, badge, make("span", { class: "score" }, short(picture.score))),
         make("span", { class: "name" }, picture.name)));
     button.addEventListener("click", () => view(order().indexOf(item)));
     cards.set(item.index, { row: make("li", {}, button), button, badge });
