@@ -316,6 +316,33 @@ def test_the_map_covers_the_defect_and_can_be_made_to_vanish(page):
     assert page.run(opacity) == "0"
 
 
+@pytest.mark.parametrize("size", [(60, 20), (20, 60)])
+def test_long_pictures_keep_their_shape_and_stay_in_their_frame(
+    browser, mean_picture, tmp_path, size
+):
+    root = write_mvtec_tree(tmp_path / "data", size=32)
+    for path in (root / "toy").rglob("*.png"):
+        with Image.open(path) as image:
+            image.resize(size).save(path)
+    run = tmp_path / "run"
+    train("mvtec", "toy", mean_picture, data_root=root, output_dir=run)
+    browser.open(run / "report.html")
+    browser.run("document.querySelector('.card').click()")
+    boxes = browser.run(
+        "['.card .frame', '.card .layers', '#viewer', '#viewer .layers'].map(s => {"
+        "const b = document.querySelector(s).getBoundingClientRect();"
+        "return [b.left, b.top, b.right, b.bottom]; })"
+    )
+    for (left, top, right, bottom), inner in ((boxes[0], boxes[1]), (boxes[2], boxes[3])):
+        assert left <= inner[0] < inner[2] <= right
+        assert top <= inner[1] < inner[3] <= bottom
+        assert (inner[2] - inner[0]) / (inner[3] - inner[1]) == pytest.approx(
+            size[0] / size[1], rel=0.02
+        )
+    frame = boxes[0]
+    assert frame[2] - frame[0] == pytest.approx(frame[3] - frame[1], abs=1)
+
+
 @pytest.mark.parametrize("width", [320, 360, 768, 1280])
 def test_the_page_never_scrolls_sideways(page, trained, width):
     page.open(trained.report, width=width, height=700)

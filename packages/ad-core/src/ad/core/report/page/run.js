@@ -267,8 +267,7 @@ function layers(item, side, parts) {
   const [width, height] = shape(item.size, side);
   const box = make("span", { class: "layers" },
     make("img", { src: item.picture, alt: "", width, height, decoding: "async" }));
-  box.style.aspectRatio = `${width} / ${height}`;
-  box.style[width >= height ? "width" : "height"] = "100%";
+  box.style.setProperty("--ratio", width / height);
   for (const [name, paint] of [["heat", paintHeat], ["mask", paintMask]]) {
     if (!parts.includes(name) || item[name] === null) continue;
     const canvas = make("canvas", { class: name, width, height });
