@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ad.core.recalibration import recalibrate as recalibrate
     from ad.core.registry import ModelRegistry as ModelRegistry
     from ad.core.registry import ModelSpec as ModelSpec
+    from ad.core.report.writing import write_report as write_report
     from ad.core.trainer import GradientTrainer as GradientTrainer
     from ad.core.trainer import OnePassTrainer as OnePassTrainer
     from ad.core.trainer import Optimization as Optimization
@@ -62,6 +63,7 @@ _HOMES = {
     "load": "predict",
     "recalibrate": "recalibration",
     "train": "training",
+    "write_report": "report.writing",
 }
 
 

@@ -13,7 +13,7 @@ Source: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World" (2005)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from typing import Any, NoReturn, Self, final
@@ -157,6 +157,26 @@ class Calibration:
                 _refuse(f"`{name}` must be a whole number from {least}; it is {data[name]}")
         _check_origin(data)
         return cls(**data)
+
+
+_THRESHOLD, _NO_THRESHOLD = "Threshold ", "Nothing was held out: "
+"""How notes on a calibration begin."""
+
+
+def calibration_notes(calibration: Calibration | None) -> list[str]:
+    """What a user must know of a run's threshold, or of its having none."""
+    if calibration is None:
+        return [
+            f"{_NO_THRESHOLD}there is no threshold, no verdict and no 0-to-1 score. Scores "
+            "still rank pictures. Train with `holdout` above 0 to have them."
+        ]
+    return [f"{_THRESHOLD}{calibration.threshold:.4g}; {calibration.promise()}."]
+
+
+def renewed_notes(notes: Sequence[str], calibration: Calibration | None) -> list[str]:
+    """A run's notes, with what they say of its threshold true of the one that it has now."""
+    others = [note for note in notes if not note.startswith((_THRESHOLD, _NO_THRESHOLD))]
+    return [*calibration_notes(calibration), *others]
 
 
 def calibrate(

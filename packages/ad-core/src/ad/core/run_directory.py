@@ -65,7 +65,7 @@ def describe_run(
     """
     packages = ["ad-core", ModelRegistry.get(settings.model).package, *_PACKAGES]
     return {
-        "command": _command(settings, world.size),
+        "command": shlex.join(command_line(settings, world.size)),
         "settings": settings.model_dump(),
         "device": str(device),
         "precision": precision,
@@ -89,7 +89,7 @@ def describe_run(
     }
 
 
-def _command(settings: RunSettings, processes: int) -> str:
+def command_line(settings: RunSettings, processes: int = 1) -> list[str]:
     """The command line that makes the same run, with everything spelt out."""
     launcher = ["torchrun", "--nproc-per-node", str(processes), "-m", "ad.core.cli"]
     words = [
@@ -114,7 +114,7 @@ def _command(settings: RunSettings, processes: int) -> str:
     for key, value in (("steps", settings.num_steps), ("patience", settings.patience)):
         words += [] if value is None else [f"--{key}", str(value)]
     words += ["--compile"] if settings.compile else []
-    return shlex.join(words)
+    return words
 
 
 def _version(package: str) -> str | None:

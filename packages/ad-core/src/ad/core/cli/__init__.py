@@ -15,7 +15,20 @@ from typing import TextIO
 
 import typer
 
-from ad.core.cli import calibrate, check, datasets, demo, evaluate, models, predict, show, train
+from ad.core.cli import (
+    bench,
+    calibrate,
+    check,
+    datasets,
+    demo,
+    evaluate,
+    models,
+    predict,
+    report,
+    show,
+    synth,
+    train,
+)
 from ad.core.errors import AdError, Interrupted, LearningError, PluginError
 from ad.core.registry import COMMANDS
 
@@ -35,8 +48,11 @@ app.command("show")(show.show)
 app.command("datasets")(datasets.datasets)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.command("calibrate")(calibrate.calibrate)
+app.command("bench")(bench.bench)
+app.command("synth")(synth.synth)
 app.command("demo")(demo.demo)
 app.command("check")(check.check)
 

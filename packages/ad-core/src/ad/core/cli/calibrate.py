@@ -65,7 +65,7 @@ def calibrate(
     say(f"the calibration before is kept in {result.log}")
     if result.tested:
         say(
-            "the figures in metrics.json are those of the training; its verdicts are those of the "
+            "metrics.json and report.html are those of the training, with the verdicts of the "
             f"threshold before\n\nhint: the verdicts of the new one: ad evaluate {run}"
         )
 
