@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ad.core.calibrate import Calibration, calibrate
+from ad.core.calibrate import Calibration, calibrate, calibrate_by_f1
 from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError
 
 float32 = st.floats(-(2.0**100), 2.0**100, width=32)
@@ -203,3 +203,90 @@ def test_a_detector_without_maps_has_no_pixel_threshold():
     assert calibration.pixel_threshold is None
     with pytest.raises(NotFittedError, match="no pixel threshold.*Use `normalize`"):
         calibration.normalize_map(np.zeros((2, 2), dtype=np.float32))
+
+
+def best_by_trying(scores, bad):
+    """The largest F1 of any threshold, by brute force, and the highest one that reaches it."""
+    tried = []
+    ranked = [-np.inf, *sorted({*scores})]
+    for threshold in ranked[:-1]:
+        called = scores > threshold
+        tried.append((2 * (called & bad).sum() / (called.sum() + bad.sum()), threshold))
+    return max(tried)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_f1_threshold_is_the_best_of_all(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 12, 15).astype(np.float32)
+    bad = np.arange(15) < rng.integers(1, 14)
+    f1, above = best_by_trying(scores, bad)
+    calibration = calibrate_by_f1(scores, bad, scores[::-1])
+    assert calibration.f1 == pytest.approx(f1)
+    assert above <= calibration.threshold < min(scores[scores > above])
+    assert (calibration.num_images, calibration.num_defective) == ((~bad).sum(), bad.sum())
+    pixel_f1, _ = best_by_trying(scores[::-1], bad)
+    called = scores[::-1] > calibration.pixel_threshold
+    assert 2 * (called & bad).sum() / (called.sum() + bad.sum()) == pytest.approx(pixel_f1)
+
+
+def test_pixels_are_judged_by_their_truth_where_it_is_known():
+    maps = np.float32([[[0, 1], [2, 5]], [[4, 1], [9, 8]]])
+    truth = np.array([[[0, 0], [0, 0]], [[0, 0], [1, 1]]], dtype=bool)
+    maxima = maps.max(axis=(1, 2))
+    calibration = calibrate_by_f1([0.0, 1.0], [False, True], maxima, (maps, truth))
+    assert calibration.pixel_threshold == 6.5  # between 8, defective, and 5
+    assert calibrate_by_f1([0.0, 1.0], [False, True], maxima).pixel_threshold == 7
+    without = calibrate_by_f1([0.0, 1.0], [False, True], maxima, (maps, np.zeros_like(truth)))
+    assert without.pixel_threshold == 7  # between the maxima 5 and 9
+
+
+def test_f1_marks_the_middle_and_the_typical_good_picture():
+    calibration = calibrate_by_f1([1.0, 2.0, 3.0, 7.0], [False, False, False, True])
+    assert calibration.normalize(5.0) == 0.5
+    assert calibration.normalize(2.0) == pytest.approx(0.1)
+    assert calibration.promise() == (
+        "F1 1.000 on the 3 good and 1 defective pictures it was chosen on; no rate of false alarms "
+        "is promised"
+    )
+
+
+def test_a_defective_picture_is_found_even_where_all_must_be_called_so():
+    calibration = calibrate_by_f1([1.0, 1.0], [False, True])
+    assert calibration.is_anomalous(1.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "bad", "words"),
+    [
+        ([1.0, 2.0], [True, True], "got 0 good, 2 defective and 2 scores"),
+        ([1.0, 2.0], [False, False], "got 2 good, 0 defective and 2 scores"),
+        ([1.0, 2.0], [True], "got 0 good, 1 defective and 2 scores"),
+    ],
+)
+def test_f1_without_both_kinds_is_refused(scores, bad, words):
+    with pytest.raises(DataError, match=words):
+        calibrate_by_f1(scores, bad)
+
+
+def test_a_calibration_by_f1_comes_back_from_json():
+    calibration = calibrate_by_f1([1.0, 2.0, 3.0], [False, False, True], [1.0, 2.0, 3.0])
+    assert Calibration.from_json(json.loads(json.dumps(calibration.to_json()))) == calibration
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rate": 0.1}, "`rate` and `promised_rate` must both be numbers or both be null"),
+        ({"f1": None}, "must have a `rate`, or an `f1`"),
+        ({"num_defective": 0}, "must have a `rate`, or an `f1`"),
+        ({"f1": 1.5}, "`f1` must be above 0 and at most 1; it is 1.5"),
+        ({"num_defective": -1}, "`num_defective` must be a whole number from 0; it is -1"),
+        ({"threshold": 10**400}, "`threshold` must be finite; it is a whole number beyond any"),
+        ({"threshold": float("nan")}, "`threshold` must be finite; it is nan"),
+    ],
+)
+def test_a_malformed_calibration_by_f1_is_refused(change, words):
+    saved = calibrate_by_f1([1.0, 3.0], [False, True]).to_json()
+    with pytest.raises(ModelFileError, match=words):
+        Calibration.from_json({**saved, **change})

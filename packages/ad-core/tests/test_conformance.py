@@ -1,16 +1,48 @@
+import contextlib
+import json
+import random
+import socket
+import sys
+import warnings
 from typing import ClassVar
 
 import pytest
 import torch
 
-from ad.core import ModelRegistry
+from ad.core import ModelRegistry, ModelSpec
+from ad.core.cli import main
 from ad.core.detector import Detector, Prediction, learned_buffer
-from ad.core.testing import check_model
+from ad.core.errors import SettingError, UnknownNameError
+from ad.core.testing import check_model, run_checks
+from ad.core.testing.conformance import CHECKS
+from ad.core.testing.linear_student import LinearStudentTrainer
 from ad.core.trainer import OnePassTrainer
+
+TRAIN = {"num_epochs": 1, "batch_size": 4, "img_size": 64, "normalize": False}
 
 
 def test_a_model_that_keeps_its_promises_passes(mean_picture):
     check_model(mean_picture)
+
+
+@pytest.fixture
+def linear_student():
+    ModelRegistry.register(
+        "linear-student", "ad.core.testing.linear_student:LinearStudentTrainer", {}, TRAIN
+    )
+    yield "linear-student"
+    ModelRegistry.unregister("linear-student")
+
+
+def test_so_does_one_that_learns_by_gradient(linear_student):
+    results = run_checks(linear_student)
+    assert [result.id for result in results] == list(CHECKS)
+    assert {result.id: result.outcome for result in results} == {
+        **dict.fromkeys(CHECKS, "passed"),
+        "catalogue": "skipped",
+    }
+    assert "registered at run time" in results[0].message
+    assert all(result.seconds >= 0 for result in results)
 
 
 class BrokenDetector(Detector):
@@ -21,6 +53,8 @@ class BrokenDetector(Detector):
     def __init__(self):
         super().__init__()
         learned_buffer(self, "mean")
+        self.register_buffer("asked", torch.zeros(1))
+        self.gain = torch.nn.Parameter(torch.ones(1))
         self.secret = torch.zeros(1)
 
     def forward(self, images):
@@ -49,11 +83,23 @@ class BrokenDetector(Detector):
             score = score + self.secret
         if self.fault == "blind":
             score = -score
+        if self.fault == "gradient":
+            with torch.enable_grad():
+                score = score * self.gain.requires_grad_()
+        if self.fault == "state":
+            self.asked += 1
+        if self.fault == "export":
+            score = score * 2 if score.max() > 0.5 else score
+        if self.fault == "export differs" and torch.compiler.is_compiling():
+            score = score + 1
+        if self.fault == "raises":
+            msg = "out of ideas"
+            raise RuntimeError(msg)
         return Prediction(score=score, map=map_)
 
 
 class BrokenTrainer(OnePassTrainer):
-    def __init__(self, setup):
+    def __init__(self, setup, *, names: tuple[str, ...] = ("a",)):
         super().__init__(setup)
         self.detector = BrokenDetector()
         self.rows = []
@@ -62,36 +108,182 @@ class BrokenTrainer(OnePassTrainer):
         self.rows.append(images)
 
     def conclude(self):
+        fault = BrokenDetector.fault
+        if fault == "prints":
+            print("learning ...")
+        if fault == "warns":
+            warnings.warn("low on pictures", stacklevel=1)
+        if fault == "network":
+            with socket.socket() as connection:
+                connection.connect(("192.0.2.1", 80))
+        if fault == "network in secret":
+            with contextlib.suppress(OSError):
+                socket.getaddrinfo("example.org", 80)
         self.detector.mean = torch.cat(self.rows).mean(dim=0)
         self.detector.secret = self.detector.mean.sum()[None]
+        if fault == "unrepeatable":
+            self.detector.mean = self.detector.mean + 0.01 * random.random()
 
 
 @pytest.fixture
 def broken(monkeypatch):
-    train = {"num_epochs": 1, "batch_size": 4, "img_size": 64, "normalize": False}
-    ModelRegistry.register("broken", "ad.core.nowhere:Broken", {}, train)
+    ModelRegistry.register("broken", "ad.core.nowhere:Broken", {}, TRAIN)
     monkeypatch.setattr("ad.core.testing.conformance.load_trainer", lambda spec: BrokenTrainer)
     yield "broken"
     ModelRegistry.unregister("broken")
 
 
+FAULTS = [
+    ("unfitted", "unfitted", "must raise `NotFittedError`"),
+    ("raises", "learns", "RuntimeError: out of ideas"),
+    ("network", "learns", r"OSError: .*must learn and predict offline.*192\.0\.2\.1"),
+    ("network in secret", "offline", "must not use the network; it wanted example.org"),
+    ("prints", "quiet", "must print nothing; 'learning ...\\\\n'"),
+    ("warns", "quiet", "must not warn; UserWarning: low on pictures"),
+    ("shape", "prediction", "one value per image"),
+    ("type", "prediction", "`score` must be float32"),
+    ("finite", "prediction", "`score` must be finite"),
+    ("map", "prediction", "one value per input pixel"),
+    ("no map", "prediction", "`localises` must say"),
+    ("gradient", "prediction", "must not keep gradients"),
+    ("state", "state", "must change nothing in the detector; it changes asked"),
+    ("batch", "batch", "must not depend on the other images"),
+    ("random", "randomness", "random generator alone"),
+    ("unrepeatable", "repeatable", "equal seeds and pictures"),
+    ("unsaved", "saved", "saved and loaded model must score the same"),
+    ("export", "exportable", "operations that torch can export: "),
+    ("export differs", "exportable", "an exported model must score the same"),
+    ("blind", "separates", "must score higher than good pictures"),
+    ("elsewhere", "place", "must be higher on a blatant defect"),
+]
+
+
+@pytest.mark.parametrize(("fault", "identifier", "words"), FAULTS, ids=[one[0] for one in FAULTS])
+def test_a_broken_promise_is_named(broken, monkeypatch, fault, identifier, words):
+    monkeypatch.setattr(BrokenDetector, "fault", fault)
+    with pytest.raises(AssertionError, match=f"`broken` fails `{identifier}`: .*{words}"):
+        check_model(broken)
+
+
+@pytest.mark.parametrize(
+    ("default", "words"),
+    [({"a"}, "TypeError: .*not JSON serializable"), (["a"], "come back from it")],
+)
+def test_options_must_be_what_json_brings_back(broken, monkeypatch, default, words):
+    monkeypatch.setitem(BrokenTrainer.__init__.__kwdefaults__, "names", default)
+    with pytest.raises(AssertionError, match=f"fails `options`: .*{words}"):
+        check_model(broken)
+
+
+class ForgetfulTrainer(LinearStudentTrainer):
+    """Counts its steps, and tells no checkpoint; or draws from a generator that nobody seeds."""
+
+    fault: ClassVar[str] = ""
+
+    def __init__(self, setup):
+        super().__init__(setup)
+        self.taken = 0
+
+    def losses(self, batch):
+        self.taken += 1
+        factor = self.taken if self.fault == "resume" else random.random()
+        return {name: loss * factor for name, loss in super().losses(batch).items()}
+
+
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [
-        ("unfitted", "must raise `NotFittedError`"),
-        ("shape", "one value per image"),
-        ("type", "`score` must be float32"),
-        ("finite", "`score` must be finite"),
-        ("map", "one value per input pixel"),
-        ("no map", "`localises` must say"),
-        ("batch", "must not depend on the other images"),
-        ("random", "random generator alone"),
-        ("unsaved", "saved and loaded model must score the same"),
-        ("blind", "must score higher than good pictures"),
-        ("elsewhere", "must be higher on a blatant defect"),
-    ],
+    [("resume", "killed and resumed must end as one"), ("repeatable", "equal seeds and pictures")],
 )
-def test_a_broken_promise_is_named(broken, monkeypatch, fault, words):
-    monkeypatch.setattr(BrokenDetector, "fault", fault)
+def test_what_learning_must_not_forget_is_told_from_what_it_must_not_draw(
+    linear_student, monkeypatch, fault, words
+):
+    monkeypatch.setattr("ad.core.testing.conformance.load_trainer", lambda spec: ForgetfulTrainer)
+    monkeypatch.setattr(ForgetfulTrainer, "fault", fault)
+    outcomes = {one.id: one for one in run_checks(linear_student)}
+    assert [one.id for one in outcomes.values() if one.outcome == "failed"] == [fault]
+    assert words in outcomes[fault].message
+
+
+def test_what_needs_a_broken_promise_is_not_tried(broken, monkeypatch):
+    monkeypatch.setattr(BrokenDetector, "fault", "shape")
+    outcomes = {one.id: (one.outcome, one.message) for one in run_checks(broken)}
+    assert outcomes["prediction"][0] == "failed"
+    assert outcomes["saved"] == ("skipped", "`prediction` failed, and this needs it")
+    assert outcomes["quiet"][0] == "passed"
+
+
+def test_a_failure_that_is_expected_is_none(broken, monkeypatch):
+    monkeypatch.setattr(BrokenDetector, "fault", "blind")
+    expected = {"separates": "the score is of another thing"}
+    check_model(broken, expected_failures=expected)
+    results = run_checks(broken, expected_failures=expected)
+    (result,) = [one for one in results if one.outcome == "expected"]
+    assert result.id == "separates"
+    assert result.message.startswith("the score is of another thing (a blatant defect must score")
+
+
+def test_an_expected_failure_that_passes_is_a_failure(mean_picture):
+    words = r"fails `place`: it was expected to fail \(no idea\), and passes"
     with pytest.raises(AssertionError, match=words):
-        check_model(broken)
+        check_model(mean_picture, expected_failures={"place": "no idea"})
+
+
+def test_an_expected_failure_that_does_not_exist_is_refused(mean_picture):
+    with pytest.raises(SettingError, match="no check `plaice` .*Did you mean `place`"):
+        check_model(mean_picture, expected_failures={"plaice": "typed too fast"})
+
+
+def test_the_catalogue_may_say_how_a_model_is_tried(linear_student, monkeypatch):
+    def declare(**check):
+        spec = ModelSpec(
+            name=linear_student,
+            trainer="ad.core.testing.linear_student:LinearStudentTrainer",
+            model={},
+            train=TRAIN,
+            check=check,
+        )
+        monkeypatch.setitem(ModelRegistry._added, linear_student, spec)
+
+    declare(img_size=32, options={"dropout": 0.5}, expected_failures={"place": "for a test"})
+    with pytest.raises(AssertionError, match=r"`place`: it was expected to fail \(for a test\)"):
+        check_model(linear_student)
+    check_model(linear_student, expected_failures={})
+    declare(size=32)
+    with pytest.raises(SettingError, match="may have `expected_failures`, .*; got `size`"):
+        check_model(linear_student)
+
+
+def test_an_unknown_model_or_option_is_refused_before_anything_is_tried(mean_picture):
+    with pytest.raises(UnknownNameError, match="No model named `mean-pictur` is installed"):
+        check_model("mean-pictur")
+    with pytest.raises(SettingError, match="has no option `gian`"):
+        check_model(mean_picture, options={"gian": 2})
+
+
+@pytest.fixture
+def run_ad(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ad", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_the_command_prints_a_table(run_ad, mean_picture):
+    status, out, err = run_ad("check", mean_picture, "--img-size", "32", "--set", "gain=2.0")
+    assert status == 0
+    assert all(identifier in out for identifier in CHECKS)
+    assert "`mean-picture`: 2 skipped, 14 passed" in err
+
+
+def test_the_command_prints_json_and_fails_if_a_promise_is_broken(run_ad, broken, monkeypatch):
+    monkeypatch.setattr(BrokenDetector, "fault", "blind")
+    status, out, _ = run_ad("check", broken, "--json")
+    assert status == 1
+    checks = {one["id"]: one for one in json.loads(out)["checks"]}
+    assert list(checks) == list(CHECKS)
+    assert checks["separates"]["outcome"] == "failed"
+    assert set(checks["separates"]) == {"id", "outcome", "message", "seconds"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ad.core import evaluate, load, train, write_report
+from ad.core import evaluate, load, recalibrate, train, write_report
 from ad.core.calibrate import calibrate
 from ad.core.data.batches import Batch
 from ad.core.data.pictures import read_mask, read_picture, upright_size
@@ -445,6 +445,23 @@ def test_runs_are_compared_by_what_they_wrote(two_runs, tmp_path):
         assert len(shown["good"]) == len(shown["defective"]) == 4
     assert data["settings"] == [{"name": "gain", "values": ["1.0", "2.0"]}]
     assert data["notes"] == []
+
+
+def test_a_threshold_that_was_set_anew_is_the_one_reports_tell_of(two_runs, tmp_path):
+    (tmp_path / "normals").mkdir()
+    for n in range(300, 319):
+        Image.fromarray(make_picture(n, size=32)[0]).save(tmp_path / f"normals/{n}.png")
+    changed = recalibrate(two_runs[0], normals=tmp_path / "normals").after
+    note = f"Threshold {changed.threshold:.4g}; {changed.promise()}."
+    now = evaluate(two_runs[0], report=False).verdicts._asdict()
+    assert now != json.loads((two_runs[0] / "metrics.json").read_text())["verdicts"]
+    shown = Page(write_report(two_runs, output=tmp_path / "both.html")).data["runs"][0]
+    assert (shown["threshold"], shown["verdicts"]) == (changed.threshold, now)
+    assert [one for one in shown["notes"] if "Threshold" in one] == [note]
+    data = Page(write_report(two_runs[0])).data
+    assert [one for one in data["notes"] if "Threshold" in one] == [note]
+    facts = {name: value for group in data["facts"] for name, value in group["facts"]}
+    assert facts["pictures that the threshold was set on"] == "19 good"
 
 
 def test_pictures_that_runs_get_wrong_are_listed_worst_first(two_runs, tmp_path):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ad.core.predict import Finding as Finding
     from ad.core.predict import LoadedDetector as LoadedDetector
     from ad.core.predict import load as load
+    from ad.core.recalibration import recalibrate as recalibrate
     from ad.core.registry import ModelRegistry as ModelRegistry
     from ad.core.registry import ModelSpec as ModelSpec
     from ad.core.report.writing import write_report as write_report
@@ -60,6 +61,7 @@ _HOMES = {
     "Trainer": "trainer",
     "evaluate": "evaluation",
     "load": "predict",
+    "recalibrate": "recalibration",
     "train": "training",
     "write_report": "report.writing",
 }

@@ -1,8 +1,10 @@
-"""Thresholds and 0-to-1 scores from held-out normal images, with a promise that holds.
+"""Thresholds and 0-to-1 scores, from held-out normal images or from labelled ones.
 
-Split conformal prediction: of n held-out scores and one new good picture's, each order is
-equally likely, so the k-th smallest is exceeded with probability at most 1 - k / (n + 1),
-whatever the scores' distribution. Knows nothing of detectors; numpy alone.
+From normal images the promise holds by split conformal prediction: of n held-out scores and one
+new good picture's, each order is equally likely, so the k-th smallest is exceeded with
+probability at most 1 - k / (n + 1), whatever the scores' distribution. From labelled images the
+threshold is the one of the largest F1 score, which promises nothing. Knows nothing of detectors;
+numpy alone.
 
 Source: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World" (2005), and Lei et al.,
 "Distribution-Free Predictive Inference for Regression" (2018), section 2.
@@ -11,7 +13,7 @@ Source: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World" (2005)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from typing import Any, NoReturn, Self, final
@@ -20,11 +22,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError, listed
+from ad.core.metrics import f1_max
 
 _LOW = math.log(9)  # the logistic function is 0.1 here, to the left of its middle
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)
 _FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_FLOAT64_MAX = float(np.finfo(np.float64).max)
+_NULLABLE = ("pixel_threshold", "pixel_scale", "rate", "promised_rate", "f1")
 
 
 @final
@@ -40,12 +45,17 @@ class Calibration:
     """Pixel scores above this are anomalous; None for detectors that cannot localise."""
     pixel_scale: float | None
     """As `scale`, for pixels; None exactly if `pixel_threshold` is."""
-    rate: float
-    """Share of good pictures that may be called anomalous, as asked for, in (0, 1)."""
-    promised_rate: float
+    rate: float | None
+    """Share of good pictures that may be called anomalous, as asked for, in (0, 1); None if the
+    threshold was chosen by F1."""
+    promised_rate: float | None
     """The share that this many held-out images can promise; above `rate` if they are too few."""
     num_images: int
-    """Held-out normal images that were used."""
+    """Normal images that were used; the detector has learnt from none of them."""
+    num_defective: int = 0
+    """Defective images that were used; above 0 exactly if the threshold was chosen by F1."""
+    f1: float | None = None
+    """F1 score of the image threshold on these images; None if it was not chosen by it."""
 
     def is_anomalous(self, score: float) -> bool:
         """Whether an image score is above the threshold.
@@ -93,6 +103,11 @@ class Calibration:
 
     def promise(self) -> str:
         """Say how many false alarms to expect, and what more images would buy."""
+        if self.rate is None:
+            return (
+                f"F1 {self.f1:.3f} on the {self.num_images} good and {self.num_defective} "
+                "defective pictures it was chosen on; no rate of false alarms is promised"
+            )
         asked = _exact(self.rate)
         rank = _rank(self.num_images, asked)
         promised = 1 - Fraction(rank, self.num_images + 1)
@@ -119,42 +134,49 @@ class Calibration:
         names = {field.name for field in fields(cls)}
         if unknown := set(data) - names:
             _refuse(f"unknown keys {listed(unknown)}; known are {listed(names)}")
+        # Files from before thresholds could be chosen by F1 lack what only these have.
+        data = {"num_defective": 0, "f1": None, **data}
         if missing := names - set(data):
             _refuse(f"missing keys {listed(missing)}")
         for name in sorted(names):
             value = data[name]
-            if value is None and name in ("pixel_threshold", "pixel_scale"):
+            if value is None and name in _NULLABLE:
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 _refuse(f"`{name}` must be a number; it is {value!r}")
-            if not math.isfinite(value):
-                _refuse(f"`{name}` must be finite; it is {value}")
+            if not abs(value) <= _FLOAT64_MAX:
+                shown = value if isinstance(value, float) else "a whole number beyond any float"
+                _refuse(f"`{name}` must be finite; it is {shown}")
             if name in ("scale", "pixel_scale") and value <= 0:
                 _refuse(f"`{name}` must be positive; it is {value}")
-        if (data["pixel_threshold"] is None) != (data["pixel_scale"] is None):
-            _refuse("`pixel_threshold` and `pixel_scale` must both be numbers or both be null")
-        num_images, rate = data["num_images"], data["rate"]
-        if not isinstance(num_images, int) or num_images < 1:
-            _refuse(f"`num_images` must be a whole number from 1; it is {num_images}")
-        if not 0 < rate < 1:
-            _refuse(f"`rate` must be between 0 and 1; it is {rate}")
-        promised = _promised(num_images, rate)
-        if not math.isclose(data["promised_rate"], promised):
-            _refuse(
-                f"`promised_rate` must be {promised} for {num_images} images at a rate of {rate}; "
-                f"it is {data['promised_rate']}"
-            )
+        for one, other in (("pixel_threshold", "pixel_scale"), ("rate", "promised_rate")):
+            if (data[one] is None) != (data[other] is None):
+                _refuse(f"`{one}` and `{other}` must both be numbers or both be null")
+        for name, least in (("num_images", 1), ("num_defective", 0)):
+            if not isinstance(data[name], int) or data[name] < least:
+                _refuse(f"`{name}` must be a whole number from {least}; it is {data[name]}")
+        _check_origin(data)
         return cls(**data)
+
+
+_THRESHOLD, _NO_THRESHOLD = "Threshold ", "Nothing was held out: "
+"""How notes on a calibration begin."""
 
 
 def calibration_notes(calibration: Calibration | None) -> list[str]:
     """What a user must know of a run's threshold, or of its having none."""
     if calibration is None:
         return [
-            "Nothing was held out: there is no threshold, no verdict and no 0-to-1 score. Scores "
+            f"{_NO_THRESHOLD}there is no threshold, no verdict and no 0-to-1 score. Scores "
             "still rank pictures. Train with `holdout` above 0 to have them."
         ]
-    return [f"Threshold {calibration.threshold:.4g}; {calibration.promise()}."]
+    return [f"{_THRESHOLD}{calibration.threshold:.4g}; {calibration.promise()}."]
+
+
+def renewed_notes(notes: Sequence[str], calibration: Calibration | None) -> list[str]:
+    """A run's notes, with what they say of its threshold true of the one that it has now."""
+    others = [note for note in notes if not note.startswith((_THRESHOLD, _NO_THRESHOLD))]
+    return [*calibration_notes(calibration), *others]
 
 
 def calibrate(
@@ -180,20 +202,15 @@ def calibrate(
         msg = f"`rate` is a share of good pictures and must be between 0 and 1; got {rate}."
         raise SettingError(msg)
     image_scores = _checked("scores", scores)
-    threshold, scale = _threshold(image_scores, rate)
+    threshold = _quantile(image_scores, rate)
     pixel_threshold, pixel_scale = None, None
     if map_maxima is not None:
-        pixel_scores = _checked("map_maxima", map_maxima)
-        if pixel_scores.size != image_scores.size:
-            msg = (
-                "`scores` and `map_maxima` must have one entry for each image; "
-                f"got {image_scores.size} and {pixel_scores.size}."
-            )
-            raise DataError(msg)
-        pixel_threshold, pixel_scale = _threshold(pixel_scores, rate)
+        pixel_scores = _checked("map_maxima", map_maxima, like=image_scores)
+        pixel_threshold = _quantile(pixel_scores, rate)
+        pixel_scale = _scale(pixel_threshold, pixel_scores)
     return Calibration(
         threshold=threshold,
-        scale=scale,
+        scale=_scale(threshold, image_scores),
         pixel_threshold=pixel_threshold,
         pixel_scale=pixel_scale,
         rate=float(rate),
@@ -202,18 +219,84 @@ def calibrate(
     )
 
 
-def _threshold(scores: NDArray[np.float64], rate: float) -> tuple[float, float]:
-    """The conformal quantile, and the logistic scale that puts the median at 0.1."""
-    ranked = np.sort(scores)
-    threshold = float(ranked[_rank(scores.size, _exact(rate)) - 1])
-    spread = threshold - float(np.median(ranked))
+def calibrate_by_f1(
+    scores: ArrayLike,
+    defective: ArrayLike,
+    map_maxima: ArrayLike | None = None,
+    pixels: tuple[NDArray[Any], NDArray[np.bool_]] | None = None,
+) -> Calibration:
+    """Find the thresholds of the largest F1 score on labelled pictures.
+
+    A threshold lies midway between the lowest score that is called anomalous and the next lower
+    one; of several that do as well, the highest is taken. Pixels are judged by their truth where
+    there is any, and else by the largest of each map, as the picture is labelled.
+
+    Args:
+        scores: ``[n]``, image scores of pictures that the detector has not learnt from.
+        defective: ``[n]``, bool.
+        map_maxima: ``[n]``, largest score of each of their maps; None if there are no maps.
+        pixels: Scores of the pixels whose truth is known, of any shape, and whether each is
+            defective; None if there is no truth.
+
+    Raises:
+        DataError: If there are no scores, one is not finite, they differ in length, or all
+            pictures are of one kind.
+    """
+    image_scores = _checked("scores", scores)
+    bad = np.asarray(defective, dtype=bool)
+    if bad.shape != image_scores.shape or bad.all() or not bad.any():
+        msg = (
+            "F1 needs good and defective pictures, each with a score; got "
+            f"{int((~bad).sum())} good, {int(bad.sum())} defective and {image_scores.size} scores."
+        )
+        raise DataError(msg)
+    threshold, f1 = _best_f1(image_scores, bad)
+    pixel_threshold, pixel_scale = None, None
+    if map_maxima is not None:
+        pixel_scores = _checked("map_maxima", map_maxima, like=image_scores)
+        known = (pixel_scores, bad) if pixels is None or not pixels[1].any() else pixels
+        pixel_threshold, _ = _best_f1(*known)
+        pixel_scale = _scale(pixel_threshold, pixel_scores[~bad])
+    return Calibration(
+        threshold=threshold,
+        scale=_scale(threshold, image_scores[~bad]),
+        pixel_threshold=pixel_threshold,
+        pixel_scale=pixel_scale,
+        rate=None,
+        promised_rate=None,
+        num_images=int((~bad).sum()),
+        num_defective=int(bad.sum()),
+        f1=f1,
+    )
+
+
+def _best_f1(scores: NDArray[Any], defective: NDArray[np.bool_]) -> tuple[float, float]:
+    """A threshold to be above of, and its F1 score."""
+    best = f1_max(scores, defective)
+    assert best is not None  # there are defective ones
+    below = scores[scores < best.threshold]
+    if not below.size:  # all are called defective
+        return float(np.nextafter(np.float32(best.threshold), np.float32(-np.inf))), best.value
+    lower = float(below.max())
+    middle = (best.threshold + lower) / 2
+    return middle if middle < best.threshold else lower, best.value
+
+
+def _quantile(scores: NDArray[np.float64], rate: float) -> float:
+    """The score that at most a share of as many new ones exceed, by the conformal argument."""
+    return float(np.sort(scores)[_rank(scores.size, _exact(rate)) - 1])
+
+
+def _scale(threshold: float, good: NDArray[np.float64]) -> float:
+    """The logistic scale that puts the median of good pictures at 0.1."""
+    spread = threshold - float(np.median(good))
     # Differences beneath what float32 scores resolve say nothing of how good pictures vary.
     resolution = max(abs(threshold) * _FLOAT32_EPS, _FLOAT32_TINY)
     if spread <= resolution:
-        spread = float(ranked[-1] - ranked[0])
+        spread = float(good.max() - good.min())
     if spread <= resolution:
         spread = abs(threshold) if abs(threshold) > _FLOAT32_TINY else 1.0
-    return threshold, spread / _LOW
+    return spread / _LOW
 
 
 def _rank(num_images: int, rate: Fraction) -> int:
@@ -241,7 +324,9 @@ def _number(score: float) -> float:
     return float(score)
 
 
-def _checked(name: str, scores: ArrayLike) -> NDArray[np.float64]:
+def _checked(
+    name: str, scores: ArrayLike, like: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1 or not values.size:
         msg = (
@@ -254,7 +339,35 @@ def _checked(name: str, scores: ArrayLike) -> NDArray[np.float64]:
         first = int(np.argmin(finite))
         msg = f"`{name}` must be finite float32 numbers; entry {first} is {values[first]}."
         raise DataError(msg)
+    if like is not None and values.size != like.size:
+        msg = (
+            f"`scores` and `{name}` must have one entry for each image; "
+            f"got {like.size} and {values.size}."
+        )
+        raise DataError(msg)
     return values
+
+
+def _check_origin(data: Mapping[str, Any]) -> None:
+    """Check that a saved calibration is by rate or by F1, and what it says of either."""
+    num_images, rate, f1 = data["num_images"], data["rate"], data["f1"]
+    if (rate is None) == (f1 is None) or (f1 is None) == (data["num_defective"] > 0):
+        _refuse(
+            "it must have a `rate`, or an `f1` and `num_defective` above 0; they are "
+            f"{rate}, {f1} and {data['num_defective']}"
+        )
+    if f1 is not None:
+        if not 0 < f1 <= 1:
+            _refuse(f"`f1` must be above 0 and at most 1; it is {f1}")
+        return
+    if not 0 < rate < 1:
+        _refuse(f"`rate` must be between 0 and 1; it is {rate}")
+    promised = _promised(num_images, rate)
+    if not math.isclose(data["promised_rate"], promised):
+        _refuse(
+            f"`promised_rate` must be {promised} for {num_images} images at a rate of {rate}; "
+            f"it is {data['promised_rate']}"
+        )
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -131,6 +131,24 @@ def find_test_samples(
 ) -> list[Sample]:
     """The test split of the data that a run was trained on; see `evaluate`."""
     record = read_run(run)
+    samples = samples_of(record, data_root, progress)
+    _check_unseen(run, record, samples)
+    return [sample for sample in samples if sample.split == "test"]
+
+
+def samples_of(
+    record: dict[str, Any], data_root: str | Path | None = None, progress: Progress = SILENT
+) -> list[Sample]:
+    """The samples of the data that a run was trained on, as they are now.
+
+    Args:
+        record: What `ad.core.run_directory.read_run` read.
+        data_root: The data set's folder, if it is no longer where it was.
+        progress: Where to show how far a data set is that must be made first.
+
+    Raises:
+        DataError: If the data are gone or changed their layout.
+    """
     settings = record["settings"]
     dataset = get_dataset(settings["dataset"])
     given = data_root if data_root is not None else settings["data_root"]
@@ -138,9 +156,7 @@ def find_test_samples(
     category = settings["category"]
     if root is not None and dataset.categories(root) == [root.name] and category != "all":
         category = root.name  # the root is the one category itself, and may have been renamed
-    samples = collect(dataset, category, root=root, seed=settings["seed"], progress=progress)
-    _check_unseen(run, record, samples)
-    return [sample for sample in samples if sample.split == "test"]
+    return collect(dataset, category, root=root, seed=settings["seed"], progress=progress)
 
 
 def _check_unseen(run: Path, record: dict[str, Any], samples: Sequence[Sample]) -> None:
@@ -256,13 +272,14 @@ def _category(
         map_ = maps[row]
         if map_ is not None:
             known.append(map_)
-            truths.append(_truth(samples[row], size))
+            truths.append(read_truth(samples[row], size))
     if any(truth.any() for truth in truths):
         metrics |= pixel_metrics(known, truths)
     return metrics
 
 
-def _truth(sample: Sample, size: int) -> NDArray[np.bool_]:
+def read_truth(sample: Sample, size: int) -> NDArray[np.bool_]:
+    """Which pixels are defective, ``[size, size]``: where any of the sample's masks says so."""
     truth = np.zeros((size, size), dtype=bool)
     for mask in sample.masks:
         truth |= read_mask(mask, sample.path, size)

@@ -29,6 +29,9 @@ SCHEMA = 1
 """Version of the format of a saved model; a newer one is refused."""
 
 TENSORS, CONFIG, MANIFEST = "model.safetensors", "config.json", "manifest.json"
+_NEXT_CONFIG = "config.next.json"
+_LARGEST_JSON = 16 * 2**20
+"""Bytes; a larger one is no configuration, and parsing it would take the memory."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -132,6 +135,47 @@ def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ModelFileError: If a file is missing, was changed, or is of a format not known here.
     """
+    hashes = _read_manifest(folder)
+    if _sha256(folder / TENSORS) != hashes[TENSORS]:
+        raise ModelFileError(_changed(folder / TENSORS))
+    content = _config_of(folder, hashes[CONFIG])
+    try:
+        tensors = load_file(folder / TENSORS)
+        config = _parse_json(folder / CONFIG, content)
+        del config["schema"]
+    except (SafetensorError, KeyError) as error:
+        msg = f"`{folder}` holds no model that can be read: {error}"
+        raise ModelFileError(msg) from error
+    return tensors, config
+
+
+def rewrite_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Give a saved model another configuration, whole or not at all.
+
+    The manifest decides which one counts. If the process is killed after the manifest was
+    replaced and before the new configuration has its name, it is read from ``config.next.json``.
+
+    Args:
+        folder: A saved model.
+        config: As for `save_model`.
+
+    Raises:
+        ModelFileError: If the folder holds no model, or one that was changed.
+        OutputError: If it cannot be written; the old configuration is then still there.
+    """
+    hashes = _read_manifest(folder)
+    old, new = folder / CONFIG, folder / _NEXT_CONFIG
+    write_atomic(old, _config_of(folder, hashes[CONFIG]))  # it may only be under the next name
+    content = to_json({"schema": SCHEMA, **config})
+    hashes[CONFIG] = hashlib.sha256(content).hexdigest()
+    write_atomic(new, content)
+    write_atomic(folder / MANIFEST, to_json({"schema": SCHEMA, "sha256": hashes}))
+    new.replace(old)
+    _sync_folder(folder)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """The hashes by the names of the files."""
     manifest = _read_json(folder, MANIFEST)
     if manifest.get("schema") != SCHEMA:
         msg = (
@@ -143,21 +187,24 @@ def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(hashes, dict) or set(hashes) != {TENSORS, CONFIG}:
         msg = f"`{folder / MANIFEST}` must list the sha256 of `{CONFIG}` and `{TENSORS}`."
         raise ModelFileError(msg)
-    for name, expected in hashes.items():
-        if _sha256(folder / name) != expected:
-            msg = (
-                f"`{folder / name}` is not the file that was saved: its sha256 differs from the "
-                "manifest's. It was damaged or changed; take it from the original again."
-            )
-            raise ModelFileError(msg)
-    try:
-        tensors = load_file(folder / TENSORS)
-        config = _read_json(folder, CONFIG)
-        del config["schema"]
-    except (SafetensorError, KeyError) as error:
-        msg = f"`{folder}` holds no model that can be read: {error}"
-        raise ModelFileError(msg) from error
-    return tensors, config
+    return hashes
+
+
+def _config_of(folder: Path, expected: object) -> bytes:
+    """The configuration that has the manifest's hash."""
+    for name in (CONFIG, _NEXT_CONFIG):
+        if name == CONFIG or (folder / name).exists():
+            content = _read_bytes(folder / name)
+            if hashlib.sha256(content).hexdigest() == expected:
+                return content
+    raise ModelFileError(_changed(folder / CONFIG))
+
+
+def _changed(path: Path) -> str:
+    return (
+        f"`{path}` is not the file that was saved: its sha256 differs from the manifest's. It was "
+        "damaged or changed; take it from the original again."
+    )
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path | str) -> None:
@@ -191,6 +238,7 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path 
 
 
 def _sha256(path: Path) -> str:
+    _check_regular(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -213,15 +261,37 @@ def _umask() -> int:
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    return _parse_json(folder / name, _read_bytes(folder / name))
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what could be read for ever: a device, a pipe, or a link to one."""
+    if path.exists() and not path.is_file():
+        msg = f"`{path}` is no regular file: `{path.parent}` is no saved model."
+        raise ModelFileError(msg)
+
+
+def _read_bytes(path: Path) -> bytes:
+    _check_regular(path)
     try:
-        value = json.loads((folder / name).read_bytes())
+        with path.open("rb") as file:
+            content = file.read(_LARGEST_JSON + 1)
     except OSError as error:
-        raise ModelFileError(_no_model(folder / name, error)) from error
-    except ValueError as error:
-        msg = f"`{folder / name}` is no JSON: {error}"
+        raise ModelFileError(_no_model(path, error)) from error
+    if len(content) > _LARGEST_JSON:
+        msg = f"`{path}` is larger than {_LARGEST_JSON:,} bytes: it is no file of a saved model."
+        raise ModelFileError(msg)
+    return content
+
+
+def _parse_json(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:  # the latter where lists are nested too deep
+        msg = f"`{path}` is no JSON: {error}"
         raise ModelFileError(msg) from error
     if not isinstance(value, dict):
-        msg = f"`{folder / name}` must hold a JSON object."
+        msg = f"`{path}` must hold a JSON object."
         raise ModelFileError(msg)
     return value
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.calibrate import Calibration
 from ad.core.data.pictures import read_picture
+from ad.core.errors import OutputError
 from ad.core.files import free_folder, make_folder, write_atomic
 from ad.core.heatmaps import overlay
 from ad.core.predict import Finding, find_sources, load
@@ -88,6 +90,8 @@ def inspect(
     paths: Sequence[str | Path],
     *,
     output: str | Path | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
     progress: Progress = SILENT,
 ) -> Inspection:
     """Predict on pictures and write ``predictions.csv`` and ``heatmaps/*.png``.
@@ -101,6 +105,8 @@ def inspect(
         paths: Pictures and folders of pictures.
         output: Folder to make; ``predictions`` in the run directory by default, with a number
             behind it when that is taken.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        precision: ``auto`` is the one that the threshold was set in.
         progress: Where to show how far it is.
 
     Raises:
@@ -108,7 +114,7 @@ def inspect(
         DataError: If there are no pictures.
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
-    detector = load(run)
+    detector = load(run, device=device, precision=precision)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     home = Path(run).parent if (Path(run) / "manifest.json").exists() else Path(run)
     folder = free_folder(home / "predictions") if output is None else Path(output)
@@ -176,18 +182,31 @@ class _Table:
     """``predictions.csv``, a line as soon as it is known."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         # Names that are no valid text are written as the bytes they are.
         self.file = path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
         self.writer = csv.writer(self.file)
-        self.writer.writerow(["path", "score", "normalized", "verdict", "heatmap", "error"])
+        self._write(("path", "score", "normalized", "verdict", "heatmap", "error"))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.file.close()
+        with contextlib.suppress(OSError):  # of a line that was told of already
+            self.file.close()
 
     def add(self, row: Row) -> None:
-        cells = (row.path, row.score, row.normalized, row.verdict, row.heatmap, row.error)
-        self.writer.writerow(["" if cell is None else cell for cell in cells])
-        self.file.flush()
+        self._write((row.path, row.score, row.normalized, row.verdict, row.heatmap, row.error))
+
+    def _write(self, cells: Sequence[object]) -> None:
+        try:
+            self.writer.writerow(["" if cell is None else cell for cell in cells])
+            self.file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self.file.close()
+            msg = (
+                f"`{self.path}` cannot be written ({error.strerror}). What it holds are the "
+                "pictures up to there."
+            )
+            raise OutputError(msg) from error

@@ -97,7 +97,7 @@ def fit(
     except BaseException as error:
         told.tell("on_exception", error)
         raise
-    trainer.detector.eval()
+    trainer.detector.eval().requires_grad_(False)
 
 
 def _check_patience(

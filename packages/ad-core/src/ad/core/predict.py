@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -46,6 +47,21 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """Where scores were computed: what can shift them beside the precision."""
+
+    device: str
+    """Kind of device: ``cpu``, ``cuda``."""
+    threads: int
+    """Threads of the CPU; they change the last digits of a score."""
+
+    @classmethod
+    def of(cls, device: torch.device) -> Conditions:
+        """Those of this process."""
+        return cls(device=device.type, threads=torch.get_num_threads())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """What a saved model says about itself: ``config.json``."""
 
@@ -63,6 +79,8 @@ class ModelConfig:
     """What it was trained on."""
     calibration: Calibration | None
     """Threshold and scale; None if nothing was held out."""
+    calibrated_on: Conditions | None
+    """Where they were found; None without them, or if it is not known."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json`` but for the schema's number."""
@@ -74,6 +92,7 @@ class ModelConfig:
             "precision": self.precision,
             "categories": list(self.categories),
             "calibration": self.calibration.to_json() if self.calibration else None,
+            "calibrated_on": asdict(self.calibrated_on) if self.calibrated_on else None,
         }
 
     @classmethod
@@ -91,12 +110,25 @@ class ModelConfig:
             "precision": str,
             "categories": list,
             "calibration": (dict, type(None)),
+            "calibrated_on": (dict, type(None)),
         }
+        values = {"calibrated_on": None, **values}  # was not recorded at first
         wrong = set(values) ^ set(kinds) or {
-            key for key, kind in kinds.items() if not isinstance(values[key], kind)
+            key
+            for key, kind in kinds.items()
+            if not isinstance(values[key], kind) or isinstance(values[key], bool) != (kind is bool)
         }
         if not wrong and not 1 <= values["img_size"] <= 4096:
             wrong = {"img_size"}
+        if not wrong and not all(isinstance(name, str) for name in values["categories"]):
+            wrong = {"categories"}
+        where = None if wrong else values["calibrated_on"]
+        if where is not None and (
+            set(where) != {"device", "threads"}
+            or not isinstance(where["device"], str)
+            or type(where["threads"]) is not int
+        ):
+            wrong = {"calibrated_on"}
         if wrong or values["precision"] not in ("fp32", "bf16"):
             name = min(wrong, default="precision")
             msg = (
@@ -109,7 +141,10 @@ class ModelConfig:
             **{
                 **values,
                 "categories": tuple(values["categories"]),
-                "calibration": Calibration.from_json(calibration) if calibration else None,
+                "calibration": (
+                    None if calibration is None else Calibration.from_json(calibration)
+                ),
+                "calibrated_on": None if where is None else Conditions(**where),
             }
         )
 
@@ -124,7 +159,7 @@ class LoadedDetector:
     """
 
     def __init__(self, detector: Detector, config: ModelConfig, device: torch.device) -> None:
-        self.detector = detector.to(device).eval()
+        self.detector = detector.to(device).eval().requires_grad_(False)
         self.config = config
         self.device = device
 
@@ -218,29 +253,93 @@ def load(
     Args:
         run: A run directory, or the ``model`` folder of one.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
-        precision: ``auto`` is the one it was trained in, in which its threshold holds.
+        precision: ``auto`` is the one it was calibrated in, in which its threshold holds.
+
+    Returns:
+        The detector. There is a warning if precision or device are not those of its calibration
+        and verdicts may differ by that; another number of threads moves scores in their last
+        digits only.
 
     Raises:
         ModelFileError: If the folder holds no model, or one that was changed.
         UnknownNameError: If the model's family is not installed.
     """
+    folder = model_folder(run)
+    tensors, config = _read(folder)
+    target = resolve_device(device)
+    used = config.precision if precision == "auto" else resolve_precision(precision, target)
+    _warn_of_other_conditions(Path(run), config, used, target)
+    return _build(folder, tensors, config, used, target)
+
+
+def load_for_calibration(
+    run: str | Path, *, device: str, precision: Literal["auto", "fp32", "bf16"]
+) -> tuple[LoadedDetector, Path]:
+    """Load a detector to find its thresholds anew; its configuration names the precision asked for.
+
+    Returns:
+        The detector and the folder it was read from.
+
+    Raises:
+        AdError: As `load` does.
+    """
+    folder = model_folder(run)
+    tensors, config = _read(folder)
+    target = resolve_device(device)
+    if precision != "auto":
+        config = replace(config, precision=resolve_precision(precision, target))
+    return _build(folder, tensors, config, config.precision, target), folder
+
+
+def model_folder(run: str | Path) -> Path:
+    """The folder of the saved model: that of a run, or the one that is given."""
     folder = Path(run)
-    folder = folder / "model" if (folder / "model").is_dir() else folder
+    return folder / "model" if (folder / "model").is_dir() else folder
+
+
+def _read(folder: Path) -> tuple[dict[str, torch.Tensor], ModelConfig]:
     tensors, values = read_model(folder)
-    config = ModelConfig.from_json(values, folder)
+    return tensors, ModelConfig.from_json(values, folder)
+
+
+def _build(
+    folder: Path,
+    tensors: dict[str, torch.Tensor],
+    config: ModelConfig,
+    precision: Precision,
+    device: torch.device,
+) -> LoadedDetector:
     spec = ModelRegistry.get(config.model)
     trainer = load_trainer(spec)
-    target = resolve_device(device)
     setup = Setup(
         img_size=config.img_size,
         normalize=config.normalize,
         weights=FROM_MODEL_FILE,
-        device=target,
-        precision=config.precision if precision == "auto" else resolve_precision(precision, target),
+        device=device,
+        precision=precision,
     )
     detector = trainer(setup, **resolve_options(spec, trainer, config.options)).detector
     load_tensors(detector, tensors, folder)
-    return LoadedDetector(detector, config, target)
+    return LoadedDetector(detector, config, device)
+
+
+def _warn_of_other_conditions(
+    run: Path, config: ModelConfig, precision: Precision, device: torch.device
+) -> None:
+    """Warn where the threshold was found in another precision or on another kind of device."""
+    if config.calibration is None:
+        return
+    then, now = [str(config.precision)], [str(precision)]
+    if config.calibrated_on is not None:
+        then.append(f"on `{config.calibrated_on.device}`")
+        now.append(f"on `{device.type}`")
+    if then != now:
+        warnings.warn(
+            f"The threshold of `{run}` was set in {' '.join(then)}; scores are now computed in "
+            f"{' '.join(now)} and differ a little, so that pictures near the threshold may get "
+            f"another verdict. Set it anew here: ad calibrate {run} --normals DIR",
+            stacklevel=3,
+        )
 
 
 def find_sources(inputs: Inputs) -> list[Source]:

@@ -66,6 +66,9 @@ class ModelSpec:
     """Of: classifies, localises, few-shot, zero-shot, supervised."""
     extra_data: tuple[str, ...] = ()
     """What it wants beyond normal pictures: textures, penalty images, masks, ..."""
+    check: Mapping[str, Any] = field(default_factory=dict)
+    """How `ad.core.testing.check_model` tries it: some of ``img_size``, ``num_epochs`` and
+    ``options`` that make it small, and ``expected_failures``, ids of checks and the reasons."""
     package: str = field(default="", compare=False)
     """Distribution that provides it; filled in by the registry."""
 

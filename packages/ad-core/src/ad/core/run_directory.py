@@ -26,7 +26,7 @@ import torch
 from ad.core.callbacks import Callback, LoopState
 from ad.core.data.samples import Sample, fingerprint
 from ad.core.distributed import World
-from ad.core.errors import DataError, ModelFileError, SettingError
+from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
 from ad.core.files import free_folder, make_folder, to_json
 from ad.core.registry import ModelRegistry
 from ad.core.settings import RunSettings
@@ -106,7 +106,10 @@ def command_line(settings: RunSettings, processes: int = 1) -> list[str]:
     words += ["--normalize" if settings.normalize else "--no-normalize"]
     for key, value in settings.options.items():
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
-    for key in ("weights", "device", "precision", "seed", "holdout", "budget", "feature_cache"):
+    for key in (
+        *("weights", "device", "precision", "seed", "holdout", "false_alarms"),
+        *("budget", "feature_cache"),
+    ):
         words += [f"--{key.replace('_', '-')}", str(getattr(settings, key))]
     for key, value in (("steps", settings.num_steps), ("patience", settings.patience)):
         words += [] if value is None else [f"--{key}", str(value)]
@@ -148,7 +151,7 @@ def read_run(run: Path) -> dict[str, Any]:
         ):
             if not isinstance(value, kind):
                 raise TypeError(key)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         msg = f"`{run}` is no run directory: its `run.json` cannot be read ({error})."
         raise ModelFileError(msg) from error
     return record
@@ -241,8 +244,12 @@ class RunLog(Callback):
         if self.quiet:
             return
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            msg = f"The log `{self.path}` cannot be written ({error.strerror})."
+            raise OutputError(msg) from error
 
     def on_epoch_end(self, state: LoopState) -> None:
         """Add an epoch's line; see `ad.core.callbacks.Callback`."""

@@ -20,6 +20,7 @@ from ad.core.registry import ModelSpec
 from ad.core.trainer import Trainer
 
 DEFAULT_HOLDOUT = 0.1
+DEFAULT_FALSE_ALARMS = 0.01
 
 
 class RunSettings(BaseModel):
@@ -59,6 +60,8 @@ class RunSettings(BaseModel):
     """Seed of every random choice."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = DEFAULT_HOLDOUT
     """Share of the training pictures kept back to calibrate the threshold; 0 for none."""
+    false_alarms: Annotated[float, Field(gt=0, lt=1)] = DEFAULT_FALSE_ALARMS
+    """Share of good pictures that the threshold may call defective."""
     feature_cache: Literal["auto", "off"] = "auto"
     """Whether outputs of frozen networks are kept while learning by gradient."""
     patience: Annotated[int, Field(ge=1)] | None = None

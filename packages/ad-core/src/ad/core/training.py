@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from ad.core.calibrate import Calibration, calibrate, calibration_notes
 from ad.core.callbacks import Callback, Callbacks
@@ -21,20 +20,19 @@ from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet
 from ad.core.data.pictures import check_headers
 from ad.core.data.samples import Sample, collect, locate, split_seeded
-from ad.core.detector import Detector
 from ad.core.devices import peak_memory, resolve_device, resolve_precision
 from ad.core.distributed import join_world
 from ad.core.errors import PictureError, SettingError
 from ad.core.evaluation import Evaluation, Metrics, measure
 from ad.core.files import save_model, to_json, write_atomic
 from ad.core.loop import fit
-from ad.core.predict import LoadedDetector, ModelConfig, load
+from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, get_dataset, get_tracker, load_trainer
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_run_report
 from ad.core.run_directory import RunLog, describe_run, forget, make_run, resume_run
-from ad.core.settings import RunSettings, run_settings
+from ad.core.settings import DEFAULT_FALSE_ALARMS, RunSettings, run_settings
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Setup
 
@@ -79,6 +77,7 @@ def train(
     seed: int = 0,
     weights: str | Path = "auto",
     holdout: float = 0.1,
+    false_alarms: float = DEFAULT_FALSE_ALARMS,
     num_steps: int | None = None,
     budget: Literal["default", "paper"] = "default",
     feature_cache: Literal["auto", "off"] = "auto",
@@ -111,6 +110,8 @@ def train(
         weights: ``auto``, ``random`` or a file: see `ad.core.backbones`.
         holdout: Share of the training pictures kept back to calibrate threshold and scale; 0
             keeps none, and then there is no verdict.
+        false_alarms: Share of good pictures that the threshold may call defective, in (0, 1);
+            how many held-out pictures it takes to promise that is in the notes.
         num_steps: Batches to learn from, in place of epochs; for models that learn by gradient.
         budget: ``paper`` is the authors' schedule where they published one; what is set here
             counts more than either.
@@ -154,6 +155,7 @@ def train(
         precision=precision,
         seed=seed,
         holdout=float(holdout) if isinstance(holdout, int) else holdout,
+        false_alarms=false_alarms,
         num_steps=num_steps,
         budget=budget,
         feature_cache=feature_cache,
@@ -229,10 +231,25 @@ def train(
         precision=used_precision,
         categories=tuple(dict.fromkeys(sample.category for sample in samples)),
         calibration=None,
+        calibrated_on=None,
     )
     if world.main:
-        calibration = _calibrate(trainer.detector, config, held_out, settings, target, progress)
-        config = replace(config, calibration=calibration)
+        if held_out:
+            try:
+                found = calibrate_on(
+                    LoadedDetector(trainer.detector, config, target),
+                    [sample.path for sample in held_out],
+                    settings.false_alarms,
+                    batch_size=settings.batch_size,
+                    progress=progress,
+                )
+            except PictureError as error:
+                msg = (
+                    f"{error}\nhint: it was held out to set the threshold; restore it, then the "
+                    f"same command with `--resume {run}`"
+                )
+                raise PictureError(msg) from error
+            config = replace(config, calibration=found, calibrated_on=Conditions.of(target))
         save_model(run / "model", trainer.detector, config.to_json())
     log.write("saved")
     trainer_notes = trainer.notes
@@ -321,6 +338,40 @@ def hold_out(
     return learning, held_out
 
 
+def calibrate_on(
+    detector: LoadedDetector,
+    pictures: Sequence[Path],
+    false_alarms: float,
+    *,
+    batch_size: int = 8,
+    progress: Progress = SILENT,
+) -> Calibration:
+    """Find a detector's thresholds from good pictures that it has not learnt from.
+
+    Args:
+        detector: Fitted.
+        pictures: At least one.
+        false_alarms: Share of good pictures that may be called defective, in (0, 1).
+        batch_size: Pictures scored at once; does not change the result.
+        progress: Where to show how far it is.
+
+    Raises:
+        PictureError: If a picture cannot be read.
+        SettingError: If the share is out of range.
+    """
+    scores, maxima = [], []
+    with progress.step("calibrating", total=len(pictures), unit="pictures") as advance:
+        for batch in PictureSet(pictures, detector.config.img_size).batches(batch_size):
+            batch_scores, maps = detector.score(batch.pictures)
+            scores.append(batch_scores)
+            if maps is not None:
+                maxima.append(maps.max(axis=(1, 2)))
+            advance(len(batch.indices))
+    return calibrate(
+        np.concatenate(scores), np.concatenate(maxima) if maxima else None, rate=false_alarms
+    )
+
+
 def _begin(
     record: Mapping[str, Any], name: str, output_dir: str | Path | None, resume: str | Path | None
 ) -> Path:
@@ -374,26 +425,3 @@ def _check_pictures(samples: Sequence[Sample], progress: Progress) -> None:
         for sample in samples:
             check_headers(sample.path, sample.masks)
             advance(1)
-
-
-def _calibrate(
-    detector: Detector,
-    config: ModelConfig,
-    held_out: Sequence[Sample],
-    settings: RunSettings,
-    device: torch.device,
-    progress: Progress,
-) -> Calibration | None:
-    if not held_out:
-        return None
-    model = LoadedDetector(detector, config, device)
-    pictures = PictureSet([sample.path for sample in held_out], config.img_size)
-    scores, maxima = [], []
-    with progress.step("calibrating", total=len(held_out), unit="pictures") as advance:
-        for batch in pictures.batches(settings.batch_size):
-            batch_scores, maps = model.score(batch.pictures)
-            scores.append(batch_scores)
-            if maps is not None:
-                maxima.append(maps.max(axis=(1, 2)))
-            advance(len(batch.indices))
-    return calibrate(np.concatenate(scores), np.concatenate(maxima) if maxima else None)

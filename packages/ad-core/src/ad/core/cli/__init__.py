@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from typing import TextIO
 
 import typer
 
 from ad.core.cli import (
     bench,
+    calibrate,
+    check,
     datasets,
     demo,
     evaluate,
@@ -46,9 +50,11 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("predict")(predict.predict)
+app.command("calibrate")(calibrate.calibrate)
 app.command("bench")(bench.bench)
 app.command("synth")(synth.synth)
 app.command("demo")(demo.demo)
+app.command("check")(check.check)
 
 
 def add_plugged_in() -> None:
@@ -74,6 +80,19 @@ def _broken(point: EntryPoint, error: Exception) -> Callable[[], None]:
     return command
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning that is meant for the user, without the line of code that it comes from."""
+    where = "" if category is UserWarning else f" ({category.__name__}, {filename}:{lineno})"
+    print(f"warning: {message}{where}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Run the command line; turn deliberate errors into a message and an exit status."""
     import ad
@@ -87,7 +106,9 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     add_plugged_in()
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app()
     except AdError as error:
         from ad.core.cli.console import print_error
         from ad.core.distributed import is_main

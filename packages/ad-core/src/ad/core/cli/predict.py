@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ad.core.cli.train import Precision
+
 if TYPE_CHECKING:
     from ad.core.inspection import Inspection
 
@@ -22,6 +24,12 @@ def predict(
             metavar="DIR", help="Where to write; `predictions` in the run directory by default."
         ),
     ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run.")
+    ] = "auto",
+    precision: Annotated[
+        Precision, typer.Option(help="Of frozen networks; auto: that of the threshold.")
+    ] = Precision.auto,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Score new pictures; write verdicts and heat map overlays.
@@ -31,7 +39,14 @@ def predict(
     from ad.core.cli.console import ConsoleProgress, print_json, say
     from ad.core.inspection import inspect
 
-    result = inspect(run, paths, output=output, progress=ConsoleProgress())
+    result = inspect(
+        run,
+        paths,
+        output=output,
+        device=device,
+        precision=precision.value,
+        progress=ConsoleProgress(),
+    )
     if json:
         print_json(result.to_json())
     else:

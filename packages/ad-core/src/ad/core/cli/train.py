@@ -76,6 +76,10 @@ def train(
             metavar="F", help="Share of good pictures kept back to set the threshold; 0: none."
         ),
     ] = 0.1,
+    false_alarms: Annotated[
+        float,
+        typer.Option(metavar="F", help="Share of good pictures that may be called defective."),
+    ] = 0.01,
     steps: Annotated[
         int | None, typer.Option(metavar="N", help="Batches to learn from, in place of epochs.")
     ] = None,
@@ -135,6 +139,7 @@ def train(
         seed=seed,
         weights=weights,
         holdout=holdout,
+        false_alarms=false_alarms,
         num_steps=steps,
         budget=budget.value,
         feature_cache=feature_cache.value,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ad.core.data.pictures import read_picture, resize, rgb_array
-from ad.core.errors import PictureError
+from ad.core.errors import OutputError, PictureError
 
 Source = Path | NDArray[Any]
 """A picture's file, or an array as `ad.core.data.pictures.rgb_array` takes it."""
@@ -150,6 +150,27 @@ def _gather(
 def _storage(shape: tuple[int, ...], ram_budget: int) -> NDArray[np.uint8]:
     if int(np.prod(shape)) <= ram_budget:
         return np.empty(shape, dtype=np.uint8)
-    # The name is gone at once; the space is freed when the array is, however the run ends.
-    with tempfile.TemporaryFile(prefix="ad-pictures-") as file:
-        return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
+    return on_disk(int(np.prod(shape)), "pictures").reshape(shape)
+
+
+def on_disk(size: int, what: str) -> NDArray[np.uint8]:
+    """Room in a temporary file, whose name is gone at once; freed when the array is.
+
+    Args:
+        size: In bytes.
+        what: What it is for, in the plural.
+
+    Raises:
+        OutputError: If there is not so much room.
+    """
+    try:
+        with tempfile.TemporaryFile(prefix=f"ad-{what}-") as file:
+            if hasattr(os, "posix_fallocate"):  # without it a full disk would kill the process
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype=np.uint8, mode="w+", shape=(size,))
+    except OSError as error:
+        msg = (
+            f"The {what} of this run need {size:,} bytes in `{tempfile.gettempdir()}` "
+            f"({error.strerror}). Make room there, or set TMPDIR to a folder that has it."
+        )
+        raise OutputError(msg) from error

@@ -7,7 +7,6 @@ without gives the same numbers.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ad.core.data.batches import PictureSet, to_device
+from ad.core.data.batches import PictureSet, on_disk, to_device
 from ad.core.progress import SILENT, Progress
 
 FEATURE_BUDGET = 4 * 2**30
@@ -142,10 +141,7 @@ class LearningData:
         size = len(self) * output[0].numel() * output.element_size()
         if size * 4 <= self.budget:  # there are up to four layers
             return torch.empty(shape, dtype=output.dtype)
-        # The name is gone at once; the space is freed when the tensor is, however the run ends.
-        with tempfile.TemporaryFile(prefix="ad-features-") as file:
-            room = np.memmap(file, dtype=np.uint8, mode="w+", shape=(size,))
-        return torch.from_numpy(room).view(output.dtype).view(shape)
+        return torch.from_numpy(on_disk(size, "features")).view(output.dtype).view(shape)
 
 
 def _cells_first(output: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
+from ad.core.calibrate import Calibration, renewed_notes
 from ad.core.errors import ModelFileError
+from ad.core.evaluation import Verdicts
 from ad.core.report.page import write_page
 from ad.core.report.run import REPORT, as_text, figures, run_title
 from ad.core.run_directory import read_run
@@ -39,7 +41,8 @@ class _Finished:
     folder: Path
     record: dict[str, Any]
     metrics: dict[str, Any]
-    threshold: float | None
+    calibration: Calibration | None
+    """That of now: it may have been made anew since the metrics were written."""
     scored: dict[str, list[_Scored]]
     """Category to its test pictures; empty if the scores were not kept."""
 
@@ -48,7 +51,22 @@ class _Finished:
         return f"{self.record['settings']['dataset']} {category}"
 
     def calls_defective(self, one: _Scored) -> bool:
-        return self.threshold is not None and one.score > self.threshold
+        return self.calibration is not None and self.calibration.is_anomalous(one.score)
+
+    def verdicts(self) -> dict[str, int] | None:
+        """How the threshold of now does on the test pictures; that of then without their scores."""
+        scored = [one for own in self.scored.values() for one in own]
+        if self.calibration is None or not scored:
+            written: dict[str, int] | None = self.metrics["verdicts"]
+            return written
+        called = [one.defective for one in scored if self.calls_defective(one)]
+        defective = sum(one.defective for one in scored)
+        return Verdicts(
+            found=sum(called),
+            defective=defective,
+            false_alarms=len(called) - sum(called),
+            good=len(scored) - defective,
+        )._asdict()
 
 
 def write_comparison(path: Path, runs: Sequence[Path]) -> None:
@@ -88,7 +106,8 @@ def _read(run: Path) -> _Finished:
     record = read_run(run)
     try:
         metrics = json.loads((run / "metrics.json").read_bytes())
-        calibration = json.loads((run / "model" / "config.json").read_bytes())["calibration"]
+        saved = json.loads((run / "model" / "config.json").read_bytes())["calibration"]
+        calibration = None if saved is None else Calibration.from_json(saved)
         scored = _scores(run / "scores.jsonl")
     except FileNotFoundError as error:
         name = Path(error.filename).name
@@ -100,8 +119,7 @@ def _read(run: Path) -> _Finished:
     except (ValueError, KeyError, TypeError) as error:
         msg = f"The results of `{run}` cannot be read ({error!r}): train again."
         raise ModelFileError(msg) from error
-    threshold = None if calibration is None else float(calibration["threshold"])
-    return _Finished(run, record, metrics, threshold, scored)
+    return _Finished(run, record, metrics, calibration, scored)
 
 
 def _scores(path: Path) -> dict[str, list[_Scored]]:
@@ -140,11 +158,11 @@ def _run(run: _Finished, page: Path) -> dict[str, Any]:
         "link": link,
         "mean": run.metrics["metrics"],
         "columns": {run.column(name): values for name, values in run.metrics["categories"].items()},
-        "verdicts": run.metrics["verdicts"],
-        "threshold": run.threshold,
+        "verdicts": run.verdicts(),
+        "threshold": None if run.calibration is None else run.calibration.threshold,
         "good": _dots([one.score for one in scored if not one.defective]),
         "defective": _dots([one.score for one in scored if one.defective]),
-        "notes": run.metrics["notes"],
+        "notes": renewed_notes(run.metrics["notes"], run.calibration),
         "command": run.record["command"],
     }
 
@@ -195,7 +213,7 @@ def _wrong_pictures(runs: Sequence[_Finished]) -> list[dict[str, Any]]:
     """Pictures that a run gets wrong at its threshold: those first that most do."""
     called: dict[tuple[str, str, bool, str], list[bool | None]] = {}
     for place, run in enumerate(runs):
-        if run.threshold is None:
+        if run.calibration is None:
             continue
         for category, own in run.scored.items():
             for one in own:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ad.core.calibrate import calibration_notes
+from ad.core.calibrate import calibration_notes, renewed_notes
 from ad.core.data.pictures import upright_size
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError
@@ -145,7 +145,7 @@ def _notes_again(run: Path, config: ModelConfig, evaluation: Evaluation) -> list
     if changed:
         reason = "The figures differ from those that training found: data, device or versions have"
         return [f"{reason} changed ({'; '.join(changed)}).", again, *notes]
-    return [again, *then["notes"]]
+    return [again, *renewed_notes(then["notes"], config.calibration)]
 
 
 def _figure(value: float | None) -> str:
@@ -249,7 +249,10 @@ def _picture(gallery: Gallery, shown: Shown) -> dict[str, Any]:
 def _facts(record: Mapping[str, Any], config: ModelConfig) -> list[dict[str, Any]]:
     """Groups of names and values: how the run was made."""
     settings, data, machine = record["settings"], record["data"], record["machine"]
-    held_out = 0 if config.calibration is None else config.calibration.num_images
+    calibration = config.calibration
+    set_on = "none" if calibration is None else f"{calibration.num_images} good"
+    if calibration is not None and calibration.num_defective:
+        set_on += f" and {calibration.num_defective} defective"
     chosen = {
         key: value
         for key, value in settings.items()
@@ -261,8 +264,8 @@ def _facts(record: Mapping[str, Any], config: ModelConfig) -> list[dict[str, Any
             "category": settings["category"],
             "folder": settings["data_root"] or "the layout's own",
             "pictures in all": data["pictures"],
-            "learnt from": data["training"][0] - held_out,
-            "held out for the threshold": held_out,
+            "good pictures to learn from, with those held out": data["training"][0],
+            "pictures that the threshold was set on": set_on,
             "sha256 of names and sizes": data["sha256"],
             **{f"{name} (sha256)": value for name, value in data.get("inputs", {}).items()},
         },

@@ -1,0 +1,1 @@
+"""A model and a data set layout, as a pattern for your own."""

@@ -1,0 +1,78 @@
+"""`ad calibrate`: another threshold for a detector that is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ad.core.cli.train import Precision
+
+if TYPE_CHECKING:
+    from ad.core.calibrate import Calibration
+
+
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="A run directory that `ad train` wrote.")],
+    normals: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Good pictures that the detector has not learnt from."),
+    ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="In their place: `good` and folders of defective pictures, for the best F1.",
+        ),
+    ] = None,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            metavar="F", help="Share of good pictures that may be called defective; 0.01."
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the detector will work.")
+    ] = "auto",
+    precision: Annotated[
+        Precision, typer.Option(help="In which it will work; auto: as until now.")
+    ] = Precision.auto,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Set the threshold of a trained detector anew, from pictures it has not seen.
+
+    Example: [bold]ad calibrate runs/folder-parts-patchcore --normals ./new_good_parts[/bold]
+    """
+    from ad.core.cli.console import ConsoleProgress, print_json, say
+    from ad.core.recalibration import recalibrate
+
+    result = recalibrate(
+        run,
+        normals=normals,
+        validation=validation,
+        false_alarms=false_alarms,
+        device=device,
+        precision=precision.value,
+        progress=ConsoleProgress(),
+    )
+    if json:
+        before = result.before.to_json() if result.before else None
+        print_json({"run": str(run), "before": before, "after": result.after.to_json()})
+    else:
+        print(f"before  {_described(result.before)}")
+        print(f"now     {_described(result.after)}")
+    say(f"the calibration before is kept in {result.log}")
+    if result.tested:
+        say(
+            "metrics.json and report.html are those of the training, with the verdicts of the "
+            f"threshold before\n\nhint: the verdicts of the new one: ad evaluate {run}"
+        )
+
+
+def _described(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return "no threshold"
+    pixels = calibration.pixel_threshold
+    of_pixels = "" if pixels is None else f", {pixels:.4g} for pixels"
+    return f"threshold {calibration.threshold:.4g}{of_pixels}; {calibration.promise()}"

@@ -1,0 +1,195 @@
+"""Sets the thresholds of a trained detector anew, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ad.core.calibrate import Calibration, calibrate_by_f1
+from ad.core.data.batches import PictureSet
+from ad.core.data.pictures import check_headers
+from ad.core.data.samples import Sample, collect, pictures_below
+from ad.core.errors import AdError, DataError, SettingError
+from ad.core.evaluation import read_truth, samples_of
+from ad.core.files import rewrite_config
+from ad.core.predict import Conditions, LoadedDetector, load_for_calibration
+from ad.core.progress import SILENT, Progress
+from ad.core.registry import get_dataset
+from ad.core.run_directory import RunLog, read_run
+from ad.core.settings import DEFAULT_FALSE_ALARMS
+from ad.core.training import calibrate_on, hold_out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalibration:
+    """What `recalibrate` changed."""
+
+    before: Calibration | None
+    """The calibration until then; None without one. It is kept in the log, too."""
+    after: Calibration
+    """The calibration that holds now."""
+    log: Path
+    """The file that keeps the one before."""
+    tested: bool
+    """Whether the run has figures, whose verdicts were made by the threshold before."""
+
+
+def recalibrate(
+    run: str | Path,
+    *,
+    normals: str | Path | None = None,
+    validation: str | Path | None = None,
+    false_alarms: float | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    batch_size: int = 8,
+    progress: Progress = SILENT,
+) -> Recalibration:
+    """Set the thresholds of a trained detector anew and save them with it.
+
+    From good pictures by a rate of false alarms, or from good and defective ones by the largest
+    F1 score. Scores stay as they are; verdicts and 0-to-1 scores change. The model's files are
+    whole at any moment. What the run's ``metrics.json`` says of verdicts was true of the threshold
+    before; `ad.core.evaluate` tells those of the new one.
+
+    Args:
+        run: A run directory, or the ``model`` folder of one.
+        normals: Folder of good pictures that the detector has not learnt from, searched with its
+            sub-folders.
+        validation: Folder of good and defective pictures in the layout ``folder``, in its place.
+        false_alarms: Share of good pictures that may be called defective, in (0, 1); 0.01 by
+            default, and only with ``normals``.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``: where the detector will work.
+        precision: Precision that the threshold will hold in; ``auto`` leaves it as it is.
+        batch_size: Pictures scored at once; does not change the result.
+        progress: Where to show how far it is.
+
+    Raises:
+        SettingError: If not exactly one of the folders is given, or the share does not fit.
+        DataError: If a folder holds no pictures, or some that the detector has learnt from.
+        PictureError: If a picture cannot be read.
+        ModelFileError: If the run holds no model.
+        OutputError: If it cannot be written; the old calibration then still holds.
+    """
+    if (normals is None) == (validation is None):
+        msg = (
+            "Give either good pictures (`normals`) or good and defective ones (`validation`); got "
+            f"{'neither' if normals is None else 'both'}."
+        )
+        raise SettingError(msg)
+    if validation is not None and false_alarms is not None:
+        msg = (
+            f"`false_alarms` {false_alarms} is for good pictures alone: with `validation` the "
+            "threshold is the one of the largest F1 score. Leave it out, or give `normals`."
+        )
+        raise SettingError(msg)
+    detector, folder = load_for_calibration(run, device=device, precision=precision)
+    home = folder.parent if (folder.parent / "run.json").exists() else None
+    samples = _pictures(Path(normals)) if normals is not None else _labelled(validation)
+    _check_unseen(home, samples, progress)
+    if normals is not None:
+        rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
+        paths = [sample.path for sample in samples]
+        after = calibrate_on(detector, paths, rate, batch_size=batch_size, progress=progress)
+    else:
+        after = _by_f1(detector, samples, batch_size, progress)
+    before = detector.config.calibration
+    config = replace(
+        detector.config, calibration=after, calibrated_on=Conditions.of(detector.device)
+    )
+    log = RunLog((home or folder) / "log.jsonl")
+    # The line comes first, so that no calibration is lost, whenever the process is killed.
+    log.write(
+        "calibrate",
+        pictures=str(normals if normals is not None else validation),
+        before=before.to_json() if before else None,
+        after=after.to_json(),
+        precision=config.precision,
+    )
+    rewrite_config(folder, config.to_json())
+    tested = home is not None and (home / "metrics.json").exists()
+    return Recalibration(before=before, after=after, log=log.path, tested=tested)
+
+
+def _pictures(folder: Path) -> list[Sample]:
+    """The pictures below a folder, all of them good."""
+    if not folder.is_dir():
+        msg = f"There is no folder `{folder}`. Give a folder of good pictures."
+        raise DataError(msg)
+    found = pictures_below(folder)
+    if not found:
+        msg = f"The folder `{folder}` holds no pictures (.jpg, .png, .bmp, .tif, ...)."
+        raise DataError(msg)
+    return [Sample(path, 0, "test", folder.name) for path in found]
+
+
+def _labelled(folder: str | Path | None) -> list[Sample]:
+    assert folder is not None
+    samples = collect(get_dataset("folder"), "all", root=Path(folder), seed=0)
+    for label, noun in ((0, "good"), (1, "defective")):
+        if not any(sample.label == label for sample in samples):
+            msg = (
+                f"`{folder}` holds no {noun} pictures: choosing a threshold by F1 needs good ones "
+                "in `good` and defective ones in a folder beside it. With good ones alone, give "
+                "them as normals."
+            )
+            raise DataError(msg)
+    for sample in samples:
+        check_headers(sample.path, sample.masks)
+    return samples
+
+
+def _check_unseen(home: Path | None, samples: Sequence[Sample], progress: Progress) -> None:
+    """Refuse pictures that were learnt from: they score lower than new ones, and so tell nothing.
+
+    It is known as far as the run's data are where they were.
+    """
+    if home is None:
+        return
+    try:
+        record = read_run(home)
+        settings = record["settings"]
+        samples_now = samples_of(record, None, progress)
+        learning, _ = hold_out(samples_now, float(settings["holdout"]), settings["seed"])
+    except (AdError, KeyError, TypeError, ValueError):
+        return
+    learnt = {sample.path.resolve() for sample in learning}
+    if seen := [sample.path for sample in samples if sample.path.resolve() in learnt]:
+        msg = (
+            f"{len(seen)} of {len(samples)} pictures are among those that `{home}` has learnt "
+            f"from, such as `{seen[0]}`: they score lower than new ones, and a threshold set on "
+            "them would give many false alarms. Give pictures that it has not seen."
+        )
+        raise DataError(msg)
+
+
+def _by_f1(
+    detector: LoadedDetector, samples: Sequence[Sample], batch_size: int, progress: Progress
+) -> Calibration:
+    pictures = PictureSet([sample.path for sample in samples], detector.config.img_size)
+    scores: list[NDArray[Any]] = []
+    maxima: list[NDArray[Any]] = []
+    known: list[NDArray[np.float32]] = []
+    truths: list[NDArray[np.bool_]] = []
+    with progress.step("calibrating", total=len(samples), unit="pictures") as advance:
+        for batch in pictures.batches(batch_size):
+            batch_scores, maps = detector.score(batch.pictures)
+            scores.append(batch_scores)
+            for row, index in enumerate(batch.indices):
+                if maps is not None:
+                    maxima.append(maps[row].max()[None])
+                    if samples[index].has_truth:
+                        known.append(maps[row])
+                        truths.append(read_truth(samples[index], detector.config.img_size))
+            advance(len(batch.indices))
+    return calibrate_by_f1(
+        np.concatenate(scores),
+        [sample.label == 1 for sample in samples],
+        np.concatenate(maxima) if maxima else None,
+        (np.stack(known), np.stack(truths)) if known else None,
+    )

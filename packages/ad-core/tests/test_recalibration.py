@@ -1,0 +1,320 @@
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ad.core import evaluate, load, recalibrate, train
+from ad.core.calibrate import calibrate
+from ad.core.cli import main
+from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
+from ad.core.files import read_model, rewrite_config
+from ad.core.predict import ModelConfig
+from ad.core.testing.pictures import make_picture
+
+
+@pytest.fixture
+def trained(mean_picture, toy_root, tmp_path):
+    return train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=tmp_path / "run")
+
+
+def write(folder, indices, *, defect=False):
+    folder.mkdir(parents=True)
+    for index in indices:
+        picture, mask = make_picture(index, size=32, defect=defect)
+        Image.fromarray(picture).save(folder / f"{index}.png")
+        if defect:
+            masks = folder.parent / "masks" / folder.name
+            masks.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask.astype(np.uint8) * 255).save(masks / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def normals(tmp_path):
+    return write(tmp_path / "normals", range(300, 319))
+
+
+@pytest.fixture
+def validation(tmp_path):
+    write(tmp_path / "validation/good", range(400, 406))
+    write(tmp_path / "validation/dent", range(500, 504), defect=True)
+    return tmp_path / "validation"
+
+
+def test_the_threshold_is_that_of_the_new_pictures_and_scores_stay(trained, normals, toy_root):
+    folder = toy_root / "toy/test"
+    before = trained.detector.predict(folder)
+    result = recalibrate(trained.run, normals=normals, false_alarms=0.1)
+    detector = load(trained.run)
+    findings = detector.predict(normals)
+    expected = calibrate([f.score for f in findings], [f.map.max() for f in findings], rate=0.1)
+    assert detector.config.calibration == result.after == expected
+    assert result.before == trained.detector.config.calibration != result.after
+    assert [f.score for f in detector.predict(folder)] == [f.score for f in before]
+    assert sum(f.anomalous for f in findings) <= 1
+
+
+def test_sub_folders_are_searched_and_one_percent_is_the_default(trained, normals):
+    result = recalibrate(trained.run, normals=normals.parent / "normals")
+    assert (result.after.rate, result.after.num_images) == (0.01, 19)
+
+
+def test_by_f1_good_and_defective_pictures_and_pixels_are_told_apart(trained, validation):
+    calibration = recalibrate(trained.run, validation=validation).after
+    assert (calibration.num_images, calibration.num_defective, calibration.f1) == (6, 4, 1.0)
+    findings = load(trained.run).predict([validation / "good", validation / "dent"])
+    assert [f.anomalous for f in findings] == [False] * 6 + [True] * 4
+    lowest = min(f.score for f in findings[6:])
+    highest = max(f.score for f in findings[:6])
+    assert calibration.threshold == pytest.approx((lowest + highest) / 2)
+    for finding in findings[6:]:
+        truth = np.asarray(Image.open(validation / "masks/dent" / finding.path.name)) > 0
+        assert ((finding.map > calibration.pixel_threshold) == truth).all()
+
+
+def test_the_model_folder_alone_is_enough(trained, normals, tmp_path):
+    shutil.copytree(trained.run / "model", tmp_path / "shipped")
+    result = recalibrate(tmp_path / "shipped", normals=normals)
+    assert load(tmp_path / "shipped").config.calibration == result.after
+    assert result.log == tmp_path / "shipped/log.jsonl"
+    assert not result.tested
+
+
+def test_the_calibration_before_is_in_the_log(trained, normals):
+    old = trained.detector.config.calibration.to_json()
+    new = recalibrate(trained.run, normals=normals).after.to_json()
+    recalibrate(trained.run, normals=normals, false_alarms=0.3)
+    lines = [json.loads(line) for line in (trained.run / "log.jsonl").read_text().splitlines()]
+    entries = [line for line in lines if line["event"] == "calibrate"]
+    assert [entry["before"] for entry in entries] == [old, new]
+    assert entries[0]["after"] == new
+    assert entries[0]["pictures"] == str(normals)
+
+
+def test_figures_of_the_training_stay_and_evaluate_tells_the_new_verdicts(trained, normals):
+    files = {name: (trained.run / name).read_bytes() for name in ("run.json", "metrics.json")}
+    result = recalibrate(trained.run, normals=normals)
+    assert result.tested
+    assert all((trained.run / name).read_bytes() == content for name, content in files.items())
+    again = evaluate(trained.run)
+    assert again.metrics == trained.metrics
+    assert again.verdicts.false_alarms < trained.evaluation.verdicts.false_alarms
+
+
+def test_a_run_without_threshold_gets_one(mean_picture, toy_root, tmp_path, normals):
+    run = tmp_path / "run"
+    train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=run, holdout=0)
+    result = recalibrate(run, normals=normals)
+    assert result.before is None
+    assert load(run).threshold == result.after.threshold
+
+
+def test_pictures_that_were_learnt_from_are_refused_and_held_out_ones_are_not(trained, toy_root):
+    with pytest.raises(DataError, match="9 of 10 pictures are among those that .* has learnt from"):
+        recalibrate(trained.run, normals=toy_root / "toy/train/good")
+    with pytest.raises(DataError, match="such as .*000.png"):
+        recalibrate(trained.run, normals=toy_root / "toy/train")
+    assert recalibrate(trained.run, normals=toy_root / "toy/test/good").after.num_images == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "either good pictures .* got neither"),
+        ({"normals": "a", "validation": "b"}, "got both"),
+        ({"validation": "b", "false_alarms": 0.1}, "`false_alarms` 0.1 is for good pictures alone"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(trained, given, words):
+    with pytest.raises(SettingError, match=words):
+        recalibrate(trained.run, **given)
+
+
+def test_folders_that_cannot_work_are_refused(trained, validation, tmp_path, normals):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no folder .*nowhere"):
+        recalibrate(trained.run, normals=tmp_path / "nowhere")
+    with pytest.raises(DataError, match="empty` holds no pictures"):
+        recalibrate(trained.run, normals=tmp_path / "empty")
+    with pytest.raises(DataError, match="holds no defective pictures: choosing a threshold by F1"):
+        recalibrate(trained.run, validation=normals)
+    with pytest.raises(SettingError, match="must be between 0 and 1; got 1.0"):
+        recalibrate(trained.run, normals=normals, false_alarms=1.0)
+    assert load(trained.run).config == trained.detector.config
+
+
+def test_the_share_of_false_alarms_is_a_setting_of_training(mean_picture, toy_root, tmp_path):
+    run = tmp_path / "run"
+    train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=run, false_alarms=0.4,
+          holdout=0.5)  # fmt: skip
+    record = json.loads((run / "run.json").read_text())
+    assert record["settings"]["false_alarms"] == 0.4
+    assert "--false-alarms 0.4" in record["command"]
+    calibration = load(run).config.calibration
+    assert (calibration.rate, calibration.num_images) == (0.4, 5)
+    with pytest.raises(SettingError, match="`false_alarms`: .*less than 1; got 1.0"):
+        train("mvtec", "toy", mean_picture, data_root=toy_root, false_alarms=1.0)
+
+
+def test_where_it_was_calibrated_is_recorded(trained, normals):
+    def recorded():
+        return json.loads((trained.run / "model/config.json").read_text())
+
+    here = {"device": "cpu", "threads": torch.get_num_threads()}
+    assert recorded()["calibrated_on"] == here
+    recalibrate(trained.run, normals=normals, precision="bf16")
+    assert (recorded()["precision"], recorded()["calibrated_on"]) == ("bf16", here)
+
+
+def set_config(run, **changes):
+    config = json.loads((run / "model/config.json").read_text())
+    del config["schema"]
+    rewrite_config(run / "model", {**config, **changes})
+
+
+def test_another_precision_or_device_is_warned_of_where_there_is_a_threshold(trained, normals):
+    set_config(trained.run, precision="fp32")
+    load(trained.run)
+    with pytest.warns(UserWarning, match="was set in fp32 on `cpu`; .* now computed in bf16 on"):
+        load(trained.run, precision="bf16")
+    set_config(trained.run, calibrated_on={"device": "cpu", "threads": 999})
+    load(trained.run)
+    set_config(trained.run, calibrated_on={"device": "cuda", "threads": 2})
+    with pytest.warns(UserWarning, match="in fp32 on `cuda`; .* in fp32 on `cpu`"):
+        load(trained.run)
+    set_config(trained.run, calibration=None)
+    load(trained.run, precision="bf16")
+
+
+def test_a_threshold_set_in_the_precision_of_use_is_not_warned_of(trained, normals):
+    set_config(trained.run, precision="fp32")
+    recalibrate(trained.run, normals=normals, precision="bf16")
+    load(trained.run)
+    with pytest.warns(UserWarning, match="was set in bf16"):
+        load(trained.run, precision="fp32")
+
+
+def test_a_configuration_from_before_this_was_recorded_still_loads(trained, toy_root):
+    config = json.loads((trained.run / "model/config.json").read_text())
+    for key in ("num_defective", "f1"):
+        del config["calibration"][key]
+    del config["calibrated_on"], config["schema"]
+    rewrite_config(trained.run / "model", config)
+    loaded = load(trained.run)
+    assert loaded.config.calibration == trained.detector.config.calibration
+    assert loaded.config.calibrated_on is None
+
+
+@pytest.mark.parametrize(
+    "where", [{"device": "cpu"}, {"device": 1, "threads": 2}, {"device": "cpu", "threads": True}]
+)
+def test_malformed_conditions_are_refused(trained, tmp_path, where):
+    _, values = read_model(trained.run / "model")
+    with pytest.raises(ModelFileError, match="malformed entry `calibrated_on`"):
+        ModelConfig.from_json({**values, "calibrated_on": where}, tmp_path)
+
+
+# A process that dies by itself at the n-th change of a name: writes are whole up to there.
+KILLED = """
+import os, sys
+from pathlib import Path
+from ad.core.files import read_model, rewrite_config
+
+folder, at = Path(sys.argv[1]), int(sys.argv[2])
+count, replace = 0, Path.replace
+
+def dies(self, target):
+    global count
+    if count == at:
+        os._exit(9)
+    count += 1
+    return replace(self, target)
+
+Path.replace = dies
+rewrite_config(folder, {"model": "new"})
+"""
+
+
+def test_a_kill_at_any_moment_leaves_the_old_configuration_or_the_new_one(trained):
+    folder = trained.run / "model"
+    _, old = read_model(folder)
+    seen = []
+    for at in range(9):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(at)], check=False)
+        _, found = read_model(folder)
+        assert found in (old, {"model": "new"})
+        seen.append(found != old)
+        if done.returncode == 0:
+            break
+        assert done.returncode == 9
+        rewrite_config(folder, old)  # works on what a kill left, too
+        assert read_model(folder)[1] == old
+    assert seen == [False, False, False, True, True]  # old again, next, manifest, its own name
+    names = {"config.json", "manifest.json", "model.safetensors"}
+    assert names == {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    manifest = json.loads((folder / "manifest.json").read_text())["sha256"]
+    for name, expected in manifest.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == expected
+
+
+def test_a_log_that_cannot_be_written_changes_nothing(trained, normals):
+    (trained.run / "log.jsonl").unlink()
+    (trained.run / "log.jsonl").mkdir()
+    with pytest.raises(OutputError, match=r"log `.*log\.jsonl` cannot be written"):
+        recalibrate(trained.run, normals=normals)
+    assert load(trained.run).config == trained.detector.config
+
+
+@pytest.fixture
+def run_ad(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ad", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_the_command_tells_before_and_now(run_ad, trained, normals):
+    status, out, err = run_ad("calibrate", trained.run, "--normals", normals)
+    assert status == 0
+    assert out.splitlines()[0].startswith("before  threshold ")
+    assert "at most 1 in 20 good pictures (19 held out; 1 in 100 was asked for" in out
+    assert f"kept in {trained.run / 'log.jsonl'}" in err
+    assert f"hint: the verdicts of the new one: ad evaluate {trained.run}" in err
+
+
+def test_the_command_prints_json_and_takes_labelled_pictures(run_ad, trained, validation):
+    status, out, _ = run_ad("calibrate", trained.run, "--validation", validation, "--json")
+    assert status == 0
+    assert json.loads(out)["after"]["num_defective"] == 4
+    _, out, _ = run_ad("calibrate", trained.run, "--validation", validation)
+    assert "F1 1.000 on the 6 good and 4 defective pictures it was chosen on" in out
+
+
+def test_the_command_shows_a_warning_without_code(trained, toy_root, tmp_path):
+    set_config(trained.run, precision="fp32")
+    code = """
+import sys
+from ad.core import ModelRegistry
+from ad.core.cli import main
+ModelRegistry.register("mean-picture", "ad.core.testing.mean_picture:MeanPictureTrainer", {},
+                       {"num_epochs": 1, "batch_size": 4, "img_size": 32, "normalize": False})
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "predict", trained.run, toy_root / "toy/test/good",
+         "--precision", "bf16", "--device", "cpu"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("warning: The threshold of ")
+    assert "stacklevel" not in done.stderr
