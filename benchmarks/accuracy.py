@@ -40,7 +40,7 @@ RUNS = {
         ("mtd", "all", "fre-resnet18", []),
         ("mtd", "all", "stfpm-resnet18", ["--steps", "1000"]),
         ("mtd", "all", "reverse-distillation-resnet18", ["--steps", "1000"]),
-        ("mtd", "all", "efficientad-small", ["--steps", "1000"]),
+        ("mtd", "all", "efficientad-small", ["--steps", "500"]),
         ("mvtec", "hazelnut_toy", "fre-resnet18", []),
         ("mvtec", "hazelnut_toy", "stfpm-resnet18", []),
         ("mvtec", "hazelnut_toy", "reverse-distillation-resnet18", []),
