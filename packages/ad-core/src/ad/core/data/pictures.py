@@ -76,8 +76,7 @@ def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
         with _quiet_open(path) as mask, _quiet_open(picture) as image:
             turned = image.getexif().get(_ORIENTATION, 1)
             upright = _check_mask_shape(path, mask.size, picture, image.size, turned)
-            threshold = 127 if mask.format == "JPEG" else 0
-            defective = Image.fromarray((_first_channel(mask) > threshold).astype(np.uint8))
+            defective = Image.fromarray(_defective(mask).astype(np.uint8))
             turn = mask.getexif().get(_ORIENTATION, 1)
             if turn == 1 and mask.size == image.size and mask.size != upright:
                 turn = turned  # drawn on the stored pixels: turn it as its picture is turned
@@ -95,6 +94,21 @@ def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
         raise
     except _UNREADABLE as error:
         raise PictureError(_unreadable("mask", path, error)) from error
+
+
+def shows_defect(mask: Path) -> bool:
+    """Whether any pixel of a mask is defective, as `read_mask` takes it.
+
+    Raises:
+        PictureError: If the mask cannot be read.
+    """
+    try:
+        with _quiet_open(mask) as image:
+            return bool(_defective(image).any())
+    except PictureError:
+        raise
+    except _UNREADABLE as error:
+        raise PictureError(_unreadable("mask", mask, error)) from error
 
 
 def check_headers(path: Path, masks: Sequence[Path]) -> None:
@@ -223,6 +237,11 @@ def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
+
+
+def _defective(mask: Image.Image) -> NDArray[np.bool_]:
+    threshold = 127 if mask.format == "JPEG" else 0
+    return np.asarray(_first_channel(mask) > threshold)
 
 
 def _first_channel(mask: Image.Image) -> NDArray[Any]:
