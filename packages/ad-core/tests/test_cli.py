@@ -11,6 +11,7 @@ from PIL import Image
 
 from ad.core import ModelSpec
 from ad.core.cli import main
+from ad.core.cli.console import kinds_table
 
 
 @pytest.fixture
@@ -170,6 +171,20 @@ def test_the_values_an_option_allows_are_shown():
     train = {"num_epochs": 1, "batch_size": 4, "img_size": 32, "normalize": False}
     spec = ModelSpec(name="choosy", trainer="x:Choosy", model={"size": 4}, train=train)
     assert describe_options(spec, Choosy) == {"how": ("b", ("a", "b")), "size": (4, ())}
+
+
+def test_figures_by_kind_of_defect_are_a_table_of_their_own(capsys):
+    figures = {"image_auroc": 0.5, "au_spro": 0.25, "au_spro_05": None}
+    kinds_table({"a": {"logical": figures, "structural": figures}, "b": {"logical": figures}})
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "0.500" in line]
+    assert [[row[1], row[3], row[7]] for row in rows] == [
+        ["a", "logical", "0.250"],
+        ["a", "structural", "0.250"],
+        ["a", "mean", "0.250"],
+        ["b", "logical", "0.250"],
+        ["b", "mean", "0.250"],
+        ["mean", "mean", "0.250"],
+    ]
 
 
 def test_datasets_are_listed_and_described(run_ad):

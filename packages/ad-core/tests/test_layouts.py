@@ -12,8 +12,9 @@ from ad.core.data.ksdd2 import DATASET as KSDD2
 from ad.core.data.mpdd import DATASET as MPDD
 from ad.core.data.mvtec import DATASET as MVTEC
 from ad.core.data.mvtec_ad2 import DATASET as MVTEC_AD2
+from ad.core.data.mvtec_loco import DATASET as MVTEC_LOCO
 from ad.core.data.real_iad import DATASET as REAL_IAD
-from ad.core.data.samples import collect
+from ad.core.data.samples import Saturation, collect
 from ad.core.data.visa import DATASET as VISA
 from ad.core.errors import DataError, PictureError
 from ad.core.testing.pictures import put_pictures as put
@@ -96,6 +97,78 @@ def test_mvtec_ad2_is_not_taken_for_a_tree_without_its_test_folder(tmp_path):
     put(tmp_path, "bottle/train/good/0.png", "bottle/test/good/1.png")
     with pytest.raises(DataError, match="holds `bottle/`. It is not laid out as `mvtec-ad2`"):
         collect(MVTEC_AD2, "all", root=tmp_path, seed=0)
+
+
+CONFIG = [
+    {
+        "defect_name": "missing_pushpin",
+        "pixel_value": 255,
+        "saturation_threshold": 6300,
+        "relative_saturation": False,
+    },
+    {
+        "defect_name": "broken",
+        "pixel_value": 254,
+        "saturation_threshold": 1.0,
+        "relative_saturation": True,
+    },
+]
+
+
+@pytest.fixture
+def loco(tmp_path):
+    put(tmp_path, "pushpins/train/good/000.png", "pushpins/validation/good/000.png")
+    put(tmp_path, "pushpins/test/good/000.png", "pushpins/test/logical_anomalies/000.png")
+    put(tmp_path, "pushpins/test/structural_anomalies/000.png")
+    truth = "pushpins/ground_truth"
+    put(tmp_path, *(f"{truth}/logical_anomalies/000/{n:03d}.png" for n in range(3)), grey=255)
+    put(tmp_path, f"{truth}/structural_anomalies/000/000.png", grey=254)
+    (tmp_path / "pushpins/defects_config.json").write_text(json.dumps(CONFIG))
+    return tmp_path
+
+
+def test_mvtec_loco_has_several_masks_a_picture_and_says_how_much_has_to_be_found(loco):
+    samples = collect(MVTEC_LOCO, "all", root=loco, seed=0)
+    assert count(samples) == {
+        ("train", "good", 0): 1,
+        ("validation", "good", 0): 1,
+        ("test", "good", 0): 1,
+        ("test", "logical_anomalies", 3): 1,
+        ("test", "structural_anomalies", 1): 1,
+    }
+    assert {s.saturations for s in samples if s.label == 0} == {()}
+    assert {s.saturations for s in samples if s.label == 1} == {
+        (Saturation(255, 6300.0, False), Saturation(254, 1.0, True))
+    }
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", '[{"pixel_value": 255}]', "[1]", "1"])
+def test_a_wrong_defects_config_of_mvtec_loco_is_refused(loco, text):
+    (loco / "pushpins/defects_config.json").write_text(text)
+    with pytest.raises(DataError, match=r"defects_config\.json` cannot be read .*`pixel_value`"):
+        collect(MVTEC_LOCO, "all", root=loco, seed=0)
+
+
+def test_mvtec_loco_without_folders_of_masks_is_refused(loco):
+    truth = loco / "pushpins/ground_truth/logical_anomalies"
+    (truth / "000").rename(truth / "other")
+    words = r"has no masks of the pictures in .*`000\.png` needs its masks in .*anomalies/000`"
+    with pytest.raises(DataError, match=words):
+        collect(MVTEC_LOCO, "all", root=loco, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("saturation", "area"),
+    [
+        (Saturation(1, 30, False), 30),
+        (Saturation(1, 500, False), 100),
+        (Saturation(1, 0.255, True), 25),
+        (Saturation(1, 1.0, True), 100),
+        (Saturation(1, 0.001, True), 1),
+    ],
+)
+def test_a_saturation_is_pixels_or_a_share_and_never_more_than_there_are(saturation, area):
+    assert saturation.area(100) == area
 
 
 @pytest.fixture

@@ -96,6 +96,46 @@ def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
         raise PictureError(_unreadable("mask", path, error)) from error
 
 
+def read_mask_values(path: Path, picture: Path) -> NDArray[Any]:
+    """Read the values of a mask's pixels, at the picture's own size.
+
+    Args:
+        path: The mask.
+        picture: The picture it belongs to.
+
+    Returns:
+        ``[H, W]``, whole numbers, 0 where there is no defect.
+
+    Raises:
+        PictureError: If the mask cannot be read or is of another size than the picture.
+    """
+    size = _size("picture", picture)
+    try:
+        with _quiet_open(path) as mask:
+            values = _first_channel(mask)
+    except PictureError:
+        raise
+    except _UNREADABLE as error:
+        raise PictureError(_unreadable("mask", path, error)) from error
+    if values.shape != size[::-1]:
+        msg = (
+            f"The mask `{path}` is {values.shape[1]} x {values.shape[0]} pixels and its picture "
+            f"`{picture}` {size[0]} x {size[1]}: they must be of one size where the data say how "
+            "many pixels of a defect have to be found."
+        )
+        raise PictureError(msg)
+    return values
+
+
+def size_of(picture: Path) -> tuple[int, int]:
+    """Width and height in pixels, from the header.
+
+    Raises:
+        PictureError: If it cannot be read.
+    """
+    return _size("picture", picture)
+
+
 def shows_defect(mask: Path) -> bool:
     """Whether any pixel of a mask is defective, as `read_mask` takes it.
 

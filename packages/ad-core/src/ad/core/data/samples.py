@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,22 @@ SUFFIXES = frozenset(
 """File names that end like this are pictures; case does not matter."""
 
 
+class Saturation(NamedTuple):
+    """How much of a defect has to be found for all of it to count as found."""
+
+    value: int
+    """Value of the mask's pixels on defects of this kind."""
+    threshold: float
+    """Pixels, or share of the defect's pixels."""
+    relative: bool
+    """Whether it is a share."""
+
+    def area(self, pixels: int) -> int:
+        """Pixels that have to be found of a defect of so many."""
+        wanted = self.threshold * pixels if self.relative else min(self.threshold, pixels)
+        return max(1, int(wanted))
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One picture and what is known about it."""
@@ -46,6 +62,9 @@ class Sample:
     """Kind of defect, or ``good``."""
     masks: tuple[Path, ...] = ()
     """Masks of the defects, non-zero where defective; their union counts."""
+    saturations: tuple[Saturation, ...] = ()
+    """What each value in the masks asks for, in data sets that mark places where it is enough to
+    find a part; there, each mask is one defect."""
 
     @property
     def has_truth(self) -> bool:
