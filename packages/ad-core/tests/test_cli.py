@@ -10,25 +10,7 @@ import pytest
 from PIL import Image
 
 from ad.core import ModelSpec
-from ad.core.cli import main
 from ad.core.cli.console import kinds_table
-
-
-@pytest.fixture
-def run_ad(monkeypatch, capsys):
-    """Run the command line in this process: exit status, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ad", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            status = stopped.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 import typer
 
-from ad.core.cli import bench, datasets, demo, evaluate, models, predict, show, synth, train
+from ad.core.cli import bench, data, datasets, demo, evaluate, models, predict, show, synth, train
 from ad.core.errors import AdError, Interrupted, LearningError, PluginError
 from ad.core.registry import COMMANDS
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command("models")(models.models)
 app.command("show")(show.show)
 app.command("datasets")(datasets.datasets)
+app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
