@@ -184,6 +184,7 @@ def test_datasets_are_listed_and_described(run_ad):
         ["train", "--help"],
         ["synth", "--help"],
         ["datasets"],
+        ["data", "--help"],
     ],
 )
 def test_light_commands_load_no_heavy_library(arguments):

@@ -202,7 +202,9 @@ def test_every_layout_describes_itself(name):
     assert all(word in text for word in ("<data root>", "Source: ", "Licence: "))
     assert max(map(len, text.splitlines()[: dataset.tree.count("\n") + 2])) <= 100
     if dataset.archive is not None:
-        assert f"Archive: {dataset.archive.url}\nChecksum: {dataset.archive.checksum}" in text
+        assert f"Archive: {dataset.archive.url}" in text
+        assert text.endswith(f"Checksum: {dataset.archive.checksum}")
+        assert (" GB)" in text) == (dataset.archive.size is not None)
         assert re.fullmatch(r"https://\S+\.(zip|tar|tar\.\w\w)", dataset.archive.url)
         assert re.fullmatch("sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", dataset.archive.checksum)
 

@@ -105,7 +105,8 @@ def train(
         seed: Same seed, machine and threads: same files, but for ``log.jsonl``, which has times.
         weights: ``auto``, ``random`` or a file: see `ad.core.backbones`.
         holdout: Share of the training pictures kept back to calibrate threshold and scale; 0
-            keeps none, and then there is no verdict.
+            keeps none, and then there is no verdict. Data that bring validation pictures are
+            calibrated with these instead, whatever the share.
         num_steps: Batches to learn from, in place of epochs; for models that learn by gradient.
         budget: ``paper`` is the authors' schedule where they published one; what is set here
             counts more than either.

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Verify a data set on disk.", no_args_is_help=True, rich_markup_mode="rich")
+app = typer.Typer(
+    help="Fetch a data set, or verify one on disk.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+
+@app.command("download")
+def download(
+    name: Annotated[str, typer.Argument(help="A data set of `ad datasets`.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make for it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Agree to the licence beforehand.")] = False,
+) -> None:
+    """Fetch the official file of a data set, check it and unpack it, if its terms suit you.
+
+    A download that breaks off is gone on with by the same command.
+
+    Example: [bold]ad data download visa --output ./visa[/bold]
+    """
+    from ad.core.cli.console import ConsoleProgress, say
+    from ad.core.data.download import download as run_download
+    from ad.core.data.samples import describe_source
+    from ad.core.registry import get_dataset
+
+    dataset = get_dataset(name)
+    if dataset.archive is not None and not yes:
+        say(f"{dataset.summary}\n{describe_source(dataset)}\n\nFetch it under this licence? [y/N]")
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            say("nothing was fetched\n\nhint: `--yes` agrees beforehand")
+            raise typer.Exit(1)
+    root = run_download(dataset, output, progress=ConsoleProgress())
+    print(root)
+    say(f"\nhint: ad train {name} CATEGORY MODEL --data-root {root}")
 
 
 @app.command("verify")

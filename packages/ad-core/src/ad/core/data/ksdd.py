@@ -89,5 +89,6 @@ DATASET = DatasetSpec(
     archive=Archive(
         url="https://data.vicos.si/datasets/KSDD/KolektorSDD.zip",
         checksum="sha256:65dc621693418585de9c4467d1340ea7958a6181816f0dc2883a1e8b61f9d4dc",
+        size=101_831_129,
     ),
 )

@@ -155,7 +155,7 @@ def _is(path: Path, entry: Entry) -> bool:
 
 def _read(manifest: Path) -> dict[str, Entry]:
     if not manifest.exists():
-        msg = f"There is no manifest `{manifest}`.\nhint: `--write` writes it from the files there are"
+        msg = f"There is no manifest `{manifest}`.\nhint: `--write` writes it"
         raise DataError(msg)
     try:
         record = json.loads(manifest.read_bytes())

@@ -90,5 +90,6 @@ DATASET = DatasetSpec(
         url="https://www.mydrive.ch/shares/150996/b52ecdcbf521176e9db9c731f2304b27/download/"
         "420938113-1629960298/mvtec_anomaly_detection.tar.xz",
         checksum="sha256:cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d",
+        size=5_264_982_680,
     ),
 )

@@ -58,5 +58,6 @@ DATASET = DatasetSpec(
         url="https://www.mydrive.ch/shares/150997/701c90d3aea6588f404936e32a674602/download/"
         "466712769-1743429042/mvtec_ad_2.tar.gz",
         checksum="sha256:c0ded99ef32bfc8e352d52beb44515e5b292b8598cb963aadfa91ca0763505e4",
+        size=32_739_596_982,
     ),
 )

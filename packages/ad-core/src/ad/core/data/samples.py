@@ -80,6 +80,8 @@ class Archive:
     """Where it can be had."""
     checksum: str
     """``sha256:`` or ``md5:`` and the digest in hexadecimal digits."""
+    size: int | None = None
+    """In bytes, to tell the user beforehand; None if it is not known."""
 
     @property
     def name(self) -> str:
@@ -205,11 +207,17 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
 
 def describe(dataset: DatasetSpec) -> str:
     """The layout a data set must have and where to get it, for a person."""
-    archive = dataset.archive
-    return (
-        f"Expected layout of `{dataset.name}`:\n{dataset.tree}\n"
-        f"Source: {dataset.source}\nLicence: {dataset.licence}"
-    ) + (f"\nArchive: {archive.url}\nChecksum: {archive.checksum}" if archive else "")
+    return f"Expected layout of `{dataset.name}`:\n{dataset.tree}\n{describe_source(dataset)}"
+
+
+def describe_source(dataset: DatasetSpec) -> str:
+    """Where to get a data set and on which terms, for a person."""
+    lines = [f"Source: {dataset.source}", f"Licence: {dataset.licence}"]
+    if dataset.archive is not None:
+        size = dataset.archive.size
+        lines.append(f"Archive: {dataset.archive.url}{f' ({size / 1e9:.1f} GB)' if size else ''}")
+        lines.append(f"Checksum: {dataset.archive.checksum}")
+    return "\n".join(lines)
 
 
 def pictures_in(folder: Path) -> list[Path]:

@@ -94,5 +94,6 @@ DATASET = DatasetSpec(
     archive=Archive(
         url="https://amazon-visual-anomaly.s3.us-west-2.amazonaws.com/VisA_20220922.tar",
         checksum="sha256:2eb8690c803ab37de0324772964100169ec8ba1fa3f7e94291c9ca673f40f362",
+        size=1_929_840_640,
     ),
 )
