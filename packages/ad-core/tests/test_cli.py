@@ -10,24 +10,7 @@ import pytest
 from PIL import Image
 
 from ad.core import ModelSpec
-from ad.core.cli import main
-
-
-@pytest.fixture
-def run_ad(monkeypatch, capsys):
-    """Run the command line in this process: exit status, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ad", *map(str, arguments)])
-        status = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            status = stopped.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
+from ad.core.cli.console import kinds_table
 
 
 @pytest.fixture
@@ -172,6 +155,20 @@ def test_the_values_an_option_allows_are_shown():
     assert describe_options(spec, Choosy) == {"how": ("b", ("a", "b")), "size": (4, ())}
 
 
+def test_figures_by_kind_of_defect_are_a_table_of_their_own(capsys):
+    figures = {"image_auroc": 0.5, "au_spro": 0.25, "au_spro_05": None}
+    kinds_table({"a": {"logical": figures, "structural": figures}, "b": {"logical": figures}})
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "0.500" in line]
+    assert [[row[1], row[3], row[7]] for row in rows] == [
+        ["a", "logical", "0.250"],
+        ["a", "structural", "0.250"],
+        ["a", "mean", "0.250"],
+        ["b", "logical", "0.250"],
+        ["b", "mean", "0.250"],
+        ["mean", "mean", "0.250"],
+    ]
+
+
 def test_datasets_are_listed_and_described(run_ad):
     out = run_ad("datasets")[1]
     assert all(name in out for name in ("folder", "mtd", "mvtec", "synthetic"))
@@ -187,6 +184,7 @@ def test_datasets_are_listed_and_described(run_ad):
         ["train", "--help"],
         ["synth", "--help"],
         ["datasets"],
+        ["data", "--help"],
     ],
 )
 def test_light_commands_load_no_heavy_library(arguments):

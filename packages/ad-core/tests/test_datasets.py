@@ -1,22 +1,16 @@
+import re
 from collections import Counter
 
 import pytest
-from PIL import Image
 
 from ad.core.data.folder import DATASET as FOLDER
 from ad.core.data.mtd import DATASET as MTD
 from ad.core.data.mvtec import DATASET as MVTEC
 from ad.core.data.samples import collect, describe, fingerprint, locate, split_seeded
 from ad.core.errors import DataError
+from ad.core.registry import dataset_names, get_dataset
+from ad.core.testing.pictures import put_pictures as put
 from ad.core.testing.pictures import write_mvtec_tree
-
-
-def put(root, *names):
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (4, 4)).save(path)
-    return root
 
 
 def count(samples):
@@ -201,10 +195,25 @@ def test_the_fingerprint_sees_a_changed_file(tmp_path):
     assert before != fingerprint(collect(FOLDER, "all", root=tmp_path, seed=0))
 
 
-@pytest.mark.parametrize("dataset", [MVTEC, MTD, FOLDER], ids=lambda spec: spec.name)
-def test_every_layout_describes_itself(dataset):
+@pytest.mark.parametrize("name", dataset_names())
+def test_every_layout_describes_itself(name):
+    dataset = get_dataset(name)
     text = describe(dataset)
-    assert all(word in text for word in ("<data root>/", "Source: ", "Licence: "))
+    assert all(word in text for word in ("<data root>", "Source: ", "Licence: "))
+    assert max(map(len, text.splitlines()[: dataset.tree.count("\n") + 2])) <= 100
+    if dataset.archive is not None:
+        assert f"Archive: {dataset.archive.url}" in text
+        assert text.endswith(f"Checksum: {dataset.archive.checksum}")
+        assert (" GB)" in text) == (dataset.archive.size is not None)
+        assert re.fullmatch(r"https://\S+\.(zip|tar|tar\.\w\w)", dataset.archive.url)
+        assert re.fullmatch("sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", dataset.archive.checksum)
+
+
+@pytest.mark.parametrize("name", sorted({*dataset_names()} - {"synthetic"}))
+def test_every_layout_refuses_another_tree_with_what_is_there(tmp_path, name):
+    put(tmp_path, "elsewhere/deeper/0.png")
+    with pytest.raises(DataError, match=f"`elsewhere/`(.|\n)*Expected layout of `{name}`"):
+        collect(get_dataset(name), "all", root=tmp_path, seed=0)
 
 
 def test_a_folder_that_does_not_exist_is_named():

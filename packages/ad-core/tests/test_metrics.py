@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from ad.core import metrics
 from ad.core.errors import DataError, SettingError
-from ad.core.metrics import counting
+from ad.core.metrics import Defect, counting, saturated
 from ad.core.metrics.counting import RankCounts
 from ad.core.metrics.ranking import count_labelled
 from ad.core.metrics.regions import region_overlap_area
@@ -83,6 +83,10 @@ def overlap_curve_area(maps, masks, limit):
     for t in sorted({s for m in maps for s in m.ravel().tolist()}, reverse=True):
         overlap = np.mean([np.mean([s >= t for s in region]) for region in regions])
         points.append((float(np.mean(normal >= t)), float(overlap)))
+    return area_below(points, limit)
+
+
+def area_below(points, limit):
     area = 0.0
     for (x0, y0), (x1, y1) in pairwise(points):
         if x1 <= limit:
@@ -91,6 +95,23 @@ def overlap_curve_area(maps, masks, limit):
             y_limit = y0 + (y1 - y0) * (limit - x0) / (x1 - x0)
             area += (limit - x0) * (y0 + y_limit) / 2
     return area / limit
+
+
+def saturated_curve_area(maps, defects, limit):
+    pairs = list(zip(maps, defects, strict=True))
+    normal = np.array(
+        [
+            m[pixel]
+            for m, own in pairs
+            for pixel in np.ndindex(m.shape)
+            if not any(d.mask[pixel] for d in own)
+        ]
+    )
+    points = [(0.0, 0.0)]
+    for t in sorted({s for m in maps for s in m.ravel().tolist()}, reverse=True):
+        overlaps = [min(np.sum(m[d.mask] >= t) / d.saturation, 1) for m, own in pairs for d in own]
+        points.append((float(np.mean(normal >= t)), float(np.mean(overlaps))))
+    return area_below(points, limit)
 
 
 @st.composite
@@ -109,6 +130,22 @@ def pictures(draw):
     masks = draw(hnp.arrays(np.bool_, shape))
     masks[0, 0, :2] = True, False
     return maps, masks
+
+
+@st.composite
+def pictures_with_defects(draw):
+    maps, masks = draw(pictures())
+    defects = []
+    for mask in masks:
+        own = []
+        for _ in range(draw(st.integers(0, 3))):
+            part = mask & draw(hnp.arrays(np.bool_, mask.shape))  # parts may overlap
+            if part.any():
+                own.append(Defect(part, draw(st.integers(1, int(part.sum())))))
+        defects.append(own)
+    if not any(defects):
+        defects[0] = [Defect(masks[0], 1)]
+    return maps, defects
 
 
 @pytest.fixture
@@ -151,6 +188,76 @@ def test_aupro_equals_the_area_under_an_explicit_curve(case, limit):
     maps, masks = case
     expected = overlap_curve_area(maps, masks, limit)
     assert metrics.aupro(maps, masks, limit) == pytest.approx(expected, abs=1e-12)
+
+
+@given(pictures_with_defects(), st.sampled_from(LIMITS))
+@quick
+def test_au_spro_equals_the_area_under_an_explicit_curve(case, limit):
+    maps, defects = case
+    expected = saturated_curve_area(maps, defects, limit)
+    assert metrics.au_spro(maps, defects, limit) == pytest.approx(expected, abs=1e-12)
+
+
+@given(pictures_with_defects())
+@quick
+def test_normal_pixels_counted_a_few_at_a_time_change_nothing(case):
+    maps, defects = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saturated, "_PIXELS_AT_ONCE", 5)
+        few = metrics.au_spro(maps, defects, 0.3)
+    assert few == metrics.au_spro(maps, defects, 0.3)
+
+
+@given(pictures(), st.sampled_from(LIMITS))
+@quick
+def test_regions_that_saturate_at_their_size_give_aupro(case, limit):
+    maps, masks = case
+    defects = []
+    for mask in masks:
+        own = []
+        for region in flooded_regions(mask):
+            part = np.zeros_like(mask)
+            part[tuple(np.transpose(list(region)))] = True
+            own.append(Defect(part, len(region)))
+        defects.append(own)
+    assert metrics.au_spro(maps, defects, limit) == pytest.approx(
+        metrics.aupro(maps, masks, limit), abs=1e-12
+    )
+
+
+def test_finding_a_saturation_s_worth_is_finding_all_of_a_defect():
+    scores = np.zeros((10, 10), dtype=np.float32)
+    scores[0, :3] = 1
+    mask = np.zeros((10, 10), dtype=bool)
+    mask[:2] = True
+    assert metrics.au_spro([scores], [[Defect(mask, 3)]], 0.05) == 1
+    # Of 20 that have to be found, 3 are without a false alarm; the rest comes with all the others.
+    by_hand = 0.15 + 0.85 * 0.05 / 2
+    assert metrics.au_spro([scores], [[Defect(mask, 20)]], 0.05) == pytest.approx(by_hand)
+
+
+def test_au_spro_without_defects_or_without_normal_pixels_is_none():
+    everywhere = [Defect(np.ones((2, 2), dtype=bool), 1)]
+    assert metrics.au_spro([np.eye(2)], [[]]) is None
+    assert metrics.au_spro([], []) is None
+    assert metrics.au_spro([np.eye(2)], [everywhere]) is None
+
+
+@pytest.mark.parametrize(
+    ("maps", "defects", "words"),
+    [
+        ([np.eye(2)], [], "must be defects for each map; got 2 maps and 1 lists"),
+        ([np.eye(2)], [[Defect(np.eye(2) > 0, 3)]], "from 1 to its 2 pixels; got 3 in picture 0"),
+        ([np.eye(2)], [[Defect(np.eye(2) > 0, 0)]], "from 1 to its 2 pixels; got 0 in picture 0"),
+        ([np.eye(2)], [[Defect(np.eye(3) > 0, 1)]], "picture 0 must both be"),
+        ([np.eye(2)], [[Defect(np.eye(2), 1)]], "mask of picture 0 must be bool"),
+        ([np.eye(2) * np.nan], [[]], "Scores must be finite"),
+    ],
+)
+def test_au_spro_refuses_what_it_cannot_count(maps, defects, words):
+    some = [Defect(np.array([[True]]), 1)]
+    with pytest.raises(DataError, match=words):
+        metrics.au_spro([*maps, np.ones((1, 1))], [*defects, some])
 
 
 @given(pictures())

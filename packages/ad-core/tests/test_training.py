@@ -2,6 +2,8 @@ import json
 import os
 import shlex
 import sys
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 
 from ad.core import evaluate, load, train
 from ad.core.cli import main
+from ad.core.data.samples import Sample
 from ad.core.errors import DataError, ModelFileError, OutputError, PictureError, SettingError
 from ad.core.evaluation import IMAGE_METRICS, PIXEL_METRICS
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
@@ -165,6 +168,23 @@ def test_held_out_pictures_are_not_learnt_from(toy_root):
     assert (len(learning), len(held_out)) == (8, 2)
     assert not {s.path for s in learning} & {s.path for s in held_out}
     assert all(s.split == "train" for s in learning + held_out)
+
+
+def test_validation_pictures_are_what_is_held_out_where_there_are_some():
+    def some(split, count, category):
+        return [Sample(Path(f"{split}{n}"), 0, split, category) for n in range(count)]
+
+    own = [*some("train", 10, "a"), *some("validation", 3, "a"), *some("test", 2, "a")]
+    learning, held_out = hold_out([*own, *some("train", 10, "b")], 0.2, seed=0)
+    assert Counter((s.category, s.split) for s in learning) == {
+        ("a", "train"): 10,
+        ("b", "train"): 8,
+    }
+    assert Counter((s.category, s.split) for s in held_out) == {
+        ("a", "validation"): 3,
+        ("b", "train"): 2,
+    }
+    assert hold_out(own, 0, seed=0) == (own[:10], [])
 
 
 def test_a_holdout_that_leaves_nothing_is_refused(mean_picture, toy_root, tmp_path):

@@ -71,6 +71,10 @@ class Interrupted(AdError):
         self.status = status
 
 
+class DownloadError(AdError, OSError):
+    """A file cannot be fetched, or is not the one that was promised."""
+
+
 class OutputError(AdError, OSError):
     """A result cannot be written where it was asked for."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from ad.core.data.pictures import read_mask
 from ad.core.data.samples import Sample, collect, locate
 from ad.core.distributed import ALONE, World
 from ad.core.errors import DataError, OutputError, listed
+from ad.core.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
 from ad.core.metrics import image_metrics, pixel_metrics
 from ad.core.predict import LoadedDetector, load
 from ad.core.progress import SILENT, Progress
@@ -28,7 +29,8 @@ IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_05")
 
 Metrics = dict[str, float | None]
-"""Each of `IMAGE_METRICS` and `PIXEL_METRICS`, in [0, 1]; None where it is not defined."""
+"""Each of `IMAGE_METRICS` and `PIXEL_METRICS`, in [0, 1]; None where it is not defined. Where data
+say how much of a defect has to be found, also `SATURATED_METRICS` of `ad.core.kinds`."""
 
 Watch = Callable[[Batch, NDArray[np.float32], NDArray[np.float32] | None], None]
 """Told of each batch with its scores ``[B]`` and maps ``[B, S, S]``, or None for maps."""
@@ -55,6 +57,8 @@ class Evaluation:
     """Of the one category, or the mean over the categories that have the metric."""
     categories: dict[str, Metrics]
     """Of each category."""
+    kinds: dict[str, dict[str, Metrics]] = field(default_factory=dict)
+    """Of each category and kind of defect: see `ad.core.kinds`; empty for most data."""
     num_images: int
     """Test pictures, all categories."""
     resolution: int
@@ -73,6 +77,7 @@ class Evaluation:
         return {
             "metrics": self.metrics,
             "categories": self.categories,
+            **({"kinds": self.kinds} if self.kinds else {}),
             "num_images": self.num_images,
             "resolution": [self.resolution, self.resolution],
             "verdicts": None if self.verdicts is None else self.verdicts._asdict(),
@@ -226,7 +231,9 @@ def measure(
             maps[row] = map_
     spent = time.perf_counter() - started - watching
     seconds = spent / len(samples) if samples else None
-    told = world.tell(_evaluation(detector, samples, scores, maps, seconds) if world.main else None)
+    told = world.tell(
+        _evaluation(detector, samples, scores, maps, seconds, progress) if world.main else None
+    )
     assert told is not None
     return told
 
@@ -237,14 +244,22 @@ def _evaluation(
     scores: NDArray[np.float32],
     maps: list[NDArray[np.float32] | None],
     seconds_per_image: float | None,
+    progress: Progress,
 ) -> Evaluation:
-    categories = {
-        name: _category(name, samples, scores, maps, detector.config.img_size)
-        for name in dict.fromkeys(sample.category for sample in samples)
-    }
+    categories: dict[str, Metrics] = {}
+    kinds: dict[str, dict[str, Metrics]] = {}
+    for name in dict.fromkeys(sample.category for sample in samples):
+        rows = [row for row, sample in enumerate(samples) if sample.category == name]
+        own, own_maps = [samples[row] for row in rows], [maps[row] for row in rows]
+        categories[name] = _category(own, scores[rows], own_maps, detector.config.img_size)
+        if any(sample.saturations for sample in own):
+            kinds[name] = kind_metrics(own, scores[rows], own_maps, progress)
+            mean = mean_of_kinds(kinds[name])
+            categories[name] |= {key: mean[key] for key in SATURATED_METRICS}
     return Evaluation(
         metrics=_mean(list(categories.values())),
         categories=categories,
+        kinds=kinds,
         num_images=len(samples),
         resolution=detector.config.img_size,
         notes=tuple(_notes(detector, samples, categories)),
@@ -255,24 +270,21 @@ def _evaluation(
 
 
 def _category(
-    name: str,
     samples: Sequence[Sample],
     scores: NDArray[np.float32],
-    maps: list[NDArray[np.float32] | None],
+    maps: Sequence[NDArray[np.float32] | None],
     size: int,
 ) -> Metrics:
-    rows = [row for row, sample in enumerate(samples) if sample.category == name]
-    labels = np.array([samples[row].label for row in rows])
+    labels = np.array([sample.label for sample in samples])
     metrics: Metrics = dict.fromkeys((*IMAGE_METRICS, *PIXEL_METRICS))
     if labels.any() and not labels.all():  # of defective ones alone AP is 1, whatever they score
-        metrics |= image_metrics(scores[rows], labels)
+        metrics |= image_metrics(scores, labels)
     known: list[NDArray[np.float32]] = []
     truths: list[NDArray[np.bool_]] = []
-    for row in rows:
-        map_ = maps[row]
+    for sample, map_ in zip(samples, maps, strict=True):
         if map_ is not None:
             known.append(map_)
-            truths.append(read_truth(samples[row], size))
+            truths.append(read_truth(sample, size))
     if any(truth.any() for truth in truths):
         metrics |= pixel_metrics(known, truths)
     return metrics
@@ -288,8 +300,10 @@ def read_truth(sample: Sample, size: int) -> NDArray[np.bool_]:
 
 def _mean(categories: list[Metrics]) -> Metrics:
     mean: Metrics = {}
-    for key in (*IMAGE_METRICS, *PIXEL_METRICS):
-        values = [value for metrics in categories if (value := metrics[key]) is not None]
+    for key in dict.fromkeys(
+        (*IMAGE_METRICS, *PIXEL_METRICS, *(key for metrics in categories for key in metrics))
+    ):
+        values = [value for metrics in categories if (value := metrics.get(key)) is not None]
         mean[key] = float(np.mean(values)) if values else None
     return mean
 
@@ -330,6 +344,10 @@ def _notes(
     if 0 < defined < len(categories):
         notes.append(
             f"The mean of image metrics is over {defined} of {len(categories)} categories."
+        )
+    if detector.detector.localises and any(sample.saturations for sample in samples):
+        notes.append(
+            "AU-sPRO is of each kind of defect with the good pictures, at the pictures' own size."
         )
     if not detector.detector.localises:
         notes.append(f"`{detector.config.model}` does not localise: image metrics only.")

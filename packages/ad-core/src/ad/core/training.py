@@ -109,7 +109,8 @@ def train(
         seed: Same seed, machine and threads: same files, but for ``log.jsonl``, which has times.
         weights: ``auto``, ``random`` or a file: see `ad.core.backbones`.
         holdout: Share of the training pictures kept back to calibrate threshold and scale; 0
-            keeps none, and then there is no verdict.
+            keeps none, and then there is no verdict. Data that bring validation pictures are
+            calibrated with these instead, whatever the share.
         false_alarms: Share of good pictures that the threshold may call defective, in (0, 1);
             how many held-out pictures it takes to promise that is in the notes.
         num_steps: Batches to learn from, in place of epochs; for models that learn by gradient.
@@ -309,11 +310,15 @@ def train(
 def hold_out(
     samples: Sequence[Sample], share: float, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
-    """Split the training samples into those to learn from and those to calibrate with.
+    """Split the good samples into those to learn from and those to calibrate with.
+
+    A category that brings validation samples is calibrated with these, and learns from all of its
+    training samples.
 
     Args:
         samples: Of any split and category; test samples are left alone.
-        share: Share to keep back, of each category; at least one picture when above 0.
+        share: Share to keep back, of each category; at least one picture when above 0. 0 holds
+            out nothing, and validation samples are not used.
         seed: Seed of the choice.
 
     Raises:
@@ -324,6 +329,11 @@ def hold_out(
     training = [sample for sample in samples if sample.split == "train"]
     for category in dict.fromkeys(sample.category for sample in training):
         own = [sample for sample in training if sample.category == category]
+        apart = [s for s in samples if s.split == "validation" and s.category == category]
+        if apart:
+            learning += own
+            held_out += apart if share else []
+            continue
         kept_back = max(1, round(len(own) * share)) if share else 0
         if kept_back >= len(own):
             msg = (

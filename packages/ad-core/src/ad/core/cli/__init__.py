@@ -19,6 +19,7 @@ from ad.core.cli import (
     bench,
     calibrate,
     check,
+    data,
     datasets,
     demo,
     evaluate,
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.command("models")(models.models)
 app.command("show")(show.show)
 app.command("datasets")(datasets.datasets)
+app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)

@@ -75,6 +75,28 @@ def metrics_table(mean: Metrics, categories: Mapping[str, Metrics]) -> None:
     out().print(table)
 
 
+def kinds_table(kinds: Mapping[str, Mapping[str, Metrics]]) -> None:
+    """Print the figures of each kind of defect, and the means that MVTec LOCO is reported by."""
+    from rich.table import Table
+
+    from ad.core.kinds import KIND_METRICS, mean_of_kinds
+
+    table = Table(header_style="bold")
+    table.add_column("category", no_wrap=True, min_width=max(map(len, ("category", *kinds))))
+    table.add_column("kind of defect", no_wrap=True)
+    for title in ("image\nAUROC", "AU-sPRO\n0.3", "AU-sPRO\n0.05"):
+        table.add_column(title, justify="right")
+    for name, own in kinds.items():
+        mean = mean_of_kinds(own)
+        for kind, metrics in {**own, "mean": mean}.items():
+            table.add_row(name, kind, *(_figure(metrics[key]) for key in KIND_METRICS))
+        table.add_section()
+    if len(kinds) != 1:
+        mean = mean_of_kinds({name: mean_of_kinds(own) for name, own in kinds.items()})
+        table.add_row("mean", "mean", *(_figure(mean[key]) for key in KIND_METRICS))
+    out().print(table)
+
+
 def notes(texts: Sequence[str]) -> None:
     """Print what a user should know, one note a line."""
     for text in texts:

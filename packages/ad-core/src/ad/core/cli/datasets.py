@@ -23,7 +23,8 @@ def datasets(
         from ad.core.data.samples import describe
 
         spec = get_dataset(name)
-        console.print(f"{spec.summary}\n{describe(spec)}")
+        # Not wrapped: a tree and an address are of use in one piece only.
+        console.print(f"{spec.summary}\n{describe(spec)}", soft_wrap=True)
         return
     from rich.table import Table
 

@@ -26,6 +26,7 @@ def evaluate(
     """
     from ad.core.cli.console import (
         ConsoleProgress,
+        kinds_table,
         metrics_table,
         notes,
         print_json,
@@ -42,6 +43,8 @@ def evaluate(
         return
     notes(result.notes)
     metrics_table(result.metrics, result.categories)
+    if result.kinds:
+        kinds_table(result.kinds)
     say(
         f"{result.num_images} test pictures; pixels compared at "
         f"{result.resolution} x {result.resolution}"

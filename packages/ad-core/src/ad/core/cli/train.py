@@ -174,11 +174,13 @@ def result_json(result: TrainResult) -> dict[str, Any]:
 
 def print_result(result: TrainResult) -> None:
     """A training's result for a person."""
-    from ad.core.cli.console import metrics_table, notes, say, say_verdicts
+    from ad.core.cli.console import kinds_table, metrics_table, notes, say, say_verdicts
 
     notes(result.notes)
     if result.evaluation.num_images:
         metrics_table(result.metrics, result.evaluation.categories)
+        if result.evaluation.kinds:
+            kinds_table(result.evaluation.kinds)
         say(
             f"{result.evaluation.num_images} test pictures; pixels compared at "
             f"{result.evaluation.resolution} x {result.evaluation.resolution}"

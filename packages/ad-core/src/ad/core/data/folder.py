@@ -17,12 +17,9 @@ from ad.core.data.samples import (
     masks_by_stem,
     pictures_below,
     pictures_in,
-    split_seeded,
+    split_good,
 )
 from ad.core.errors import DataError, listed, nearest
-
-TRAIN_FRACTION = 0.8
-"""Share of the good pictures to train on when there are defective ones to test with."""
 
 _NORMAL_NAMES = (GOOD, "normal", "ok")
 _MASK_NAMES = ("masks", "mask", "ground_truth")
@@ -77,8 +74,7 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
         home = _normal_folder(folder)
         normal = pictures_in(folder) if home is None else pictures_below(home)
         abnormal = [] if home is None else _kinds(folder, home)
-    count = max(1, int(len(normal) * TRAIN_FRACTION)) if abnormal else len(normal)
-    train, test = split_seeded(normal, count, seed)
+    train, test = split_good(normal, seed) if abnormal else (normal, [])
     return [
         *(Sample(path, 0, "train", category) for path in train),
         *(Sample(path, 0, "test", category) for path in test),

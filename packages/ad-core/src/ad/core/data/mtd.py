@@ -14,10 +14,8 @@ from ad.core.data.samples import (
     Sample,
     folders_in,
     pictures_in,
-    split_seeded,
+    split_good,
 )
-
-TRAIN_FRACTION = 0.8
 
 TREE = """\
 <data root>/
@@ -34,7 +32,7 @@ def categories(root: Path) -> list[str]:
 def samples(root: Path, category: str, seed: int) -> list[Sample]:
     """All tiles, the normal ones split with the seed."""
     good = _tiles(root / "MT_Free")
-    train, test = split_seeded(good, int(len(good) * TRAIN_FRACTION), seed)
+    train, test = split_good(good, seed)
     found = [Sample(path, 0, "train", category) for path in train]
     found += [Sample(path, 0, "test", category) for path in test]
     for folder in folders_in(root):

@@ -76,8 +76,7 @@ def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
         with _quiet_open(path) as mask, _quiet_open(picture) as image:
             turned = image.getexif().get(_ORIENTATION, 1)
             upright = _check_mask_shape(path, mask.size, picture, image.size, turned)
-            threshold = 127 if mask.format == "JPEG" else 0
-            defective = Image.fromarray((_first_channel(mask) > threshold).astype(np.uint8))
+            defective = Image.fromarray(_defective(mask).astype(np.uint8))
             turn = mask.getexif().get(_ORIENTATION, 1)
             if turn == 1 and mask.size == image.size and mask.size != upright:
                 turn = turned  # drawn on the stored pixels: turn it as its picture is turned
@@ -95,6 +94,61 @@ def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
         raise
     except _UNREADABLE as error:
         raise PictureError(_unreadable("mask", path, error)) from error
+
+
+def read_mask_values(path: Path, picture: Path) -> NDArray[Any]:
+    """Read the values of a mask's pixels, at the picture's own size.
+
+    Args:
+        path: The mask.
+        picture: The picture it belongs to.
+
+    Returns:
+        ``[H, W]``, whole numbers, 0 where there is no defect.
+
+    Raises:
+        PictureError: If the mask cannot be read or is of another size than the picture.
+    """
+    size = _size("picture", picture)
+    try:
+        with _quiet_open(path) as mask:
+            values = _first_channel(mask)
+    except PictureError:
+        raise
+    except _UNREADABLE as error:
+        raise PictureError(_unreadable("mask", path, error)) from error
+    if values.shape != size[::-1]:
+        msg = (
+            f"The mask `{path}` is {values.shape[1]} x {values.shape[0]} pixels and its picture "
+            f"`{picture}` {size[0]} x {size[1]}: they must be of one size where the data say how "
+            "many pixels of a defect have to be found."
+        )
+        raise PictureError(msg)
+    return values
+
+
+def size_of(picture: Path) -> tuple[int, int]:
+    """Width and height in pixels, from the header.
+
+    Raises:
+        PictureError: If it cannot be read.
+    """
+    return _size("picture", picture)
+
+
+def shows_defect(mask: Path) -> bool:
+    """Whether any pixel of a mask is defective, as `read_mask` takes it.
+
+    Raises:
+        PictureError: If the mask cannot be read.
+    """
+    try:
+        with _quiet_open(mask) as image:
+            return bool(_defective(image).any())
+    except PictureError:
+        raise
+    except _UNREADABLE as error:
+        raise PictureError(_unreadable("mask", mask, error)) from error
 
 
 def check_headers(path: Path, masks: Sequence[Path]) -> None:
@@ -239,6 +293,11 @@ def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return np.array(image.convert("RGB"))
+
+
+def _defective(mask: Image.Image) -> NDArray[np.bool_]:
+    threshold = 127 if mask.format == "JPEG" else 0
+    return np.asarray(_first_channel(mask) > threshold)
 
 
 def _first_channel(mask: Image.Image) -> NDArray[Any]:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,10 +21,29 @@ Item = TypeVar("Item")
 GOOD = "good"
 """Group of every normal sample."""
 
+TRAIN_FRACTION = 0.8
+"""Share of the good pictures to train on where the data bring no split."""
+
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 """File names that end like this are pictures; case does not matter."""
+
+
+class Saturation(NamedTuple):
+    """How much of a defect has to be found for all of it to count as found."""
+
+    value: int
+    """Value of the mask's pixels on defects of this kind."""
+    threshold: float
+    """Pixels, or share of the defect's pixels."""
+    relative: bool
+    """Whether it is a share."""
+
+    def area(self, pixels: int) -> int:
+        """Pixels that have to be found of a defect of so many."""
+        wanted = self.threshold * pixels if self.relative else min(self.threshold, pixels)
+        return max(1, int(wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +54,39 @@ class Sample:
     """The picture."""
     label: Literal[0, 1]
     """0 for a good part, 1 for a defective one."""
-    split: Literal["train", "test"]
-    """``train`` holds good parts only."""
+    split: Literal["train", "validation", "test"]
+    """``train`` holds good parts only, and so does ``validation``: to calibrate with."""
     category: str
     """What is shown: ``bottle``."""
     group: str = GOOD
     """Kind of defect, or ``good``."""
     masks: tuple[Path, ...] = ()
     """Masks of the defects, non-zero where defective; their union counts."""
+    saturations: tuple[Saturation, ...] = ()
+    """What each value in the masks asks for, in data sets that mark places where it is enough to
+    find a part; there, each mask is one defect."""
 
     @property
     def has_truth(self) -> bool:
         """Whether each pixel's truth is known: it is for good parts and for those with masks."""
         return self.label == 0 or bool(self.masks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """One file that holds a data set, as its authors publish it."""
+
+    url: str
+    """Where it can be had."""
+    checksum: str
+    """``sha256:`` or ``md5:`` and the digest in hexadecimal digits."""
+    size: int | None = None
+    """In bytes, to tell the user beforehand; None if it is not known."""
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self.url.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +113,8 @@ class DatasetSpec:
     """Where the data are when no root is given; None if a root must be given."""
     path_as_category: bool = False
     """Whether ``ad train NAME ./parts ...`` means all of the folder ``./parts``."""
+    archive: Archive | None = None
+    """The official file, if it can be fetched without asking and its checksum is known."""
 
 
 def collect(
@@ -166,10 +207,17 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
 
 def describe(dataset: DatasetSpec) -> str:
     """The layout a data set must have and where to get it, for a person."""
-    return (
-        f"Expected layout of `{dataset.name}`:\n{dataset.tree}\n"
-        f"Source: {dataset.source}\nLicence: {dataset.licence}"
-    )
+    return f"Expected layout of `{dataset.name}`:\n{dataset.tree}\n{describe_source(dataset)}"
+
+
+def describe_source(dataset: DatasetSpec) -> str:
+    """Where to get a data set and on which terms, for a person."""
+    lines = [f"Source: {dataset.source}", f"Licence: {dataset.licence}"]
+    if dataset.archive is not None:
+        size = dataset.archive.size
+        lines.append(f"Archive: {dataset.archive.url}{f' ({size / 1e9:.1f} GB)' if size else ''}")
+        lines.append(f"Checksum: {dataset.archive.checksum}")
+    return "\n".join(lines)
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -203,20 +251,40 @@ def folders_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
+def categories_in(root: Path, holds: Sequence[str]) -> list[str]:
+    """Categories of a data set that has a folder for each; the root itself may be the only one.
+
+    Args:
+        root: The data set's folder.
+        holds: Files and folders that each category has, relative to it.
+    """
+    if _holds(root, holds):
+        return [root.resolve().name]
+    return [folder.name for folder in folders_in(root) if _holds(folder, holds)]
+
+
+def category_folder(root: Path, category: str, holds: Sequence[str]) -> Path:
+    """The folder of one of the categories that `categories_in` found."""
+    return root if _holds(root, holds) else root / category
+
+
 def masks_by_stem(folder: Path) -> dict[str, Path]:
     """Masks of a folder by the stem of the picture they belong to, whatever their suffix.
 
     ``000_mask.png``, ``000_GT.bmp`` and ``000.png`` all belong to picture ``000``.
     """
-    masks = {}
-    for path in pictures_in(folder):
-        stem = path.stem
-        for ending in ("_mask", "_gt", "_label"):
-            if stem.lower().endswith(ending):
-                stem = stem[: -len(ending)]
-                break
-        masks[stem] = path
-    return masks
+    return {_picture_stem(path): path for path in pictures_in(folder)}
+
+
+def pictures_with_masks(folder: Path) -> list[tuple[Path, Path | None]]:
+    """Pictures of a folder that holds their masks too, each with its mask if it has one.
+
+    ``000_GT.png``, ``000_label.bmp`` and ``000_mask.png`` are masks; ``000.png`` is a picture.
+    """
+    paths = pictures_in(folder)
+    masks = {_picture_stem(path): path for path in paths if _picture_stem(path) != path.stem}
+    pictures = [path for path in paths if _picture_stem(path) == path.stem]
+    return [(path, masks.get(path.stem)) for path in pictures]
 
 
 def check_masks_fit(folder: Path, stems: Iterable[str]) -> None:
@@ -256,6 +324,11 @@ def split_seeded(items: Sequence[Item], count: int, seed: int) -> tuple[list[Ite
     return chosen, [item for index, item in enumerate(items) if index not in first]
 
 
+def split_good(pictures: Sequence[Item], seed: int) -> tuple[list[Item], list[Item]]:
+    """Split good pictures that bring no split of their own: `TRAIN_FRACTION` to train on."""
+    return split_seeded(pictures, max(1, int(len(pictures) * TRAIN_FRACTION)), seed)
+
+
 def fingerprint(samples: Iterable[Sample]) -> str:
     """Sha256 that changes when a picture of the data set comes, goes, moves or changes size.
 
@@ -267,6 +340,18 @@ def fingerprint(samples: Iterable[Sample]) -> str:
         line = f"{name}|{s.path.stat().st_size}|{s.label}|{s.split}|{s.category}\n"
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _holds(folder: Path, names: Sequence[str]) -> bool:
+    return all((folder / name).exists() for name in names)
+
+
+def _picture_stem(mask: Path) -> str:
+    """Stem of the picture that a mask belongs to."""
+    for ending in ("_mask", "_gt", "_label"):
+        if mask.stem.lower().endswith(ending):
+            return mask.stem[: -len(ending)]
+    return mask.stem
 
 
 def _what_is_there(root: Path) -> str:

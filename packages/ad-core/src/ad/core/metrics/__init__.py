@@ -15,5 +15,7 @@ from ad.core.metrics.ranking import average_precision as average_precision
 from ad.core.metrics.ranking import f1_max as f1_max
 from ad.core.metrics.ranking import precision_recall_area as precision_recall_area
 from ad.core.metrics.regions import aupro as aupro
+from ad.core.metrics.saturated import Defect as Defect
+from ad.core.metrics.saturated import au_spro as au_spro
 from ad.core.metrics.summary import image_metrics as image_metrics
 from ad.core.metrics.summary import pixel_metrics as pixel_metrics

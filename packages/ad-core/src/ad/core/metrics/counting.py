@@ -130,9 +130,9 @@ def count_ranks(
         limit: False-positive rate, in (0, 1], up to which the counts will be used. Where more
             negatives lie above, counts below 1 are merely some number beyond the limit.
     """
-    thresholds, positives_at, summed = _group_ties(positives, weights)
+    thresholds, positives_at, summed = group_ties(positives, weights)
     floor = _floor(negatives, limit) if limit < 1 and negatives.size else None
-    above, at_or_above = _count_negatives(negatives, thresholds, floor)
+    above, at_or_above = count_negatives(negatives, thresholds, floor)
     return RankCounts(
         thresholds=thresholds[::-1],
         positives_at=positives_at[::-1],
@@ -144,10 +144,15 @@ def count_ranks(
     )
 
 
-def _group_ties(
+def group_ties(
     positives: Scores, weights: NDArray[np.float64] | None
 ) -> tuple[Scores, Counts, NDArray[np.float64]]:
-    """Distinct scores, rising, with how many positives have each and what these weigh."""
+    """Distinct scores, rising, with how many positives have each and what these weigh.
+
+    Args:
+        positives: ``[P]``, finite.
+        weights: ``[P]``, float64; 1 if None.
+    """
     if weights is None:
         ranked = np.sort(positives)
     else:
@@ -170,12 +175,15 @@ def _floor(negatives: Scores, limit: float) -> np.floating[Any] | None:
     return floor if np.count_nonzero(negatives >= floor) >= limit * negatives.size else None
 
 
-def _count_negatives(
-    negatives: Scores, thresholds: Scores, floor: np.floating[Any] | None
+def count_negatives(
+    negatives: Scores, thresholds: Scores, floor: np.floating[Any] | None = None
 ) -> tuple[Counts, Counts]:
-    """Negatives above, and at or above, each threshold; thresholds rise.
+    """Count negatives above, and at or above, each threshold.
 
-    Negatives below the floor are left out: they count only for thresholds below it.
+    Args:
+        negatives: ``[N]``, finite; sorted in place, in blocks.
+        thresholds: ``[K]``, rising.
+        floor: Negatives below it are left out: they count only for thresholds below it.
     """
     # Counts of blocks add up, so blocks are sorted side by side and never merged.
     wanted = -(-negatives.size // _SCORES_PER_THREAD)

@@ -42,7 +42,7 @@ def aupro(
         DataError: If a map is not finite, a mask is not bool, or their shapes differ.
         SettingError: If the limit is out of range.
     """
-    _check_limit(limit)
+    check_limit(limit)
     return region_overlap_area(count_pixels(maps, masks, limit=limit), limit)
 
 
@@ -59,7 +59,7 @@ def region_overlap_area(counts: RankCounts, limit: float) -> float | None:
     Raises:
         SettingError: If the limit is out of range.
     """
-    _check_limit(limit)
+    check_limit(limit)
     if not counts.num_positives or not counts.num_negatives:
         return None
     left = counts.negatives_above / counts.num_negatives  # false-positive rate before a score
@@ -97,7 +97,7 @@ def count_pixels(
     if len(maps) != len(masks):
         msg = f"There must be one mask for each map; got {len(maps)} maps and {len(masks)} masks."
         raise DataError(msg)
-    pairs = [_checked(index, maps[index], masks[index]) for index in range(len(maps))]
+    pairs = [checked_pair(index, maps[index], masks[index]) for index in range(len(maps))]
     dtype = score_type(*(scores for scores, _ in pairs))
     num_pixels = sum(mask.size for _, mask in pairs)
     num_positives = sum(np.count_nonzero(mask) for _, mask in pairs)
@@ -138,13 +138,23 @@ def region_shares(mask: NDArray[np.bool_]) -> tuple[NDArray[np.float64], int]:
     return 1 / np.bincount(region_of_pixel)[region_of_pixel], int(num_regions)
 
 
-def _check_limit(limit: float) -> None:
+def check_limit(limit: float) -> None:
+    """Check a false-positive rate to integrate to.
+
+    Raises:
+        SettingError: If it is out of range.
+    """
     if not 0 < limit <= 1:
         msg = f"`limit` is a false-positive rate and must be above 0 and at most 1; got {limit}."
         raise SettingError(msg)
 
 
-def _checked(index: int, scores: NDArray[Any], mask: NDArray[np.bool_]) -> _Pair:
+def checked_pair(index: int, scores: NDArray[Any], mask: NDArray[np.bool_]) -> _Pair:
+    """Check the map and the mask of one picture.
+
+    Raises:
+        DataError: If the map is not finite, the mask is not bool, or their shapes differ.
+    """
     scores, mask = np.asarray(scores), np.asarray(mask)
     if scores.ndim != 2 or scores.shape != mask.shape:
         msg = (

@@ -1,0 +1,86 @@
+"""`ad data`: whole data sets on disk."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Fetch a data set, or verify one on disk.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+
+@app.command("download")
+def download(
+    name: Annotated[str, typer.Argument(help="A data set of `ad datasets`.")],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make for it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Agree to the licence beforehand.")] = False,
+) -> None:
+    """Fetch the official file of a data set, check it and unpack it, if its terms suit you.
+
+    A download that breaks off is gone on with by the same command.
+
+    Example: [bold]ad data download visa --output ./visa[/bold]
+    """
+    from ad.core.cli.console import ConsoleProgress, say
+    from ad.core.data.download import download as run_download
+    from ad.core.data.samples import describe_source
+    from ad.core.registry import get_dataset
+
+    dataset = get_dataset(name)
+    if dataset.archive is not None and not yes:
+        say(f"{dataset.summary}\n{describe_source(dataset)}\n\nFetch it under this licence? [y/N]")
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            say("nothing was fetched\n\nhint: `--yes` agrees beforehand")
+            raise typer.Exit(1)
+    root = run_download(dataset, output, progress=ConsoleProgress())
+    print(root)
+    say(f"\nhint: ad train {name} CATEGORY MODEL --data-root {root}")
+
+
+@app.command("verify")
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.")],
+    manifest: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The manifest; DIR/ad-manifest.json by default."),
+    ] = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the manifest, also in place of an older one.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Find what changed in a data set since its manifest was written. Status 1 if something did.
+
+    Example: [bold]ad data verify ./mvtec_ad --write[/bold], and later the same without --write
+    """
+    from ad.core.cli.console import ConsoleProgress, print_json, say
+    from ad.core.data.manifest import NAME, compare, write_manifest
+
+    file = folder / NAME if manifest is None else manifest
+    if write:
+        count = write_manifest(folder, file, progress=ConsoleProgress())
+        say(f"wrote the manifest of {count} files to {file}; nothing was compared")
+        if json:
+            print_json({"manifest": str(file), "written": True, "files": count})
+        return
+    found = compare(folder, file, progress=ConsoleProgress())
+    kinds = {"missing": found.missing, "new": found.new, "changed": found.changed}
+    if json:
+        lists = {kind: list(names) for kind, names in kinds.items()}
+        print_json({"manifest": str(file), "written": False, "files": found.num_files, **lists})
+    else:
+        for kind, names in kinds.items():
+            for name in names:
+                print(f"{kind:8}{name}")
+    if found.same:
+        say(f"{found.num_files} files are as in {file}")
+        return
+    counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
+    say(f"not as in {file}: {counts}\n\nhint: if that is meant, `--write` writes the manifest anew")
+    raise typer.Exit(1)
