@@ -8,6 +8,14 @@ from ad.core import ModelRegistry
 from ad.core.registry import MODELS
 from ad.core.testing import check_model
 
+SMALL = {
+    "ganomaly": {
+        "options": {"input_size": (64, 64), "n_features": 8, "latent_vec_size": 16, "lr": 2e-4},
+        "num_epochs": 60,
+    },
+}
+"""What makes a model small enough for a test, and lets it learn enough for one."""
+
 
 def names():
     """One name of each model: another with the same trainer and numbers is the same model."""
@@ -18,4 +26,4 @@ def names():
 
 @pytest.mark.parametrize("name", names())
 def test_a_model_keeps_what_every_detector_promises(name):
-    check_model(name)
+    check_model(name, **SMALL.get(name, {}))

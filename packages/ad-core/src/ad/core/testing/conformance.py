@@ -30,13 +30,20 @@ EPOCHS = 20
 """For models that learn by gradient: enough to see a blatant defect, not enough to be good."""
 
 
-def check_model(name: str, *, img_size: int = 64, options: Mapping[str, Any] | None = None) -> None:
+def check_model(
+    name: str,
+    *,
+    img_size: int = 64,
+    options: Mapping[str, Any] | None = None,
+    num_epochs: int = EPOCHS,
+) -> None:
     """Train a model on tiny pictures, offline, and check what every detector promises.
 
     Args:
         name: Registry name.
         img_size: Side of the pictures, in pixels.
         options: Options other than the catalogue's, to make it small.
+        num_epochs: How long a model that learns by gradient learns to see a blatant defect.
 
     Raises:
         AssertionError: Naming the promise that was broken.
@@ -73,7 +80,7 @@ def check_model(name: str, *, img_size: int = 64, options: Mapping[str, Any] | N
     _check_unfitted(build().detector, images)
     generator_state = torch.random.get_rng_state()
     by_gradient = issubclass(trainer_class, GradientTrainer)
-    detector = trained(EPOCHS if by_gradient else 1)
+    detector = trained(num_epochs if by_gradient else 1)
     whole = _predict(detector, images)
     _check_prediction(detector, whole, images)
     assert torch.equal(generator_state, torch.random.get_rng_state()), (
