@@ -64,6 +64,27 @@ def test_train_tells_a_person(run_ad, mean_picture, toy_root, tmp_path):
     assert f"hint: ad predict {tmp_path / 'r'}" in err
 
 
+def test_synth_writes_a_sheet_and_says_where(run_ad, toy_root, tmp_path):
+    arguments = ("synth", "mvtec", "toy", "--data-root", toy_root, "--img-size", 32, "--count", 3)
+    status, out, err = run_ad(*arguments, "--output", tmp_path / "a")
+    assert (status, out) == (0, "")
+    assert "note: No textures" in err
+    assert f"written to {tmp_path / 'a/synth.png'}" in err
+    status, out, err = run_ad(
+        *arguments, "--output", tmp_path / "b", "--recipe", "cut-paste", "--json"
+    )
+    assert status == 0
+    result = json.loads(out)
+    assert result["notes"] == []
+    assert Path(result["sheet"]).is_file()
+    assert [set(example) for example in result["examples"]] == [{"path", "broken_share"}] * 3
+    assert all(0 < example["broken_share"] < 0.3 for example in result["examples"])
+    assert run_ad(*arguments)[0] == 2  # no output folder
+    status, _, err = run_ad(*arguments, "--output", tmp_path / "c", "--textures", tmp_path / "no")
+    assert status == 1
+    assert err.startswith("error: `textures` must be a folder of pictures")
+
+
 def test_evaluate_repeats_the_figures(run_ad, trained):
     run, result, _ = trained
     status, out, _ = run_ad("evaluate", run, "--json")
@@ -158,7 +179,14 @@ def test_datasets_are_listed_and_described(run_ad):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["models"], ["models", "--json"], ["train", "--help"], ["datasets"]]
+    "arguments", [
+        ["--help"],
+        ["models"],
+        ["models", "--json"],
+        ["train", "--help"],
+        ["synth", "--help"],
+        ["datasets"],
+    ]
 )
 def test_light_commands_load_no_heavy_library(arguments):
     heavy = "torch timm scipy faiss torchvision sklearn"

@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 import typer
 
-from ad.core.cli import datasets, demo, evaluate, models, predict, show, train
+from ad.core.cli import datasets, demo, evaluate, models, predict, show, synth, train
 from ad.core.errors import AdError, Interrupted, PluginError
 from ad.core.registry import COMMANDS
 
@@ -34,6 +34,7 @@ app.command("datasets")(datasets.datasets)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("synth")(synth.synth)
 app.command("demo")(demo.demo)
 
 

@@ -1,0 +1,68 @@
+"""`ad synth`: synthetic defects on a sheet, to be looked at before a model learns from them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Recipe(StrEnum):
+    """Choices of ``--recipe``."""
+
+    draem = "draem"
+    cut_paste = "cut-paste"
+
+
+def synth(
+    dataset: Annotated[str, typer.Argument(help="Layout of the data: see `ad datasets`.")],
+    category: Annotated[
+        str, typer.Argument(help="A category, a comma list, or `all`; for `folder`, also a path.")
+    ],
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make for the sheet.")],
+    data_root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder of the data set.")
+    ] = None,
+    count: Annotated[int, typer.Option(metavar="N", min=1, help="Examples to show.")] = 8,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random choice.")] = 0,
+    textures: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR", help="Pictures to fill defects with; made by code if left out."
+        ),
+    ] = "",
+    recipe: Annotated[
+        Recipe, typer.Option(help="Blotches of texture, or parts of the picture put elsewhere.")
+    ] = Recipe.draem,
+    img_size: Annotated[
+        int, typer.Option(metavar="N", help="Side of the square pictures, in pixels.")
+    ] = 256,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show the synthetic defects that some models learn from: normal picture, mask, broken one.
+
+    Example: [bold]ad synth folder ./parts --output defects[/bold]
+    """
+    from ad.core.cli.console import ConsoleProgress, notes, print_json, say
+    from ad.core.synth.preview import preview
+
+    result = preview(
+        dataset,
+        category,
+        output=output,
+        data_root=data_root,
+        count=count,
+        seed=seed,
+        textures=textures,
+        recipe=recipe.value,
+        img_size=img_size,
+        progress=ConsoleProgress(),
+    )
+    if json:
+        print_json(result.to_json())
+        return
+    notes(result.notes)
+    say(f"{len(result.paths)} good pictures broken; a model leaves half of them as they are")
+    say(f"written to {result.sheet}")
