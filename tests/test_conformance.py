@@ -9,6 +9,7 @@ from ad.core.registry import MODELS
 from ad.core.testing import check_model
 
 SMALL = {
+    "draem": {"options": {"width": 16, "lr": 1e-3}, "num_epochs": 40},
     "ganomaly": {
         "options": {"input_size": (64, 64), "n_features": 8, "latent_vec_size": 16, "lr": 2e-4},
         "num_epochs": 60,

@@ -116,7 +116,8 @@ def test_each_optimiser_has_its_own_parameters_and_the_gradients_of_its_own_loss
         + (copies.again - copies.code).square().mean()
     )
     own = torch.autograd.grad(generator_loss, list(plain.detector.parameters()))
-    true, false = plain.discriminator(copies.images)[1], plain.discriminator(copies.rebuilt.detach())[1]
+    true = plain.discriminator(copies.images)[1]
+    false = plain.discriminator(copies.rebuilt.detach())[1]
     (0.5 * (F.softplus(-true).mean() + F.softplus(false).mean())).backward()
     for parameter, gradient in zip(plain.detector.parameters(), own, strict=True):
         parameter.grad = gradient

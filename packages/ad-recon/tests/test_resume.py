@@ -9,11 +9,13 @@ from ad.core.loop import fit
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import Setup
 from ad.recon.autoencoder import AutoencoderTrainer
+from ad.recon.draem import DraemTrainer
 from ad.recon.ganomaly import GanomalyTrainer
 
 SIZE = 64
 MODELS = {
     "autoencoder": (AutoencoderTrainer, {"latent_dim": 8}),
+    "draem": (DraemTrainer, {"width": 4}),
     "ganomaly": (
         GanomalyTrainer,
         {"input_size": (SIZE, SIZE), "n_features": 4, "latent_vec_size": 8},
