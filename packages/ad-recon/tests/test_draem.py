@@ -89,7 +89,7 @@ def test_the_predictive_block_is_the_definition_cell_by_cell():
     cells = torch.randn(2, 8, 5, 6, dtype=torch.float64)
     with torch.no_grad():
         predicted = torch.zeros(2, 8, 5, 6, dtype=torch.float64)
-        for (y, x) in np.ndindex(5, 6):
+        for y, x in np.ndindex(5, 6):
             for corner, (dy, dx) in zip(
                 block.corners, ((-2, -2), (2, -2), (-2, 2), (2, 2)), strict=True
             ):

@@ -195,13 +195,9 @@ class AutoencoderTrainer(GradientTrainer):
     def optimizers(self, total_steps: int) -> Sequence[Optimization]:
         """Adam, its rate halved after each tenth of the steps; see `GradientTrainer.optimizers`."""
         self.steps = total_steps
-        adam = torch.optim.Adam(
-            self.detector.parameters(), self.lr, weight_decay=self.weight_decay
-        )
+        adam = torch.optim.Adam(self.detector.parameters(), self.lr, weight_decay=self.weight_decay)
         return [
-            Optimization(
-                optimizer=adam, schedule=lambda step: 0.5 ** (10 * step // total_steps)
-            )
+            Optimization(optimizer=adam, schedule=lambda step: 0.5 ** (10 * step // total_steps))
         ]
 
     def monitor(self, images: Tensor) -> Tensor:

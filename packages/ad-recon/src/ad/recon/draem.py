@@ -122,9 +122,7 @@ class MendingNetwork(nn.Module):
         self.encoder = nn.Sequential()
         for inputs, outputs in ((3, w), (w, 2 * w), (2 * w, 4 * w), (4 * w, 8 * w)):
             self.encoder.extend([*_twice(inputs, outputs), nn.MaxPool2d(2)])
-        self.last = (
-            PredictiveBlock(8 * w) if sspcab else nn.Sequential(*_twice(8 * w, 8 * w))
-        )
+        self.last = PredictiveBlock(8 * w) if sspcab else nn.Sequential(*_twice(8 * w, 8 * w))
         self.decoder = nn.Sequential()
         for inputs, outputs in ((8 * w, 4 * w), (4 * w, 2 * w), (2 * w, w), (w, w)):
             self.decoder.extend(
