@@ -42,7 +42,7 @@ def ours(train: Tensor, test: Tensor, options: argparse.Namespace) -> dict[str, 
     def fit() -> None:
         trainer.begin(len(train))
         for part in _batches(train):
-            trainer.observe(part)
+            trainer.observe(trainer.extract(part))
         trainer.conclude()
 
     return _measured(fit, lambda images: trainer.detector(images).score, test)

@@ -80,7 +80,15 @@ def speed() -> str:
     for row in load("training")["rows"]:
         what = f"`{row['model']}`, a step of {row['batch_size']}"
         how = f"{row['precision']}, features {'kept' if row['feature_cache'] else 'anew'}"
+        how += ", compiled" if row.get("compiled") else ""
         rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
+    if (RESULTS / "synth.json").exists():
+        for row in load("synth")["rows"]:
+            what = f"synthetic defects: {row['case']}"
+            before, ours = row["baseline_seconds"] * 1000, row["seconds"] * 1000
+            rows.append((what, "picture by picture", f"{before:.1f} ms a picture", "1.0x"))
+            how = f"ours, {row['batch_size']} at once on {row['device']}"
+            rows.append((what, how, f"{ours:.1f} ms a picture", f"{row['ratio']:.1f}x"))
     for row in load("startup")["rows"]:
         time = f"{row['cpu_seconds']:.2f} s of CPU"
         rows.append(("start", f"`{row['case']}`", time, f"{1 / row['ratio']:.1f}x"))

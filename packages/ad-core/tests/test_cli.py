@@ -179,14 +179,15 @@ def test_datasets_are_listed_and_described(run_ad):
 
 
 @pytest.mark.parametrize(
-    "arguments", [
+    "arguments",
+    [
         ["--help"],
         ["models"],
         ["models", "--json"],
         ["train", "--help"],
         ["synth", "--help"],
         ["datasets"],
-    ]
+    ],
 )
 def test_light_commands_load_no_heavy_library(arguments):
     heavy = "torch timm scipy faiss torchvision sklearn"

@@ -14,12 +14,14 @@ import torch
 from torch import nn
 
 from ad.core import ModelRegistry, train
+from ad.core.callbacks import Callback
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet
 from ad.core.data.learning import LearningData
-from ad.core.errors import DataError, Interrupted, LearningError, SettingError
+from ad.core.errors import DataError, Interrupted, LearningError, PluginError, SettingError
 from ad.core.loop import fit
 from ad.core.testing.linear_student import LinearStudentTrainer
+from ad.core.testing.mean_picture import MeanPictureTrainer
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 
@@ -57,7 +59,7 @@ class Recording(LinearStudentTrainer):
         return super().losses(batch)
 
 
-class StopsAfter:
+class StopsAfter(Callback):
     def __init__(self, epochs):
         self.epochs = epochs
         self.states = []
@@ -98,10 +100,109 @@ def test_the_loss_falls_and_callbacks_hear_of_it():
     assert [(s.epoch, s.step, s.total_steps) for s in callback.states][-1] == (7, 24, 24)
 
 
+def test_what_is_no_callback_is_refused():
+    with pytest.raises(PluginError, match="A callback must be an `ad.core.Callback`; got `dict`"):
+        fit(LinearStudentTrainer(setup()), pictures(), callbacks=[{}])
+
+
 def test_a_callback_can_end_learning():
     trainer = Recording(setup())
     fit(trainer, pictures(), callbacks=[StopsAfter(2)])
     assert trainer.seen[-1][0] == 1
+
+
+def test_callbacks_hear_everything_in_order():
+    heard = []
+
+    class Listening(Callback):
+        def on_fit_start(self, state):
+            heard.append(("fit starts", state.epoch, state.step, state.total_steps))
+
+        def on_epoch_start(self, state):
+            heard.append(("epoch starts", state.epoch, state.step, state.total_steps))
+
+        def on_batch_end(self, state):
+            assert state.losses.keys() == {"gap"}
+            heard.append(("batch", state.epoch, state.step, state.total_steps))
+
+        def on_epoch_end(self, state):
+            heard.append(("epoch ends", state.epoch, state.step, state.total_steps))
+
+        def on_fit_end(self, state):
+            heard.append(("fit ends", state.epoch, state.step, state.total_steps))
+
+    fit(LinearStudentTrainer(setup(num_epochs=2)), pictures(5), callbacks=[Listening()])
+    assert heard == [
+        ("fit starts", 0, 0, 4),
+        ("epoch starts", 0, 0, 4), ("batch", 0, 1, 4), ("batch", 0, 2, 4), ("epoch ends", 0, 2, 4),
+        ("epoch starts", 1, 2, 4), ("batch", 1, 3, 4), ("batch", 1, 4, 4), ("epoch ends", 1, 4, 4),
+        ("fit ends", 2, 4, 4),
+    ]  # fmt: skip
+    heard.clear()
+    fit(MeanPictureTrainer(setup()), pictures(5), callbacks=[Listening()])
+    assert heard == [("fit starts", 0, 0, 2), ("fit ends", 0, 2, 2)]
+
+
+class Counting(Callback):
+    """Counts epochs over all parts of a run."""
+
+    def __init__(self):
+        self.epochs, self.errors = 0, []
+
+    def on_epoch_end(self, state):
+        self.epochs += 1
+
+    def on_exception(self, error):
+        self.errors.append(type(error))
+
+    def state_dict(self):
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state):
+        self.epochs = state["epochs"]
+
+
+def test_a_checkpoint_keeps_the_callbacks_state(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoint")
+    first, second = Counting(), Counting()
+    with pytest.raises(Interrupted):
+        fit(
+            LinearStudentTrainer(setup()), pictures(), checkpoints=checkpoints,
+            callbacks=[first, Interrupting(2)],
+        )  # fmt: skip
+    assert first.errors == [Interrupted]
+    fit(LinearStudentTrainer(setup()), pictures(), checkpoints=checkpoints, callbacks=[second])
+    assert (first.epochs, second.epochs) == (2, 3)
+    others = [StopsAfter(9), Counting(), Counting()]  # places and numbers differ
+    fit(LinearStudentTrainer(setup()), pictures(), checkpoints=checkpoints, callbacks=others)
+    assert [one.epochs for one in others[1:]] == [3, 1]
+
+
+def test_a_callback_that_fails_ends_learning_unless_it_is_not_vital():
+    class Failing(Counting):
+        def on_epoch_end(self, state):
+            super().on_epoch_end(state)
+            msg = "the disk is full"
+            raise OSError(msg)
+
+    class Harmless(Failing):
+        vital = False
+
+    with pytest.raises(OSError, match="the disk is full"):
+        fit(LinearStudentTrainer(setup()), pictures(), callbacks=[Failing()])
+    callback = Harmless()
+    words = r"`Harmless` failed and is told no more; the run goes on\. OSError: the disk is full"
+    with pytest.warns(UserWarning, match=words) as warned:
+        fit(LinearStudentTrainer(setup()), pictures(), callbacks=[callback])
+    assert len(warned) == callback.epochs == 1
+
+
+def test_compiling_changes_nothing_but_rounding():
+    plain, compiled = LinearStudentTrainer(setup()), LinearStudentTrainer(setup())
+    fit(plain, pictures())
+    fit(compiled, pictures(), compiled=True)
+    for name, tensor in learnt(compiled).items():
+        torch.testing.assert_close(tensor, learnt(plain)[name], rtol=1e-4, atol=1e-5)
 
 
 def test_keeping_features_changes_nothing():
@@ -240,7 +341,7 @@ def test_schedules_and_clipping_are_kept():
     assert 0 < moved < 1e-5
 
 
-class Interrupting:
+class Interrupting(Callback):
     """Sends a signal to this process after an epoch."""
 
     def __init__(self, epochs, number=signal.SIGTERM):
@@ -420,6 +521,13 @@ def test_resuming_with_other_settings_or_data_is_refused(student, toy_root, tmp_
         train("mvtec", "toy", student, data_root=toy_root, resume=run, seed=1)
     with pytest.raises(SettingError, match="stays where it is"):
         train("mvtec", "toy", student, data_root=toy_root, resume=run, output_dir=tmp_path / "x")
+    record = (run / "run.json").read_text()
+    other = record.replace('"inputs": {}', '"inputs": {"teacher": "0123456789"}')
+    (run / "run.json").write_text(other)
+    words = "beyond its pictures has changed .* then teacher 01234567, now nothing. Restore it"
+    with pytest.raises(DataError, match=words):
+        train("mvtec", "toy", student, data_root=toy_root, resume=run)
+    (run / "run.json").write_text(record)
     (toy_root / "toy/test/good/000.png").unlink()
     with pytest.raises(DataError, match="have changed since it was started"):
         train("mvtec", "toy", student, data_root=toy_root, resume=run)

@@ -1,13 +1,17 @@
 """EfficientAD: its losses, its scale, and that everything random belongs to a picture."""
 
+import hashlib
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from ad.core.callbacks import Callback
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import LearningBatch, LearningData
@@ -273,7 +277,7 @@ def test_the_teacher_never_changes_and_the_rest_does(trained):
 
 
 def test_the_loss_falls_and_the_cache_changes_nothing():
-    class Losses:
+    class Losses(Callback):
         def on_epoch_end(self, state):
             seen.append(state.losses)
 
@@ -292,7 +296,7 @@ def test_a_killed_run_that_is_resumed_ends_bit_equal(tmp_path, penalty):
     class PowerCut(Exception):
         pass
 
-    class CutsAfterEpoch:
+    class CutsAfterEpoch(Callback):
         def on_epoch_end(self, state):
             if state.epoch == 1:
                 raise PowerCut
@@ -332,6 +336,21 @@ def test_notes_say_what_was_gone_without(penalty):
     with torch.no_grad():
         assert trainer.detector(images(1)).score.isfinite()
     assert not any("penalty" in note for note in build(penalty=penalty).notes)
+
+
+def test_what_else_is_learnt_from_is_known_by_its_content(tmp_path, penalty):
+    assert build().inputs == {}
+    file = tmp_path / "teacher.safetensors"
+    state = build().detector.teacher.net.layers.state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, file)
+    inputs = build(penalty=penalty, teacher=str(file)).inputs
+    assert inputs["teacher"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    (tmp_path / "one").mkdir()
+    one = next(path for path in Path(penalty).rglob("*") if path.is_file())
+    shutil.copy(one, tmp_path / "one")
+    fewer = build(penalty=str(tmp_path / "one"), teacher=str(file)).inputs
+    assert fewer["teacher"] == inputs["teacher"]
+    assert fewer["penalty"] != inputs["penalty"]
 
 
 def test_what_cannot_work_is_refused(tmp_path, trained):

@@ -14,12 +14,14 @@ from typer.testing import CliRunner
 
 from ad.core.backbones import FeatureExtractor
 from ad.core.checkpoints import Checkpoints
+from ad.core.data.batches import PictureSet
 from ad.core.errors import DataError, Interrupted, OutputError, SettingError
+from ad.core.loop import fit
 from ad.core.trainer import Setup
 from ad.distill import teacher as module
 from ad.distill.pdn import CHANNELS, load_teacher
 from ad.distill.targets import TargetFeatures, pooling
-from ad.distill.teacher import TeacherTrainer, distill_teacher, grey
+from ad.distill.teacher import TeacherTrainer, distill_teacher, grey, random_square
 
 BACKBONE = "test_resnet"  # timm's smallest: layers as of a ResNet-18, built in milliseconds
 SIZE = 64
@@ -78,6 +80,28 @@ def test_grey_keeps_three_channels():
     assert changed.shape == image.shape
     assert torch.equal(changed[0], changed[2])
     torch.testing.assert_close(grey(changed), changed)
+
+
+def test_squares_are_parts_of_the_picture_anywhere_in_it():
+    picture = torch.arange(3 * 9 * 7).view(3, 9, 7)
+    corners = set()
+    for seed in range(200):
+        square = random_square(picture, 5, torch.Generator().manual_seed(seed))
+        top, left = divmod(int(square[0, 0, 0]), 7)
+        assert torch.equal(square, picture[:, top : top + 5, left : left + 5])
+        corners.add((top, left))
+    assert corners == {(top, left) for top in range(5) for left in range(3)}
+
+
+def test_a_step_may_learn_from_squares(photos):
+    seen = []
+    trainer = TeacherTrainer(
+        setup(img_size=96, num_steps=2), backbone=BACKBONE, model_size="small", crop=64
+    )
+    gap = trainer.detector.gap
+    trainer.detector.gap = lambda images: seen.append(images.shape) or gap(images)
+    fit(trainer, PictureSet(sorted(photos.iterdir()), 96))
+    assert seen == [(2, 3, 64, 64)] * 2
 
 
 def test_the_error_falls_and_the_files_say_how(tmp_path, photos):
@@ -165,6 +189,9 @@ def test_what_cannot_work_is_refused(tmp_path, photos):
         TeacherTrainer(setup(img_size=72), backbone=BACKBONE, model_size="small")
     with pytest.raises(SettingError, match="must have stride 8.* `layer3` .* has 16"):
         TeacherTrainer(setup(), backbone=BACKBONE, model_size="small", layers=("layer3",))
+    for crop in (96, 32, 72):
+        with pytest.raises(SettingError, match=f"`crop` must be a multiple of 32.*; got {crop}"):
+            TeacherTrainer(setup(), backbone=BACKBONE, model_size="small", crop=crop)
 
 
 def test_the_command_hands_over_what_was_typed(tmp_path, photos, monkeypatch):
@@ -184,19 +211,19 @@ def test_the_command_hands_over_what_was_typed(tmp_path, photos, monkeypatch):
     app = typer.Typer()
     app.command()(command)
     typed = (
-        f"--images {photos} --backbone resnet18 --size medium --steps 7 --seed 3 --resume --json"
+        f"--images {photos} --backbone resnet18 --size medium --steps 7 --crop 256 --seed 3 "
+        "--resume --json"
     )
     result = CliRunner().invoke(app, typed.split())
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["final_loss"] == 0.5
-    chosen = {
-        name: given[name] for name in ("images", "backbone", "size", "steps", "seed", "resume")
-    }
-    assert chosen == {
+    names = ("images", "backbone", "size", "steps", "crop", "seed", "resume")
+    assert {name: given[name] for name in names} == {
         "images": photos,
         "backbone": "resnet18",
         "size": "medium",
         "steps": 7,
+        "crop": 256,
         "seed": 3,
         "resume": True,
     }

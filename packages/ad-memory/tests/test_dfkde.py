@@ -33,7 +33,7 @@ def taught(trainer, images, *, batch=4):
     with torch.inference_mode():
         trainer.begin(len(images))
         for part in images.split(batch):
-            trainer.observe(part)
+            trainer.observe(trainer.extract(part))
         trainer.conclude()
     return trainer.detector
 
@@ -173,7 +173,7 @@ def test_one_picture_is_too_few():
     with pytest.raises(DataError, match="DFKDE needs at least 2 normal pictures; got 1. Add"):
         trainer.begin(1)
     trainer.begin(5)
-    trainer.observe(pictures(1))
+    trainer.observe(trainer.extract(pictures(1)))
     with pytest.raises(DataError, match="DFKDE needs at least 2 normal pictures; got 1. Add"):
         trainer.conclude()
 

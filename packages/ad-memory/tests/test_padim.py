@@ -45,7 +45,7 @@ def trained(images, *, batch=4, reduction="random", n_features=12, setting=None,
     with torch.inference_mode():
         trainer.begin(len(images))
         for part in images.split(batch):
-            trainer.observe(part)
+            trainer.observe(trainer.extract(part))
         trainer.conclude()
     return trainer.detector
 
@@ -139,7 +139,7 @@ def test_maps_wait_in_their_own_precision_and_come_back_unchanged():
     trainer.begin(5)
     given = [trainer.detector.extractor(part) for part in pictures(5).split(3)]
     for part in pictures(5).split(3):
-        trainer.observe(part)
+        trainer.observe(trainer.extract(part))
     back = list(trainer._pca.replay())
     trainer.conclude()
     assert [m.dtype for m in back[0]] == [torch.bfloat16] * 3
@@ -172,7 +172,7 @@ def test_the_seed_decides_what_is_random(reduction):
         trainer = PadimTrainer(setup(), backbone=BACKBONE, reduction=reduction, n_features=12)
         trainer.setup = setup(seed=seed)  # the backbone stays the same
         trainer.begin(6)
-        trainer.observe(images)
+        trainer.observe(trainer.extract(images))
         trainer.conclude()
         detectors.append(trainer.detector)
     first, same, other = (detector(asked).map for detector in detectors)
@@ -214,7 +214,7 @@ def test_what_is_held_while_learning_does_not_grow_with_the_pictures(reduction):
         trainer = PadimTrainer(setup(), backbone=BACKBONE, reduction=reduction, n_features=12)
         trainer.begin(count)
         for part in pictures(count).split(4):
-            trainer.observe(part)
+            trainer.observe(trainer.extract(part))
         held.append(held_bytes(trainer._pca if reduction == "pca" else trainer._fit))
         trainer.conclude()
     assert held[0] == held[1] > 0
@@ -225,7 +225,7 @@ def test_a_trainer_can_learn_again_and_forgets():
     trainer = PadimTrainer(setup(), backbone=BACKBONE, n_features=12)
     for taught in (pictures(20, seed=4), images):
         trainer.begin(20)
-        trainer.observe(taught)
+        trainer.observe(trainer.extract(taught))
         trainer.conclude()
     assert torch.equal(trainer.detector(asked).map, trained(images, batch=20)(asked).map)
 
@@ -282,7 +282,7 @@ def test_too_small_a_disk_is_noticed_before_anything_is_written(monkeypatch):
         r"for the features of 1000000 pictures needs .* GiB, and 0\.5 GiB are free\. Make room"
     )
     with pytest.raises(OutputError, match=message):
-        trainer.observe(pictures(2))
+        trainer.observe(trainer.extract(pictures(2)))
 
 
 def test_a_disk_that_runs_full_is_said_in_words(monkeypatch):
@@ -298,4 +298,4 @@ def test_a_disk_that_runs_full_is_said_in_words(monkeypatch):
     trainer.begin(4)
     message = r"cannot be written \(No space left on device\)\. .*`reduction=random`"
     with pytest.raises(OutputError, match=message):
-        trainer.observe(pictures(2))
+        trainer.observe(trainer.extract(pictures(2)))

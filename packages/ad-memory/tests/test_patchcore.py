@@ -32,7 +32,7 @@ def fitted(images: Tensor, **options: Any) -> PatchcoreDetector:  # noqa: ANN401
     one_pass = trainer(**options)
     one_pass.begin(len(images))
     for batch in images.split(4):
-        one_pass.observe(batch)
+        one_pass.observe(one_pass.extract(batch))
     one_pass.conclude()
     return one_pass.detector
 
@@ -261,7 +261,7 @@ def test_learning_again_forgets() -> None:
     banks = []
     for seed in (1, 2, 1):
         one_pass.begin(4)
-        one_pass.observe(noise(4, 3, SIZE, SIZE, seed=seed))
+        one_pass.observe(one_pass.extract(noise(4, 3, SIZE, SIZE, seed=seed)))
         one_pass.conclude()
         banks.append(one_pass.detector.memory.bank)
 

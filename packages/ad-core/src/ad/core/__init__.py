@@ -17,6 +17,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ad.core.callbacks import Callback as Callback
+    from ad.core.callbacks import LoopState as LoopState
     from ad.core.data.samples import DatasetSpec as DatasetSpec
     from ad.core.data.samples import Sample as Sample
     from ad.core.detector import Detector as Detector
@@ -39,11 +41,13 @@ if TYPE_CHECKING:
 # No module here has the name of a public function: importing it would put the module in its place.
 _HOMES = {
     "AdError": "errors",
+    "Callback": "callbacks",
     "DatasetSpec": "data.samples",
     "Detector": "detector",
     "Finding": "predict",
     "GradientTrainer": "trainer",
     "LoadedDetector": "predict",
+    "LoopState": "callbacks",
     "ModelRegistry": "registry",
     "ModelSpec": "registry",
     "OnePassTrainer": "trainer",

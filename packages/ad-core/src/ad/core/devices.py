@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Literal
 
@@ -14,14 +15,16 @@ from ad.core.trainer import Precision
 def resolve_device(device: str) -> torch.device:
     """Turn ``auto`` into CUDA where there is one and the CPU elsewhere; check the others.
 
+    Of processes that torchrun started, each has the GPU of its own number.
+
     Raises:
         SettingError: If the device does not exist here.
     """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cpu":
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    index = device.removeprefix("cuda").removeprefix(":") or "0"
+    if device in ("auto", "cuda"):
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    index = device.removeprefix("cuda:")
     if not device.startswith("cuda") or not index.isdigit():
         msg = f"`device` must be `auto`, `cpu`, `cuda` or `cuda:N`; got `{device}`."
         raise SettingError(msg)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ad.core.data.batches import PictureSet
 from ad.core.data.pictures import read_mask
 from ad.core.data.samples import Sample, collect, locate
+from ad.core.distributed import ALONE, World
 from ad.core.errors import DataError, listed
 from ad.core.metrics import image_metrics, pixel_metrics
 from ad.core.predict import LoadedDetector, load
@@ -135,6 +136,7 @@ def measure(
     *,
     batch_size: int = 8,
     progress: Progress = SILENT,
+    world: World = ALONE,
 ) -> Evaluation:
     """Score samples and compare with what is known about them.
 
@@ -146,16 +148,18 @@ def measure(
         samples: Test samples; may be empty, which leaves every metric undefined.
         batch_size: Pictures scored at once.
         progress: Where to show how far it is.
+        world: The processes that share the pictures, each of which calls this.
 
     Raises:
         PictureError: If a picture or mask cannot be read.
     """
     pictures = PictureSet([sample.path for sample in samples], detector.config.img_size)
+    own = range(world.rank, len(samples), world.size)
     scores = np.zeros(len(samples), dtype=np.float32)
     maps: list[NDArray[np.float32] | None] = [None] * len(samples)
     started = time.perf_counter()
-    with progress.step("testing", total=len(samples), unit="pictures") as advance:
-        for batch in pictures.batches(batch_size):
+    with progress.step("testing", total=len(own), unit="pictures") as advance:
+        for batch in pictures.batches(batch_size, order=own):
             batch_scores, batch_maps = detector.score(batch.pictures)
             scores[batch.indices] = batch_scores
             for row, index in enumerate(batch.indices):
@@ -163,8 +167,23 @@ def measure(
                 if batch_maps is not None and samples[index].has_truth:
                     maps[index] = batch_maps[row]
             advance(len(batch.indices))
+    for rows, found, drawn in world.gather((own, scores[own], [maps[row] for row in own])):
+        scores[rows] = found
+        for row, map_ in zip(rows, drawn, strict=True):
+            maps[row] = map_
     seconds = (time.perf_counter() - started) / len(samples) if samples else None
+    told = world.tell(_evaluation(detector, samples, scores, maps, seconds) if world.main else None)
+    assert told is not None
+    return told
 
+
+def _evaluation(
+    detector: LoadedDetector,
+    samples: Sequence[Sample],
+    scores: NDArray[np.float32],
+    maps: list[NDArray[np.float32] | None],
+    seconds_per_image: float | None,
+) -> Evaluation:
     categories = {
         name: _category(name, samples, scores, maps, detector.config.img_size)
         for name in dict.fromkeys(sample.category for sample in samples)
@@ -177,7 +196,7 @@ def measure(
         notes=tuple(_notes(detector, samples, categories)),
         verdicts=_verdicts(detector, samples, scores),
         scores=tuple(float(score) for score in scores),
-        seconds_per_image=seconds,
+        seconds_per_image=seconds_per_image,
     )
 
 

@@ -13,43 +13,24 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import islice
 from types import FrameType
-from typing import Any, Literal, Protocol, final
+from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ad.core.callbacks import Callback, Callbacks, LoopState
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import LearningBatch, LearningData, stream
+from ad.core.distributed import ALONE, World
 from ad.core.errors import Interrupted, LearningError, PluginError, SettingError
 from ad.core.files import load_tensors
+from ad.core.progress import Advance
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Optimization, Trainer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopState:
-    """How far learning is."""
-
-    epoch: int
-    """Epochs that are done, counted from 0."""
-    step: int
-    """Steps that are done."""
-    total_steps: int
-    """Steps there will be."""
-    losses: Mapping[str, float]
-    """Mean of each loss term over the epoch so far."""
-    monitor: float | None
-    """Mean of `GradientTrainer.monitor` after the epoch; None if it was not taken."""
-
-
-class Callback(Protocol):
-    """Told how learning goes."""
-
-    def on_epoch_end(self, state: LoopState) -> Literal["stop"] | None:
-        """After each epoch; ``"stop"`` ends learning."""
 
 
 def fit(
@@ -61,6 +42,8 @@ def fit(
     patience: int | None = None,
     checkpoints: Checkpoints | None = None,
     callbacks: Sequence[Callback] = (),
+    world: World = ALONE,
+    compiled: bool = False,
 ) -> None:
     """Teach a trainer's detector from normal pictures.
 
@@ -71,31 +54,49 @@ def fit(
         feature_cache: Whether outputs of frozen networks are kept; see `ad.core.data.learning`.
         patience: Stop after so many epochs without a better value of the trainer's monitor.
         checkpoints: Where to keep what is needed to go on after a kill, and to go on from.
-        callbacks: Told after each epoch.
+        callbacks: Told how it goes.
+        world: The processes that learn together, each of which calls this. A trainer that learns
+            by gradient is the same in all of them afterwards; one that learns in one pass has
+            learnt in the first one only.
+        compiled: Whether the losses are compiled by `torch.compile`.
 
     Raises:
         PictureError: If a picture cannot be read.
-        SettingError: If there is ``patience`` but nothing to judge progress by.
+        SettingError: If there is ``patience`` but nothing to judge progress by, or a batch
+            cannot be shared by the processes.
         LearningError: If a loss is not finite.
         Interrupted: On SIGTERM or Ctrl-C, after the step was finished and saved; only with
             checkpoints.
-        PluginError: If the trainer is of a kind that nothing here can drive.
+        PluginError: If the trainer is of a kind that nothing here can drive, or a callback is
+            none.
     """
-    if isinstance(trainer, OnePassTrainer):
-        _pass_once(trainer, pictures)
-    elif isinstance(trainer, GradientTrainer):
-        device, seed = trainer.setup.device, trainer.setup.seed
-        data = LearningData(pictures, device, trainer.frozen, cache=feature_cache, seed=seed)
-        others = None
-        if held_out is not None and len(held_out):
-            others = LearningData(held_out, device, trainer.frozen, cache=False, seed=seed)
-        _check_patience(patience, trainer, others)
-        descent = _Descent(trainer, data, others, patience, checkpoints, callbacks)
-        with _own_randomness(device):
-            descent.run()
-    else:
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            msg = f"A callback must be an `ad.core.Callback`; got `{type(callback).__name__}`."
+            raise PluginError(msg)
+    told = callbacks if isinstance(callbacks, Callbacks) else Callbacks(callbacks)
+    if not world.main:
+        told = Callbacks()
+    if not isinstance(trainer, OnePassTrainer | GradientTrainer):
         msg = f"`{type(trainer).__name__}` must be a `OnePassTrainer` or a `GradientTrainer`."
         raise PluginError(msg)
+    try:
+        if isinstance(trainer, OnePassTrainer):
+            _pass_once(trainer, pictures, told, world)
+        else:
+            device, seed = trainer.setup.device, trainer.setup.seed
+            world.check_batch(trainer.setup.batch_size)
+            data = LearningData(pictures, device, trainer.frozen, cache=feature_cache, seed=seed)
+            others = None
+            if held_out is not None and len(held_out):
+                others = LearningData(held_out, device, trainer.frozen, cache=False, seed=seed)
+            _check_patience(patience, trainer, others)
+            descent = _Descent(trainer, data, others, patience, checkpoints, told, world, compiled)
+            with _own_randomness(device):
+                descent.run()
+    except BaseException as error:
+        told.tell("on_exception", error)
+        raise
     trainer.detector.eval()
 
 
@@ -112,15 +113,35 @@ def _check_patience(
         raise SettingError(msg)
 
 
-def _pass_once(trainer: OnePassTrainer, pictures: PictureSet) -> None:
+def _pass_once(
+    trainer: OnePassTrainer, pictures: PictureSet, callbacks: Callbacks, world: World
+) -> None:
+    """Extract in every process, observe in the first one, in the order of one alone."""
     setup = trainer.setup
+    groups = range(0, len(pictures), setup.batch_size)
+    own = [
+        row
+        for start in groups[world.rank :: world.size]
+        for row in range(start, min(start + setup.batch_size, len(pictures)))
+    ]
+    batches = pictures.batches(setup.batch_size, order=own)
     with torch.inference_mode():
         trainer.begin(len(pictures))
+        callbacks.tell("on_fit_start", LoopState(epoch=0, step=0, total_steps=len(groups)))
         with setup.progress.step("learning", total=len(pictures), unit="pictures") as advance:
-            for batch in pictures.batches(setup.batch_size):
-                trainer.observe(to_device(batch.pictures, setup.device))
-                advance(len(batch.indices))
-        trainer.conclude()
+            for _ in range(0, len(groups), world.size):
+                extracted = [
+                    (trainer.extract(to_device(batch.pictures, setup.device)), len(batch.indices))
+                    for batch in islice(batches, 1)  # in the last round there may be none for all
+                ]
+                for found in world.gather(extracted):
+                    for features, count in found:
+                        trainer.observe(features)
+                        advance(count)
+        if world.main:
+            trainer.conclude()
+        ended = LoopState(epoch=0, step=len(groups), total_steps=len(groups))
+        callbacks.tell("on_fit_end", ended)
 
 
 @final
@@ -134,7 +155,9 @@ class _Descent:
         held_out: LearningData | None,
         patience: int | None,
         checkpoints: Checkpoints | None,
-        callbacks: Sequence[Callback],
+        callbacks: Callbacks,
+        world: World,
+        compiled: bool,
     ) -> None:
         self.trainer = trainer
         self.data = data
@@ -142,6 +165,8 @@ class _Descent:
         self.patience = patience
         self.checkpoints = checkpoints
         self.callbacks = callbacks
+        self.world = world
+        self.losses = torch.compile(trainer.losses) if compiled else trainer.losses
         self.total_steps = trainer.num_steps(len(data))
         self.steps_per_epoch = math.ceil(len(data) / trainer.setup.batch_size)
         self.step = 0
@@ -163,49 +188,77 @@ class _Descent:
                 group.setdefault("initial_lr", group["lr"])
         if found is not None:
             self._restore(optimizations, *found)
+        self.world.follow(self._state().values())
+        self.callbacks.tell("on_fit_start", self._at())
         with (
             _signals(self.checkpoints is not None) as caught,
             progress.step("learning", total=self.total_steps, unit="steps") as advance,
         ):
             advance(self.step)
             while self.step < self.total_steps and not self.stopped:
-                self._set_training(True)
-                for batch in self._rest_of_epoch():
-                    losses = self._update(batch, optimizations)
-                    self.step += 1
-                    advance(1, f"epoch {batch.epoch + 1}  {_terms(losses)}")
-                    ended = self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
-                    if ended:
-                        self._end_epoch(batch.epoch)
-                    if self.checkpoints and (caught or self.checkpoints.due):
-                        self._save(optimizations)
-                    if caught:
-                        raise self._interrupted(caught[0])
-                    if ended:
-                        break
+                self._run_epoch(optimizations, advance, caught)
         self._set_training(False)
         if self.best is not None:
             self._load(self.best[2], "the best epoch")
         trainer.conclude(self.data, self.held_out)
+        self.callbacks.tell("on_fit_end", self._at())
 
-    def _rest_of_epoch(self) -> Iterator[LearningBatch]:
+    def _run_epoch(
+        self, optimizations: Sequence[Optimization], advance: Advance, caught: list[int]
+    ) -> None:
+        """Take the steps of an epoch that are left."""
+        self._set_training(True)
+        self.callbacks.tell("on_epoch_start", self._at())
+        for batch, weight in self._rest_of_epoch():
+            state = self._at()
+            losses = self._update(batch, weight, optimizations)
+            self.step += 1
+            advance(1, f"epoch {batch.epoch + 1}  {_terms(losses)}")
+            self.callbacks.tell("on_batch_end", replace(state, step=self.step, losses=losses))
+            ended = self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
+            if ended:
+                self._end_epoch(batch.epoch)
+            stop = self.world.any(bool(caught))
+            if self.checkpoints and self.world.main and (stop or self.checkpoints.due):
+                self._save(optimizations)
+            if stop:
+                self.world.wait()  # for what the first one saves
+                raise self._interrupted(caught[0] if caught else signal.SIGTERM)
+            if ended:
+                break
+
+    def _at(self) -> LoopState:
+        """How far learning is, before a step."""
+        epoch = self.step // self.steps_per_epoch
+        return LoopState(epoch=epoch, step=self.step, total_steps=self.total_steps)
+
+    def _rest_of_epoch(self) -> Iterator[tuple[LearningBatch, float]]:
+        """This process's share of the batches, each with its weight."""
         setup = self.trainer.setup
         epoch, done = divmod(self.step, self.steps_per_epoch)
-        order = np.random.default_rng((setup.seed, 0, epoch)).permutation(len(self.data))
-        rest = order[done * setup.batch_size :].tolist()
-        return self.data.batches(setup.batch_size, order=rest, epoch=epoch)
+        order = np.random.default_rng((setup.seed, 0, epoch)).permutation(len(self.data)).tolist()
+        shares = [
+            self.world.share(order[start : start + setup.batch_size])
+            for start in range(done * setup.batch_size, len(order), setup.batch_size)
+        ]
+        rows = [row for share, _ in shares for row in share]  # only the last may be smaller
+        batches = self.data.batches(setup.batch_size // self.world.size, order=rows, epoch=epoch)
+        return zip(batches, [weight for _, weight in shares], strict=True)
 
     def _update(
-        self, batch: LearningBatch, optimizations: Sequence[Optimization]
+        self, batch: LearningBatch, weight: float, optimizations: Sequence[Optimization]
     ) -> dict[str, float]:
-        setup = self.trainer.setup
+        setup, world = self.trainer.setup, self.world
         active = [o for o in optimizations if o.steps is None or self.step in o.steps]
-        torch.manual_seed(stream(setup.seed, 1, self.step))
+        own = (world.rank,) if world.rank else ()  # what is drawn differs between processes
+        torch.manual_seed(stream(setup.seed, 1, self.step, *own))
         with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.precision == "bf16"):
-            losses = self.trainer.losses(replace(batch, step=self.step))
-        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
+            losses = self.losses(replace(batch, step=self.step))
+        own_values = torch.stack(list(losses.values())).tolist()
+        values = world.mean(dict(zip(losses, own_values, strict=True)), weight)
         if not all(map(math.isfinite, values.values())):
-            raise LearningError(self._explain(values, batch))
+            indices = [index for rows in world.gather(batch.indices) for index in rows]
+            raise LearningError(world.tell(self._explain(values, indices)))
         for optimization in active:
             optimization.optimizer.zero_grad(set_to_none=True)
         for number, optimization in enumerate(active, start=1):
@@ -216,17 +269,19 @@ class _Descent:
                 total, inputs=_parameters(optimization), retain_graph=number < len(active)
             )
         for optimization in active:
+            world.average_gradients(_parameters(optimization), weight)
             if optimization.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(_parameters(optimization), optimization.clip_norm)
             for group in optimization.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * optimization.schedule(self.step)
             optimization.optimizer.step()
+        world.average_buffers(self.trainer.modules().values(), weight)
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         return values
 
-    def _explain(self, values: Mapping[str, float], batch: LearningBatch) -> str:
-        sources = [self.data.pictures.sources[index] for index in batch.indices]
+    def _explain(self, values: Mapping[str, float], indices: Sequence[int]) -> str:
+        sources = [self.data.pictures.sources[index] for index in indices]
         kept = "The last checkpoint is still there. " if self.checkpoints else ""
         return (
             f"The loss is not finite at step {self.step + 1} of {self.total_steps}: "
@@ -254,30 +309,35 @@ class _Descent:
             monitor=value,
         )
         self.sums = {}
-        stops = [callback.on_epoch_end(state) for callback in self.callbacks]
+        stops = self.callbacks.tell("on_epoch_end", state)
         waited = epoch - self.best[1] if self.best else 0
-        self.stopped = "stop" in stops or (self.patience is not None and waited >= self.patience)
+        patient = self.patience is None or waited < self.patience
+        self.stopped = self.world.tell("stop" in stops or not patient)
 
     def _watch(self, epoch: int) -> float | None:
         """The trainer's monitor over the held-out pictures; keeps the state if it is the best."""
         if self.held_out is None:
             return None
         self._set_training(False)
-        parts = []
-        with torch.no_grad():
-            for batch in self.held_out.batches(self.trainer.setup.batch_size):
-                part = self.trainer.monitor(batch.images)
-                if part is None:
-                    break
-                parts.append(part)
+        # In the first process alone: all must judge alike.
+        value = self.world.tell(self._monitor(self.held_out) if self.world.main else None)
         self._set_training(True)
-        if not parts:
+        if value is None:
             return None
-        value = torch.cat(parts).double().mean().item()
         if self.best is None or value < self.best[0]:
             state = {name: tensor.detach().clone() for name, tensor in self._state().items()}
             self.best = (value, epoch, state)
         return value
+
+    def _monitor(self, held_out: LearningData) -> float | None:
+        parts = []
+        with torch.no_grad():
+            for batch in held_out.batches(self.trainer.setup.batch_size):
+                part = self.trainer.monitor(batch.images)
+                if part is None:
+                    return None
+                parts.append(part)
+        return torch.cat(parts).double().mean().item()
 
     def _set_training(self, mode: bool) -> None:
         for module in self.trainer.modules().values():
@@ -321,8 +381,21 @@ class _Descent:
         self.checkpoints.save(
             self.step,
             tensors,
-            {"optimizers": optimizers, "sums": self.sums, "best": best, "stopped": self.stopped},
+            {
+                "optimizers": optimizers,
+                "sums": self.sums,
+                "best": best,
+                "stopped": self.stopped,
+                "callbacks": dict(
+                    zip(self._names(), self.callbacks.tell("state_dict"), strict=True)
+                ),
+            },
         )
+
+    def _names(self) -> list[str]:
+        """Of the callbacks, by type and number: a resumed run may have others beside them."""
+        types = [type(callback).__qualname__ for callback in self.callbacks]
+        return [f"{one} {types[:place].count(one)}" for place, one in enumerate(types)]
 
     def _restore(
         self,
@@ -341,6 +414,9 @@ class _Descent:
                 {"state": entries, "param_groups": saved["groups"]}
             )
         self.step, self.sums, self.stopped = state["step"], dict(state["sums"]), state["stopped"]
+        for name, callback in zip(self._names(), self.callbacks, strict=True):
+            if name in state["callbacks"]:
+                callback.load_state_dict(state["callbacks"][name])
         if state["best"] is not None:
             value, epoch = state["best"]
             device = self.trainer.setup.device

@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-from ad.core.errors import PluginError, SettingError, UnknownNameError, listed, nearest
+from ad.core.errors import AdError, PluginError, SettingError, UnknownNameError, listed, nearest
 
 if TYPE_CHECKING:
     from ad.core.data.samples import DatasetSpec
+    from ad.core.tracking import Tracker
     from ad.core.trainer import Trainer
 
 MODELS = "ad.models"
 DATASETS = "ad.datasets"
 COMMANDS = "ad.commands"
+TRACKERS = "ad.trackers"
 
 # Only for the hint in an error message; tests/test_workspace.py keeps it true.
 _HOMES = {
@@ -215,6 +217,31 @@ def get_dataset(name: str) -> DatasetSpec:
     return spec
 
 
+def get_tracker(name: str) -> type[Tracker]:
+    """The class of a tracker.
+
+    Raises:
+        UnknownNameError: If nothing provides ``name``.
+        PluginError: If two distributions provide it, a package that it needs is missing, or what
+            it names is no `Tracker`.
+    """
+    from ad.core.tracking import Tracker
+
+    point = _only_point(TRACKERS, "tracker", name)
+    if point is None:
+        names = sorted({point.name for point in entry_points(group=TRACKERS)})
+        msg = (
+            f"No tracker named `{name}` is installed.{nearest(name, names)} "
+            f"Installed: {listed(names)}."
+        )
+        raise UnknownNameError(msg)
+    kind = _load(point, "tracker")
+    if not (isinstance(kind, type) and issubclass(kind, Tracker)):
+        msg = f"Tracker `{name}` of {_owner(point)} must be a subclass of `Tracker`; got {kind!r}."
+        raise PluginError(msg)
+    return kind
+
+
 def _only_point(group: str, noun: str, name: str) -> EntryPoint | None:
     points = tuple(entry_points(group=group, name=name))
     # The same distribution can be on the path twice (editable and built); that is no conflict.
@@ -231,6 +258,8 @@ def _only_point(group: str, noun: str, name: str) -> EntryPoint | None:
 def _load(point: EntryPoint, noun: str) -> object:
     try:
         return point.load()
+    except AdError:  # it says itself what is wrong
+        raise
     except Exception as error:  # a plug-in may raise anything; its name must be in the message
         msg = (
             f"The {noun} `{point.name}` (`{point.value}` of {_owner(point)}) cannot be imported: "

@@ -23,12 +23,14 @@ from typing import Any, final
 
 import torch
 
+from ad.core.callbacks import Callback, LoopState
 from ad.core.data.samples import Sample, fingerprint
+from ad.core.distributed import World
 from ad.core.errors import DataError, ModelFileError, SettingError
 from ad.core.files import free_folder, make_folder, to_json
-from ad.core.loop import LoopState
 from ad.core.registry import ModelRegistry
 from ad.core.settings import RunSettings
+from ad.core.trainer import Trainer
 
 _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy", "timm", "faiss-cpu", "faiss-gpu")
 """Whose versions a run records, where they are installed."""
@@ -50,7 +52,12 @@ def make_run(name: str, output_dir: str | Path | None) -> Path:
 
 
 def describe_run(
-    settings: RunSettings, samples: Sequence[Sample], device: torch.device, precision: str
+    settings: RunSettings,
+    samples: Sequence[Sample],
+    trainer: Trainer,
+    device: torch.device,
+    precision: str,
+    world: World,
 ) -> dict[str, Any]:
     """The content of ``run.json``: what is needed to explain and repeat the run.
 
@@ -58,15 +65,17 @@ def describe_run(
     """
     packages = ["ad-core", ModelRegistry.get(settings.model).package, *_PACKAGES]
     return {
-        "command": _command(settings),
+        "command": shlex.join(command_line(settings, world.size)),
         "settings": settings.model_dump(),
         "device": str(device),
         "precision": precision,
+        "processes": world.size,
         "threads": torch.get_num_threads(),
         "data": {
             "pictures": len(samples),
             "sha256": fingerprint(samples),
             "training": training_pictures(samples),
+            "inputs": dict(trainer.inputs),
         },
         "versions": {
             "python": platform.python_version(),
@@ -80,9 +89,16 @@ def describe_run(
     }
 
 
-def _command(settings: RunSettings) -> str:
+def command_line(settings: RunSettings, processes: int = 1) -> list[str]:
     """The command line that makes the same run, with everything spelt out."""
-    words = ["ad", "train", settings.dataset, settings.category, settings.model]
+    launcher = ["torchrun", "--nproc-per-node", str(processes), "-m", "ad.core.cli"]
+    words = [
+        *(launcher if processes > 1 else ["ad"]),
+        "train",
+        settings.dataset,
+        settings.category,
+        settings.model,
+    ]
     if settings.data_root is not None:
         words += ["--data-root", settings.data_root]
     words += ["--epochs", str(settings.num_epochs), "--batch-size", str(settings.batch_size)]
@@ -94,7 +110,8 @@ def _command(settings: RunSettings) -> str:
         words += [f"--{key.replace('_', '-')}", str(getattr(settings, key))]
     for key, value in (("steps", settings.num_steps), ("patience", settings.patience)):
         words += [] if value is None else [f"--{key}", str(value)]
-    return shlex.join(words)
+    words += ["--compile"] if settings.compile else []
+    return words
 
 
 def _version(package: str) -> str | None:
@@ -165,6 +182,13 @@ def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | No
                 "with the settings it was started with, or start a new run."
             )
             raise SettingError(msg)
+    if whole["data"].get("inputs") != record["data"]["inputs"]:
+        msg = (
+            f"What `{run}` learns from beyond its pictures has changed since it was started: then "
+            f"{_named(whole['data'].get('inputs'))}, now {_named(record['data']['inputs'])}. "
+            "Restore it, or start a new run."
+        )
+        raise DataError(msg)
     if whole["data"] != record["data"]:
         msg = (
             f"The data of `{run}` have changed since it was started (then "
@@ -175,15 +199,20 @@ def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | No
     if (run / "metrics.json").exists():
         msg = f"`{run}` is finished; there is nothing to resume."
         raise SettingError(msg)
-    if whole["threads"] != record["threads"] or whole["versions"] != record["versions"]:
+    if any(whole[key] != record[key] for key in ("threads", "processes", "versions")):
         warnings.warn(
-            f"`{run}` was started with other versions or another number of threads: it goes on, "
-            "but may not end exactly as it would have.",
+            f"`{run}` was started with other versions or another number of threads or processes: "
+            "it goes on, but may not end exactly as it would have.",
             stacklevel=3,
         )
     if (run / "model").exists():  # it was saved, but the run did not live to test it
         shutil.rmtree(run / "model")
     return run
+
+
+def _named(inputs: Mapping[str, str] | None) -> str:
+    """Inputs with the start of their hashes."""
+    return ", ".join(f"{name} {value[:8]}" for name, value in (inputs or {}).items()) or "nothing"
 
 
 def forget(run: Path) -> None:
@@ -195,18 +224,26 @@ def forget(run: Path) -> None:
 
 
 @final
-class RunLog:
-    """``log.jsonl``: one JSON object a line with the time; each line is whole when it is there."""
+class RunLog(Callback):
+    """``log.jsonl``: one JSON object a line with the time; each line is whole when it is there.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file; it is added to.
+        quiet: Write nothing: another process does.
+    """
+
+    def __init__(self, path: Path, *, quiet: bool = False) -> None:
         self.path = path
+        self.quiet = quiet
 
     def write(self, event: str, **values: object) -> None:
         """Add a line."""
+        if self.quiet:
+            return
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
     def on_epoch_end(self, state: LoopState) -> None:
-        """Add an epoch's line; see `ad.core.loop.Callback`."""
+        """Add an epoch's line; see `ad.core.callbacks.Callback`."""
         self.write("epoch", **asdict(state))

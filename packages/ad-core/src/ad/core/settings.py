@@ -63,6 +63,8 @@ class RunSettings(BaseModel):
     """Whether outputs of frozen networks are kept while learning by gradient."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after so many epochs that bring nothing on held-out good pictures; None for never."""
+    compile: bool = False
+    """Whether the computation of losses is compiled."""
 
 
 def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: Any) -> RunSettings:  # noqa: ANN401 - checked below

@@ -10,7 +10,7 @@ import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -72,6 +72,14 @@ class Trainer(abc.ABC):
         """What a user should know of this training: what it went without, and what that costs."""
         return ()
 
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """What it learns from beyond the run's pictures: names and hashes.
+
+        Such as a teacher's file or a folder of textures. A resumed run must have the same.
+        """
+        return {}
+
 
 class OnePassTrainer(Trainer):
     """Sees every normal picture once, then is done: memory banks, Gaussians, densities."""
@@ -83,13 +91,24 @@ class OnePassTrainer(Trainer):
             num_images: How many pictures will be observed in all.
         """
 
-    @abc.abstractmethod
-    def observe(self, images: Tensor) -> None:
-        """Take in one batch of normal pictures.
+    def extract(self, images: Tensor) -> Any:  # noqa: ANN401 - what `observe` of the model takes
+        """What a frozen network says of a batch: the dear part, which several processes share.
 
         Args:
             images: ``[B, 3, H, W]``, float32 in [0, 1], on ``setup.device``. The last batch
                 may be smaller.
+
+        Returns:
+            Tensors, or tuples of them; the pictures themselves by default.
+        """
+        return images
+
+    @abc.abstractmethod
+    def observe(self, features: Any) -> None:  # noqa: ANN401 - of the model's own shape
+        """Take in one batch of normal pictures.
+
+        Args:
+            features: What `extract` said of them: the pictures themselves by default.
         """
 
     @abc.abstractmethod

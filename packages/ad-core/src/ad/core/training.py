@@ -16,21 +16,24 @@ import numpy as np
 import torch
 
 from ad.core.calibrate import Calibration, calibrate
+from ad.core.callbacks import Callback, Callbacks
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet
 from ad.core.data.pictures import check_headers
 from ad.core.data.samples import Sample, collect, locate, split_seeded
 from ad.core.detector import Detector
 from ad.core.devices import peak_memory, resolve_device, resolve_precision
+from ad.core.distributed import join_world
 from ad.core.errors import PictureError, SettingError
 from ad.core.evaluation import Evaluation, Metrics, measure
 from ad.core.files import save_model, to_json, write_atomic
-from ad.core.loop import Callback, fit
+from ad.core.loop import fit
 from ad.core.predict import LoadedDetector, ModelConfig, load
 from ad.core.progress import SILENT, Progress
-from ad.core.registry import ModelRegistry, get_dataset, load_trainer
+from ad.core.registry import ModelRegistry, get_dataset, get_tracker, load_trainer
 from ad.core.run_directory import RunLog, describe_run, forget, make_run, resume_run
 from ad.core.settings import RunSettings, run_settings
+from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Setup
 
 
@@ -76,6 +79,8 @@ def train(
     budget: Literal["default", "paper"] = "default",
     feature_cache: Literal["auto", "off"] = "auto",
     patience: int | None = None,
+    compile: bool = False,
+    track: Sequence[str] = (),
     resume: str | Path | None = None,
     checkpoint_minutes: float = 5.0,
     model: Mapping[str, Any] | None = None,
@@ -106,11 +111,15 @@ def train(
             counts more than either.
         feature_cache: ``off`` computes outputs of frozen networks anew in each epoch.
         patience: Stop after so many epochs without a better value on held-out good pictures.
+        compile: Compile the computation of losses by `torch.compile`: a minute or more at the
+            start, for faster steps. Needs a C++ compiler on the CPU.
+        track: Names of trackers that are told how it goes beside ``log.jsonl``:
+            ``tensorboard``, ``mlflow``, or a plug-in's; see `ad.core.tracking`.
         resume: Run directory of a run that was stopped or killed; all else must be as it was. It
             ends like a run that was not.
         checkpoint_minutes: How often what was learnt is saved to resume from.
         model: Options of the model.
-        callbacks: Told after each epoch: see `ad.core.loop.Callback`.
+        callbacks: Told how it goes: see `ad.core.callbacks`.
         progress: Where to show how far it is; silent by default.
 
     Raises:
@@ -143,9 +152,12 @@ def train(
         budget=budget,
         feature_cache=feature_cache,
         patience=patience,
+        compile=compile,
     )
     if issubclass(trainer_class, OnePassTrainer):
         _check_one_pass(settings)
+    trackers = [get_tracker(name) for name in dict.fromkeys(track)]
+    world = join_world()
     target = resolve_device(settings.device)
     used_precision = resolve_precision(settings.precision, target)
     samples = collect(dataset, category, root=root, seed=seed, progress=progress)
@@ -169,22 +181,22 @@ def train(
         ),
         **settings.options,
     )
-    record = describe_run(settings, samples, target, used_precision)
-    if resume is None:
-        run = make_run(f"{dataset_type}-{title}-{model_type}", output_dir)
-        write_atomic(run / "run.json", to_json(record))
-    else:
-        run = resume_run(Path(resume), record, output_dir)
-    log = RunLog(run / "log.jsonl")
+    record = describe_run(settings, samples, trainer, target, used_precision, world)
+    name = f"{dataset_type}-{title}-{model_type}"
+    run = world.tell(_begin(record, name, output_dir, resume) if world.main else Path())
+    log = RunLog(run / "log.jsonl", quiet=not world.main)
     log.write(
         "start" if resume is None else "resume",
         learning=len(learning),
         held_out=len(held_out),
         test=len(test),
     )
+    told = Callbacks([log, *callbacks])
     by_gradient = isinstance(trainer, GradientTrainer)
     started = time.perf_counter()
     try:
+        if world.main:
+            told += [tracker(run, record) for tracker in trackers]
         fit(
             trainer,
             PictureSet([s.path for s in learning], settings.img_size, cache=by_gradient),
@@ -192,10 +204,12 @@ def train(
             feature_cache=settings.feature_cache == "auto",
             patience=settings.patience,
             checkpoints=Checkpoints(run / "checkpoint", every_seconds=60 * checkpoint_minutes),
-            callbacks=(log, *callbacks),
+            callbacks=told,
+            world=world,
+            compiled=settings.compile,
         )
     except BaseException:
-        if resume is None and not (run / "checkpoint").exists():
+        if world.main and resume is None and not (run / "checkpoint").exists():
             forget(run)
         raise
     fit_seconds = time.perf_counter() - started
@@ -210,16 +224,21 @@ def train(
         categories=tuple(dict.fromkeys(sample.category for sample in samples)),
         calibration=None,
     )
-    calibration = _calibrate(trainer.detector, config, held_out, settings, target, progress)
-    config = replace(config, calibration=calibration)
-    save_model(run / "model", trainer.detector, config.to_json())
+    if world.main:
+        calibration = _calibrate(trainer.detector, config, held_out, settings, target, progress)
+        config = replace(config, calibration=calibration)
+        save_model(run / "model", trainer.detector, config.to_json())
     log.write("saved")
     trainer_notes = trainer.notes
     del trainer  # its memory is free before the saved model comes in
 
+    world.wait()  # until it is there
     detector = load(run, device=settings.device)
+    calibration = detector.config.calibration
     try:
-        evaluation = measure(detector, test, batch_size=settings.batch_size, progress=progress)
+        evaluation = measure(
+            detector, test, batch_size=settings.batch_size, progress=progress, world=world
+        )
     except PictureError as error:
         msg = (
             f"{error}\nhint: the model is saved; repair the test pictures, then: ad evaluate {run}"
@@ -228,22 +247,10 @@ def train(
     seconds = {"fit": fit_seconds, "test_per_image": evaluation.seconds_per_image}
     peak = peak_memory(target)
     notes = (*trainer_notes, *_calibration_notes(calibration), *evaluation.notes)
-    lines = "".join(
-        json.dumps(
-            {
-                "path": str(sample.path),
-                "category": sample.category,
-                "group": sample.group,
-                "label": sample.label,
-                "score": score,
-            }
-        )
-        + "\n"
-        for sample, score in zip(test, evaluation.scores, strict=True)
-    )
-    write_atomic(run / "scores.jsonl", lines.encode())
-    write_atomic(run / "metrics.json", to_json({**evaluation.to_json(), "notes": list(notes)}))
-    Checkpoints(run / "checkpoint").clear()
+    if world.main:
+        _write_figures(run, test, evaluation, notes)
+        told[:] = [callback for callback in told if isinstance(callback, Tracker)]
+        told.tell("on_tested", evaluation.metrics)
     log.write("tested", seconds=seconds, peak_memory_bytes=peak, metrics=evaluation.metrics)
     return TrainResult(
         run=run,
@@ -287,6 +294,39 @@ def hold_out(
         learning += rest
         held_out += back
     return learning, held_out
+
+
+def _begin(
+    record: Mapping[str, Any], name: str, output_dir: str | Path | None, resume: str | Path | None
+) -> Path:
+    """Make the folder of a run, or find the one that goes on."""
+    if resume is not None:
+        return resume_run(Path(resume), record, output_dir)
+    run = make_run(name, output_dir)
+    write_atomic(run / "run.json", to_json(record))
+    return run
+
+
+def _write_figures(
+    run: Path, test: Sequence[Sample], evaluation: Evaluation, notes: Sequence[str]
+) -> None:
+    """Write scores and metrics; the run is finished by that."""
+    lines = "".join(
+        json.dumps(
+            {
+                "path": str(sample.path),
+                "category": sample.category,
+                "group": sample.group,
+                "label": sample.label,
+                "score": score,
+            }
+        )
+        + "\n"
+        for sample, score in zip(test, evaluation.scores, strict=True)
+    )
+    write_atomic(run / "scores.jsonl", lines.encode())
+    write_atomic(run / "metrics.json", to_json({**evaluation.to_json(), "notes": list(notes)}))
+    Checkpoints(run / "checkpoint").clear()
 
 
 def _check_one_pass(settings: RunSettings) -> None:

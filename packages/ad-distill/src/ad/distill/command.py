@@ -32,7 +32,7 @@ def distill_teacher(
     ] = Path("."),
     crop: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Learn from random squares of the 512 px pictures; cheaper."),
+        typer.Option(metavar="N", help="Learn from random squares of N of the 512 pixels."),
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures in a batch.")] = 16,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random choice.")] = 0,

@@ -18,6 +18,7 @@ its appendix's tables of layers.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -119,10 +120,12 @@ class Teacher(nn.Module):
     Args:
         net: The network, with its weights.
         precision: In which it computes.
+        sha256: Of the file its weights are from; empty if from none.
     """
 
-    def __init__(self, net: Pdn, precision: Precision) -> None:
+    def __init__(self, net: Pdn, precision: Precision, sha256: str = "") -> None:
         super().__init__()
+        self.sha256 = sha256
         self.net = net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.precision: Precision = precision
 
@@ -234,11 +237,13 @@ def load_teacher(size: Size, *, setup: Setup, file: str = "") -> Teacher:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(setup.seed)
         net = Pdn(size)
+    sha256 = ""
     if setup.weights != FROM_MODEL_FILE:  # where it was trained is nothing to who loads it
         path = _find(size, setup.weights, file)
         if path is not None:
             _load(net, path, size)
-    return Teacher(net, setup.precision).to(setup.device)
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Teacher(net, setup.precision, sha256).to(setup.device)
 
 
 def _find(size: Size, weights: str, file: str) -> Path | None:

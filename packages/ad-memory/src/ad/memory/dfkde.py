@@ -150,14 +150,17 @@ class DfkdeTrainer(OnePassTrainer):
             order = torch.randperm(num_images, generator=generator)
             self._kept = frozenset(order[: self.max_points].tolist())
 
-    def observe(self, images: Tensor) -> None:
-        """Pool one batch; see `OnePassTrainer.observe`."""
-        rows = range(self._seen, self._seen + len(images))
+    def extract(self, images: Tensor) -> Tensor:
+        """Pooled features ``[B, D]``; see `OnePassTrainer.extract`."""
+        return self.detector.pool(images)
+
+    def observe(self, features: Tensor) -> None:
+        """Keep one batch, or what was drawn of it; see `OnePassTrainer.observe`."""
+        rows = range(self._seen, self._seen + len(features))
         self._seen = rows.stop
         if self._kept is not None:
-            images = images[torch.tensor([row in self._kept for row in rows])]
-        if len(images):
-            self._features.append(self.detector.pool(images))
+            features = features[torch.tensor([row in self._kept for row in rows])]
+        self._features.append(features)
 
     def conclude(self) -> None:
         """Fit components and density; see `OnePassTrainer.conclude`.

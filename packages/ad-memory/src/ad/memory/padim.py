@@ -149,13 +149,17 @@ class PadimTrainer(OnePassTrainer):
         else:
             embedding.draw(torch.Generator().manual_seed(setup.seed))
 
-    def observe(self, images: Tensor) -> None:
+    def extract(self, images: Tensor) -> list[Tensor]:
+        """The layers' maps; see `OnePassTrainer.extract`."""
+        maps: list[Tensor] = self.detector.extractor(images)
+        return maps
+
+    def observe(self, maps: list[Tensor]) -> None:
         """Take in one batch; see `OnePassTrainer.observe`.
 
         Raises:
             OutputError: If the temporary file of ``reduction="pca"`` cannot be written.
         """
-        maps = self.detector.extractor(images)
         if self._pca is None:
             self._add(maps)
         else:

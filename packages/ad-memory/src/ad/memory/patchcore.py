@@ -205,10 +205,12 @@ class PatchcoreTrainer(OnePassTrainer):
         self._num_images = num_images
         self._collected = None
 
-    @torch.inference_mode()
-    def observe(self, images: Tensor) -> None:
+    def extract(self, images: Tensor) -> Tensor:
+        """Patches ``[B, h, w, D]``; see `OnePassTrainer.extract`."""
+        return self.detector.embed(images)
+
+    def observe(self, patches: Tensor) -> None:
         """Collect a batch's patches; see `OnePassTrainer.observe`."""
-        patches = self.detector.embed(images)
         if self._collected is None:
             _, height, width, num_features = patches.shape
             total = self._num_images * height * width

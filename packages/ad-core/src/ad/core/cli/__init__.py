@@ -13,8 +13,8 @@ from importlib.metadata import EntryPoint, entry_points
 
 import typer
 
-from ad.core.cli import datasets, demo, evaluate, models, predict, show, synth, train
-from ad.core.errors import AdError, Interrupted, PluginError
+from ad.core.cli import bench, datasets, demo, evaluate, models, predict, show, synth, train
+from ad.core.errors import AdError, Interrupted, LearningError, PluginError
 from ad.core.registry import COMMANDS
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app.command("datasets")(datasets.datasets)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("bench")(bench.bench)
 app.command("synth")(synth.synth)
 app.command("demo")(demo.demo)
 
@@ -77,6 +78,8 @@ def main() -> None:
         app()
     except AdError as error:
         from ad.core.cli.console import print_error
+        from ad.core.distributed import is_main
 
-        print_error(error)
+        if is_main() or not isinstance(error, Interrupted | LearningError):
+            print_error(error)  # of those, all processes that learn together have the same
         sys.exit(error.status if isinstance(error, Interrupted) else 1)

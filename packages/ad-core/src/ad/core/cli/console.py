@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _SECONDS_BETWEEN_LINES = 10.0
 
-_TITLES = {
+TITLES = {
     "image_auroc": "image\nAUROC",
     "image_ap": "image\nAP",
     "image_f1max": "image\nF1-max",
@@ -65,13 +65,13 @@ def metrics_table(mean: Metrics, categories: Mapping[str, Metrics]) -> None:
 
     table = Table(header_style="bold")
     table.add_column("category", no_wrap=True, min_width=max(map(len, ("category", *categories))))
-    for title in _TITLES.values():
+    for title in TITLES.values():
         table.add_column(title, justify="right")
     rows = [*categories.items()]
     if len(rows) != 1:
         rows.append(("mean", mean))
     for name, metrics in rows:
-        table.add_row(name, *(_figure(metrics[key]) for key in _TITLES))
+        table.add_row(name, *(_figure(metrics[key]) for key in TITLES))
     out().print(table)
 
 

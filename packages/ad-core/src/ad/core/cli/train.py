@@ -91,6 +91,13 @@ def train(
             metavar="N", help="Stop after N epochs that bring nothing on held-out good pictures."
         ),
     ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the losses: a slow start, faster steps.")
+    ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also tell `tensorboard` or `mlflow` how it goes."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run directory to make.")
     ] = None,
@@ -105,6 +112,8 @@ def train(
     Example: [bold]ad train mvtec bottle patchcore --data-root ./mvtec_ad[/bold]
     """
     from ad.core.cli.console import ConsoleProgress, print_json
+    from ad.core.distributed import is_main
+    from ad.core.progress import SILENT
     from ad.core.settings import parse_assignments
     from ad.core.training import train as run_train
 
@@ -127,10 +136,14 @@ def train(
         budget=budget.value,
         feature_cache=feature_cache.value,
         patience=patience,
+        compile=compile,
+        track=track or (),
         resume=resume,
         model=parse_assignments(set_ or []),
-        progress=ConsoleProgress(),
+        progress=ConsoleProgress() if is_main() else SILENT,
     )
+    if not is_main():
+        return
     if json:
         print_json(result_json(result))
     else:

@@ -28,7 +28,8 @@ class Broken:
     images: Tensor
     """``[B, 3, H, W]``, float32 in [0, 1]: perhaps broken."""
     clean: Tensor
-    """``[B, 3, H, W]``, float32 in [0, 1]: what they were, perhaps turned; what to rebuild."""
+    """``[B, 3, H, W]``, float32 in [0, 1]: what they were, perhaps turned; what to rebuild. If
+    nothing is turned, the very tensor that was given."""
     masks: Tensor
     """``[B, 1, H, W]``, float32: 1 where broken, 0 elsewhere."""
     labels: Tensor

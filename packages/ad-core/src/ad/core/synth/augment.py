@@ -1,7 +1,7 @@
 """Ten changes of a texture's colours and direction; each texture undergoes three of them.
 
 All work on whole grey levels, as on a picture of 8 bits, and on several pictures at once. Where
-Pillow has the operation, the result is Pillow's.
+Pillow has the operation, the result is Pillow's within a level.
 
 Source: Zavrtanik et al., "DRAEM", ICCV 2021, with the ranges of the authors' code.
 """
@@ -36,7 +36,7 @@ def augment(images: Tensor, generators: Sequence[torch.Generator], *, count: int
         orders.append(torch.randperm(len(CHANGES), generator=generator)[:count])
         numbers.append(torch.rand(count, 4, generator=generator))
     order, strengths = torch.stack(orders), torch.stack(numbers)  # [B, count], [B, count, 4]
-    levels = (images * 255).round()
+    levels = (images * 255).round_().contiguous()
     with torch.autocast(images.device.type, enabled=False):
         for step in range(count):
             for number, change in enumerate(CHANGES):
@@ -44,8 +44,9 @@ def augment(images: Tensor, generators: Sequence[torch.Generator], *, count: int
                 if len(rows):
                     strength = strengths[rows, step].to(images.device)
                     rows = rows.to(images.device)
-                    levels[rows] = change(levels[rows], strength).round().clamp(0, 255)
-    return levels / 255
+                    changed = change(levels.index_select(0, rows), strength)
+                    levels.index_copy_(0, rows, changed.round_().clamp_(0, 255))
+    return levels.div_(255)
 
 
 def gamma(levels: Tensor, u: Tensor) -> Tensor:
@@ -99,27 +100,26 @@ def invert(levels: Tensor, u: Tensor) -> Tensor:
 
 def autocontrast(levels: Tensor, u: Tensor) -> Tensor:
     """Stretch each channel to 0 to 255; 0 to 20 % of its pixels are first cut off at both ends."""
-    counts = _histograms(levels)  # [B, 3, 256]
-    total = counts.sum(dim=-1, keepdim=True)
-    cut = total * (21 * u[:, 0, None, None]).floor().long() // 100
+    places, counts, every = _histograms(levels)
+    cut = counts.sum(dim=-1, keepdim=True) * (21 * u[:, 0, None, None]).floor().long() // 100
     low = (counts.cumsum(dim=-1) <= cut).sum(dim=-1, keepdim=True)
     high = 255 - (counts.flip(-1).cumsum(dim=-1) <= cut).sum(dim=-1, keepdim=True)
     span = (high - low).clamp_min(1).double()
     scale = torch.full_like(span, 255) / span  # `255 / span` rounds twice and loses white
-    every = torch.arange(256, device=u.device)
     table = (every * scale - low * scale).long().clamp(0, 255)
-    return _look_up(torch.where(high > low, table, every), levels)
+    table = torch.where(high > low, table, every)
+    return table.to(levels.dtype).take(places)
 
 
 def equalize(levels: Tensor, u: Tensor) -> Tensor:
     """Make all levels of a channel about equally frequent."""
-    counts = _histograms(levels)
-    every = torch.arange(256, device=u.device)
+    places, counts, every = _histograms(levels)
     last = counts.gather(-1, (every * (counts > 0)).amax(dim=-1, keepdim=True))
     step = (counts.sum(dim=-1, keepdim=True) - last) // 255
     below = counts.cumsum(dim=-1) - counts
     table = ((step // 2 + below) // step.clamp_min(1)).clamp_max(255)
-    return _look_up(torch.where(step > 0, table, every), levels)
+    table = torch.where(step > 0, table, every)
+    return table.to(levels.dtype).take(places)
 
 
 def turn(levels: Tensor, u: Tensor) -> Tensor:
@@ -145,36 +145,45 @@ def to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Grey has hue 0, black has saturation 0.
     """
-    value, most = images.max(dim=1)
-    span = value - images.amin(dim=1)
-    safe = torch.where(span > 0, span, 1)
-    red, green, blue = ((value[:, None] - images) / safe[:, None]).unbind(dim=1)
-    sector = torch.where(most == 1, 2 + red - blue, 4 + green - red)
-    sector = torch.where(most == 0, blue - green, sector)
-    saturation = span / torch.where(value > 0, value, 1)
-    return torch.where(span > 0, sector / 6, 0) % 1, saturation, value
+    red, green, blue = images.unbind(dim=1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    span = value - torch.minimum(torch.minimum(red, green), blue)
+    per_span = 1 / torch.where(span > 0, span, 1)
+    sector = torch.where(
+        value == red,
+        (green - blue) * per_span,
+        torch.where(value == green, 2 + (blue - red) * per_span, 4 + (red - green) * per_span),
+    )
+    hue = torch.where(sector < 0, sector + 6, sector) / 6
+    return hue, span / torch.where(value > 0, value, 1), value
 
 
 def from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """RGB ``[B, 3, H, W]`` in [0, 1]; see `to_hsv`. Hue wraps around."""
-    offset = hue.new_tensor([5.0, 3.0, 1.0])[:, None, None]
-    k = (offset + 6 * (hue % 1)[:, None]) % 6
-    drop = torch.minimum(k, 4 - k).clamp(0, 1)
-    return value[:, None] * (1 - saturation[:, None] * drop)
+    turn = 6 * (hue - hue.floor())
+    colour = value * saturation
+    channels = []
+    for start in (5, 3, 1):
+        k = turn + start
+        k = torch.where(k >= 6, k - 6, k)
+        channels.append(value - colour * torch.minimum(k, 4 - k).clamp_(0, 1))
+    return torch.stack(channels, dim=1)
 
 
 def _between(u: Tensor, low: float, high: float) -> Tensor:
     return (low + (high - low) * u)[:, None, None, None]
 
 
-def _histograms(levels: Tensor) -> Tensor:
-    """How often each level is met in each channel, ``[B, 3, 256]``."""
-    channels = levels.shape[0] * levels.shape[1]
-    first = 256 * torch.arange(channels, device=levels.device)[:, None]
-    places = first + levels.long().flatten(2).flatten(0, 1)
-    return torch.bincount(places.flatten(), minlength=256 * channels).view(*levels.shape[:2], 256)
+def _histograms(levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count each channel's levels.
 
-
-def _look_up(table: Tensor, levels: Tensor) -> Tensor:
-    """Replace each level by its entry in the channel's own table ``[B, 3, 256]``."""
-    return table.gather(-1, levels.long().flatten(2)).view_as(levels).to(levels)
+    Returns:
+        For each pixel ``[B, 3, H, W]`` the place of its level in a table ``[B, 3, 256]``, how often
+        each level is met in such a table, and all levels ``[256]``.
+    """
+    batch, channels = levels.shape[:2]
+    first = 256 * torch.arange(batch * channels, device=levels.device)
+    places = levels.long() + first.view(batch, channels, 1, 1)
+    counts = torch.bincount(places.flatten(), minlength=256 * batch * channels)
+    every = torch.arange(256, device=levels.device)
+    return places, counts.view(batch, channels, 256), every

@@ -69,6 +69,9 @@ class FolderTextures:
     Args:
         folder: Of pictures of anything, at any depth: DTD, or what is at hand.
 
+    Attributes:
+        paths: The pictures, which a trainer should count among its `Trainer.inputs`.
+
     Raises:
         SettingError: If it is no folder.
         DataError: If it has no pictures.
@@ -123,9 +126,10 @@ class ProceduralTextures:
     pictures, turned, mirrored and bent; the rest are plain colours.
 
     Args:
-        pool: ``[N, 3, h, w]``, float32 in [0, 1]: good pictures to take parts of. By default they
-            are taken of the other pictures of the same batch, or of the picture itself if it is
-            alone; what is drawn for a picture then depends on its batch.
+        pool: ``[N, 3, h, w]``, float32 in [0, 1]: good pictures to use and to take parts of. By
+            default these are the other pictures of the same call, which of `PerlinAnomalies` are
+            those of a batch that are broken, or the picture itself if it is alone; what is drawn
+            for a picture then depends on its batch.
     """
 
     def __init__(self, pool: Tensor | None = None) -> None:
@@ -241,9 +245,7 @@ _KINDS: tuple[Callable[[Tensor, Sequence[torch.Generator]], Tensor], ...] = (
 _SHARES = (0.12, 0.12, 0.12, 0.12, 0.12, 0.25, 0.15)
 
 
-def nearest_points(
-    points: Tensor, counts: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
+def nearest_points(points: Tensor, counts: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Find which point is nearest to each pixel; the first of those that are equally near.
 
     Args:

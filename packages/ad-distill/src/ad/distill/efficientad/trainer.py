@@ -6,7 +6,7 @@ What has to be random comes from each picture's own generator, so a resumed run 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from ad.core.data.batches import to_device
 from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.data.pictures import read_picture, resize
-from ad.core.data.samples import pictures_below
+from ad.core.data.samples import Sample, fingerprint, pictures_below
 from ad.core.errors import DataError, SettingError
 from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Setup
 from ad.distill.efficientad.network import (
@@ -108,6 +108,16 @@ class EfficientadTrainer(GradientTrainer):
     def notes(self) -> tuple[str, ...]:
         """What a user should know of this training: what it went without, and what that costs."""
         return tuple(self._notes)
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """The teacher's file and the penalty pictures; see `Trainer.inputs`."""
+        found = {"teacher": self.detector.teacher.sha256} if self.detector.teacher.sha256 else {}
+        if self.penalty is not None:
+            found["penalty"] = fingerprint(
+                [Sample(path, 0, "train", "") for path in self.penalty.paths]
+            )
+        return found
 
     def frozen(self, images: Tensor) -> Sequence[Tensor]:
         """The teacher's own outputs; see `GradientTrainer.frozen`."""

@@ -1,0 +1,121 @@
+"""Many trainings: data sets, categories, models and seeds, each run in a process of its own.
+
+A run that fails or is killed costs only itself. Started again in the same folder, runs that are
+finished are not done again, and those that were stopped go on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ad.core.bench.executors import Executor
+from ad.core.bench.jobs import Job, Outcome, finished, outcome_of
+from ad.core.evaluation import IMAGE_METRICS, PIXEL_METRICS
+from ad.core.files import to_json, write_atomic
+
+METRICS = (*IMAGE_METRICS, *PIXEL_METRICS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """One model on one category, over its seeds."""
+
+    dataset: str
+    """Layout of the data."""
+    category: str
+    """Of the data set."""
+    model: str
+    """Registry name."""
+    runs: int
+    """Runs that are done."""
+    failed: int
+    """Runs that are not."""
+    mean: dict[str, float | None]
+    """Of each metric over the runs that have it."""
+    deviation: dict[str, float | None]
+    """Standard deviation over them; None for fewer than two."""
+
+
+def run_bench(
+    jobs: Sequence[Job],
+    executor: Executor,
+    *,
+    output: Path,
+    told: Callable[[Outcome], None] = lambda outcome: None,
+) -> list[Outcome]:
+    """Do all runs that are not done, and write ``results.json`` and ``results.csv``.
+
+    Both files are written anew after each run, so a bench that is stopped has what it had found.
+
+    Args:
+        jobs: What to run.
+        executor: How.
+        output: Folder for the two files.
+        told: Called with each outcome as it comes, those of earlier benches first.
+
+    Returns:
+        Outcomes in the order of the jobs.
+    """
+    outcomes: dict[str, Outcome] = {}
+
+    def note(outcome: Outcome) -> None:
+        outcomes[outcome.job.name] = outcome
+        rows = [outcomes[job.name].row() for job in jobs if job.name in outcomes]
+        write_atomic(output / "results.json", to_json({"runs": rows}))
+        write_atomic(output / "results.csv", _table(rows).encode())
+        told(outcome)
+
+    for job in jobs:
+        if finished(job):
+            note(outcome_of(job, skipped=True))
+    for outcome in executor.run([job for job in jobs if job.name not in outcomes]):
+        note(outcome)
+    return [outcomes[job.name] for job in jobs]
+
+
+def summarise(outcomes: Sequence[Outcome]) -> list[Summary]:
+    """Mean and deviation over the seeds, for each category and model in the order of the runs."""
+    groups: dict[tuple[str, str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        job = outcome.job
+        groups.setdefault((job.dataset, job.category, job.settings.model), []).append(outcome)
+    summaries = []
+    for (dataset, category, model), members in groups.items():
+        mean: dict[str, float | None] = {}
+        deviation: dict[str, float | None] = {}
+        for key in METRICS:
+            values = [one.metrics[key] for one in members if one.metrics.get(key) is not None]
+            mean[key] = float(np.mean(values)) if values else None
+            deviation[key] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        done = sum(outcome.error is None for outcome in members)
+        summaries.append(
+            Summary(
+                dataset=dataset,
+                category=category,
+                model=model,
+                runs=done,
+                failed=len(members) - done,
+                mean=mean,
+                deviation=deviation,
+            )
+        )
+    return summaries
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    columns = ["dataset", "category", "model", "seed", "status", *METRICS, "fit_seconds", "run"]
+    writer = csv.writer(text)
+    writer.writerow([*columns, "error"])
+    for row in rows:
+        flat = {**row, **row["metrics"]}
+        cells = [flat.get(column) for column in (*columns, "error")]
+        writer.writerow(["" if cell is None else cell for cell in cells])
+    return text.getvalue()

@@ -1,0 +1,139 @@
+"""Where the runs of a bench are done: in processes of this machine, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, Protocol, final
+
+from ad.core.bench.jobs import Job, Outcome, clear_way, finished, outcome_of, start
+from ad.core.errors import AdError, PluginError
+
+_SECONDS_BETWEEN_LOOKS = 0.1
+_RETRIES = 3
+
+
+class Executor(Protocol):
+    """Does runs."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        """Do all of them; yields what came of each, in the order in which they end.
+
+        A run that fails is an outcome with an error and no exception. What is running is stopped
+        when the caller closes the iterator.
+        """
+        ...
+
+
+@final
+class LocalExecutor:
+    """Processes of this machine.
+
+    Args:
+        at_once: How many runs go on at a time; the processor's cores are shared by them.
+    """
+
+    def __init__(self, at_once: int = 1) -> None:
+        self.at_once = at_once
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        """Do all of them; see `Executor.run`."""
+        threads = str(max(1, (os.cpu_count() or 1) // self.at_once))
+        environment = {"OMP_NUM_THREADS": threads, **os.environ}
+        waiting = list(reversed(jobs))
+        running: list[tuple[Job, Any, IO[bytes]]] = []
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.at_once:
+                    job = waiting.pop()
+                    job.log.parent.mkdir(parents=True, exist_ok=True)
+                    log: IO[bytes] = job.log.open("ab")
+                    running.append((job, start(job, environment, log), log))
+                for entry in list(running):
+                    ended, process, written = entry
+                    if process.poll() is not None:
+                        running.remove(entry)
+                        written.close()
+                        yield outcome_of(ended)
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        finally:  # they save what they have learnt
+            for _, process, _ in running:
+                process.terminate()
+            for _, process, written in running:
+                process.wait()
+                written.close()
+
+
+@final
+class RayExecutor:
+    """Workers of a Ray cluster, or of a local one if none is named by ``RAY_ADDRESS``.
+
+    All must see the same folders. A run whose worker dies is begun again, up to three times.
+
+    Args:
+        cores: Processor cores of each run.
+        gpus: GPUs of each run; may be a fraction.
+
+    Raises:
+        PluginError: If ray is not installed.
+    """
+
+    def __init__(self, cores: int = 1, gpus: float = 0.0) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            msg = f"Ray is not installed ({error}).\nhint: pip install 'ad-core[ray]'"
+            raise PluginError(msg) from error
+        self.ray = ray
+        self.cores = cores
+        self.gpus = gpus
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        """Do all of them; see `Executor.run`."""
+        ray = self.ray
+        ours = not ray.is_initialized()
+        if ours:
+            ray.init(log_to_driver=False, include_dashboard=False)
+        # A worker of its own for each run, so that memory and time are its own.
+        task = ray.remote(
+            num_cpus=self.cores, num_gpus=self.gpus, max_calls=1, max_retries=_RETRIES
+        )(train_here)
+        try:
+            running = {task.remote(job, self.cores): job for job in jobs}
+            while running:
+                (done,), _ = ray.wait(list(running), num_returns=1)
+                job = running.pop(done)
+                try:
+                    yield outcome_of(job, error=ray.get(done))
+                except ray.exceptions.RayError as error:
+                    yield outcome_of(job, error=f"Its worker died: {error}")
+        finally:
+            if ours:
+                ray.shutdown()
+
+
+def train_here(job: Job, cores: int) -> str | None:
+    """Do a run in this process.
+
+    Returns:
+        Why it failed; None if it did not.
+    """
+    import torch
+
+    from ad.core.training import train
+
+    if finished(job):  # by a worker that died right after
+        return None
+    torch.set_num_threads(cores)
+    clear_way(job)
+    values = job.settings.model_dump()
+    names = {"dataset": "dataset_type", "model": "model_type", "options": "model"}
+    given: dict[str, Any] = {names.get(key, key): value for key, value in values.items()}
+    goes_on = (job.folder / "checkpoint").is_dir()
+    given["resume" if goes_on else "output_dir"] = job.folder
+    try:
+        train(**given)
+    except AdError as error:
+        return str(error)
+    return None

@@ -1,0 +1,215 @@
+"""One run of a bench: what it is, whether it is done, how it is started and what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from ad.core.data.samples import DatasetSpec, collect, fingerprint, locate
+from ad.core.errors import DataError, SettingError, listed
+from ad.core.files import to_json
+from ad.core.registry import ModelRegistry, get_dataset, load_trainer
+from ad.core.run_directory import command_line
+from ad.core.settings import RunSettings, run_settings
+
+_LAST_WORDS = 2000
+"""Characters of a failed run's error output that are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One training."""
+
+    settings: RunSettings
+    """All that it is made of."""
+    category: str
+    """What it is called in tables."""
+    folder: Path
+    """Its run directory; its name ends with a hash of settings and data."""
+
+    @property
+    def dataset(self) -> str:
+        """Layout of the data."""
+        return self.settings.dataset
+
+    @property
+    def name(self) -> str:
+        """Unlike that of any other job of the bench."""
+        return self.folder.name
+
+    @property
+    def log(self) -> Path:
+        """What the run says."""
+        return self.folder.with_suffix(".log")
+
+    def words(self) -> list[str]:
+        """The command line that begins the run, or goes on with it, after the interpreter."""
+        how = "--resume" if (self.folder / "checkpoint").is_dir() else "--output"
+        return ["-m", "ad.core.cli", *command_line(self.settings)[1:], how, str(self.folder)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a job."""
+
+    job: Job
+    """The job."""
+    skipped: bool = False
+    """It was done before."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """The figures; empty if it failed."""
+    fit_seconds: float | None = None
+    """How long it learnt; of a resumed run, the last part."""
+    error: str | None = None
+    """Why it is not done; None if it is."""
+
+    def row(self) -> dict[str, Any]:
+        """As ``results.json`` has it."""
+        job = self.job
+        return {
+            "dataset": job.dataset,
+            "category": job.category,
+            "model": job.settings.model,
+            "seed": job.settings.seed,
+            "status": "done" if self.error is None else "failed",
+            "metrics": dict(self.metrics),
+            "fit_seconds": self.fit_seconds,
+            "run": str(job.folder),
+            "error": self.error,
+        }
+
+
+def plan(
+    datasets: Sequence[str],
+    categories: Sequence[str],
+    models: Sequence[str],
+    *,
+    seeds: Sequence[int],
+    output: Path,
+    data_roots: Mapping[str, str] | None = None,
+    **given: Any,  # noqa: ANN401 - checked by `run_settings`
+) -> list[Job]:
+    """Check all settings and list the runs, before the first of them starts.
+
+    Args:
+        datasets: Layouts.
+        categories: Of any of the data sets, each taken where it exists; ``all`` for every one.
+        models: Registry names.
+        seeds: Each makes a run of its own.
+        output: The bench's folder.
+        data_roots: Folder of each data set that needs one.
+        given: Fields of `RunSettings` that are the same for all; None for the catalogue's.
+
+    Raises:
+        AdError: One of its kinds, for anything that can be wrong with settings or data.
+    """
+    roots = dict(data_roots or {})
+    for name in roots:
+        if name not in datasets:
+            msg = f"A folder was given for `{name}`, which is none of {listed(datasets)}."
+            raise SettingError(msg)
+    layouts = [get_dataset(name) for name in datasets]
+    places = [
+        (dataset, *place)
+        for dataset in layouts
+        for place in _places(dataset, categories, roots.get(dataset.name))
+    ]
+    used = {name for _, category, title, root in places for name in (category, title, str(root))}
+    for name in categories:
+        if name != "all" and not {name, str(Path(name).expanduser().resolve())} & used:
+            all_places = (_places(one, ["all"], roots.get(one.name)) for one in layouts)
+            there = {title for some in all_places for _, title, _ in some}
+            msg = f"No data set has a category `{name}`. There are {listed({*there, 'all'})}."
+            raise DataError(msg)
+    jobs = []
+    for dataset, category, title, root in places:
+        for model in models:
+            spec = ModelRegistry.get(model)
+            for seed in seeds:
+                samples = collect(dataset, category, root=root, seed=seed)
+                settings = run_settings(
+                    spec,
+                    load_trainer(spec),
+                    dataset=dataset.name,
+                    category=category,
+                    data_root=None if root is None else str(root),
+                    seed=seed,
+                    **given,
+                )
+                content = [settings.model_dump(), fingerprint(samples)]
+                digest = hashlib.sha256(to_json(content)).hexdigest()[:10]
+                name = f"{dataset.name}-{title}-{model}-seed{seed}-{digest}"
+                folder = output.absolute() / "runs" / re.sub(r"[^\w.-]+", "-", name)
+                jobs.append(Job(settings=settings, category=title, folder=folder))
+    return jobs
+
+
+def finished(job: Job) -> bool:
+    """Whether the run was done before: its metrics are written last."""
+    return (job.folder / "metrics.json").is_file()
+
+
+def clear_way(job: Job) -> None:
+    """Remove what a killed run left that cannot be gone on with."""
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    if job.folder.exists() and not (job.folder / "checkpoint").is_dir():
+        shutil.rmtree(job.folder)
+
+
+def start(job: Job, environment: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the run in a process of its own, which writes to a log."""
+    clear_way(job)
+    return subprocess.Popen(
+        [sys.executable, *job.words()],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=dict(environment),
+    )
+
+
+def outcome_of(job: Job, *, skipped: bool = False, error: str | None = None) -> Outcome:
+    """Read what a run has written.
+
+    Args:
+        job: The run, over or never begun.
+        skipped: It was done before.
+        error: What is known of its failure; the end of its log otherwise.
+    """
+    if not finished(job):
+        said = job.log.read_text(errors="replace")[-_LAST_WORDS:] if job.log.exists() else ""
+        return Outcome(job=job, error=error or said.strip() or "It ended without a word.")
+    metrics = json.loads((job.folder / "metrics.json").read_text())["metrics"]
+    lines = (job.folder / "log.jsonl").read_text().splitlines()
+    seconds = [line["seconds"] for line in map(json.loads, lines) if line["event"] == "fitted"]
+    return Outcome(job=job, skipped=skipped, metrics=metrics, fit_seconds=seconds[-1])
+
+
+def _places(
+    dataset: DatasetSpec, categories: Sequence[str], root: str | None
+) -> list[tuple[str, str, Path | None]]:
+    """Category, its title and the root of each of the categories that a data set has."""
+    if dataset.path_as_category and root is None:  # categories are folders
+        found = []
+        for given in categories:
+            category, place = locate(dataset, given, None)
+            found.append((category, place.name if place else category, place))
+        return found
+    _, place = locate(dataset, "all", root)
+    base = place if place is not None or not dataset.default_root else dataset.default_root()
+    if base is None:
+        collect(dataset, "all", root=None, seed=0)  # raises what is missing
+    assert base is not None
+    known = dataset.categories(base)
+    if not known:
+        collect(dataset, "all", root=base, seed=0)  # raises what was expected
+    wanted = known if "all" in categories else [name for name in categories if name in known]
+    return [(name, name, place) for name in wanted]

@@ -1,0 +1,91 @@
+"""Who is told how learning goes, and may end it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopState:
+    """How far learning is."""
+
+    epoch: int
+    """The epoch, counted from 0."""
+    step: int
+    """Steps that are done; for a model that learns in one pass, batches."""
+    total_steps: int
+    """Steps there will be."""
+    losses: Mapping[str, float] = field(default_factory=dict)
+    """Loss terms: of the step after a batch, their mean over the epoch after an epoch."""
+    monitor: float | None = None
+    """Mean of `GradientTrainer.monitor` after the epoch; None if it was not taken."""
+
+
+class Callback:
+    """Told how learning goes; override what you want to hear.
+
+    Of several processes the first one's callbacks are told. A model that learns in one pass has
+    a start and an end, and no epochs.
+    """
+
+    vital: ClassVar[bool] = True
+    """Whether learning ends when it fails; if not, there is a warning and it is told no more."""
+
+    def on_fit_start(self, state: LoopState) -> None:
+        """Before the first step, or the first one after resuming."""
+
+    def on_epoch_start(self, state: LoopState) -> None:
+        """Before an epoch's first step, or the first one after resuming in the middle of it."""
+
+    def on_batch_end(self, state: LoopState) -> None:
+        """After each step."""
+
+    def on_epoch_end(self, state: LoopState) -> Literal["stop"] | None:
+        """After each epoch; ``"stop"`` ends learning."""
+        return None
+
+    def on_fit_end(self, state: LoopState) -> None:
+        """After the last step, when the detector is fitted."""
+
+    def on_exception(self, error: BaseException) -> None:
+        """When learning ends by an error, a signal among them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, as JSON values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave, before `on_fit_start` of a resumed run."""
+
+
+@final
+class Callbacks(list[Callback]):
+    """All that are told."""
+
+    def tell(self, hook: str, *values: object) -> list[Any]:
+        """Call a method of each, in order.
+
+        Args:
+            hook: Its name.
+            values: Its arguments.
+
+        Returns:
+            What they answered.
+        """
+        answers = []
+        for callback in list(self):
+            try:
+                answers.append(getattr(callback, hook)(*values))
+            except Exception as error:
+                if callback.vital:
+                    raise
+                warnings.warn(
+                    f"`{type(callback).__name__}` failed and is told no more; the run goes on. "
+                    f"{type(error).__name__}: {error}",
+                    stacklevel=2,
+                )
+                self.remove(callback)
+        return answers

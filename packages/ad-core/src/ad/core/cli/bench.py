@@ -1,0 +1,174 @@
+"""`ad bench`: many trainings, as a table of models and categories."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ad.core.cli.train import Budget, Precision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ad.core.bench import Summary
+    from ad.core.bench.jobs import Outcome
+
+
+class Where(StrEnum):
+    """Choices of ``--executor``."""
+
+    local = "local"
+    ray = "ray"
+
+
+def bench(
+    datasets: Annotated[str, typer.Argument(help="Layouts, separated by commas.")],
+    categories: Annotated[
+        str, typer.Argument(help="Categories, separated by commas, or `all` for each of them.")
+    ],
+    models: Annotated[str, typer.Argument(help="Names from `ad models`, separated by commas.")],
+    seeds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Repeat each with seeds 0 to N - 1.")
+    ] = 1,
+    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Runs at a time.")] = 1,
+    executor: Annotated[
+        Where, typer.Option(help="Processes here, or workers of a Ray cluster.")
+    ] = Where.local,
+    cores: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Processor cores of a run, with Ray.")
+    ] = 1,
+    gpus: Annotated[
+        float, typer.Option(metavar="F", min=0, help="GPUs of a run, with Ray; may be a part.")
+    ] = 0.0,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the bench.")] = Path(
+        "bench"
+    ),
+    data_root: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]DIR", help="Folder of the data set; of several, NAME=DIR for each."
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="As of `ad train`.")] = None,
+    steps: Annotated[int | None, typer.Option(metavar="N", help="As of `ad train`.")] = None,
+    budget: Annotated[Budget, typer.Option(help="As of `ad train`.")] = Budget.default,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="As of `ad train`.")] = None,
+    img_size: Annotated[int | None, typer.Option(metavar="N", help="As of `ad train`.")] = None,
+    holdout: Annotated[float, typer.Option(metavar="F", help="As of `ad train`.")] = 0.1,
+    weights: Annotated[
+        str, typer.Option(metavar="auto|random|FILE", help="As of `ad train`.")
+    ] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="As of `ad train`.")
+    ] = "auto",
+    precision: Annotated[Precision, typer.Option(help="As of `ad train`.")] = Precision.auto,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Train and test many models on many categories; repeat it to go on where it stopped.
+
+    Example: [bold]ad bench mvtec all padim,patchcore --data-root ./mvtec_ad --seeds 3[/bold]
+    """
+    from ad.core.bench import run_bench, summarise
+    from ad.core.bench.executors import LocalExecutor, RayExecutor
+    from ad.core.bench.jobs import plan
+    from ad.core.cli.console import print_json, say
+
+    names = _parts(datasets)
+    planned = plan(
+        names,
+        _parts(categories),
+        _parts(models),
+        seeds=range(seeds),
+        output=output,
+        data_roots=_roots(names, data_root or []),
+        num_epochs=epochs,
+        num_steps=steps,
+        budget=budget.value,
+        batch_size=batch_size,
+        img_size=img_size,
+        holdout=holdout,
+        weights=weights,
+        device=device,
+        precision=precision.value,
+    )
+    how = LocalExecutor(jobs) if executor is Where.local else RayExecutor(cores, gpus)
+    say(f"{len(planned)} runs, in {output}")
+    count = 0
+
+    def tell(outcome: Outcome) -> None:
+        nonlocal count
+        count += 1
+        say(f"{count} of {len(planned)}: {_line(outcome)}")
+
+    outcomes = run_bench(planned, how, output=output, told=tell)
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    if json:
+        print_json({"output": str(output), "runs": [outcome.row() for outcome in outcomes]})
+    else:
+        _print(summarise(outcomes))
+    say(f"written to {output}/results.csv and results.json")
+    if failed:
+        say(f"\nhint: {failed} runs failed; the same command does these again")
+        raise typer.Exit(1)
+
+
+def _parts(text: str) -> list[str]:
+    return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _roots(datasets: Sequence[str], given: Sequence[str]) -> dict[str, str]:
+    """Which folder is whose: ``DIR`` for the only data set, ``NAME=DIR`` for each of several."""
+    from ad.core.errors import SettingError
+
+    roots = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if equals and name in datasets:
+            roots[name] = folder
+        elif len(datasets) == 1:
+            roots[datasets[0]] = text
+        else:
+            msg = (
+                f"Of several data sets, `--data-root` takes NAME=DIR, such as "
+                f"`--data-root {datasets[0]}=./data`; got `{text}`."
+            )
+            raise SettingError(msg)
+    return roots
+
+
+def _line(outcome: Outcome) -> str:
+    job = outcome.job
+    what = f"{job.dataset} {job.category} {job.settings.model} seed {job.settings.seed}"
+    if outcome.error is not None:
+        return f"{what} failed: {outcome.error.strip().splitlines()[-1]} (see {job.log})"
+    auroc = outcome.metrics.get("image_auroc")
+    figure = "no image AUROC" if auroc is None else f"image AUROC {auroc:.3f}"
+    return f"{what}: {figure}{' (done before)' if outcome.skipped else ''}"
+
+
+def _print(summaries: Sequence[Summary]) -> None:
+    from rich.table import Table
+
+    from ad.core.cli.console import TITLES, out
+
+    table = Table(header_style="bold")
+    for title in ("data", "category", "model"):
+        table.add_column(title, no_wrap=True)
+    table.add_column("runs", justify="right")
+    shown = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")
+    for key in shown:
+        table.add_column(TITLES[key], justify="right")
+    for one in summaries:
+        runs = f"{one.runs}, {one.failed} failed" if one.failed else f"{one.runs}"
+        figures = [_figure(one.mean[key], one.deviation[key]) for key in shown]
+        table.add_row(one.dataset, one.category, one.model, runs, *figures)
+    out().print(table)
+
+
+def _figure(mean: float | None, deviation: float | None) -> str:
+    if mean is None:
+        return "-"
+    return f"{mean:.3f}" if deviation is None else f"{mean:.3f}±{deviation:.3f}"

@@ -1,0 +1,143 @@
+"""Many runs: what is planned, what is skipped, and that a failure costs only itself."""
+
+import csv
+import json
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from ad.core.bench import run_bench, summarise
+from ad.core.bench.executors import LocalExecutor, RayExecutor, train_here
+from ad.core.bench.jobs import Outcome, finished, outcome_of, plan
+from ad.core.cli import app
+from ad.core.errors import DataError, PluginError, SettingError, UnknownNameError
+from ad.core.testing.pictures import write_mvtec_tree
+
+
+class HereExecutor:
+    """Runs in this process, which knows the models that a test registers."""
+
+    def __init__(self, fails=()):
+        self.fails, self.ran = fails, []
+
+    def run(self, jobs):
+        for job in jobs:
+            self.ran.append(job)
+            broken = job.settings.seed in self.fails
+            yield outcome_of(job, error="it broke" if broken else train_here(job, 1))
+
+
+@pytest.fixture
+def roots(tmp_path):
+    first = write_mvtec_tree(tmp_path / "first", "toy", size=32)
+    write_mvtec_tree(tmp_path / "first", "other", size=32)
+    return first
+
+
+def planned(model, root, output, categories=("all",), **given):
+    options = {"seeds": range(2), "output": output, "data_roots": {"mvtec": str(root)}, **given}
+    return plan(["mvtec"], list(categories), [model], **options)
+
+
+def test_a_plan_has_each_category_model_and_seed(mean_picture, roots, tmp_path):
+    jobs = planned(mean_picture, roots, tmp_path / "out")
+    whats = [(job.category, job.settings.category, job.settings.seed) for job in jobs]
+    assert whats == [
+        ("other", "other", 0), ("other", "other", 1), ("toy", "toy", 0), ("toy", "toy", 1),
+    ]  # fmt: skip
+    assert len({job.folder for job in jobs}) == 4
+    (one, _) = planned(mean_picture, roots, tmp_path / "out", ["toy"])
+    assert one.name == jobs[2].name
+    (larger, _) = planned(mean_picture, roots, tmp_path / "out", ["toy"], img_size=48)
+    assert larger.name != one.name
+    next((roots / "toy/train/good").iterdir()).unlink()
+    (changed, _) = planned(mean_picture, roots, tmp_path / "out", ["toy"])
+    assert changed.name != one.name
+
+
+def test_what_cannot_be_run_is_refused_before_anything_is(mean_picture, roots, tmp_path):
+    output = tmp_path / "out"
+    with pytest.raises(DataError, match="No data set has a category `tooy`. There are `all`, `oth"):
+        planned(mean_picture, roots, output, ["toy", "tooy"])
+    with pytest.raises(UnknownNameError, match="No model named `no-such`"):
+        planned("no-such", roots, output)
+    with pytest.raises(SettingError, match="`img_size`"):
+        planned(mean_picture, roots, output, img_size=3)
+    with pytest.raises(SettingError, match="A folder was given for `mtd`, which is none of"):
+        planned(mean_picture, roots, output, data_roots={"mtd": "x", "mvtec": str(roots)})
+    with pytest.raises(DataError, match="needs its folder"):
+        planned(mean_picture, roots, output, data_roots={})
+    with pytest.raises(DataError, match="It is not laid out as `mvtec`"):
+        planned(mean_picture, roots, output, data_roots={"mvtec": str(tmp_path / "nowhere")})
+    assert not output.exists()
+
+
+def test_runs_that_are_done_are_not_done_again(mean_picture, roots, tmp_path):
+    output = tmp_path / "out"
+    jobs = planned(mean_picture, roots, output)
+    first, second, told = HereExecutor(fails=[1]), HereExecutor(), []
+    outcomes = run_bench(jobs, first, output=output)
+    assert [outcome.error for outcome in outcomes] == [None, "it broke", None, "it broke"]
+    again = run_bench(jobs, second, output=output, told=told.append)
+    assert [job.settings.seed for job in second.ran] == [1, 1]
+    assert [outcome.skipped for outcome in told] == [True, True, False, False]
+    assert [outcome.error for outcome in again] == [None] * 4
+    rows = json.loads((output / "results.json").read_text())["runs"]
+    table = list(csv.DictReader((output / "results.csv").read_text().splitlines(), strict=True))
+    assert [row["seed"] for row in rows] == [0, 1, 0, 1]
+    for row, line, outcome in zip(rows, table, again, strict=True):
+        saved = json.loads((outcome.job.folder / "metrics.json").read_text())["metrics"]
+        assert row["metrics"] == saved
+        assert float(line["image_auroc"]) == saved["image_auroc"]
+        assert line["status"] == row["status"] == "done"
+
+
+def test_the_summary_is_over_seeds(mean_picture, roots, tmp_path):
+    jobs = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=range(3))
+    outcomes = [
+        Outcome(job=jobs[0], metrics={"image_auroc": 0.5, "pixel_ap": None}),
+        Outcome(job=jobs[1], metrics={"image_auroc": 0.9, "pixel_ap": None}),
+        Outcome(job=jobs[2], error="no"),
+    ]
+    (summary,) = summarise(outcomes)
+    assert (summary.runs, summary.failed) == (2, 1)
+    assert summary.mean["image_auroc"] == pytest.approx(0.7)
+    assert summary.deviation["image_auroc"] == pytest.approx(0.08**0.5)
+    assert summary.mean["pixel_ap"] is None
+
+
+def test_what_a_killed_run_left_is_replaced_or_gone_on_with(mean_picture, roots, tmp_path):
+    job = planned(mean_picture, roots, tmp_path / "out", ["toy"])[0]
+    job.folder.mkdir(parents=True)
+    (job.folder / "run.json").write_text("half")
+    assert "--output" in job.words()
+    assert train_here(job, 1) is None
+    assert finished(job)
+    (job.folder / "checkpoint").mkdir()
+    assert job.words()[-2:] == ["--resume", str(job.folder)]
+
+
+def test_a_process_that_fails_costs_only_itself_and_says_why(mean_picture, roots, tmp_path):
+    """The model is registered here alone, so every process of its own must fail."""
+    jobs = planned(mean_picture, roots, tmp_path / "out", ["toy"])
+    outcomes = list(LocalExecutor(2).run(jobs))
+    assert {outcome.job.name for outcome in outcomes} == {job.name for job in jobs}
+    assert all("No model named `mean-picture` is installed" in o.error for o in outcomes)
+
+
+def test_the_command_says_what_failed_and_ends_with_1(mean_picture, roots, tmp_path):
+    words = ["bench", "mvtec", "toy", mean_picture, "--data-root", str(roots)]
+    result = CliRunner().invoke(app, [*words, "--output", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "mvtec toy mean-picture seed 0 failed: " in result.stderr
+    assert "1 runs failed; the same command does these again" in result.stderr
+    several = ["bench", "mvtec,mtd", "toy", mean_picture, "--data-root", str(roots)]
+    refused = CliRunner().invoke(app, several)
+    assert "Of several data sets, `--data-root` takes NAME=DIR" in str(refused.exception)
+
+
+def test_ray_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(PluginError, match=r"(?s)Ray is not installed .*'ad-core\[ray\]'"):
+        RayExecutor()
