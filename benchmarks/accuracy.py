@@ -62,7 +62,7 @@ def run(data: Path, command: list[str]) -> dict[str, object]:
         code = "import sys; from ad.core.cli import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", code, *command, "--data-root", str(root),
-             "--output", f"{folder}/run", "--json"],
+             "--output", f"{folder}/run", "--no-report", "--json"],
             stdout=subprocess.PIPE, check=True, text=True,
         )  # fmt: skip
     result = json.loads(done.stdout)

@@ -290,3 +290,30 @@ def test_an_interrupted_run_has_the_signals_exit_status(run_ad, monkeypatch):
     status, _, err = run_ad("train", "synthetic", "fabric", "patchcore", "--steps", 3)
     assert status == 143
     assert "Stopped by SIGTERM" in err
+
+
+def test_train_and_evaluate_write_a_report_unless_told_not_to(
+    run_ad, mean_picture, toy_root, tmp_path
+):
+    arguments = ("train", "mvtec", "toy", mean_picture, "--data-root", toy_root, "--output")
+    status, out, err = run_ad(*arguments, tmp_path / "a", "--no-report", "--json")
+    assert (status, json.loads(out)["report"]) == (0, None)
+    report = tmp_path / "a/report.html"
+    assert "report to look at" not in run_ad("evaluate", tmp_path / "a", "--no-report")[2]
+    assert not report.exists()
+    assert f"report to look at: {report}" in run_ad("evaluate", tmp_path / "a")[2]
+    assert report.exists()
+    _, _, err = run_ad(*arguments, tmp_path / "b")
+    assert f"report to look at: {tmp_path / 'b/report.html'}" in err
+
+
+def test_report_prints_the_file_it_wrote(run_ad, trained, tmp_path, monkeypatch):
+    run, _, _ = trained
+    status, out, err = run_ad("report", run)
+    assert (status, out.strip()) == (0, str(run / "report.html"))
+    assert "scored again with the saved model" in err
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run_ad("report", run, run)
+    assert (status, out.strip()) == (0, "comparison.html")
+    assert (tmp_path / "comparison.html").stat().st_size > 1000
+    assert run_ad("report", run, "--output", tmp_path / "x.pdf")[0] == 1

@@ -28,6 +28,7 @@ def test_a_run_directory_holds_everything(trained):
         "model/config.json",
         "model/manifest.json",
         "model/model.safetensors",
+        "report.html",
         "run.json",
         "scores.jsonl",
     ]

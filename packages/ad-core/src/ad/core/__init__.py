@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ad.core.predict import load as load
     from ad.core.registry import ModelRegistry as ModelRegistry
     from ad.core.registry import ModelSpec as ModelSpec
+    from ad.core.report.writing import write_report as write_report
     from ad.core.trainer import GradientTrainer as GradientTrainer
     from ad.core.trainer import OnePassTrainer as OnePassTrainer
     from ad.core.trainer import Optimization as Optimization
@@ -60,6 +61,7 @@ _HOMES = {
     "evaluate": "evaluation",
     "load": "predict",
     "train": "training",
+    "write_report": "report.writing",
 }
 
 

@@ -147,6 +147,16 @@ class Calibration:
         return cls(**data)
 
 
+def calibration_notes(calibration: Calibration | None) -> list[str]:
+    """What a user must know of a run's threshold, or of its having none."""
+    if calibration is None:
+        return [
+            "Nothing was held out: there is no threshold, no verdict and no 0-to-1 score. Scores "
+            "still rank pictures. Train with `holdout` above 0 to have them."
+        ]
+    return [f"Threshold {calibration.threshold:.4g}; {calibration.promise()}."]
+
+
 def calibrate(
     scores: ArrayLike, map_maxima: ArrayLike | None = None, rate: float = 0.01
 ) -> Calibration:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.data.batches import PictureSet
+from ad.core.data.batches import Batch, PictureSet
 from ad.core.data.pictures import read_mask
 from ad.core.data.samples import Sample, collect, locate
 from ad.core.distributed import ALONE, World
-from ad.core.errors import DataError, listed
+from ad.core.errors import DataError, OutputError, listed
 from ad.core.metrics import image_metrics, pixel_metrics
 from ad.core.predict import LoadedDetector, load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
+from ad.core.report.gallery import Gallery
+from ad.core.report.run import REPORT, write_again
 from ad.core.run_directory import read_run, training_pictures
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
@@ -27,6 +29,9 @@ PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_05")
 
 Metrics = dict[str, float | None]
 """Each of `IMAGE_METRICS` and `PIXEL_METRICS`, in [0, 1]; None where it is not defined."""
+
+Watch = Callable[[Batch, NDArray[np.float32], NDArray[np.float32] | None], None]
+"""Told of each batch with its scores ``[B]`` and maps ``[B, S, S]``, or None for maps."""
 
 
 class Verdicts(NamedTuple):
@@ -81,6 +86,7 @@ def evaluate(
     data_root: str | Path | None = None,
     device: str = "auto",
     batch_size: int = 8,
+    report: bool = True,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Score the test split of the data that a run was trained on.
@@ -90,13 +96,41 @@ def evaluate(
         data_root: The data set's folder, if it is no longer where it was.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         batch_size: Pictures scored at once; does not change the figures.
+        report: Whether to write ``report.html`` into the run directory.
         progress: Where to show how far it is.
 
     Raises:
         ModelFileError: If the folder is no run directory.
         DataError: If the data are gone or changed their layout.
+        OutputError: If the report cannot be written.
     """
-    record = read_run(Path(run))
+    test = find_test_samples(Path(run), data_root=data_root, progress=progress)
+    if not test:
+        msg = f"The data of `{run}` have no test pictures: there is nothing to evaluate on."
+        raise DataError(msg)
+    detector = load(run, device=device)
+    gallery = Gallery(test, detector.config.calibration) if report else None
+    evaluation = measure(
+        detector,
+        test,
+        batch_size=batch_size,
+        progress=progress,
+        watch=None if gallery is None else gallery.see,
+    )
+    if gallery is not None:
+        try:
+            write_again(Path(run) / REPORT, Path(run), detector.config, evaluation, gallery)
+        except OutputError as error:
+            msg = f"{error}\nhint: the figures alone need no report: ad evaluate --no-report {run}"
+            raise OutputError(msg) from error
+    return evaluation
+
+
+def find_test_samples(
+    run: Path, *, data_root: str | Path | None = None, progress: Progress = SILENT
+) -> list[Sample]:
+    """The test split of the data that a run was trained on; see `evaluate`."""
+    record = read_run(run)
     settings = record["settings"]
     dataset = get_dataset(settings["dataset"])
     given = data_root if data_root is not None else settings["data_root"]
@@ -105,12 +139,8 @@ def evaluate(
     if root is not None and dataset.categories(root) == [root.name] and category != "all":
         category = root.name  # the root is the one category itself, and may have been renamed
     samples = collect(dataset, category, root=root, seed=settings["seed"], progress=progress)
-    test = [sample for sample in samples if sample.split == "test"]
-    if not test:
-        msg = f"The data of `{run}` have no test pictures: there is nothing to evaluate on."
-        raise DataError(msg)
-    _check_unseen(Path(run), record, samples)
-    return measure(load(run, device=device), test, batch_size=batch_size, progress=progress)
+    _check_unseen(run, record, samples)
+    return [sample for sample in samples if sample.split == "test"]
 
 
 def _check_unseen(run: Path, record: dict[str, Any], samples: Sequence[Sample]) -> None:
@@ -137,6 +167,7 @@ def measure(
     batch_size: int = 8,
     progress: Progress = SILENT,
     world: World = ALONE,
+    watch: Watch | None = None,
 ) -> Evaluation:
     """Score samples and compare with what is known about them.
 
@@ -149,6 +180,7 @@ def measure(
         batch_size: Pictures scored at once.
         progress: Where to show how far it is.
         world: The processes that share the pictures, each of which calls this.
+        watch: Told of each batch of this process's share, as it comes; its time does not count.
 
     Raises:
         PictureError: If a picture or mask cannot be read.
@@ -157,6 +189,7 @@ def measure(
     own = range(world.rank, len(samples), world.size)
     scores = np.zeros(len(samples), dtype=np.float32)
     maps: list[NDArray[np.float32] | None] = [None] * len(samples)
+    watching = 0.0
     started = time.perf_counter()
     with progress.step("testing", total=len(own), unit="pictures") as advance:
         for batch in pictures.batches(batch_size, order=own):
@@ -166,12 +199,17 @@ def measure(
                 # Without the truth of its pixels a map counts for nothing: do not keep it.
                 if batch_maps is not None and samples[index].has_truth:
                     maps[index] = batch_maps[row]
+            if watch is not None:
+                paused = time.perf_counter()
+                watch(batch, batch_scores, batch_maps)
+                watching += time.perf_counter() - paused
             advance(len(batch.indices))
     for rows, found, drawn in world.gather((own, scores[own], [maps[row] for row in own])):
         scores[rows] = found
         for row, map_ in zip(rows, drawn, strict=True):
             maps[row] = map_
-    seconds = (time.perf_counter() - started) / len(samples) if samples else None
+    spent = time.perf_counter() - started - watching
+    seconds = spent / len(samples) if samples else None
     told = world.tell(_evaluation(detector, samples, scores, maps, seconds) if world.main else None)
     assert told is not None
     return told

@@ -39,9 +39,7 @@ def overlay(
     smooth = np.asarray(
         Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
     )
-    levels = np.linspace(0, 1, 256)
-    table = np.stack([np.interp(levels, _STOPS, c) for c in (*_COLOURS.T, _ALPHAS)], axis=-1)
-    shade = table.astype(np.float32)[np.rint(smooth.clip(0, 1) * 255).astype(np.uint8)]
+    shade = _table().astype(np.float32)[np.rint(smooth.clip(0, 1) * 255).astype(np.uint8)]
     colour, alpha = shade[..., :3], shade[..., 3:]
     mixed = np.asarray(plain) * (1 - alpha) + colour * alpha
     above = smooth >= 0.5
@@ -58,3 +56,19 @@ def overlay(
     sheet.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)), (size[0] + _GAP, 0))
     ImageDraw.Draw(sheet).text((4, size[1] + 3), label, fill="black", font_size=14)
     return sheet
+
+
+def colour_table() -> NDArray[np.uint8]:
+    """The colours of heat maps, for those who lay them over pictures elsewhere.
+
+    Returns:
+        ``[256, 4]``: red, green, blue and alpha of heat 0 to 1; alpha is 255 where opaque.
+    """
+    table = _table()
+    table[:, 3] *= 255
+    return np.rint(table).astype(np.uint8)
+
+
+def _table() -> NDArray[np.float64]:
+    levels = np.linspace(0, 1, 256)
+    return np.stack([np.interp(levels, _STOPS, c) for c in (*_COLOURS.T, _ALPHAS)], axis=-1)

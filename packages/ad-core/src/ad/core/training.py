@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ad.core.calibrate import Calibration, calibrate
+from ad.core.calibrate import Calibration, calibrate, calibration_notes
 from ad.core.callbacks import Callback, Callbacks
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet
@@ -31,6 +31,8 @@ from ad.core.loop import fit
 from ad.core.predict import LoadedDetector, ModelConfig, load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, get_dataset, get_tracker, load_trainer
+from ad.core.report.gallery import Gallery
+from ad.core.report.run import REPORT, write_run_report
 from ad.core.run_directory import RunLog, describe_run, forget, make_run, resume_run
 from ad.core.settings import RunSettings, run_settings
 from ad.core.tracking import Tracker
@@ -57,6 +59,8 @@ class TrainResult:
     """Largest memory of the process so far (of the GPU, if on one), in bytes; None if unknown."""
     notes: tuple[str, ...]
     """What a user should know about this run."""
+    report: Path | None
+    """The report that was written, if one was."""
 
 
 def train(
@@ -83,6 +87,7 @@ def train(
     track: Sequence[str] = (),
     resume: str | Path | None = None,
     checkpoint_minutes: float = 5.0,
+    report: bool = True,
     model: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: Progress = SILENT,
@@ -118,6 +123,7 @@ def train(
         resume: Run directory of a run that was stopped or killed; all else must be as it was. It
             ends like a run that was not.
         checkpoint_minutes: How often what was learnt is saved to resume from.
+        report: Whether to write ``report.html`` into the run directory.
         model: Options of the model.
         callbacks: Told how it goes: see `ad.core.callbacks`.
         progress: Where to show how far it is; silent by default.
@@ -235,9 +241,15 @@ def train(
     world.wait()  # until it is there
     detector = load(run, device=settings.device)
     calibration = detector.config.calibration
+    gallery = Gallery(test, calibration) if report else None
     try:
         evaluation = measure(
-            detector, test, batch_size=settings.batch_size, progress=progress, world=world
+            detector,
+            test,
+            batch_size=settings.batch_size,
+            progress=progress,
+            world=world,
+            watch=None if gallery is None else gallery.see,
         )
     except PictureError as error:
         msg = (
@@ -246,8 +258,20 @@ def train(
         raise PictureError(msg) from error
     seconds = {"fit": fit_seconds, "test_per_image": evaluation.seconds_per_image}
     peak = peak_memory(target)
-    notes = (*trainer_notes, *_calibration_notes(calibration), *evaluation.notes)
+    notes = (*trainer_notes, *calibration_notes(calibration), *evaluation.notes)
+    if gallery is not None:
+        gallery.merge(world.gather(gallery.shown))
     if world.main:
+        if gallery is not None:
+            write_run_report(
+                run / REPORT,
+                record=record,
+                config=detector.config,
+                samples=test,
+                evaluation=evaluation,
+                gallery=gallery,
+                notes=notes,
+            )
         _write_figures(run, test, evaluation, notes)
         told[:] = [callback for callback in told if isinstance(callback, Tracker)]
         told.tell("on_tested", evaluation.metrics)
@@ -261,6 +285,7 @@ def train(
         seconds=seconds,
         peak_memory=peak,
         notes=notes,
+        report=run / REPORT if report else None,
     )
 
 
@@ -372,12 +397,3 @@ def _calibrate(
                 maxima.append(maps.max(axis=(1, 2)))
             advance(len(batch.indices))
     return calibrate(np.concatenate(scores), np.concatenate(maxima) if maxima else None)
-
-
-def _calibration_notes(calibration: Calibration | None) -> list[str]:
-    if calibration is None:
-        return [
-            "Nothing was held out: there is no threshold, no verdict and no 0-to-1 score. Scores "
-            "still rank pictures. Train with `holdout` above 0 to have them."
-        ]
-    return [f"Threshold {calibration.threshold:.4g}; {calibration.promise()}."]

@@ -13,7 +13,18 @@ from importlib.metadata import EntryPoint, entry_points
 
 import typer
 
-from ad.core.cli import bench, datasets, demo, evaluate, models, predict, show, synth, train
+from ad.core.cli import (
+    bench,
+    datasets,
+    demo,
+    evaluate,
+    models,
+    predict,
+    report,
+    show,
+    synth,
+    train,
+)
 from ad.core.errors import AdError, Interrupted, LearningError, PluginError
 from ad.core.registry import COMMANDS
 
@@ -33,6 +44,7 @@ app.command("show")(show.show)
 app.command("datasets")(datasets.datasets)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.command("bench")(bench.bench)
 app.command("synth")(synth.synth)

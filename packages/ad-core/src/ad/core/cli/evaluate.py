@@ -14,6 +14,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="DIR", help="Folder of the data set, if it has moved."),
     ] = None,
+    report: Annotated[
+        bool,
+        typer.Option("--report/--no-report", help="Write `report.html` into the run directory."),
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Test a saved detector on the test split of its data.
@@ -29,8 +33,9 @@ def evaluate(
         say_verdicts,
     )
     from ad.core.evaluation import evaluate as run_evaluate
+    from ad.core.report.run import REPORT
 
-    result = run_evaluate(run, data_root=data_root, progress=ConsoleProgress())
+    result = run_evaluate(run, data_root=data_root, report=report, progress=ConsoleProgress())
     each = result.seconds_per_image
     if json:
         print_json({"run": str(run), **result.to_json(), "seconds": {"test_per_image": each}})
@@ -44,3 +49,5 @@ def evaluate(
     say_verdicts(result.verdicts)
     if each is not None:
         say(f"testing {each * 1000:.1f} ms a picture")
+    if report:
+        say(f"report to look at: {run / REPORT}")

@@ -105,6 +105,9 @@ def train(
         Path | None,
         typer.Option(metavar="RUN", help="Go on with a run that was stopped, settings as then."),
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write `report.html` to look at.")
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train a detector on good pictures, test it and save it.
@@ -139,6 +142,7 @@ def train(
         compile=compile,
         track=track or (),
         resume=resume,
+        report=report,
         model=parse_assignments(set_ or []),
         progress=ConsoleProgress() if is_main() else SILENT,
     )
@@ -159,6 +163,7 @@ def result_json(result: TrainResult) -> dict[str, Any]:
         "threshold": result.threshold,
         "seconds": result.seconds,
         "peak_memory_bytes": result.peak_memory,
+        "report": None if result.report is None else str(result.report),
     }
 
 
@@ -180,4 +185,6 @@ def print_result(result: TrainResult) -> None:
     memory = f", peak memory {result.peak_memory / 2**30:.2f} GiB" if result.peak_memory else ""
     say(f"{times}{memory}")
     say(f"saved to {result.run}")
+    if result.report is not None:
+        say(f"report to look at: {result.report}")
     say(f"\nhint: ad predict {result.run} PICTURE_OR_FOLDER")

@@ -113,6 +113,22 @@ def check_headers(path: Path, masks: Sequence[Path]) -> None:
             _check_mask_shape(mask, of_mask, path, size, 1)
 
 
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture as `read_picture` gives it, from its header.
+
+    Raises:
+        PictureError: If it is missing, empty or no picture.
+    """
+    try:
+        with _quiet_open(path) as image:
+            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+            return image.size[::-1] if turned else image.size
+    except PictureError:
+        raise
+    except _UNREADABLE as error:
+        raise PictureError(_unreadable("picture", path, error)) from error
+
+
 def rgb_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     """Turn an array that a caller holds into a picture.
 

@@ -1,0 +1,39 @@
+"""`ad report`: one HTML file to look at, of one run or of several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories that `ad train` wrote.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where to write; `report.html` in the run directory of one run by default, "
+            "`comparison.html` for several.",
+        ),
+    ] = None,
+    data_root: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder of one run's data set, if it has moved."),
+    ] = None,
+) -> None:
+    """Write a report to look at: one run's pictures, or several runs side by side.
+
+    Example: [bold]ad report runs/mvtec-bottle-patchcore[/bold]
+    """
+    from ad.core.cli.console import ConsoleProgress, out, say
+    from ad.core.report.writing import write_report
+
+    if len(runs) == 1:
+        say("the test pictures are scored again with the saved model")
+    path = write_report(runs, output=output, data_root=data_root, progress=ConsoleProgress())
+    say("report to look at, in any browser:")
+    out().print(str(path), soft_wrap=True)

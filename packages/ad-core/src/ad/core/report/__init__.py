@@ -1,0 +1,10 @@
+"""Reports that a person can see, trust and carry on with: one HTML file, no network.
+
+| file | what |
+|---|---|
+| `gallery.py` | which test pictures are shown, chosen while they are scored |
+| `run.py` | what the page of one run says |
+| `comparison.py` | what the page of several runs says |
+| `writing.py` | the `ad report` command's work: from run directories to a file |
+| `page.py` | puts data, style and script into one file; the parts are in `page/` |
+"""

@@ -1,0 +1,185 @@
+"""Chooses which test pictures a report shows, while they are scored.
+
+What is wrong at any threshold are the defective pictures with the lowest scores and the good ones
+with the highest. So a bounded number of each is kept, whatever the threshold and however many
+pictures there are; maps are reduced at once and never held together.
+"""
+
+from __future__ import annotations
+
+import heapq
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ad.core.calibrate import Calibration
+from ad.core.data.batches import Batch
+from ad.core.data.pictures import read_mask
+from ad.core.data.samples import Sample
+
+HARDEST, EASIEST = 80, 15
+"""Pictures kept of good and of defective ones each: the most and the least wrong."""
+OF_EACH_KIND, KINDS = 2, 25
+"""Pictures kept of each kind of defect, the most wrong ones, and of how many kinds."""
+
+_SIDE, _MAP_SIDE = 256, 128  # in pixels; a map has nothing finer to show
+_QUALITY, _MAP_QUALITY = 70, 80
+_METHOD = 1  # a millisecond a picture; the slowest one takes ten for a tenth fewer bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One picture of the gallery; all pictures are square, as the detector sees them."""
+
+    index: int
+    """Which of the test samples."""
+    score: float
+    """Its raw score."""
+    picture: bytes
+    """WebP, RGB, at most 256 pixels a side."""
+    heat: bytes | None
+    """WebP, grey, at most 128 pixels a side: the map, 127.5 at the pixel threshold, or from the
+    picture's lowest to its highest value if there is none; None if there is no map."""
+
+
+@final
+class Gallery:
+    """The pictures to show, of all that went by.
+
+    Args:
+        samples: The test samples.
+        calibration: What makes maps comparable; None lets each have its own range.
+    """
+
+    def __init__(self, samples: Sequence[Sample], calibration: Calibration | None) -> None:
+        self.samples = samples
+        self.calibration = calibration
+        self._kept: dict[int, Shown] = {}
+        self._hardest = (_Shelf(HARDEST), _Shelf(HARDEST))
+        self._easiest = (_Shelf(EASIEST), _Shelf(EASIEST))
+        kinds = list(dict.fromkeys((s.category, s.group) for s in samples))
+        self._kinds = {kind: _Shelf(OF_EACH_KIND) for kind in kinds[:KINDS]}
+
+    def see(
+        self, batch: Batch, scores: NDArray[np.float32], maps: NDArray[np.float32] | None
+    ) -> None:
+        """Look at a batch; keep what belongs into the gallery.
+
+        Args:
+            batch: Its indices are those of the samples.
+            scores: ``[B]``.
+            maps: ``[B, S, S]``, or None.
+        """
+        for row, index in enumerate(batch.indices):
+            score = float(scores[row])
+            if self._wanted(index, score):
+                map_ = None if maps is None else maps[row]
+                self._keep(
+                    Shown(
+                        index=index,
+                        score=score,
+                        picture=_webp(batch.pictures[row].numpy(), _SIDE, _QUALITY),
+                        heat=None if map_ is None else self._heat(map_),
+                    )
+                )
+
+    def merge(self, others: Iterable[Sequence[Shown]]) -> None:
+        """Add what other processes kept of their share of the pictures."""
+        for shown in sorted((one for other in others for one in other), key=lambda s: s.index):
+            if shown.index not in self._kept and self._wanted(shown.index, shown.score):
+                self._keep(shown)
+
+    @property
+    def shown(self) -> list[Shown]:
+        """What was kept, in the order of the samples."""
+        return [self._kept[index] for index in sorted(self._kept)]
+
+    @property
+    def localises(self) -> bool:
+        """Whether what was kept has maps."""
+        return any(shown.heat is not None for shown in self._kept.values())
+
+    def mask(self, shown: Shown) -> bytes | None:
+        """A kept picture's mask as WebP, white where defective; None if it has none.
+
+        Raises:
+            PictureError: If it cannot be read.
+        """
+        sample = self.samples[shown.index]
+        if not sample.masks:
+            return None
+        masks = [read_mask(mask, sample.path, _SIDE) for mask in sample.masks]
+        union = np.any(masks, axis=0)
+        return _bytes(Image.fromarray(union.astype(np.uint8) * 255), lossless=True)
+
+    def _shelves(self, index: int, score: float) -> list[tuple[_Shelf, float]]:
+        """Where a picture may go, and how much it belongs there."""
+        sample = self.samples[index]
+        wrong = -score if sample.label else score
+        places = [(self._hardest[sample.label], wrong), (self._easiest[sample.label], -wrong)]
+        kind = self._kinds.get((sample.category, sample.group))
+        return [*places, (kind, wrong)] if kind is not None else places
+
+    def _wanted(self, index: int, score: float) -> bool:
+        return any(shelf.wants(rank, index) for shelf, rank in self._shelves(index, score))
+
+    def _keep(self, shown: Shown) -> None:
+        self._kept[shown.index] = shown
+        shelves = self._shelves(shown.index, shown.score)
+        gone = {shelf.put(rank, shown.index) for shelf, rank in shelves}
+        for index in gone:  # from one shelf, but it may be on another
+            if index is not None and not self._on_a_shelf(index):
+                del self._kept[index]
+
+    def _on_a_shelf(self, index: int) -> bool:
+        score = self._kept[index].score
+        return any(index in shelf for shelf, _ in self._shelves(index, score))
+
+    def _heat(self, map_: NDArray[np.float32]) -> bytes:
+        if self.calibration is not None and self.calibration.pixel_threshold is not None:
+            heat: NDArray[np.floating[Any]] = self.calibration.normalize_map(map_)
+        else:
+            low, high = map_.min(), map_.max()
+            heat = (map_ - low) / max(high - low, np.finfo(np.float32).tiny)
+        return _webp(np.rint(heat * 255).astype(np.uint8), _MAP_SIDE, _MAP_QUALITY)
+
+
+@final
+class _Shelf:
+    """The indices of the highest ranks, as many as it has places."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.heap: list[tuple[float, int]] = []  # the lowest rank first; of equal ones the latest
+
+    def __contains__(self, index: int) -> bool:
+        return any(-negative == index for _, negative in self.heap)
+
+    def wants(self, rank: float, index: int) -> bool:
+        return len(self.heap) < self.places or (rank, -index) > self.heap[0]
+
+    def put(self, rank: float, index: int) -> int | None:
+        """Put an index in its place if there is one; say which index has none now."""
+        if len(self.heap) < self.places:
+            heapq.heappush(self.heap, (rank, -index))
+            return None
+        return -heapq.heappushpop(self.heap, (rank, -index))[1]
+
+
+def _webp(pixels: NDArray[np.uint8], side: int, quality: int) -> bytes:
+    image = Image.fromarray(pixels)
+    if image.width > side:
+        image = image.resize((side, side), Image.Resampling.BILINEAR)
+    return _bytes(image, quality=quality)
+
+
+def _bytes(image: Image.Image, **options: Any) -> bytes:  # noqa: ANN401 - as Pillow takes them
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", method=_METHOD, **options)
+    return buffer.getvalue()

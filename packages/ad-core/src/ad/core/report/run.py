@@ -1,0 +1,292 @@
+"""What the report of one run says, from what its test has found."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from ad.core.calibrate import calibration_notes
+from ad.core.data.pictures import upright_size
+from ad.core.data.samples import Sample
+from ad.core.errors import DataError
+from ad.core.heatmaps import colour_table
+from ad.core.metrics import auroc
+from ad.core.predict import ModelConfig
+from ad.core.report.gallery import Gallery, Shown
+from ad.core.report.page import data_uri, write_page
+from ad.core.run_directory import read_run
+
+if TYPE_CHECKING:
+    from ad.core.evaluation import Evaluation
+
+REPORT: Final = "report.html"
+"""Name of the report in a run directory."""
+
+FIGURES: Final = {
+    "image_auroc": (
+        "image AUROC",
+        "Chance that a defective picture scores higher than a good one. 1 is perfect, 0.5 is "
+        "guessing. Needs no threshold.",
+    ),
+    "image_ap": (
+        "image AP",
+        "Average precision: the share of real defects among the pictures that score highest, "
+        "averaged over all defects. Guessing gives the share of defective pictures.",
+    ),
+    "image_f1max": (
+        "image F1-max",
+        "Best balance of precision and recall of any threshold, chosen on these very pictures.",
+    ),
+    "pixel_auroc": (
+        "pixel AUROC",
+        "As image AUROC, pixel by pixel. Near 1 easily, as most pixels are normal.",
+    ),
+    "pixel_ap": (
+        "pixel AP",
+        "As image AP, pixel by pixel. Stricter than pixel AUROC where defects are small.",
+    ),
+    "pixel_f1max": ("pixel F1-max", "As image F1-max, pixel by pixel."),
+    "aupro": (
+        "AUPRO 0.3",
+        "How much of each defect is covered, small and large ones alike, up to 30 % of the normal "
+        "pixels called defective.",
+    ),
+    "aupro_05": ("AUPRO 0.05", "The same up to 5 %: closer to what is used in practice."),
+}
+"""Title and meaning of each figure of a run."""
+
+
+def write_run_report(
+    path: Path,
+    *,
+    record: Mapping[str, Any],
+    config: ModelConfig,
+    samples: Sequence[Sample],
+    evaluation: Evaluation,
+    gallery: Gallery,
+    notes: Sequence[str],
+    times: Sequence[tuple[str, str]] | None = None,
+) -> None:
+    """Write the report of one run.
+
+    It holds no time but those given: a run's own report must be the same when the run is repeated.
+
+    Args:
+        path: The file.
+        record: The run's ``run.json``.
+        config: What its saved model says about itself.
+        samples: The test samples.
+        evaluation: Their scores and figures.
+        gallery: Has seen them.
+        notes: What a reader of the figures must know.
+        times: What took how long; see `read_times`.
+
+    Raises:
+        DataError: If a score is not finite.
+        PictureError: If a mask cannot be read.
+        OutputError: If the file cannot be written.
+    """
+    title = run_title(record)
+    data = {
+        "title": title,
+        "figures": figures(evaluation.metrics),
+        "categories": [
+            {"name": name, "figures": list(metrics.values())}
+            for name, metrics in evaluation.categories.items()
+        ],
+        "resolution": evaluation.resolution,
+        "notes": list(notes),
+        "calibration": None if config.calibration is None else config.calibration.to_json(),
+        "localises": gallery.localises,
+        "colours": colour_table().flatten().tolist(),
+        **_tested(samples, evaluation),
+        "gallery": [_picture(gallery, shown) for shown in gallery.shown],
+        "facts": _facts(record, config),
+        "command": record["command"],
+        "times": None if times is None else [list(time) for time in times],
+    }
+    write_page(path, "run", title, data)
+
+
+def write_again(
+    path: Path, run: Path, config: ModelConfig, evaluation: Evaluation, gallery: Gallery
+) -> None:
+    """Write the report of a run whose test pictures were scored again; see `write_run_report`."""
+    write_run_report(
+        path,
+        record=read_run(run),
+        config=config,
+        samples=gallery.samples,
+        evaluation=evaluation,
+        gallery=gallery,
+        notes=_notes_again(run, config, evaluation),
+        times=read_times(run),
+    )
+
+
+def _notes_again(run: Path, config: ModelConfig, evaluation: Evaluation) -> list[str]:
+    """The run's own notes, if it came to the same figures; else that it did not."""
+    again = "Scored again with the saved model, after training."
+    notes = [*calibration_notes(config.calibration), *evaluation.notes]
+    try:
+        then = json.loads((run / "metrics.json").read_bytes())
+    except FileNotFoundError:
+        return [again, *notes]
+    changed = [
+        f"{key} {_figure(then['metrics'].get(key))} then, {_figure(value)} now"
+        for key, value in evaluation.metrics.items()
+        if _figure(then["metrics"].get(key)) != _figure(value)
+    ]
+    if changed:
+        reason = "The figures differ from those that training found: data, device or versions have"
+        return [f"{reason} changed ({'; '.join(changed)}).", again, *notes]
+    return [again, *then["notes"]]
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def run_title(record: Mapping[str, Any]) -> str:
+    """What was trained on what, for a person."""
+    settings = record["settings"]
+    what = settings["category"]
+    if what == "all" and settings["data_root"] is not None:
+        what = Path(settings["data_root"]).name
+    return f"{settings['model']} on {settings['dataset']} {what}"
+
+
+def figures(metrics: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """Figures with title and meaning; one that is not known here has its name for a title."""
+    return [
+        {"key": key, "title": title, "meaning": meaning, "value": value}
+        for key, value in metrics.items()
+        for title, meaning in [FIGURES.get(key, (key, ""))]
+    ]
+
+
+def read_times(run: Path) -> list[tuple[str, str]]:
+    """What took how long, from a run's ``log.jsonl``, for a person; empty without one."""
+    log = run / "log.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    events: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        event = json.loads(line)
+        events[event["event"]] = event  # the last one of its kind
+    times = []
+    if "fitted" in events:
+        since = " since it was last resumed" if "resume" in events else ""
+        times.append(("learning", f"{events['fitted']['seconds']:.1f} s{since}"))
+    if "tested" in events:
+        each = events["tested"]["seconds"]["test_per_image"]
+        if each is not None:
+            times.append(("testing", f"{1000 * each:.1f} ms a picture"))
+        if peak := events["tested"]["peak_memory_bytes"]:
+            times.append(("peak memory", f"{peak / 2**30:.2f} GiB"))
+    return times
+
+
+def _tested(samples: Sequence[Sample], evaluation: Evaluation) -> dict[str, Any]:
+    """Every test picture, as columns, and what kinds there are."""
+    scores = np.array(evaluation.scores)
+    finite = np.isfinite(scores)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        msg = (
+            f"The score of `{samples[first].path}` is {scores[first]}: a report needs scores that "
+            "are finite."
+        )
+        raise DataError(msg)
+    root = os.path.commonpath([sample.path.parent for sample in samples]) if samples else ""
+    kinds = list(dict.fromkeys((s.category, s.group, s.label) for s in samples))
+    number = {kind: place for place, kind in enumerate(kinds)}
+    return {
+        "root": root,
+        "names": [str(sample.path.relative_to(root)) for sample in samples],
+        "scores": list(evaluation.scores),
+        "kindOf": [number[s.category, s.group, s.label] for s in samples],
+        "kinds": [
+            {
+                "category": category,
+                "group": group,
+                "defective": bool(label),
+                "auroc": _against_good(samples, scores, category, group) if label else None,
+            }
+            for category, group, label in kinds
+        ],
+    }
+
+
+def _against_good(
+    samples: Sequence[Sample], scores: np.ndarray[Any, Any], category: str, group: str
+) -> float | None:
+    """AUROC of one kind of defect against the good pictures of its category."""
+    rows = [
+        row
+        for row, sample in enumerate(samples)
+        if sample.category == category and (sample.label == 0 or sample.group == group)
+    ]
+    return auroc(scores[rows], np.array([samples[row].label for row in rows]))
+
+
+def _picture(gallery: Gallery, shown: Shown) -> dict[str, Any]:
+    mask = gallery.mask(shown)
+    width, height = upright_size(gallery.samples[shown.index].path)
+    return {
+        "index": shown.index,
+        "size": [width, height],
+        "picture": data_uri(shown.picture),
+        "heat": None if shown.heat is None else data_uri(shown.heat),
+        "mask": None if mask is None else data_uri(mask),
+    }
+
+
+def _facts(record: Mapping[str, Any], config: ModelConfig) -> list[dict[str, Any]]:
+    """Groups of names and values: how the run was made."""
+    settings, data, machine = record["settings"], record["data"], record["machine"]
+    held_out = 0 if config.calibration is None else config.calibration.num_images
+    chosen = {
+        key: value
+        for key, value in settings.items()
+        if key not in ("dataset", "category", "model", "data_root", "options") and value is not None
+    }
+    groups: dict[str, Mapping[str, Any]] = {
+        "Data": {
+            "layout": settings["dataset"],
+            "category": settings["category"],
+            "folder": settings["data_root"] or "the layout's own",
+            "pictures in all": data["pictures"],
+            "learnt from": data["training"][0] - held_out,
+            "held out for the threshold": held_out,
+            "sha256 of names and sizes": data["sha256"],
+            **{f"{name} (sha256)": value for name, value in data.get("inputs", {}).items()},
+        },
+        "Model": {"name": config.model, **config.options},
+        "Settings": chosen,
+        "Machine": {
+            "device": record["device"],
+            "precision": record["precision"],
+            "processes": record.get("processes", 1),
+            "threads": record["threads"],
+            **machine,
+        },
+        "Versions": record["versions"],
+    }
+    return [
+        {"title": title, "facts": [[name, as_text(value)] for name, value in group.items()]}
+        for title, group in groups.items()
+    ]
+
+
+def as_text(value: object) -> str:
+    """A setting's value for a person."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)

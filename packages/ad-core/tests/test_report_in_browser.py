@@ -1,0 +1,440 @@
+"""The report's pages in a real browser, driven over its DevTools pipe."""
+
+import base64
+import itertools
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+from PIL import Image
+
+from ad.core import train, write_report
+from ad.core.testing.pictures import make_picture, write_mvtec_tree
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no `chromium`: apt-get install chromium"),
+]
+
+
+class Browser:
+    """One page of a headless Chromium; everything it complains of or asks for is kept."""
+
+    def __init__(self, profile):
+        to_read, self._writes = os.pipe()
+        self._reads, to_write = os.pipe()
+        # Chromium speaks on descriptors 3 and 4; the shell puts the pipes there.
+        command = [
+            CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+            "--no-first-run", "--disable-background-networking", "--hide-scrollbars",
+            f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank",
+        ]  # fmt: skip
+        self._process = subprocess.Popen(
+            ["bash", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "bash", *command],
+            pass_fds=(to_read, to_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(to_read)
+        os.close(to_write)
+        self._buffer, self._events, self._numbers = b"", [], itertools.count(1)
+        self._session = None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method, **parameters):
+        number = next(self._numbers)
+        message = {"id": number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._writes, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._receive()
+            if answer.get("id") == number:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return answer["result"]
+            self._events.append(answer)
+
+    def _receive(self):
+        while b"\0" not in self._buffer:
+            chunk = os.read(self._reads, 1 << 20)
+            assert chunk, "the browser is gone"
+            self._buffer += chunk
+        message, self._buffer = self._buffer.split(b"\0", 1)
+        return json.loads(message)
+
+    def open(self, path, *, width=1280, height=900, dark=False):
+        self._events.clear()
+        self._page = path.as_uri()
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.resize(width, height)
+        self.call("Page.navigate", url=path.as_uri())
+        while not any(event["method"] == "Page.loadEventFired" for event in self._events):
+            self._events.append(self._receive())
+        self.settle()
+
+    def resize(self, width, height):
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
+        )  # fmt: skip
+
+    def settle(self):
+        """Wait until what was begun is drawn."""
+        self.run(
+            "Promise.all([...document.images].filter(i => i.src).map(i => i.decode()))"
+            ".then(() => new Promise(r => requestAnimationFrame(() => setTimeout(r, 50))))"
+        )
+
+    def run(self, script):
+        answer = self.call(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def text(self, selector):
+        return self.run(f"document.querySelector({json.dumps(selector)}).textContent")
+
+    def press(self, key, times=1):
+        for _ in range(times):
+            extra = {"text": "\r"} if key == "Enter" else {}
+            for kind in ("keyDown", "keyUp"):
+                self.call(
+                    "Input.dispatchKeyEvent", type=kind, key=key, code=key,
+                    windowsVirtualKeyCode=_KEYS[key], **extra,
+                )  # fmt: skip
+
+    def complaints(self):
+        """Errors, warnings and policy violations since the page was opened."""
+        self.run("0")
+        kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+        return [event["params"] for event in self._events if event["method"] in kinds]
+
+    def requests(self):
+        """Addresses asked for since the page was opened, but for the page and data in it."""
+        urls = [
+            event["params"]["request"]["url"]
+            for event in self._events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
+        assert self._page in urls
+        return [url for url in urls if url != self._page and not url.startswith("data:")]
+
+    def screenshot(self, path, *, whole=False):
+        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole,
+                         **({"clip": self._all()} if whole else {}))  # fmt: skip
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def _all(self):
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        return {**size, "scale": 1}
+
+    def close(self):
+        os.close(self._writes)
+        self._process.terminate()
+        self._process.wait(timeout=20)
+        os.close(self._reads)
+
+
+_KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Enter": 13,
+         "Escape": 27, "Tab": 9}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def trained(mean_picture, tmp_path):
+    root = write_mvtec_tree(tmp_path / "data", size=32, good=6, bad=40)
+    return train("mvtec", "toy", mean_picture, data_root=root, output_dir=tmp_path / "run")
+
+
+@pytest.fixture
+def page(browser, trained):
+    browser.open(trained.report)
+    yield browser
+    assert browser.complaints() == []
+    assert browser.requests() == []
+
+
+def counts(page):
+    cells = ("passed", "alarms", "missed", "found")
+    return {name: int(page.text(f"#{name}")) for name in cells}
+
+
+def expected(run, threshold):
+    """The same counts by Python, from the scores that the run wrote."""
+    lines = [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
+    called = [(line["label"], line["score"] > threshold) for line in lines]
+    names = {(0, False): "passed", (0, True): "alarms", (1, False): "missed", (1, True): "found"}
+    return {name: called.count(key) for key, name in names.items()}
+
+
+def threshold_of(page):
+    return page.run("Number(document.getElementById('number').value)")
+
+
+def cards(page):
+    return page.run(
+        "[...document.querySelectorAll('#gallery .card')].map(c => [c.querySelector('.name')"
+        ".textContent, c.querySelector('.badge').textContent])"
+    )
+
+
+def test_the_page_opens_at_the_saved_threshold(page, trained):
+    assert threshold_of(page) == trained.threshold
+    assert counts(page) == expected(trained.run, trained.threshold)
+    verdicts = trained.evaluation.verdicts
+    assert page.text("#lead") == (
+        f"At its threshold it finds {verdicts.found} of 40 defective pictures and calls "
+        f"{verdicts.false_alarms} of 6 good ones defective."
+    )
+    assert page.text("h1") == "mean-picture on mvtec toy"
+    assert page.run("document.getElementById('moved').hidden")
+    figures = page.run("[...document.querySelectorAll('#figures .value')].map(v => v.textContent)")
+    assert figures == [f"{value:.3f}" for value in trained.metrics.values()]
+
+
+def test_arrow_keys_move_the_threshold_by_one_picture(page, trained):
+    page.run("document.getElementById('slider').focus()")
+    before = counts(page)
+    for presses in (1, 2, 3):
+        page.press("ArrowRight")
+        now = counts(page)
+        assert now == expected(trained.run, threshold_of(page))
+        assert now["passed"] + now["missed"] == before["passed"] + before["missed"] + presses
+    page.press("ArrowLeft", 3)
+    assert counts(page) == before
+    assert not page.run("document.getElementById('moved').hidden")
+    assert "which the saved model keeps" in page.text("#moved")
+
+
+def test_moving_the_threshold_moves_verdicts_rates_kinds_and_order(page, trained):
+    page.run("document.getElementById('slider').focus()")
+    page.press("ArrowRight", 20)
+    threshold, now = threshold_of(page), counts(page)
+    assert now == expected(trained.run, threshold)
+    assert now["missed"] > 0
+    assert f"{now['found']} of 40 defective pictures" in page.text("#rates")
+    assert page.run(
+        "[...document.querySelectorAll('#kinds tbody tr')].map(r => r.children[2].textContent)"
+    ) == [str(now["alarms"]), str(now["found"])]
+    lines = [json.loads(line) for line in (trained.run / "scores.jsonl").read_text().splitlines()]
+    wrong = {
+        "/".join(line["path"].split("/")[-2:]): (
+            threshold - line["score"] if line["label"] else line["score"] - threshold
+        )
+        for line in lines
+    }
+    order = sorted(wrong, key=lambda name: -wrong[name])
+    shown = cards(page)
+    assert [name for name, _ in shown] == order[: len(shown)]
+    assert shown[0][1] == "missed: square"
+    mistakes = [badge for _, badge in shown if badge.startswith(("missed", "false alarm"))]
+    assert len(mistakes) == min(len(shown), now["missed"] + now["alarms"])
+
+
+@pytest.mark.parametrize(
+    ("button", "free_of"), [("Every defect found", "missed"), ("No false alarm", "alarms")]
+)
+def test_a_button_finds_the_threshold_without_errors_of_a_kind(page, trained, button, free_of):
+    page.run(
+        "[...document.querySelectorAll('#presets button')].find(b => b.textContent === "
+        f"'{button}').click()"
+    )
+    assert counts(page)[free_of] == 0
+    assert counts(page) == expected(trained.run, threshold_of(page))
+    page.run("document.querySelector('#presets button').click()")
+    assert threshold_of(page) == trained.threshold
+
+
+def test_the_best_f1_is_the_best_of_all_thresholds(page, trained):
+    page.run("[...document.querySelectorAll('#presets button')].at(-1).click()")
+
+    def f1(at):
+        return 2 * at["found"] / (2 * at["found"] + at["missed"] + at["alarms"])
+
+    assert f1(counts(page)) == pytest.approx(trained.metrics["image_f1max"])
+
+
+def test_the_gallery_shows_more_and_less_when_asked(page):
+    assert len(cards(page)) == 24
+    page.run("document.getElementById('more').focus()")
+    page.press("Enter")
+    assert len(cards(page)) == 46
+    assert (
+        page.run("document.activeElement.querySelector('.name').textContent")
+        == (cards(page)[24][0])
+    )
+    page.run("const s = document.getElementById('show'); s.value = 'passed';"
+             "s.dispatchEvent(new Event('change'))")  # fmt: skip
+    assert {badge for _, badge in cards(page)} <= {"passed: good"}
+
+
+def test_a_picture_can_be_looked_at_by_keyboard_alone(page):
+    page.run("document.getElementById('outline').focus()")
+    page.press("Tab")
+    assert page.run("document.activeElement.className").startswith("card")
+    outline = page.run("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    page.press("Enter")
+    assert page.run("document.getElementById('viewer').open")
+    names = [name for name, _ in cards(page)]
+    assert page.text("#viewer-title") == names[0]
+    page.press("ArrowRight", 2)
+    page.settle()
+    assert page.text("#viewer-title") == names[2]
+    page.press("Escape")
+    assert not page.run("document.getElementById('viewer').open")
+    assert page.run("document.activeElement.querySelector('.name').textContent") == names[2]
+
+
+def test_the_map_covers_the_defect_and_can_be_made_to_vanish(page):
+    hottest = (
+        "(() => { const c = document.querySelector('.card .heat'); const p = c.getContext('2d')"
+        ".getImageData(0, 0, c.width, c.height).data; return Math.max(...p.filter((_, i) => "
+        "i % 4 === 3)); })()"
+    )
+    assert page.run(hottest) > 100
+    outline = hottest.replace(".heat", ".mask")
+    assert page.run(outline) == 255
+    opacity = "getComputedStyle(document.querySelector('.card .heat')).opacity"
+    assert page.run(opacity) == "0.75"
+    page.run("const o = document.getElementById('opacity'); o.value = 0;"
+             "o.dispatchEvent(new Event('input'))")  # fmt: skip
+    assert page.run(opacity) == "0"
+
+
+@pytest.mark.parametrize("size", [(60, 20), (20, 60)])
+def test_long_pictures_keep_their_shape_and_stay_in_their_frame(
+    browser, mean_picture, tmp_path, size
+):
+    root = write_mvtec_tree(tmp_path / "data", size=32)
+    for path in (root / "toy").rglob("*.png"):
+        with Image.open(path) as image:
+            image.resize(size).save(path)
+    run = tmp_path / "run"
+    train("mvtec", "toy", mean_picture, data_root=root, output_dir=run)
+    browser.open(run / "report.html")
+    browser.run("document.querySelector('.card').click()")
+    boxes = browser.run(
+        "['.card .frame', '.card .layers', '#viewer', '#viewer .layers'].map(s => {"
+        "const b = document.querySelector(s).getBoundingClientRect();"
+        "return [b.left, b.top, b.right, b.bottom]; })"
+    )
+    for (left, top, right, bottom), inner in ((boxes[0], boxes[1]), (boxes[2], boxes[3])):
+        assert left <= inner[0] < inner[2] <= right
+        assert top <= inner[1] < inner[3] <= bottom
+        assert (inner[2] - inner[0]) / (inner[3] - inner[1]) == pytest.approx(
+            size[0] / size[1], rel=0.02
+        )
+    frame = boxes[0]
+    assert frame[2] - frame[0] == pytest.approx(frame[3] - frame[1], abs=1)
+
+
+@pytest.mark.parametrize("width", [320, 360, 768, 1280])
+def test_the_page_never_scrolls_sideways(page, trained, width):
+    page.open(trained.report, width=width, height=700)
+    assert page.run("document.documentElement.scrollWidth") <= width
+    page.run("document.querySelector('.card').click()")
+    assert page.run("document.getElementById('viewer').getBoundingClientRect().width") <= width
+
+
+def test_light_and_dark_follow_the_system(page, trained):
+    colour = "getComputedStyle(document.body).backgroundColor"
+    assert page.run(colour) == "rgb(255, 255, 255)"
+    page.open(trained.report, dark=True)
+    assert page.run(colour) != "rgb(255, 255, 255)"
+
+
+def test_all_verdicts_can_be_saved(page, trained):
+    page.run(
+        "window.saved = new Promise(done => { URL.createObjectURL = blob => {"
+        " blob.text().then(done); return 'data:,'; }; });"
+        "HTMLAnchorElement.prototype.click = () => {};"
+        "document.getElementById('save').click()"
+    )
+    header, *rows = page.run("window.saved").split("\r\n")
+    assert header.startswith('"folder","picture","category","kind","truth","score"')
+    assert len(rows) == 46
+    now = expected(trained.run, trained.threshold)
+    assert sum(row.endswith('"found"') for row in rows) == now["found"]
+
+
+def test_names_of_strangers_are_shown_and_do_nothing(browser, mean_picture, tmp_path):
+    kind = '"><img src=x onerror=window.harm=1>'
+    names = ["a<script>window.harm=1<.png", os.fsdecode(b"caf\xe9.png"), "=cmd().png"]
+    for folder, files in (("good", [f"{n}.png" for n in range(10)]), (kind, names)):
+        (tmp_path / "parts" / folder).mkdir(parents=True)
+        for n, name in enumerate(files):
+            picture, _ = make_picture(n, size=32, defect=folder == kind)
+            Image.fromarray(picture).save(tmp_path / "parts" / folder / name)
+    run = tmp_path / "run"
+    train("folder", "all", mean_picture, data_root=tmp_path / "parts", output_dir=run)
+    browser.open(run / "report.html")
+    shown = [name for name, _ in cards(browser)]
+    assert f"{kind}/{names[0]}" in shown
+    assert f"{kind}/caf\ufffd.png" in [name.replace("\udce9", "\ufffd") for name in shown]
+    write_report([run, run], output=tmp_path / "both.html")
+    browser.open(tmp_path / "both.html")
+    for path in (run / "report.html", tmp_path / "both.html"):
+        browser.open(path)
+        assert browser.run("window.harm") is None
+        assert browser.complaints() == []
+        assert browser.requests() == []
+
+
+def test_a_script_that_got_into_the_page_would_not_run(browser, trained, tmp_path):
+    """The policy holds even where the escaping would not."""
+    html = trained.report.read_text().replace("<h1", "<script>window.harm = 1</script><h1")
+    (tmp_path / "harmed.html").write_text(html)
+    browser.open(tmp_path / "harmed.html")
+    assert browser.run("window.harm") is None
+    assert "Content Security Policy" in str(browser.complaints())
+
+
+@pytest.mark.parametrize("kind", ["no threshold", "no pictures"])
+def test_a_run_with_less_in_it_has_a_page_too(browser, mean_picture, tmp_path, kind):
+    root = write_mvtec_tree(tmp_path / "data", size=32)
+    holdout = 0 if kind == "no threshold" else 0.1
+    if kind == "no pictures":
+        for folder in ("good", "square"):
+            for path in (root / "toy/test" / folder).iterdir():
+                path.unlink()
+    run = tmp_path / "run"
+    train("mvtec", "toy", mean_picture, data_root=root, output_dir=run, holdout=holdout)
+    browser.open(run / "report.html")
+    hidden = browser.run("document.getElementById('gallery-part').hidden")
+    assert hidden == (kind == "no pictures")
+    if not hidden:
+        assert "no threshold of its own" in browser.text("#moved")
+        assert counts(browser)["found"] == 4
+    assert browser.complaints() == []
+
+
+def test_several_runs_stand_side_by_side(browser, mean_picture, trained, tmp_path):
+    other = tmp_path / "other run"
+    train("mvtec", "toy", mean_picture, data_root=tmp_path / "data", output_dir=other,
+          model={"gain": 2.0}, holdout=0.5)  # fmt: skip
+    page = write_report([trained.run, other], output=tmp_path / "both.html")
+    browser.open(page, width=320)
+    assert browser.run("document.documentElement.scrollWidth") <= 320
+    cells = "[...document.querySelectorAll('#figures td')].map(c => c.textContent)"
+    assert browser.run(cells)[0].startswith(f"{trained.metrics['image_auroc']:.3f}")
+    browser.run("const f = document.getElementById('figure'); f.value = 'aupro';"
+                "f.dispatchEvent(new Event('change'))")  # fmt: skip
+    assert browser.run(cells)[0].startswith(f"{trained.metrics['aupro']:.3f}")
+    assert "gain" in browser.text("#settings")
+    assert browser.complaints() == []
+    link = browser.run("document.querySelectorAll('#runs a')[1].href")
+    assert link == (other / "report.html").as_uri()
