@@ -3,6 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from ad.core.callbacks import Callback
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import LearningBatch
 from ad.core.errors import NotFittedError, SettingError
@@ -109,7 +110,7 @@ def test_the_rate_is_halved_after_each_tenth_of_the_steps():
 def test_the_epoch_that_rebuilds_held_out_pictures_best_is_kept():
     values = []
 
-    class Watched:
+    class Watched(Callback):
         def on_epoch_end(self, state):
             values.append(state.monitor)
 

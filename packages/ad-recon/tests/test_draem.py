@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ad.core.callbacks import Callback
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import LearningBatch
 from ad.core.errors import DataError, NotFittedError, SettingError
@@ -178,12 +179,11 @@ def test_initial_weights_are_those_of_the_authors():
     assert not norm.bias.any()
 
 
-@pytest.mark.slow
 def test_learning_mends_and_finds():
     one = trainer({"width": 8, "lr": 1e-3}, num_epochs=20)
     losses = []
 
-    class Watched:
+    class Watched(Callback):
         def on_epoch_end(self, state):
             losses.append(state.losses)
 
@@ -209,6 +209,8 @@ def test_a_short_run_and_textures_made_by_code_are_said(tmp_path):
     assert short.startswith("DRAEM took 1 steps and needs about 12,000 (its authors took 700 ep")
     Image.fromarray(make_picture(0)[0]).save(tmp_path / "texture.png")
     rich = trainer({"textures": str(tmp_path)})
+    assert list(rich.inputs) == ["textures"]
+    assert one.inputs == {}
     rich.losses(batch_of(images(), step=draem.ENOUGH_STEPS - 1))
     assert rich.notes == ()
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
+from ad.core.callbacks import Callback
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import LearningBatch
@@ -157,7 +158,7 @@ def test_learning_rebuilds_good_pictures():
     one = trainer(num_epochs=30)
     losses = []
 
-    class Watched:
+    class Watched(Callback):
         def on_epoch_end(self, state):
             losses.append(state.losses["content"])
 
@@ -171,7 +172,7 @@ class Wins(GanomalyTrainer):
     def losses(self, batch):
         losses = super().losses(batch)
         if batch.step == 1:
-            self.discriminator.collapsed.fill_(True)
+            self.discriminator.judged.fill_(0)
         return losses
 
 
@@ -183,26 +184,28 @@ def test_a_discriminator_that_has_won_is_started_anew_and_no_other():
             before = self.discriminator.encoder.last.weight.clone()
             losses = super().losses(batch)
             changed = not torch.equal(before, self.discriminator.encoder.last.weight)
-            seen.append((changed, bool(self.discriminator.collapsed)))
+            seen.append(changed)
             return losses
 
     fit(trainer(kind=Watched, num_epochs=2), pictures())
-    assert seen == [(False, False), (False, True), (True, False), (False, False)]
+    assert seen == [False, False, True, False]
 
 
-@pytest.mark.parametrize(("loss", "collapsed"), [(0.9e-5, True), (1.1e-5, False)])
-def test_the_discriminator_has_won_below_a_loss_of_a_hundred_thousandth(
-    loss, collapsed, monkeypatch
-):
+@pytest.mark.parametrize(("loss", "due"), [(0.8e-5, True), (1.2e-5, False)])
+def test_a_restart_is_due_below_a_loss_of_a_hundred_thousandth(loss, due, monkeypatch):
     one = trainer()
-    logit = torch.tensor(loss).expm1().log().neg()  # of which the cross-entropy is that loss
+    logit = -torch.tensor(loss).expm1().log()  # of which the cross-entropy is that loss
     judged = iter([logit, -logit])
     features = torch.zeros(4, 1)
-    monkeypatch.setattr(
-        one.discriminator, "forward", lambda images: (features, next(judged).expand(4))
-    )
-    one.losses(batch_of(images()))
-    assert bool(one.discriminator.collapsed) == collapsed
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            one.discriminator, "forward", lambda images: (features, next(judged).expand(4))
+        )
+        found = one.losses(batch_of(images()))["discriminator"]
+    assert found.item() == pytest.approx(loss, rel=0.05)  # 1 and so little, in float32
+    before = one.discriminator.encoder.last.weight.clone()
+    one.discriminator.restart_if_collapsed(1)
+    assert torch.equal(before, one.discriminator.encoder.last.weight) != due
 
 
 def test_a_restart_that_is_due_survives_a_kill(tmp_path):

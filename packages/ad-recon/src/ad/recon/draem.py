@@ -14,7 +14,7 @@ Attentive Block for Anomaly Detection", CVPR 2022, arXiv 2111.09099; written fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, final
 
 import torch
@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ad.core.data.learning import LearningBatch, LearningData, stream
+from ad.core.data.samples import Sample, fingerprint
 from ad.core.detector import Detector, Prediction, learned_buffer
 from ad.core.errors import SettingError
 from ad.core.synth.anomalies import PerlinAnomalies
-from ad.core.synth.textures import texture_source
+from ad.core.synth.textures import FolderTextures, texture_source
 from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Precision, Setup
 from ad.recon.focal import focal_loss
 from ad.recon.limits import budget_note, check_plain
@@ -277,6 +278,14 @@ class DraemTrainer(GradientTrainer):
         """What went without textures and without steps enough; see `Trainer.notes`."""
         textures = () if self.texture_note is None else (self.texture_note,)
         return (*textures, *budget_note("DRAEM", self.steps, ENOUGH_STEPS, "700 epochs"))
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """The folder of textures, if there is one; see `Trainer.inputs`."""
+        source = self.breaking.textures
+        if not isinstance(source, FolderTextures):
+            return {}
+        return {"textures": fingerprint([Sample(path, 0, "train", "") for path in source.paths])}
 
     def prepare(self, data: LearningData) -> None:
         """Nothing to measure before the first step; see `GradientTrainer.prepare`."""

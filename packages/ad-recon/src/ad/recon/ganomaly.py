@@ -163,14 +163,15 @@ class Discriminator(nn.Module):
         seed: Of the run.
     """
 
-    collapsed: Tensor
-    """Whether it has won: a buffer, so that a resumed run knows what is due."""
+    judged: Tensor
+    """Its loss of the last step: a buffer, so that a resumed run knows if a restart is due, and
+    several processes, whose buffers are averaged, agree on it."""
 
     def __init__(self, size: int, n_features: int, *, seed: int) -> None:
         super().__init__()
         self.seed = seed
         self.encoder = Encoder(size, n_features, 1)
-        self.register_buffer("collapsed", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("judged", torch.ones(()))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Judge pictures.
@@ -186,9 +187,8 @@ class Discriminator(nn.Module):
 
     def restart_if_collapsed(self, step: int) -> None:
         """Draw new weights if its last loss was next to nothing; before the step's losses."""
-        if self.collapsed:
+        if self.judged < COLLAPSED:
             initialize(self, torch.Generator().manual_seed(stream(self.seed, 4, step)))
-            self.collapsed.fill_(False)
 
 
 @torch.no_grad()
@@ -296,7 +296,7 @@ class GanomalyTrainer(GradientTrainer):
                 "latent": LATENT * F.mse_loss(copies.again, copies.code),
                 "discriminator": told / 2,
             }
-        self.discriminator.collapsed.copy_(losses["discriminator"].detach() < COLLAPSED)
+        self.discriminator.judged.copy_(losses["discriminator"].detach())
         return losses
 
     def optimizers(self, total_steps: int) -> Sequence[Optimization]:
