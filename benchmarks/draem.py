@@ -54,7 +54,7 @@ def seconds_per_step(precision: Precision, layout: str, options: argparse.Namesp
     setup = Setup(img_size=options.size, normalize=False, batch_size=options.batch_size,
                   num_steps=options.steps + 1, precision=precision,
                   device=torch.device(options.device))  # fmt: skip
-    trainer = DraemTrainer(setup, width=options.width)
+    trainer = DraemTrainer(setup)
     if layout == "contiguous":
         detector = trainer.detector.to(memory_format=torch.contiguous_format)
         detector.mend = lambda images: plain(detector, images)  # type: ignore[method-assign]
@@ -71,7 +71,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path)
@@ -81,7 +80,7 @@ def main() -> None:
     for precision, layout in CASES:
         seconds = seconds_per_step(precision, layout, options)
         baseline = baseline or seconds
-        row = {"size": options.size, "batch_size": options.batch_size, "width": options.width,
+        row = {"size": options.size, "batch_size": options.batch_size,
                "device": options.device, "precision": precision, "layout": layout,
                "seconds_per_step": seconds, "ratio": baseline / seconds}  # fmt: skip
         rows.append(row)

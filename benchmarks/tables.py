@@ -84,9 +84,7 @@ def speed() -> str:
         rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
     if (RESULTS / "draem.json").exists():
         for row in load("draem")["rows"]:
-            what = (
-                f"`draem` (width={row['width']}), a step of {row['batch_size']} at {row['size']} px"
-            )
+            what = f"`draem`, a step of {row['batch_size']} at {row['size']} pixels"
             how = f"{row['precision']}, {row['layout']}, {row['device']}"
             rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
     if (RESULTS / "synth.json").exists():

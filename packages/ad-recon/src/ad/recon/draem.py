@@ -259,10 +259,9 @@ class DraemTrainer(GradientTrainer):
             raise SettingError(msg)
         self.lr = lr
         self.steps = 0  # so far
-        self.texture_note: str | None = None
-        if setup.weights != FROM_MODEL_FILE:  # who only predicts needs no textures
-            source, self.texture_note = texture_source(textures)
-            self.breaking = PerlinAnomalies(source, rotate_prob=rotate_prob)
+        predicts = setup.weights == FROM_MODEL_FILE  # and needs no folder of textures
+        source, self.texture_note = texture_source("" if predicts else textures)
+        self.breaking = PerlinAnomalies(source, rotate_prob=rotate_prob)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(setup.seed, 3))
             self.detector = DraemDetector(width=width, sspcab=sspcab, precision=setup.precision)
@@ -275,7 +274,7 @@ class DraemTrainer(GradientTrainer):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What went without textures and without steps enough; see `Trainer.notes`."""
+        """That there were no textures, or too few steps; see `Trainer.notes`."""
         textures = () if self.texture_note is None else (self.texture_note,)
         return (*textures, *budget_note("DRAEM", self.steps, ENOUGH_STEPS, "700 epochs"))
 
