@@ -82,6 +82,11 @@ def speed() -> str:
         how = f"{row['precision']}, features {'kept' if row['feature_cache'] else 'anew'}"
         how += ", compiled" if row.get("compiled") else ""
         rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
+    if (RESULTS / "draem.json").exists():
+        for row in load("draem")["rows"]:
+            what = f"`draem`, a step of {row['batch_size']} at {row['size']} pixels"
+            how = f"{row['precision']}, {row['layout']}, {row['device']}"
+            rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
     if (RESULTS / "synth.json").exists():
         for row in load("synth")["rows"]:
             what = f"synthetic defects: {row['case']}"

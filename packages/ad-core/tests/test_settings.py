@@ -17,6 +17,7 @@ class Trainer:
         ratio: float = 0.1,
         neighbors: int = 1,
         fast: bool = False,
+        size: tuple[int, int] = (8, 8),
     ) -> None:
         pass
 
@@ -36,6 +37,7 @@ def test_options_are_completed_from_catalogue_and_signature():
         "ratio": 0.5,
         "neighbors": 3,
         "fast": False,
+        "size": (8, 8),
     }
 
 
@@ -65,10 +67,11 @@ def test_an_ill_typed_option_says_what_is_allowed(name, value, words):
 
 def test_options_typed_on_a_command_line_are_understood():
     given = parse_assignments(
-        ["ratio=0.01", "layers=layer2, layer3", "score=reweight", "fast=true"]
+        ["ratio=0.01", "layers=layer2, layer3", "score=reweight", "fast=true", "size=64, 32"]
     )
     options = resolve_options(SPEC, Trainer, given)
-    assert options["layers"] == ("layer2", "layer3")
+    assert (options["layers"], options["size"]) == (("layer2", "layer3"), (64, 32))
+    assert resolve_options(SPEC, Trainer, {"layers": "1,2"})["layers"] == ("1", "2")
     assert (options["ratio"], options["score"], options["fast"]) == (0.01, "reweight", True)
 
 

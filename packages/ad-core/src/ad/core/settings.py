@@ -174,16 +174,22 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if not (key.isidentifier() and equals):
             msg = f"`--set` takes KEY=VALUE, such as `--set coreset_ratio=0.01`; got `{text}`."
             raise SettingError(msg)
-        try:
-            options[key] = json.loads(value)
-        except json.JSONDecodeError:
-            options[key] = value
+        options[key] = _json_or_text(value)
     return options
+
+
+def _json_or_text(value: str) -> Any:  # noqa: ANN401 - any option
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
 
 
 def _check(model: str, name: str, hint: Any, value: Any) -> Any:  # noqa: ANN401 - any option
     if isinstance(value, str) and typing.get_origin(hint) in (tuple, list):
         value = [part.strip() for part in value.split(",")]
+        if str not in typing.get_args(hint):
+            value = [_json_or_text(part) for part in value]
     try:
         # Strict as JSON: "4" is no int and 1 no bool, but a list is welcome where a tuple is meant.
         return TypeAdapter(hint).validate_json(json.dumps(value, default=_plain), strict=True)

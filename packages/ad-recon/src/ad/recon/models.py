@@ -37,6 +37,15 @@ GANOMALY = ModelSpec(
     year=2018,
     code_licence="MIT",
     tasks=("classifies", "localises"),
+    check={
+        "num_epochs": 60,
+        "options": {
+            "input_size": (64, 64),
+            "n_features": 8,
+            "latent_vec_size": 16,
+            "lr": 2e-4,
+        },
+    },
 )
 
 DRAEM = ModelSpec(
@@ -53,6 +62,7 @@ DRAEM = ModelSpec(
     code_licence="MIT",
     tasks=("classifies", "localises"),
     extra_data=("textures",),
+    check={"num_epochs": 40, "options": {"width": 16, "lr": 1e-3}},
 )
 
 DSR = ModelSpec(

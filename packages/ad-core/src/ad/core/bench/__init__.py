@@ -18,8 +18,8 @@ import numpy as np
 from ad.core.bench.executors import Executor
 from ad.core.bench.jobs import Job, Outcome, finished, outcome_of
 from ad.core.evaluation import IMAGE_METRICS, PIXEL_METRICS
-from ad.core.kinds import SATURATED_METRICS
 from ad.core.files import to_json, write_atomic
+from ad.core.kinds import SATURATED_METRICS
 
 METRICS = (*IMAGE_METRICS, *PIXEL_METRICS, *SATURATED_METRICS)
 
