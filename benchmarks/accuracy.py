@@ -41,8 +41,8 @@ RUNS = {
     # Far fewer steps on MTD than the catalogue's epochs, which are 2,400, 4,800 and 15,220.
     "distill": [
         ("mtd", "all", "fre-resnet18", []),
-        ("mtd", "all", "stfpm-resnet18", ["--steps", "1000"]),
-        ("mtd", "all", "reverse-distillation-resnet18", ["--steps", "1000"]),
+        ("mtd", "all", "stfpm-resnet18", ["--steps", "300"]),
+        ("mtd", "all", "reverse-distillation-resnet18", ["--steps", "300"]),
         ("mtd", "all", "efficientad-small", ["--steps", "500"]),
         ("mvtec", "hazelnut_toy", "fre-resnet18", []),
         ("mvtec", "hazelnut_toy", "stfpm-resnet18", []),
