@@ -126,7 +126,7 @@ def exchange(
     ranks = ranks.minimum(last - 1)  # a product just below the end may be rounded to it
     found = codes_at_ranks(tokens(features)[chosen], codes, ranks)
     replaced = tokens(quantized).index_copy(0, chosen, codes[found])
-    return replaced.view(b, h, w, e).permute(0, 3, 1, 2)
+    return replaced.view(b, h, w, e).permute(0, 3, 1, 2).contiguous()
 
 
 def candidate_ranks(num_codes: int, shares: Tensor) -> tuple[int, Tensor]:

@@ -22,7 +22,6 @@ STRIDE = 32
 MIN_SIZE = 64
 """Side of the smallest pictures: below it the coarsest map has one cell and no deviation."""
 
-_NARROW = 64  # channels in the middle of the decoder
 _SCORE_SIDE = 21  # pixels along the side of the square whose mean is the score
 
 
@@ -55,7 +54,7 @@ class DsrDetector(Detector):
     Args:
         embedding_dim: Numbers in a code.
         num_embeddings: Codes in each codebook.
-        width: Channels of the first map of the detection and the refinement module.
+        width: Channels of the first map of the quantiser and of the segmenting modules.
         precision: In which convolutions are computed; codes are looked up in float32.
     """
 
@@ -67,10 +66,10 @@ class DsrDetector(Detector):
     ) -> None:
         super().__init__()
         self.precision: Precision = precision
-        self.vq = VqModel(embedding_dim, num_embeddings)
+        self.vq = VqModel(embedding_dim, num_embeddings, width)
         self.restrict_lo = restriction(embedding_dim)
         self.restrict_hi = restriction(embedding_dim)
-        self.decoder = own_decoder(2 * embedding_dim)
+        self.decoder = own_decoder(2 * embedding_dim, width)
         self.detection = UNet(6, width)
         self.refinement = UNet(8, width)
         for module in (*self.decoder.modules(), *self.detection.modules()):
@@ -91,7 +90,7 @@ class DsrDetector(Detector):
 
     def compare(self, images: Tensor) -> Comparison:
         """Rebuild pictures ``[B, 3, H, W]`` in both ways and compare."""
-        codes = self.vq.encode(images.contiguous(memory_format=torch.channels_last))
+        codes = self.vq.encode(images)
         own, general = self.restore(codes).images, self.vq.decode(codes)
         return Comparison(own, general, self.detect(own, general))
 
@@ -150,15 +149,15 @@ def restriction(channels: int) -> nn.Sequential:
     )
 
 
-def own_decoder(channels: int) -> nn.Sequential:
+def own_decoder(channels: int, width: int) -> nn.Sequential:
     """The object-specific decoder: joined codes ``[B, channels, H/4, W/4]`` to ``[B, 3, H, W]``."""
     w = channels
     return nn.Sequential(
         *(two_convs(w, w, 2 * w), nn.MaxPool2d(2), two_convs(2 * w, 2 * w, 4 * w), nn.MaxPool2d(2)),
-        nn.Conv2d(4 * w, _NARROW, 1),
-        *(nn.ConvTranspose2d(_NARROW, _NARROW, 4, 2, 1), nn.ReLU()),
-        *(nn.ConvTranspose2d(_NARROW, _NARROW, 4, 2, 1), nn.ReLU()),
-        *picture_decoder(_NARROW),
+        nn.Conv2d(4 * w, width, 1),
+        *(nn.ConvTranspose2d(width, width, 4, 2, 1), nn.ReLU()),
+        *(nn.ConvTranspose2d(width, width, 4, 2, 1), nn.ReLU()),
+        *picture_decoder(width, width),
     )
 
 

@@ -78,8 +78,8 @@ class DsrTrainer(GradientTrainer):
         rotate_prob: Probability that a picture is turned by up to 90 degrees while detection
             learns, and three quarters of it in refinement; 0 for parts that always lie in the same
             way.
-        width: Channels of the first map of the detection and the refinement module. The paper's
-            64 takes most of the time, which goes with its square.
+        width: Channels of the first map of the quantiser and of the modules that segment; 64 is
+            the paper's. Time goes with its square.
         lr: Learning rate of Adam; a tenth of it in the last fifth of detection.
 
     Raises:
@@ -138,7 +138,7 @@ class DsrTrainer(GradientTrainer):
         if setup.weights != FROM_MODEL_FILE:  # who only predicts needs no files
             self._read(vq_weights, textures)
         for module in self.modules().values():
-            module.to(setup.device).to(memory_format=torch.channels_last).eval()
+            module.to(setup.device).eval()
 
     def _read(self, vq_weights: str, textures: str) -> None:
         """Read what else is learnt from, and keep the hashes of it."""
@@ -265,7 +265,7 @@ class DsrTrainer(GradientTrainer):
         patience = max(_LEAST_IDLE, int(share * _IDLE))
         textures = self.textures.draw(batch.images, _generators(batch))
         images = torch.cat([batch.images, textures])
-        encoded = vq.encoder_hi(images.contiguous(memory_format=torch.channels_last))
+        encoded = vq.encoder_hi(images)
         features_lo = vq.features_lo(encoded)
         lo = self.averages_lo.quantize(vq.quantizer_lo, features_lo, patience=patience)
         features_hi = vq.features_hi(encoded, lo)

@@ -21,7 +21,6 @@ LO, HI = 8, 4
 DECAY = 0.99
 """Of the moving averages that codes follow, for each step."""
 
-_HIDDEN, _RESIDUAL = 128, 64
 _EPSILON = 1e-5  # keeps a code that is hardly used from being divided by next to nothing
 _TILE = 512  # codes that all cells are compared with at once
 
@@ -42,33 +41,34 @@ class VqModel(nn.Module):
     Args:
         embedding_dim: Numbers in a code, ``E``.
         num_embeddings: Codes in each of the two codebooks, ``K``.
+        width: Channels of the first map; all others have twice as many, ``C``. The paper's is 64.
     """
 
-    def __init__(self, embedding_dim: int, num_embeddings: int) -> None:
+    def __init__(self, embedding_dim: int, num_embeddings: int, width: int) -> None:
         super().__init__()
-        half = _HIDDEN // 2
+        c = 2 * width
         self.encoder_hi = nn.Sequential(
-            *(nn.Conv2d(3, half, 4, 2, 1), nn.ReLU()),
-            *(nn.Conv2d(half, _HIDDEN, 4, 2, 1), nn.ReLU()),
-            *(nn.Conv2d(_HIDDEN, _HIDDEN, 3, padding=1), residual_stack()),
+            *(nn.Conv2d(3, width, 4, 2, 1), nn.ReLU()),
+            *(nn.Conv2d(width, c, 4, 2, 1), nn.ReLU()),
+            *(nn.Conv2d(c, c, 3, padding=1), residual_stack(c)),
         )
         self.encoder_lo = nn.Sequential(
-            *(nn.Conv2d(_HIDDEN, _HIDDEN, 4, 2, 1), nn.ReLU()),
-            *(nn.Conv2d(_HIDDEN, _HIDDEN, 3, padding=1), nn.ReLU()),
-            residual_stack(),
+            *(nn.Conv2d(c, c, 4, 2, 1), nn.ReLU()),
+            *(nn.Conv2d(c, c, 3, padding=1), nn.ReLU()),
+            residual_stack(c),
         )
-        self.to_lo = nn.Conv2d(_HIDDEN, embedding_dim, 1)
-        self.to_hi = nn.Conv2d(_HIDDEN + embedding_dim, embedding_dim, 1)
+        self.to_lo = nn.Conv2d(c, embedding_dim, 1)
+        self.to_hi = nn.Conv2d(c + embedding_dim, embedding_dim, 1)
         self.quantizer_lo = Quantizer(embedding_dim, num_embeddings)
         self.quantizer_hi = Quantizer(embedding_dim, num_embeddings)
         self.up = nn.ConvTranspose2d(embedding_dim, embedding_dim, 4, 2, 1)
-        self.decoder = picture_decoder(2 * embedding_dim)
+        self.decoder = picture_decoder(2 * embedding_dim, width)
 
     def features_lo(self, encoded: Tensor) -> Tensor:
         """What the coarse codes are to be near to.
 
         Args:
-            encoded: ``[B, 128, H/4, W/4]``, of `encoder_hi`.
+            encoded: ``[B, C, H/4, W/4]``, of `encoder_hi`.
 
         Returns:
             ``[B, E, H/8, W/8]``, float32.
@@ -80,7 +80,7 @@ class VqModel(nn.Module):
         """What the fine codes are to be near to, given the coarse ones.
 
         Args:
-            encoded: ``[B, 128, H/4, W/4]``, of `encoder_hi`.
+            encoded: ``[B, C, H/4, W/4]``, of `encoder_hi`.
             lo: ``[B, E, H/8, W/8]``, quantised.
 
         Returns:
@@ -137,7 +137,7 @@ class Quantizer(nn.Module):
     def look_up(self, indices: Tensor, features: Tensor) -> Tensor:
         """Codes by their numbers ``[B h w]``, in the shape of the features ``[B, E, h, w]``."""
         b, e, h, w = features.shape
-        return self.codes[indices].view(b, h, w, e).permute(0, 3, 1, 2)
+        return self.codes[indices].view(b, h, w, e).permute(0, 3, 1, 2).contiguous()
 
 
 def tokens(features: Tensor) -> Tensor:
@@ -253,35 +253,42 @@ class CodeAverages(nn.Module):
 
 @final
 class Residual(nn.Module):
-    """Adds to what is positive of a map what two convolutions make of it."""
+    """Adds to what is positive of a map what two convolutions make of it.
 
-    def __init__(self) -> None:
+    Args:
+        channels: Of the map; between the convolutions there are half as many.
+    """
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
+        half = channels // 2
         self.block = nn.Sequential(
-            nn.Conv2d(_HIDDEN, _RESIDUAL, 3, padding=1, bias=False),
+            nn.Conv2d(channels, half, 3, padding=1, bias=False),
             nn.ReLU(),
-            nn.Conv2d(_RESIDUAL, _HIDDEN, 1, bias=False),
+            nn.Conv2d(half, channels, 1, bias=False),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, 128, h, w]`` to the same shape."""
+        """``[B, channels, h, w]`` to the same shape."""
         # The authors' ReLU works in place, so that negative values are not carried on either.
         x = F.relu(x)
         change: Tensor = self.block(x)
         return x + change
 
 
-def residual_stack() -> nn.Sequential:
-    """Two residual blocks and a ReLU, for maps of 128 channels."""
-    return nn.Sequential(Residual(), Residual(), nn.ReLU())
+def residual_stack(channels: int) -> nn.Sequential:
+    """Two residual blocks and a ReLU."""
+    return nn.Sequential(Residual(channels), Residual(channels), nn.ReLU())
 
 
-def picture_decoder(channels: int) -> nn.Sequential:
-    """From maps ``[B, channels, H/4, W/4]`` to pictures ``[B, 3, H, W]``."""
-    half = _HIDDEN // 2
+def picture_decoder(channels: int, width: int) -> nn.Sequential:
+    """From maps ``[B, channels, H/4, W/4]`` to pictures ``[B, 3, H, W]``; grey before learning."""
+    last = nn.ConvTranspose2d(width, 3, 4, 2, 1)
+    assert last.bias is not None
+    nn.init.constant_(last.bias, 0.5)  # short runs need not learn this first
     return nn.Sequential(
-        nn.Conv2d(channels, _HIDDEN, 3, padding=1),
-        residual_stack(),
-        *(nn.ConvTranspose2d(_HIDDEN, half, 4, 2, 1), nn.ReLU()),
-        nn.ConvTranspose2d(half, 3, 4, 2, 1),
+        nn.Conv2d(channels, 2 * width, 3, padding=1),
+        residual_stack(2 * width),
+        *(nn.ConvTranspose2d(2 * width, width, 4, 2, 1), nn.ReLU()),
+        last,
     )

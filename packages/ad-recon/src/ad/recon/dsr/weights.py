@@ -65,11 +65,10 @@ def load_quantizer(vq: VqModel, file: Path) -> None:
             )
             raise WeightsError(msg)
         if state[name].shape != like.shape:
-            codes, numbers = vq.quantizer_lo.codes.shape
             msg = (
-                f"`{name}` in `{file}` has shape {tuple(state[name].shape)}; "
-                f"{tuple(like.shape)} is needed with `embedding_dim` {numbers} and "
-                f"`num_embeddings` {codes}. Set both as the file's were (the authors': 128, 4096)."
+                f"`{name}` in `{file}` has shape {tuple(state[name].shape)}; {tuple(like.shape)} "
+                "is needed. Set `embedding_dim`, `num_embeddings` and `width` as the file's were "
+                "(the authors': 128, 4096 and 64)."
             )
             raise WeightsError(msg)
     # Half precision on disk is welcome; it is computed with as the run says.
