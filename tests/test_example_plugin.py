@@ -83,10 +83,10 @@ def test_it_is_found_trained_and_checked_in_an_environment_of_its_own(installed,
         return done.stdout
 
     assert "spread │ ad-example-plugin" in run("ad", "models")
-    assert "csv" in run("ad", "datasets")
-    assert "pictures.csv" in run("ad", "datasets", "csv")
+    assert "picture-list" in run("ad", "datasets")
+    assert "pictures.csv" in run("ad", "datasets", "picture-list")
     write_table(tmp_path / "parts")
-    assert "AUROC" in run("ad", "train", "csv", "./parts", "spread", "--output", "run")
+    assert "AUROC" in run("ad", "train", "picture-list", "./parts", "spread", "--output", "run")
     run("ad", "predict", "run", "parts/15.png")
     assert "failed" not in run("ad", "check", "spread")
     assert "4 passed" in run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(copy))

@@ -4,7 +4,7 @@ import torch
 from ad.core.errors import DataError
 from ad.core.testing import check_model
 from ad.core.trainer import Setup
-from ad_example.csv_layout import DATASET
+from ad_example.picture_list import DATASET
 from ad_example.spread import SpreadTrainer
 
 

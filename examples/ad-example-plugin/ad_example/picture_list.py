@@ -40,7 +40,7 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
 
 
 DATASET = DatasetSpec(
-    name="csv",
+    name="picture-list",
     summary="pictures listed in a table",
     tree=TREE,
     source="your own pictures",
