@@ -197,6 +197,41 @@ def test_a_callback_that_fails_ends_learning_unless_it_is_not_vital():
     assert len(warned) == callback.epochs == 1
 
 
+@pytest.mark.parametrize("hook", ["state_dict", "load_state_dict"])
+def test_a_state_that_cannot_be_kept_or_given_back_ends_what_is_vital_alone(hook, tmp_path):
+    class Failing(Counting):
+        def state_dict(self):
+            return self.fails("state_dict") or super().state_dict()
+
+        def load_state_dict(self, state):
+            return self.fails("load_state_dict") or super().load_state_dict(state)
+
+        def fails(self, where):
+            if where == hook:
+                msg = "no such host"
+                raise OSError(msg)
+
+    class Harmless(Failing):
+        vital = False
+
+    def run(callback):
+        checkpoints = Checkpoints(tmp_path / type(callback).__name__, every_seconds=0)
+        callbacks = [callback, Interrupting(1)]
+        with pytest.raises(Interrupted):
+            fit(LinearStudentTrainer(setup()), pictures(), checkpoints=checkpoints,
+                callbacks=callbacks)  # fmt: skip
+        fit(LinearStudentTrainer(setup()), pictures(), checkpoints=checkpoints,
+            callbacks=[callback])  # fmt: skip
+
+    with pytest.raises(OSError, match="no such host"):
+        run(Failing())
+    callback = Harmless()
+    words = r"`Harmless` failed and is told no more; the run goes on\. OSError: no such host"
+    with pytest.warns(UserWarning, match=words):
+        run(callback)
+    assert callback.epochs == (0 if hook == "state_dict" else 1)
+
+
 def test_compiling_changes_nothing_but_rounding():
     plain, compiled = LinearStudentTrainer(setup()), LinearStudentTrainer(setup())
     fit(plain, pictures())

@@ -219,6 +219,18 @@ def test_an_unreadable_mask_names_its_path(tmp_path, pair):
         read_mask(tmp_path / "e.png", pair[1], 10)
 
 
+def test_of_a_pair_the_file_that_is_damaged_is_named(tmp_path, pair):
+    noise = np.random.default_rng(0).integers(0, 2, (20, 30), dtype=np.uint8)
+    mask = save(tmp_path / "n.png", Image.fromarray(noise))
+    mask.write_bytes(mask.read_bytes()[:-60])
+    with pytest.raises(PictureError, match=r"The mask `.*n\.png` cannot be read.*truncated"):
+        read_mask(mask, pair[1], 10)
+    picture = tmp_path / "b.jpg"
+    picture.write_bytes(b"no picture")
+    with pytest.raises(PictureError, match=r"The picture `.*b\.jpg` cannot be read"):
+        read_mask(pair[0], picture, 10)
+
+
 def test_a_picture_of_twelve_bits_in_sixteen_is_warned_of(tmp_path):
     pixels = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
     path = save(tmp_path / "a.png", Image.fromarray(pixels))

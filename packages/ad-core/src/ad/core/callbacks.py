@@ -73,19 +73,38 @@ class Callbacks(list[Callback]):
             values: Its arguments.
 
         Returns:
-            What they answered.
+            What they answered, if anything.
         """
-        answers = []
-        for callback in list(self):
-            try:
-                answers.append(getattr(callback, hook)(*values))
-            except Exception as error:
-                if callback.vital:
-                    raise
-                warnings.warn(
-                    f"`{type(callback).__name__}` failed and is told no more; the run goes on. "
-                    f"{type(error).__name__}: {error}",
-                    stacklevel=2,
-                )
-                self.remove(callback)
-        return answers
+        answers = (self._ask(callback, hook, *values) for callback in list(self))
+        return [answer for answer in answers if answer is not None]
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of them, by their types and numbers, which `restore` knows."""
+        found = {name: self._ask(callback, "state_dict") for name, callback in self._named()}
+        return {name: state for name, state in found.items() if state}
+
+    def restore(self, states: Mapping[str, Any]) -> None:
+        """Give back what `state` gave; a resumed run may have other callbacks beside them."""
+        for name, callback in self._named():
+            if name in states:
+                self._ask(callback, "load_state_dict", states[name])
+
+    def _named(self) -> list[tuple[str, Callback]]:
+        types = [type(callback).__qualname__ for callback in self]
+        names = [f"{one} {types[:place].count(one)}" for place, one in enumerate(types)]
+        return list(zip(names, self, strict=True))
+
+    def _ask(self, callback: Callback, hook: str, *values: object) -> Any:  # noqa: ANN401
+        """Call a method; None if it failed and that is not vital."""
+        try:
+            return getattr(callback, hook)(*values)
+        except Exception as error:
+            if callback.vital:
+                raise
+            warnings.warn(
+                f"`{type(callback).__name__}` failed and is told no more; the run goes on. "
+                f"{type(error).__name__}: {error}",
+                stacklevel=3,
+            )
+            self.remove(callback)
+            return None

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from ad.core.errors import NotFittedError
 
+_TRAINED = "trained"
+
 
 class Prediction(NamedTuple):
     """What a detector says of one batch; higher is more anomalous, unbounded."""
@@ -75,3 +77,19 @@ def learned_buffer(module: nn.Module, name: str, dtype: torch.dtype = torch.floa
         dtype: Element type in memory and on disk.
     """
     module.register_buffer(name, torch.empty(0, dtype=dtype))
+
+
+def trained_flag(detector: Detector) -> None:
+    """Register ``trained``, ``[1]`` once it was: random weights must not pass for learnt ones.
+
+    For a detector that learns by gradient and has no learned buffer beside it;
+    `ad.core.trainer.GradientTrainer.prepare` sets it.
+    """
+    learned_buffer(detector, _TRAINED)
+
+
+def mark_trained(detector: Detector) -> None:
+    """Set ``trained`` of a detector that has a `trained_flag`; does nothing to others."""
+    flag = getattr(detector, _TRAINED, None)
+    if isinstance(flag, Tensor):
+        setattr(detector, _TRAINED, torch.ones(1, device=flag.device))

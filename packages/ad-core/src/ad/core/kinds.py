@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from ad.core.data.pictures import read_mask_values, size_of
+from ad.core.data.pictures import read_mask_values, upright_size
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError, listed
 from ad.core.metrics import Defect, auroc
@@ -86,7 +86,7 @@ def _saturated(
         def pictures() -> Iterator[Picture]:
             # One at a time: at their own size, all of them would not fit into memory.
             for sample, drawn in known:
-                width, height = size_of(sample.path)
+                width, height = upright_size(sample.path)
                 yield _resized(drawn, height, width), _defects(sample)
                 advance(1)
 

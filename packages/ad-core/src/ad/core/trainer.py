@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from ad.core.detector import mark_trained
 from ad.core.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -165,11 +166,13 @@ class GradientTrainer(Trainer):
         """
         return ()
 
-    def prepare(self, data: LearningData) -> None:  # noqa: B027 - optional on purpose
+    def prepare(self, data: LearningData) -> None:
         """Learn what must be known before the first step, such as statistics of a teacher.
 
-        Results belong into buffers of `modules`: a resumed run is not prepared again.
+        Results belong into buffers of `modules`: a resumed run is not prepared again. By default
+        there is nothing to know, and a detector with a `trained_flag` gets it set.
         """
+        mark_trained(self.detector)
 
     @abc.abstractmethod
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:

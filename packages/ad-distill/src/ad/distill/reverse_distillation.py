@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ad.core.backbones import FeatureExtractor
-from ad.core.data.learning import LearningBatch, LearningData, stream
-from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core.data.learning import LearningBatch, stream
+from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
 from ad.core.maps import GaussianBlur
 from ad.core.trainer import GradientTrainer, Optimization, Setup
@@ -46,9 +46,6 @@ class ReverseDistillationDetector(Detector):
         decoder: Code to maps.
     """
 
-    trained: Tensor
-    """``[1]``: that it was, so that an untrained student is not mistaken for a trained one."""
-
     def __init__(
         self, teacher: FeatureExtractor, bottleneck: nn.Module, decoder: nn.Module
     ) -> None:
@@ -57,7 +54,7 @@ class ReverseDistillationDetector(Detector):
         self.bottleneck = bottleneck
         self.decoder = decoder
         self.blur = GaussianBlur(_SIGMA)
-        learned_buffer(self, "trained")
+        trained_flag(self)
 
     def rebuild(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """The teacher's maps from their code, shallow to deep, in the teacher's precision."""
@@ -157,10 +154,6 @@ class ReverseDistillationTrainer(GradientTrainer):
     def frozen(self, images: Tensor) -> Sequence[Tensor]:
         """The teacher's maps; see `GradientTrainer.frozen`."""
         return self.detector.teacher(images)  # type: ignore[no-any-return]  # untyped in torch
-
-    def prepare(self, data: LearningData) -> None:
-        """Nothing to measure before the first step; see `GradientTrainer.prepare`."""
-        self.detector.trained = torch.ones(1, device=self.setup.device)
 
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """One minus the cosine of each layer; see `GradientTrainer.losses`."""

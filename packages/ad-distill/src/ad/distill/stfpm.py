@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ad.core.backbones import FeatureExtractor, fresh_network
-from ad.core.data.learning import LearningBatch, LearningData
-from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core.data.learning import LearningBatch
+from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.maps import upsample
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 
@@ -32,14 +32,11 @@ class StfpmDetector(Detector):
         student: The same architecture, to be trained.
     """
 
-    trained: Tensor
-    """``[1]``: that it was, so that an untrained student is not mistaken for a trained one."""
-
     def __init__(self, teacher: FeatureExtractor, student: torch.nn.Module) -> None:
         super().__init__()
         self.teacher = teacher
         self.student = student
-        learned_buffer(self, "trained")
+        trained_flag(self)
 
     def imitate(self, images: Tensor) -> list[Tensor]:
         """The student's maps, ``[B, C, h, w]`` each, in the teacher's precision."""
@@ -122,10 +119,6 @@ class StfpmTrainer(GradientTrainer):
     def frozen(self, images: Tensor) -> Sequence[Tensor]:
         """The teacher's maps; see `GradientTrainer.frozen`."""
         return self.detector.teacher(images)  # type: ignore[no-any-return]  # untyped in torch
-
-    def prepare(self, data: LearningData) -> None:
-        """Nothing to measure before the first step; see `GradientTrainer.prepare`."""
-        self.detector.trained = torch.ones(1, device=self.setup.device)
 
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """The mean gap of each layer; see `GradientTrainer.losses`."""

@@ -28,7 +28,7 @@ from ad.core.backbones import FeatureExtractor
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import RAM_BUDGET, PictureSet
 from ad.core.data.learning import LearningBatch, LearningData, stream
-from ad.core.data.samples import Sample, fingerprint, pictures_below
+from ad.core.data.samples import fingerprint_of, pictures_below
 from ad.core.detector import Detector, Prediction
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, Interrupted, OutputError, SettingError
@@ -152,7 +152,7 @@ def distill_teacher(
         "model": f"patch description network of EfficientAD, {size}",
         "images": str(folder.resolve()),
         "pictures": len(paths),
-        "sha256": fingerprint([Sample(path, 0, "train", "") for path in paths]),
+        "sha256": fingerprint_of(paths),
         "backbone": trainer.detector.targets.extractor.name,
         "weights": weights,
         "layers": list(layers),

@@ -18,8 +18,8 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from ad.core.data.learning import LearningBatch, LearningData, stream
-from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core.data.learning import LearningBatch, stream
+from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
 from ad.core.maps import GaussianBlur
 from ad.core.trainer import GradientTrainer, Optimization, Setup
@@ -49,9 +49,6 @@ class AutoencoderDetector(Detector):
         score: The map's largest value, or the mean of its largest 1 %.
     """
 
-    trained: Tensor
-    """``[1]``: that it was, so that random weights are not mistaken for learnt ones."""
-
     def __init__(
         self, img_size: int, *, latent_dim: int, norm: bool, sigma: float, score: Score
     ) -> None:
@@ -71,7 +68,7 @@ class AutoencoderDetector(Detector):
         self.decoder.append(nn.ConvTranspose2d(_WIDTHS[1], 3, 4, 2, 1))
         self.blur = GaussianBlur(sigma) if sigma else nn.Identity()
         self.score: Score = score
-        learned_buffer(self, "trained")
+        trained_flag(self)
 
     def rebuild(self, images: Tensor) -> Tensor:
         """What comes back of pictures, ``[B, 3, S, S]``, float32 in [0, 1]."""
@@ -178,10 +175,6 @@ class AutoencoderTrainer(GradientTrainer):
     def notes(self) -> tuple[str, ...]:
         """That learning was short, if it was; see `Trainer.notes`."""
         return budget_note("The auto-encoder", self.steps, ENOUGH_STEPS)
-
-    def prepare(self, data: LearningData) -> None:
-        """Nothing to measure before the first step; see `GradientTrainer.prepare`."""
-        self.detector.trained = torch.ones(1, device=self.setup.device)
 
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """The mean squared error and one minus the mean similarity, each with its share."""

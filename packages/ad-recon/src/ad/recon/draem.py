@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.data.learning import LearningBatch, LearningData, stream
-from ad.core.data.samples import Sample, fingerprint
-from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core.data.learning import LearningBatch, stream
+from ad.core.data.samples import fingerprint_of
+from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
 from ad.core.synth.anomalies import PerlinAnomalies
 from ad.core.synth.textures import FolderTextures, texture_source
@@ -63,15 +63,12 @@ class DraemDetector(Detector):
         precision: Of both networks.
     """
 
-    trained: Tensor
-    """``[1]``: that it was, so that random weights are not mistaken for learnt ones."""
-
     def __init__(self, *, width: int, sspcab: bool, precision: Precision) -> None:
         super().__init__()
         self.precision = precision
         self.mending = MendingNetwork(width, sspcab=sspcab)
         self.finding = FindingNetwork(width // 2)
-        learned_buffer(self, "trained")
+        trained_flag(self)
 
     def mend(self, images: Tensor) -> Mended:
         """Mend pictures ``[B, 3, H, W]`` in [0, 1], and find where they were broken."""
@@ -284,11 +281,7 @@ class DraemTrainer(GradientTrainer):
         source = self.breaking.textures
         if not isinstance(source, FolderTextures):
             return {}
-        return {"textures": fingerprint([Sample(path, 0, "train", "") for path in source.paths])}
-
-    def prepare(self, data: LearningData) -> None:
-        """Nothing to measure before the first step; see `GradientTrainer.prepare`."""
-        self.detector.trained = torch.ones(1, device=self.setup.device)
+        return {"textures": fingerprint_of(source.paths)}
 
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """Break the pictures, then judge what is made of them.

@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.data.learning import LearningBatch, LearningData, stream
-from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core.data.learning import LearningBatch, stream
+from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
 from ad.core.maps import GaussianBlur
 from ad.core.trainer import GradientTrainer, Optimization, Setup
@@ -63,9 +63,6 @@ class GanomalyDetector(Detector):
         latent_vec_size: Numbers in a code.
     """
 
-    trained: Tensor
-    """``[1]``: that it was, so that random weights are not mistaken for learnt ones."""
-
     def __init__(self, size: int, *, n_features: int, latent_vec_size: int) -> None:
         super().__init__()
         self.size = size
@@ -73,7 +70,7 @@ class GanomalyDetector(Detector):
         self.decoder = decoder(size, n_features, latent_vec_size)
         self.second_encoder = Encoder(size, n_features, latent_vec_size)
         self.blur = GaussianBlur(_SIGMA)
-        learned_buffer(self, "trained")
+        trained_flag(self)
 
     def copy(self, images: Tensor) -> Copies:
         """Rebuild pictures ``[B, 3, S, S]`` in [0, 1], and encode both; float32."""
@@ -267,10 +264,6 @@ class GanomalyTrainer(GradientTrainer):
                 f"`--set lr={LR:g}` is the authors' rate.",
             )
         return (*slow, *budget_note("GANomaly", self.steps, ENOUGH_STEPS))
-
-    def prepare(self, data: LearningData) -> None:
-        """Nothing to measure before the first step; see `GradientTrainer.prepare`."""
-        self.detector.trained = torch.ones(1, device=self.setup.device)
 
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """Three terms of the generator and one of the discriminator.

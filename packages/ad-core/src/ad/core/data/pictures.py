@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,11 @@ def read_picture(path: Path, *, size: int | None = None) -> NDArray[np.uint8]:
     Raises:
         PictureError: If the file is missing, empty, truncated or no picture that can be read.
     """
-    try:
-        with _quiet_open(path) as image:
-            if size is not None:
-                # `draft` changes nothing but JPEG, and never goes below what is asked for.
-                image.draft(None, (2 * size, 2 * size))
-            return _rgb(ImageOps.exif_transpose(image), path)
-    except PictureError:
-        raise
-    except _UNREADABLE as error:
-        raise PictureError(_unreadable("picture", path, error)) from error
+    with _opened("picture", path) as image:
+        if size is not None:
+            # `draft` changes nothing but JPEG, and never goes below what is asked for.
+            image.draft(None, (2 * size, 2 * size))
+        return _rgb(ImageOps.exif_transpose(image), path)
 
 
 def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
@@ -72,28 +68,24 @@ def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
     Raises:
         PictureError: If the mask cannot be read or does not fit the picture.
     """
-    try:
-        with _quiet_open(path) as mask, _quiet_open(picture) as image:
-            turned = image.getexif().get(_ORIENTATION, 1)
-            upright = _check_mask_shape(path, mask.size, picture, image.size, turned)
-            defective = Image.fromarray(_defective(mask).astype(np.uint8))
-            turn = mask.getexif().get(_ORIENTATION, 1)
-            if turn == 1 and mask.size == image.size and mask.size != upright:
-                turn = turned  # drawn on the stored pixels: turn it as its picture is turned
-            if turn > 1:
-                exif = Image.Exif()
-                exif[_ORIENTATION] = turn
-                defective.info["exif"] = exif.tobytes()
-                defective = ImageOps.exif_transpose(defective)
-            small = np.asarray(defective.resize((size, size), Image.Resampling.NEAREST)) > 0
-            if not small.any():
-                y, x = np.nonzero(np.asarray(defective))
-                small[y * size // defective.height, x * size // defective.width] = True
-            return small
-    except PictureError:
-        raise
-    except _UNREADABLE as error:
-        raise PictureError(_unreadable("mask", path, error)) from error
+    with _opened("picture", picture) as image:
+        stored, turned = image.size, image.getexif().get(_ORIENTATION, 1)
+    with _opened("mask", path) as mask:
+        upright = _check_mask_shape(path, mask.size, picture, stored, turned)
+        defective = Image.fromarray(_defective(mask).astype(np.uint8))
+        turn = mask.getexif().get(_ORIENTATION, 1)
+        if turn == 1 and mask.size == stored and mask.size != upright:
+            turn = turned  # drawn on the stored pixels: turn it as its picture is turned
+        if turn > 1:
+            exif = Image.Exif()
+            exif[_ORIENTATION] = turn
+            defective.info["exif"] = exif.tobytes()
+            defective = ImageOps.exif_transpose(defective)
+        small = np.asarray(defective.resize((size, size), Image.Resampling.NEAREST)) > 0
+        if not small.any():
+            y, x = np.nonzero(np.asarray(defective))
+            small[y * size // defective.height, x * size // defective.width] = True
+        return small
 
 
 def read_mask_values(path: Path, picture: Path) -> NDArray[Any]:
@@ -109,14 +101,9 @@ def read_mask_values(path: Path, picture: Path) -> NDArray[Any]:
     Raises:
         PictureError: If the mask cannot be read or is of another size than the picture.
     """
-    size = _size("picture", picture)
-    try:
-        with _quiet_open(path) as mask:
-            values = _first_channel(mask)
-    except PictureError:
-        raise
-    except _UNREADABLE as error:
-        raise PictureError(_unreadable("mask", path, error)) from error
+    size = upright_size(picture)
+    with _opened("mask", path) as mask:
+        values = _first_channel(mask)
     if values.shape != size[::-1]:
         msg = (
             f"The mask `{path}` is {values.shape[1]} x {values.shape[0]} pixels and its picture "
@@ -127,28 +114,14 @@ def read_mask_values(path: Path, picture: Path) -> NDArray[Any]:
     return values
 
 
-def size_of(picture: Path) -> tuple[int, int]:
-    """Width and height in pixels, from the header.
-
-    Raises:
-        PictureError: If it cannot be read.
-    """
-    return _size("picture", picture)
-
-
 def shows_defect(mask: Path) -> bool:
     """Whether any pixel of a mask is defective, as `read_mask` takes it.
 
     Raises:
         PictureError: If the mask cannot be read.
     """
-    try:
-        with _quiet_open(mask) as image:
-            return bool(_defective(image).any())
-    except PictureError:
-        raise
-    except _UNREADABLE as error:
-        raise PictureError(_unreadable("mask", mask, error)) from error
+    with _opened("mask", mask) as image:
+        return bool(_defective(image).any())
 
 
 def check_headers(path: Path, masks: Sequence[Path]) -> None:
@@ -173,14 +146,9 @@ def upright_size(path: Path) -> tuple[int, int]:
     Raises:
         PictureError: If it is missing, empty or no picture.
     """
-    try:
-        with _quiet_open(path) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) >= 5
-            return image.size[::-1] if turned else image.size
-    except PictureError:
-        raise
-    except _UNREADABLE as error:
-        raise PictureError(_unreadable("picture", path, error)) from error
+    with _opened("picture", path) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+        return image.size[::-1] if turned else image.size
 
 
 def rgb_array(array: NDArray[Any]) -> NDArray[np.uint8]:
@@ -244,6 +212,18 @@ _UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError),
     *(LookupError, ArithmeticError, AttributeError),
 )
+
+
+@contextmanager
+def _opened(noun: str, path: Path) -> Iterator[Image.Image]:
+    """An open file; whatever fails while it is open is told of as a `PictureError`."""
+    try:
+        with _quiet_open(path) as image:
+            yield image
+    except PictureError:
+        raise
+    except _UNREADABLE as error:
+        raise PictureError(_unreadable(noun, path, error)) from error
 
 
 def _quiet_open(path: Path) -> Image.Image:
@@ -315,13 +295,8 @@ def _first_channel(mask: Image.Image) -> NDArray[Any]:
 
 def _size(noun: str, path: Path) -> tuple[int, int]:
     """Width and height of the pixels in a file, from its header."""
-    try:
-        with _quiet_open(path) as image:
-            return image.size
-    except PictureError:
-        raise
-    except _UNREADABLE as error:
-        raise PictureError(_unreadable(noun, path, error)) from error
+    with _opened(noun, path) as image:
+        return image.size
 
 
 def _check_mask_shape(

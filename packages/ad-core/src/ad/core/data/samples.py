@@ -354,6 +354,11 @@ def _picture_stem(mask: Path) -> str:
     return mask.stem
 
 
+def fingerprint_of(paths: Iterable[Path]) -> str:
+    """The `fingerprint` of pictures that are no samples, such as textures."""
+    return fingerprint(Sample(path, 0, "train", "") for path in paths)
+
+
 def _what_is_there(root: Path) -> str:
     if not root.exists():
         return f"The folder `{root}` does not exist."

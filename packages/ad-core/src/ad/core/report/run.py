@@ -57,6 +57,11 @@ FIGURES: Final = {
         "pixels called defective.",
     ),
     "aupro_05": ("AUPRO 0.05", "The same up to 5 %: closer to what is used in practice."),
+    "au_spro": (
+        "AU-sPRO 0.3",
+        "As AUPRO 0.3, but of each defect only so much has to be covered as its data ask for.",
+    ),
+    "au_spro_05": ("AU-sPRO 0.05", "The same up to 5 %: MVTec LOCO's published figure."),
 }
 """Title and meaning of each figure of a run."""
 

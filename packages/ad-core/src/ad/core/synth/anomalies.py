@@ -16,9 +16,8 @@ from torch import Tensor
 from ad.core.errors import SettingError
 from ad.core.synth.augment import augment
 from ad.core.synth.perlin import perlin_masks
-from ad.core.synth.rotation import rotate as rotate
+from ad.core.synth.rotation import turn_some
 from ad.core.synth.textures import TextureSource
-from ad.core.synth.textures import random_colours as random_colours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +79,7 @@ class PerlinAnomalies:
             generators: One for each picture, on the CPU.
         """
         numbers = torch.stack([torch.rand(4, generator=g) for g in generators])
-        clean = images
-        turned = (numbers[:, 0] < self.rotate_prob).nonzero()[:, 0].tolist()
-        if turned:
-            clean = images.clone()
-            clean[turned] = rotate(images[turned], 180 * numbers[turned, 1] - 90).clamp(0, 1)
+        clean = turn_some(images, numbers[:, :2], self.rotate_prob)
         broken = clean.clone()
         masks = torch.zeros_like(images[:, :1])
         rows = (numbers[:, 2] < self.probability).nonzero()[:, 0].tolist()

@@ -29,3 +29,22 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     with torch.autocast(images.device.type, enabled=False):  # levels are lost in bf16
         grid = torch.stack([across, down], dim=-1)
         return F.grid_sample(images, grid, align_corners=False)
+
+
+def turn_some(images: Tensor, numbers: Tensor, probability: float) -> Tensor:
+    """Turn some pictures by up to 90 degrees either way; their corners get black.
+
+    Args:
+        images: ``[B, C, H, W]``, float32 in [0, 1]; not changed.
+        numbers: ``[B, 2]``, from 0 to below 1: whether each is turned, and by how much.
+        probability: That one is turned.
+
+    Returns:
+        Of that shape and range; the pictures themselves if none is turned.
+    """
+    rows = (numbers[:, 0] < probability).nonzero()[:, 0].tolist()
+    if not rows:
+        return images
+    turned = images.clone()
+    turned[rows] = rotate(images[rows], 180 * numbers[rows, 1] - 90).clamp(0, 1)
+    return turned

@@ -11,8 +11,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ad.core.data.learning import LearningBatch, LearningData
-from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core.data.learning import LearningBatch
+from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 
 _CHANNELS = 4
@@ -22,9 +22,6 @@ _CHANNELS = 4
 class LinearStudentDetector(Detector):
     """Scores each pixel by how far a linear student is from a teacher with a bend."""
 
-    trained: Tensor
-    """``[1]``: that it was."""
-
     def __init__(self, *, dropout: float, seed: int) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
@@ -33,7 +30,7 @@ class LinearStudentDetector(Detector):
             self.student = nn.Conv2d(3, _CHANNELS, 1)
         self.teacher.requires_grad_(False)
         self.dropout = nn.Dropout(dropout)
-        learned_buffer(self, "trained")
+        trained_flag(self)
 
     def taught(self, images: Tensor) -> Tensor:
         """What the teacher says, ``[B, 4, H, W]``."""
@@ -69,10 +66,6 @@ class LinearStudentTrainer(GradientTrainer):
     def frozen(self, images: Tensor) -> Sequence[Tensor]:
         """The teacher's maps; see `GradientTrainer.frozen`."""
         return (self.detector.taught(images),)
-
-    def prepare(self, data: LearningData) -> None:
-        """Nothing to measure; see `GradientTrainer.prepare`."""
-        self.detector.trained = torch.ones(1, device=self.setup.device)
 
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """The mean gap; see `GradientTrainer.losses`."""

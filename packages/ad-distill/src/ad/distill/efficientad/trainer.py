@@ -17,7 +17,7 @@ from torch import Tensor
 from ad.core.data.batches import to_device
 from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.data.pictures import read_picture, resize
-from ad.core.data.samples import Sample, fingerprint, pictures_below
+from ad.core.data.samples import fingerprint_of, pictures_below
 from ad.core.errors import DataError, SettingError
 from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Setup
 from ad.distill.efficientad.network import (
@@ -114,9 +114,7 @@ class EfficientadTrainer(GradientTrainer):
         """The teacher's file and the penalty pictures; see `Trainer.inputs`."""
         found = {"teacher": self.detector.teacher.sha256} if self.detector.teacher.sha256 else {}
         if self.penalty is not None:
-            found["penalty"] = fingerprint(
-                [Sample(path, 0, "train", "") for path in self.penalty.paths]
-            )
+            found["penalty"] = fingerprint_of(self.penalty.paths)
         return found
 
     def frozen(self, images: Tensor) -> Sequence[Tensor]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
 from ad.core.trainer import Precision
 from ad.recon.dsr.vq import Codes, VqModel, picture_decoder
@@ -58,9 +58,6 @@ class DsrDetector(Detector):
         precision: In which convolutions are computed; codes are looked up in float32.
     """
 
-    trained: Tensor
-    """``[1]``: that it was, so that random weights are not mistaken for learnt ones."""
-
     def __init__(
         self, *, embedding_dim: int, num_embeddings: int, width: int, precision: Precision
     ) -> None:
@@ -75,7 +72,7 @@ class DsrDetector(Detector):
         for module in (*self.decoder.modules(), *self.detection.modules()):
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.normal_(module.weight, 0, 0.02)
-        learned_buffer(self, "trained")
+        trained_flag(self)
 
     def restore(self, codes: Codes) -> Restored:
         """Bring codes back to normal and rebuild the picture from them."""

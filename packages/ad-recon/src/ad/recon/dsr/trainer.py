@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.data.learning import LearningBatch, LearningData, stream
-from ad.core.data.samples import Sample, fingerprint
+from ad.core.data.learning import LearningBatch, stream
+from ad.core.data.samples import fingerprint_of
 from ad.core.errors import SettingError
-from ad.core.synth.anomalies import PerlinAnomalies, check_probability, rotate
+from ad.core.synth.anomalies import PerlinAnomalies, check_probability
 from ad.core.synth.perlin import perlin_masks
+from ad.core.synth.rotation import turn_some
 from ad.core.synth.textures import FolderTextures, ProceduralTextures, RandomColours
 from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Setup
 from ad.recon.dsr.anomalies import NEAREST, break_codes
@@ -149,8 +150,7 @@ class DsrTrainer(GradientTrainer):
                 self._inputs["vq_weights"] = hashlib.file_digest(opened, "sha256").hexdigest()
         if textures:
             self.textures = FolderTextures(Path(textures).expanduser())
-            paths = self.textures.paths
-            self._inputs["textures"] = fingerprint([Sample(p, 0, "train", "") for p in paths])
+            self._inputs["textures"] = fingerprint_of(self.textures.paths)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The averages that codes follow too, which are no part of the detector."""
@@ -215,10 +215,6 @@ class DsrTrainer(GradientTrainer):
         own = total_steps - first
         last = total_steps - min(max(1, round(self.refine_share * own)), own - 1)
         return Phases(range(first), range(first, last), range(last, total_steps))
-
-    def prepare(self, data: LearningData) -> None:
-        """Nothing to measure before the first step; see `GradientTrainer.prepare`."""
-        self.detector.trained = torch.ones(1, device=self.setup.device)
 
     def optimizers(self, total_steps: int) -> Sequence[Optimization]:
         """An Adam for each phase; see `GradientTrainer.optimizers`."""
@@ -301,10 +297,7 @@ class DsrTrainer(GradientTrainer):
     ) -> tuple[Tensor, Tensor]:
         """Pictures, some turned, and masks ``[B, 1, H, W]`` to break them under, half of them."""
         numbers = torch.stack([torch.rand(3, generator=g) for g in generators])
-        turned = (numbers[:, 0] < self.rotate_prob).nonzero()[:, 0].tolist()
-        if turned:
-            images = images.clone()
-            images[turned] = rotate(images[turned], 180 * numbers[turned, 1] - 90).clamp(0, 1)
+        images = turn_some(images, numbers[:, :2], self.rotate_prob)
         masks = torch.zeros_like(images[:, :1])
         rows = (numbers[:, 2] < 0.5).nonzero()[:, 0].tolist()
         if rows:
