@@ -82,18 +82,16 @@ def speed() -> str:
         how = f"{row['precision']}, features {'kept' if row['feature_cache'] else 'anew'}"
         how += ", compiled" if row.get("compiled") else ""
         rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
-    if (RESULTS / "draem.json").exists():
-        for row in load("draem")["rows"]:
-            what = f"`draem`, a step of {row['batch_size']} at {row['size']} pixels"
-            how = f"{row['precision']}, {row['layout']}, {row['device']}"
-            rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
-    if (RESULTS / "synth.json").exists():
-        for row in load("synth")["rows"]:
-            what = f"synthetic defects: {row['case']}"
-            before, ours = row["baseline_seconds"] * 1000, row["seconds"] * 1000
-            rows.append((what, "picture by picture", f"{before:.1f} ms a picture", "1.0x"))
-            how = f"ours, {row['batch_size']} at once on {row['device']}"
-            rows.append((what, how, f"{ours:.1f} ms a picture", f"{row['ratio']:.1f}x"))
+    for row in load("draem")["rows"]:
+        what = f"`draem`, a step of {row['batch_size']} at {row['size']} pixels"
+        how = f"{row['precision']}, {row['layout']}, {row['device']}"
+        rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
+    for row in load("synth")["rows"]:
+        what = f"synthetic defects: {row['case']}"
+        before, ours = row["baseline_seconds"] * 1000, row["seconds"] * 1000
+        rows.append((what, "picture by picture", f"{before:.1f} ms a picture", "1.0x"))
+        how = f"ours, {row['batch_size']} at once on {row['device']}"
+        rows.append((what, how, f"{ours:.1f} ms a picture", f"{row['ratio']:.1f}x"))
     for row in load("startup")["rows"]:
         time = f"{row['cpu_seconds']:.2f} s of CPU"
         rows.append(("start", f"`{row['case']}`", time, f"{1 / row['ratio']:.1f}x"))

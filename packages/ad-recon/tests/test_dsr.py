@@ -612,6 +612,7 @@ def test_a_run_killed_in_any_phase_ends_bit_equal(killed_at, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_every_phase_learns():
     seen = []
 
@@ -619,14 +620,13 @@ def test_every_phase_learns():
         def on_epoch_end(self, state):
             seen.append(state.losses)
 
-    options = {"embedding_dim": 16, "num_embeddings": 64, "width": 8, "lr": 1e-3, "vq_steps": 150}
-    one = trainer({**options, "refine_share": 0.5}, num_epochs=40, batch_size=4)
+    options = {"embedding_dim": 16, "num_embeddings": 64, "width": 8, "lr": 1e-3, "vq_steps": 300}
+    one = trainer({**options, "refine_share": 0.5}, num_epochs=100, batch_size=4)
     fit(one, pictures(12), callbacks=[Watch()])
     for name in ("rebuilt", "restored_lo", "restored_hi", "picture", "detected", "refined"):
         own = [losses[name] for losses in seen if name in losses]
         fall = np.mean(own[-3:]) / np.mean(own[:3])
-        # The decoder starts at grey, so a picture's error has less far to fall in so few steps.
-        assert fall < (0.95 if name == "picture" else 0.8), (name, fall)
+        assert fall < 0.8, (name, fall)
 
 
 # The detector
