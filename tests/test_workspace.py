@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import entry_points
+from importlib.metadata import distribution, entry_points
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,26 @@ def test_families_need_the_core_of_their_own_version_and_no_sister(package):
     if package.name != "ad-core":
         pins = [need for need in metadata(package)["dependencies"] if need.startswith("ad-core")]
         assert [pin.split("~=")[1] for pin in pins] == [version]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_the_environment_knows_the_entry_points_of_now(package):
+    declared = {
+        (group, name, value)
+        for group, points in metadata(package).get("entry-points", {}).items()
+        for name, value in points.items()
+    }
+    declared |= {
+        ("console_scripts", name, value)
+        for name, value in metadata(package).get("scripts", {}).items()
+    }
+    known = {
+        (point.group, point.name, point.value) for point in distribution(package.name).entry_points
+    }
+    assert known == declared, (
+        "this environment was made before entry points changed: "
+        "`hatch env remove default; hatch env remove hatch-test`"
+    )
 
 
 def test_hints_name_the_right_distribution():
