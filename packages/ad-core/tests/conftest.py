@@ -1,6 +1,10 @@
 import sys
 
+import numpy as np
 import pytest
+import torch
+from random_pictures import random_images
+from scipy import ndimage
 
 from ad.core import ModelRegistry
 from ad.core.cli import main
@@ -21,9 +25,31 @@ def mean_picture():
 
 
 @pytest.fixture
+def student():
+    """One that learns by gradient."""
+    ModelRegistry.register(
+        "linear-student",
+        "ad.core.testing.linear_student:LinearStudentTrainer",
+        {"dropout": 0.2},
+        {"num_epochs": 4, "batch_size": 4, "img_size": 16, "normalize": False},
+    )
+    yield "linear-student"
+    ModelRegistry.unregister("linear-student")
+
+
+@pytest.fixture
 def toy_root(tmp_path):
     """One category, `toy`, in MVTec AD's layout."""
     return write_mvtec_tree(tmp_path / "data", size=32)
+
+
+@pytest.fixture
+def levels():
+    """Two pictures of whole levels, one of them in few of them."""
+    coarse = (random_images(2, 3, 7, 6, seed=1) * 255).numpy()
+    large = np.stack([ndimage.zoom(one, (1, 6, 6), order=1) for one in coarse])
+    large[1] = large[1] * 0.4 + 60
+    return torch.from_numpy(large).round().clamp(0, 255).float()
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ class BrokenTrainer(OnePassTrainer):
 @pytest.fixture
 def broken(monkeypatch):
     ModelRegistry.register("broken", "ad.core.nowhere:Broken", {}, TRAIN)
-    monkeypatch.setattr("ad.core.testing.conformance.load_trainer", lambda spec: BrokenTrainer)
+    monkeypatch.setattr("ad.core.testing.subject.load_trainer", lambda spec: BrokenTrainer)
     yield "broken"
     ModelRegistry.unregister("broken")
 
@@ -197,7 +197,7 @@ class ForgetfulTrainer(LinearStudentTrainer):
 def test_what_learning_must_not_forget_is_told_from_what_it_must_not_draw(
     linear_student, monkeypatch, fault, words
 ):
-    monkeypatch.setattr("ad.core.testing.conformance.load_trainer", lambda spec: ForgetfulTrainer)
+    monkeypatch.setattr("ad.core.testing.subject.load_trainer", lambda spec: ForgetfulTrainer)
     monkeypatch.setattr(ForgetfulTrainer, "fault", fault)
     outcomes = {one.id: one for one in run_checks(linear_student)}
     assert [one.id for one in outcomes.values() if one.outcome == "failed"] == [fault]

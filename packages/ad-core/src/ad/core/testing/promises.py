@@ -1,0 +1,241 @@
+"""What every model must promise: one function each, and `CHECKS`, the table of them all.
+
+A function raises `AssertionError` with the promise as its message, or `NotApplicable`. Who runs
+them, in what order and with what result is for `ad.core.testing.conformance` to tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ad.core.errors import NotFittedError, listed
+from ad.core.files import load_tensors, read_model, save_model
+from ad.core.registry import MODELS
+from ad.core.settings import resolve_options
+from ad.core.testing.subject import Model, predict
+from ad.core.trainer import FROM_MODEL_FILE
+
+TOLERANCE = 1e-4
+"""Largest relative difference that the size of a batch, or exporting, may make."""
+
+_TASKS = {"classifies", "localises", "few-shot", "zero-shot", "supervised"}
+_HEAVY = ("torch", "timm", "scipy", "faiss", "sklearn")
+
+
+class NotApplicable(Exception):
+    """Why a check says nothing of a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One promise, as code."""
+
+    run: Callable[[Model], None]
+    """Raises `AssertionError` if it is broken."""
+    needs: tuple[str, ...] = ()
+    """Checks without whose success it cannot be run."""
+
+
+# Run in a process of its own, where nothing has been imported.
+_PROBE = """
+import os, sys
+before = dict(os.environ)
+from ad.core import ModelRegistry
+spec = ModelRegistry.get(sys.argv[1])
+print(*sorted(set(sys.argv[2:]) & set(sys.modules)), sep=", ")
+print("environment" if before != dict(os.environ) else "")
+"""
+
+
+def _check_catalogue(model: Model) -> None:
+    spec = model.spec
+    if not entry_points(group=MODELS, name=spec.name):
+        msg = "it was registered at run time and has no entry point"
+        raise NotApplicable(msg)
+    command = [sys.executable, "-c", _PROBE, spec.name, *_HEAVY]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"the catalogue cannot be imported alone: {done.stderr.strip()}"
+    *said, heavy, changed = done.stdout.splitlines()
+    assert not heavy, f"the catalogue must not import {heavy}: `ad models` reads it"
+    assert not changed, "importing the catalogue must leave the environment alone"
+    assert not said, f"importing the catalogue must print nothing; it prints {said[0]!r}"
+    assert spec.summary, "the catalogue must say in one line what the model is (`summary`)"
+    unknown = set(spec.tasks) - _TASKS
+    assert not unknown, f"`tasks` must be some of {listed(_TASKS)}; got {listed(unknown)}"
+    localises = model.build().detector.localises
+    assert localises == ("localises" in spec.tasks), (
+        f"`tasks` must say `localises` as the detector does; it says {localises}"
+    )
+
+
+def _check_options(model: Model) -> None:
+    # A saved model's configuration has them as JSON, and nothing else can be given by a user.
+    text = json.dumps(model.options)
+    back = resolve_options(model.spec, model.trainer_class, json.loads(text))
+    assert back == model.options, "options must be what JSON can hold, and come back from it"
+
+
+def _check_unfitted(model: Model) -> None:
+    try:
+        predict(model.build().detector, model.images)
+    except NotFittedError:
+        return
+    msg = "a detector that has not been fitted must raise `NotFittedError`"
+    raise AssertionError(msg)
+
+
+def _check_learns(model: Model) -> None:
+    _ = model.whole
+
+
+def _check_prediction(model: Model) -> None:
+    b, _, h, w = model.images.shape
+    whole = model.whole
+    assert whole.score.shape == (b,), "`score` must hold one value per image"
+    assert whole.score.dtype == torch.float32, "`score` must be float32"
+    assert whole.score.isfinite().all(), "`score` must be finite"
+    localises = model.detector.localises
+    assert (whole.map is not None) == localises, "`localises` must say if there are maps"
+    if whole.map is not None:
+        assert whole.map.shape == (b, h, w), "`map` must hold one value per input pixel"
+        assert whole.map.dtype == torch.float32, "`map` must be float32"
+        assert whole.map.isfinite().all(), "`map` must be finite"
+    prediction = model.detector(model.images[:1])  # where gradients are not switched off
+    assert not any(p.requires_grad for p in prediction if isinstance(p, Tensor)), (
+        "prediction must not keep gradients"
+    )
+
+
+def _check_randomness(model: Model) -> None:
+    assert not model.seen.random, (
+        "training and prediction must leave torch's global random generator alone"
+    )
+
+
+def _check_offline(model: Model) -> None:
+    assert not model.seen.addresses, (
+        f"training and prediction must not use the network; it wanted {model.seen.addresses[0]}"
+    )
+
+
+def _check_quiet(model: Model) -> None:
+    seen = model.seen
+    assert not seen.warnings, f"training and prediction must not warn; {seen.warnings[0]}"
+    assert not seen.printed, f"training and prediction must print nothing; {seen.printed[:200]!r}"
+
+
+def _check_state(model: Model) -> None:
+    before = {name: tensor.clone() for name, tensor in model.detector.state_dict().items()}
+    predict(model.detector, model.images)
+    after = model.detector.state_dict()
+    changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
+    assert not changed, f"prediction must change nothing in the detector; it changes {changed[0]}"
+
+
+def _check_batch(model: Model) -> None:
+    images, whole = model.images, model.whole
+    singles = [predict(model.detector, image[None]) for image in images]
+    alone = torch.cat([single.score for single in singles])
+    assert torch.allclose(alone, whole.score, rtol=TOLERANCE, atol=TOLERANCE), (
+        "a score must not depend on the other images of the batch"
+    )
+    turned = predict(model.detector, images.flip(0)).score.flip(0)
+    assert torch.allclose(turned, whole.score, rtol=TOLERANCE, atol=TOLERANCE), (
+        "a score must not depend on an image's place in the batch"
+    )
+
+
+def _check_repeatable(model: Model) -> None:
+    # A run that was killed and resumed is one that was repeated; a third only if they differ.
+    with contextlib.suppress(Exception):  # which `resume` is there to tell of
+        if model.by_gradient and torch.equal(model.resumed, model.whole.score):
+            return
+    assert torch.equal(model.again, model.whole.score), (
+        "equal seeds and pictures must give equal scores"
+    )
+
+
+def _check_resume(model: Model) -> None:
+    if not model.by_gradient:
+        msg = "it learns in one pass: there is nothing to resume"
+        raise NotApplicable(msg)
+    assert torch.equal(model.resumed, model.whole.score), (
+        "a run that was killed and resumed must end as one that was not: keep all that learning "
+        "changes in `modules`, and draw random numbers from the batch's generators"
+    )
+
+
+def _check_saved(model: Model) -> None:
+    blank = model.build(FROM_MODEL_FILE).detector
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "model"
+        save_model(home, model.detector, {})
+        load_tensors(blank, read_model(home)[0], home)
+    loaded, whole = predict(blank.eval(), model.images), model.whole
+    assert torch.equal(loaded.score, whole.score), "a saved and loaded model must score the same"
+    if whole.map is not None and loaded.map is not None:
+        assert torch.equal(loaded.map, whole.map), "a saved and loaded model must map the same"
+
+
+def _check_exportable(model: Model) -> None:
+    images = model.images[:1]
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own
+            exported = torch.export.export(model.detector, (images,), strict=False).module()
+    except Exception as error:
+        msg = (
+            "`forward` must be made of operations that torch can export: "
+            f"{str(error).strip().splitlines()[0]}"
+        )
+        raise AssertionError(msg) from error
+    score = predict(model.detector, images).score
+    assert torch.allclose(exported(images)[0], score, rtol=TOLERANCE, atol=TOLERANCE), (
+        "an exported model must score the same"
+    )
+
+
+def _check_separates(model: Model) -> None:
+    assert model.sees(*model.able), "a blatant defect must score higher than good pictures do"
+
+
+def _check_place(model: Model) -> None:
+    if not model.detector.localises:
+        msg = "it does not localise"
+        raise NotApplicable(msg)
+    assert model.finds(model.able[1]), "the map must be higher on a blatant defect than beside it"
+
+
+_LEARNT = ("learns", "prediction")
+
+CHECKS: Mapping[str, Check] = {
+    "catalogue": Check(_check_catalogue),
+    "options": Check(_check_options),
+    "unfitted": Check(_check_unfitted),
+    "learns": Check(_check_learns),
+    "offline": Check(_check_offline),
+    "quiet": Check(_check_quiet, ("learns",)),
+    "prediction": Check(_check_prediction, ("learns",)),
+    "randomness": Check(_check_randomness, ("learns",)),
+    "state": Check(_check_state, _LEARNT),
+    "batch": Check(_check_batch, _LEARNT),
+    "repeatable": Check(_check_repeatable, _LEARNT),
+    "resume": Check(_check_resume, (*_LEARNT, "repeatable")),
+    "saved": Check(_check_saved, _LEARNT),
+    "exportable": Check(_check_exportable, _LEARNT),
+    "separates": Check(_check_separates, _LEARNT),
+    "place": Check(_check_place, _LEARNT),
+}
+"""All checks by their ids, in the order in which they are run."""

@@ -1,0 +1,162 @@
+"""Hostile models: a clear error, nothing executed, nothing disclosed."""
+
+import hashlib
+import json
+import os
+import struct
+import sys
+
+import numpy as np
+import pytest
+
+from ad.core import evaluate, load, train
+from ad.core.errors import AdError, ModelFileError
+from ad.core.files import read_model
+from ad.core.testing.pictures import make_picture
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits and devices")
+
+
+@pytest.fixture
+def trained(mean_picture, toy_root, tmp_path):
+    train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=tmp_path / "run")
+    return tmp_path / "run"
+
+
+def rewrite(folder, name, content):
+    """Change a file and make the manifest agree with it."""
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["sha256"][name] = hashlib.sha256(content).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def safetensors(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+HUGE = {"mean": {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 2**62]}}
+
+OUTSIDE = {"mean": {"dtype": "F32", "shape": [3, 32, 32], "data_offsets": [-8, 12280]}}
+
+TWICE = b'{"mean":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},' * 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 2**31) + b"{}",
+        safetensors(HUGE),
+        safetensors(OUTSIDE, bytes(12288)),
+        safetensors(TWICE),
+        safetensors(b"[" * 100_000),
+        b"\x80\x05\x95" + bytes(64),
+        b"PK\x03\x04" + bytes(64),
+    ],
+    ids=["length", "long", "huge", "outside", "twice", "deep", "pickle", "zip"],
+)
+def test_tensors_that_are_none_are_refused(trained, content):
+    rewrite(trained / "model", "model.safetensors", content)
+    with pytest.raises(ModelFileError, match="holds no model that can be read"):
+        load(trained)
+
+
+def config_of(trained, **changes):
+    config = json.loads((trained / "model/config.json").read_text())
+    calibration = {**config["calibration"], **changes.pop("calibration", {})}
+    return json.dumps({**config, "calibration": calibration, **changes}).encode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"calibration": {"threshold": float("nan")}}, "`threshold` must be finite; it is nan"),
+        ({"calibration": {"scale": float("inf")}}, "`scale` must be finite; it is inf"),
+        ({"calibration": {"threshold": 10**400}}, "`threshold` must be finite; it is a whole num"),
+        ({"calibration": {"threshold": "0"}}, "`threshold` must be a number; it is '0'"),
+        ({"calibration": {"num_images": 10**30}}, "`promised_rate` must be"),
+        ({"model": "../../../etc/passwd"}, "No model named `../../../etc/passwd`"),
+        ({"model": "os:system"}, "No model named `os:system`"),
+        ({"options": {"gain": "__import__('os').system('id')"}}, "Option `gain` of model"),
+        ({"options": {"__class__": 1}}, "has no option `__class__`"),
+        ({"img_size": 10**9}, "malformed entry `img_size`"),
+        ({"img_size": True}, "malformed entry `img_size`"),
+        ({"categories": [["deep"]]}, "malformed entry `categories`"),
+    ],
+)
+def test_a_configuration_that_cannot_be_right_is_refused(trained, changes, words):
+    rewrite(trained / "model", "config.json", config_of(trained, **changes))
+    with pytest.raises(AdError, match=words):
+        load(trained)
+
+
+def test_an_empty_calibration_is_not_taken_for_none(trained):
+    config = {**json.loads((trained / "model/config.json").read_text()), "calibration": {}}
+    rewrite(trained / "model", "config.json", json.dumps(config).encode())
+    with pytest.raises(ModelFileError, match="saved calibration cannot be read: missing keys"):
+        load(trained)
+
+
+def test_files_that_are_nested_too_deep_or_too_large_are_refused(trained):
+    deep = b'{"a":' * 200_000
+    (trained / "run.json").write_bytes(deep)
+    with pytest.raises(ModelFileError, match="is no run directory"):
+        evaluate(trained)
+    rewrite(trained / "model", "config.json", deep)
+    with pytest.raises(ModelFileError, match=r"config.json` is no JSON"):
+        load(trained)
+    rewrite(trained / "model", "config.json", b" " * (2**24 + 1))
+    with pytest.raises(ModelFileError, match=r"config.json` is larger than 16,777,216 bytes"):
+        load(trained)
+    (trained / "model/manifest.json").write_bytes(deep)
+    with pytest.raises(ModelFileError, match=r"manifest.json` is no JSON"):
+        load(trained)
+
+
+@linux
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "manifest.json"])
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "loop"])
+def test_what_would_be_read_for_ever_is_refused(trained, name, kind):
+    path = trained / "model" / name
+    path.unlink()
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path)
+    with pytest.raises(ModelFileError, match="is no regular file|cannot be read"):
+        load(trained)
+
+
+def test_a_link_out_of_the_folder_is_held_to_the_hash(trained, tmp_path):
+    (tmp_path / "secret").write_text("a secret")
+    path = trained / "model/config.json"
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(ModelFileError, match="is not the file that was saved") as refused:
+        load(trained)
+    assert "a secret" not in str(refused.value)
+
+
+def test_a_configuration_of_the_next_name_needs_the_manifests_hash(trained):
+    before = read_model(trained / "model")[1]
+    (trained / "model/config.next.json").write_text("{}")
+    assert read_model(trained / "model")[1] == before
+    (trained / "model/config.json").write_text("{}")
+    with pytest.raises(ModelFileError, match=r"config.json` is not the file that was saved"):
+        load(trained)
+
+
+def test_scores_that_are_no_numbers_get_no_verdict(trained):
+    from safetensors.numpy import load_file, save
+
+    path = trained / "model/model.safetensors"
+    mean = np.full_like(load_file(path)["mean"], np.nan)
+    rewrite(trained / "model", "model.safetensors", save({"mean": mean}))
+    with pytest.raises(AdError, match="must be a number; got nan. It would pass as good"):
+        load(trained).predict(make_picture(0, size=32)[0])
