@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import datetime
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -190,8 +191,33 @@ def join_world() -> World:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=_PATIENCE)
         # Once for all runs of the process: a second group would meet what the first one left.
-        atexit.register(dist.destroy_process_group)
+        atexit.register(_leave)
     return World(dist.get_rank(), dist.get_world_size())
+
+
+def end_process(status: int) -> None:
+    """End a process that has learnt with others; one alone goes on.
+
+    Gloo's threads may still hold tensors while the interpreter is taken apart, which now and then
+    ends a run that has succeeded by SIGABRT (pytorch#190489): so it is not taken apart.
+    """
+    if "torch" not in sys.modules:
+        return
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        atexit.unregister(_leave)
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    if dist.is_initialized():  # a program of one's own may have done it
+        dist.destroy_process_group()
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -30,6 +30,7 @@ from ad.core.cli import (
     synth,
     train,
 )
+from ad.core.distributed import end_process, is_main
 from ad.core.errors import AdError, Interrupted, LearningError, PluginError
 from ad.core.registry import COMMANDS
 
@@ -108,12 +109,19 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     add_plugged_in()
     try:
+        _run()
+    except SystemExit as ending:
+        end_process(ending.code if isinstance(ending.code, int) else 0)
+        raise
+
+
+def _run() -> None:
+    try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             app()
     except AdError as error:
         from ad.core.cli.console import print_error
-        from ad.core.distributed import is_main
 
         if is_main() or not isinstance(error, Interrupted | LearningError):
             print_error(error)  # of those, all processes that learn together have the same
