@@ -236,20 +236,8 @@ def train(
     )
     if world.main:
         if held_out:
-            try:
-                found = calibrate_on(
-                    LoadedDetector(trainer.detector, config, target),
-                    [sample.path for sample in held_out],
-                    settings.false_alarms,
-                    batch_size=settings.batch_size,
-                    progress=progress,
-                )
-            except PictureError as error:
-                msg = (
-                    f"{error}\nhint: it was held out to set the threshold; restore it, then the "
-                    f"same command with `--resume {run}`"
-                )
-                raise PictureError(msg) from error
+            fitted = LoadedDetector(trainer.detector, config, target)
+            found = _calibrate(fitted, held_out, settings, run, progress)
             config = replace(config, calibration=found, calibrated_on=Conditions.of(target))
         save_model(run / "model", trainer.detector, config.to_json())
     log.write("saved")
@@ -305,6 +293,25 @@ def train(
         notes=notes,
         report=run / REPORT if report else None,
     )
+
+
+def _calibrate(
+    detector: LoadedDetector,
+    held_out: Sequence[Sample],
+    settings: RunSettings,
+    run: Path,
+    progress: Progress,
+) -> Calibration:
+    paths = [sample.path for sample in held_out]
+    rate, batch_size = settings.false_alarms, settings.batch_size
+    try:
+        return calibrate_on(detector, paths, rate, batch_size=batch_size, progress=progress)
+    except PictureError as error:
+        msg = (
+            f"{error}\nhint: it was held out to set the threshold; restore it, then the "
+            f"same command with `--resume {run}`"
+        )
+        raise PictureError(msg) from error
 
 
 def hold_out(
