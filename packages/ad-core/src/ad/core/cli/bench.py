@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ad.core.cli.train import Budget, Precision
+from ad.core.cli.options import (
+    BatchSizeOption,
+    Budget,
+    BudgetOption,
+    DeviceOption,
+    EpochsOption,
+    HoldoutOption,
+    ImgSizeOption,
+    JsonOption,
+    Precision,
+    PrecisionOption,
+    StepsOption,
+    WeightsOption,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,20 +65,16 @@ def bench(
             metavar="[NAME=]DIR", help="Folder of the data set; of several, NAME=DIR for each."
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", help="As of `ad train`.")] = None,
-    steps: Annotated[int | None, typer.Option(metavar="N", help="As of `ad train`.")] = None,
-    budget: Annotated[Budget, typer.Option(help="As of `ad train`.")] = Budget.default,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="As of `ad train`.")] = None,
-    img_size: Annotated[int | None, typer.Option(metavar="N", help="As of `ad train`.")] = None,
-    holdout: Annotated[float, typer.Option(metavar="F", help="As of `ad train`.")] = 0.1,
-    weights: Annotated[
-        str, typer.Option(metavar="auto|random|FILE", help="As of `ad train`.")
-    ] = "auto",
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="As of `ad train`.")
-    ] = "auto",
-    precision: Annotated[Precision, typer.Option(help="As of `ad train`.")] = Precision.auto,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    epochs: EpochsOption = None,
+    steps: StepsOption = None,
+    budget: BudgetOption = Budget.default,
+    batch_size: BatchSizeOption[int | None] = None,
+    img_size: ImgSizeOption[int | None] = None,
+    holdout: HoldoutOption = 0.1,
+    weights: WeightsOption = "auto",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = Precision.auto,
+    json: JsonOption = False,
 ) -> None:
     """Train and test many models on many categories; repeat it to go on where it stopped.
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ad.core.cli.train import Precision
+from ad.core.cli.options import FalseAlarmsOption, JsonOption, Precision, RunArgument
 
 if TYPE_CHECKING:
     from ad.core.calibrate import Calibration
 
 
 def calibrate(
-    run: Annotated[Path, typer.Argument(help="A run directory that `ad train` wrote.")],
+    run: RunArgument,
     normals: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Good pictures that the detector has not learnt from."),
@@ -26,19 +26,14 @@ def calibrate(
             help="In their place: `good` and folders of defective pictures, for the best F1.",
         ),
     ] = None,
-    false_alarms: Annotated[
-        float | None,
-        typer.Option(
-            metavar="F", help="Share of good pictures that may be called defective; 0.01."
-        ),
-    ] = None,
+    false_alarms: FalseAlarmsOption[float | None] = None,
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the detector will work.")
     ] = "auto",
     precision: Annotated[
         Precision, typer.Option(help="In which it will work; auto: as until now.")
     ] = Precision.auto,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Set the threshold of a trained detector anew, from pictures it has not seen.
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ad.core.cli.train import Precision
+from ad.core.cli.options import DeviceOption, JsonOption, Precision, RunArgument
 
 if TYPE_CHECKING:
     from ad.core.inspection import Inspection
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run directory that `ad train` wrote.")],
+    run: RunArgument,
     paths: Annotated[
         list[Path], typer.Argument(metavar="PATH...", help="Pictures and folders of pictures.")
     ],
@@ -24,13 +24,11 @@ def predict(
             metavar="DIR", help="Where to write; `predictions` in the run directory by default."
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run.")
-    ] = "auto",
+    device: DeviceOption = "auto",
     precision: Annotated[
         Precision, typer.Option(help="Of frozen networks; auto: that of the threshold.")
     ] = Precision.auto,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Score new pictures; write verdicts and heat map overlays.
 
