@@ -19,6 +19,7 @@ from ad.core.cli.options import (
     JsonOption,
     Precision,
     PrecisionOption,
+    ReportOption,
     StepsOption,
     WeightsOption,
 )
@@ -74,6 +75,7 @@ def bench(
     weights: WeightsOption = "auto",
     device: DeviceOption = "auto",
     precision: PrecisionOption = Precision.auto,
+    report: ReportOption = True,
     json: JsonOption = False,
 ) -> None:
     """Train and test many models on many categories; repeat it to go on where it stopped.
@@ -114,14 +116,32 @@ def bench(
 
     outcomes = run_bench(planned, how, output=output, told=tell)
     failed = sum(outcome.error is not None for outcome in outcomes)
+    page = _report(outcomes, output) if report else None
     if json:
-        print_json({"output": str(output), "runs": [outcome.row() for outcome in outcomes]})
+        rows = [outcome.row() for outcome in outcomes]
+        where = None if page is None else str(page)
+        print_json({"output": str(output), "runs": rows, "report": where})
     else:
         _print(summarise(outcomes))
     say(f"written to {output}/results.csv and results.json")
+    if page is not None:
+        say(f"report to look at: {page}")
     if failed:
         say(f"\nhint: {failed} runs failed; the same command does these again")
         raise typer.Exit(1)
+
+
+def _report(outcomes: Sequence[Outcome], output: Path) -> Path | None:
+    """Write the page of all runs; if it cannot be, the figures of hours are shown all the same."""
+    from ad.core.bench import compare
+    from ad.core.cli.console import say
+    from ad.core.errors import AdError
+
+    try:
+        return compare(outcomes, output)
+    except AdError as error:
+        say(f"warning: no report was written: {error}")
+        return None
 
 
 def _parts(text: str) -> list[str]:
