@@ -84,6 +84,11 @@ def test_the_model_folder_alone_is_enough(trained, normals, tmp_path):
     assert load(tmp_path / "shipped").config.calibration == result.after
     assert result.log == tmp_path / "shipped/log.jsonl"
     assert not result.tested
+    assert not result.checked
+    assert result.notes == (
+        "Without the run directory around the model it could not be checked that these pictures "
+        "are new to it.",
+    )
 
 
 def test_the_calibration_before_is_in_the_log(trained, normals):
@@ -121,6 +126,27 @@ def test_pictures_that_were_learnt_from_are_refused_and_held_out_ones_are_not(tr
     with pytest.raises(DataError, match="such as .*000.png"):
         recalibrate(trained.run, normals=toy_root / "toy/train")
     assert recalibrate(trained.run, normals=toy_root / "toy/test/good").after.num_images == 4
+
+
+def test_where_the_run_s_data_are_gone_or_changed_it_says_that_nothing_was_checked(
+    run_ad, trained, normals, toy_root, tmp_path
+):
+    def notes():
+        status, out, err = run_ad("calibrate", trained.run, "--normals", normals, "--json")
+        assert status == 0
+        result = json.loads(out)
+        assert [f"note: {note}" in err for note in result["notes"]] == [True] * len(result["notes"])
+        last = json.loads((trained.run / "log.jsonl").read_text().splitlines()[-1])
+        assert last["checked"] == result["checked"] == (not result["notes"])
+        return result["notes"]
+
+    words = "so it could not be checked that these pictures are new to it."
+    assert notes() == []
+    (toy_root / "toy/train/good/000.png").unlink()
+    there = f"The run's data have changed (then 10 good training pictures, now 9), {words}"
+    assert notes() == [there]
+    toy_root.rename(tmp_path / "moved")
+    assert notes() == [f"The run's data are not where they were, {words}"]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from ad.core.files import rewrite_config
 from ad.core.predict import Conditions, LoadedDetector, load_for_calibration
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
-from ad.core.run_directory import RunLog, read_run
+from ad.core.run_directory import RunLog, read_run, training_pictures
 from ad.core.settings import DEFAULT_FALSE_ALARMS
 from ad.core.training import calibrate_on, hold_out
 
@@ -37,6 +37,10 @@ class Recalibration:
     """The file that keeps the one before."""
     tested: bool
     """Whether the run has figures, whose verdicts were made by the threshold before."""
+    checked: bool
+    """Whether it is known that the detector has not learnt from the pictures' files."""
+    notes: tuple[str, ...]
+    """What a user should know: why that is not known."""
 
 
 def recalibrate(
@@ -56,6 +60,9 @@ def recalibrate(
     F1 score. Scores stay as they are; verdicts and 0-to-1 scores change. The model's files are
     whole at any moment. What the run's ``metrics.json`` says of verdicts was true of the threshold
     before; `ad.core.evaluate` tells those of the new one.
+
+    Pictures that were learnt from are refused as far as that is known: it takes the run's own data,
+    where and as they were. The result says if they are not.
 
     Args:
         run: A run directory, or the ``model`` folder of one.
@@ -91,7 +98,7 @@ def recalibrate(
     detector, folder = load_for_calibration(run, device=device, precision=precision)
     home = folder.parent if (folder.parent / "run.json").exists() else None
     samples = _pictures(Path(normals)) if normals is not None else _labelled(validation)
-    _check_unseen(home, samples, progress)
+    unknown = _refuse_learnt(home, samples, progress)
     if normals is not None:
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
         paths = [sample.path for sample in samples]
@@ -110,10 +117,18 @@ def recalibrate(
         before=before.to_json() if before else None,
         after=after.to_json(),
         precision=config.precision,
+        checked=unknown is None,
     )
     rewrite_config(folder, config.to_json())
     tested = home is not None and (home / "metrics.json").exists()
-    return Recalibration(before=before, after=after, log=log.path, tested=tested)
+    return Recalibration(
+        before=before,
+        after=after,
+        log=log.path,
+        tested=tested,
+        checked=unknown is None,
+        notes=() if unknown is None else (unknown,),
+    )
 
 
 def _pictures(folder: Path) -> list[Sample]:
@@ -144,20 +159,27 @@ def _labelled(folder: str | Path | None) -> list[Sample]:
     return samples
 
 
-def _check_unseen(home: Path | None, samples: Sequence[Sample], progress: Progress) -> None:
+def _refuse_learnt(home: Path | None, samples: Sequence[Sample], progress: Progress) -> str | None:
     """Refuse pictures that were learnt from: they score lower than new ones, and so tell nothing.
 
-    It is known as far as the run's data are where they were.
+    Returns:
+        Why it is not known which these are; None if it is.
     """
     if home is None:
-        return
+        return (
+            "Without the run directory around the model it could not be checked that these "
+            "pictures are new to it."
+        )
     try:
         record = read_run(home)
         settings = record["settings"]
         samples_now = samples_of(record, None, progress)
         learning, _ = hold_out(samples_now, float(settings["holdout"]), settings["seed"])
     except (AdError, KeyError, TypeError, ValueError):
-        return
+        return (
+            "The run's data are not where they were, so it could not be checked that these "
+            "pictures are new to it."
+        )
     learnt = {sample.path.resolve() for sample in learning}
     if seen := [sample.path for sample in samples if sample.path.resolve() in learnt]:
         msg = (
@@ -166,6 +188,13 @@ def _check_unseen(home: Path | None, samples: Sequence[Sample], progress: Progre
             "them would give many false alarms. Give pictures that it has not seen."
         )
         raise DataError(msg)
+    then, now = record["data"]["training"], training_pictures(samples_now)
+    if then != now:  # others are held out then, and some may have gone elsewhere
+        return (
+            f"The run's data have changed (then {then[0]} good training pictures, now {now[0]}), "
+            "so it could not be checked that these pictures are new to it."
+        )
+    return None
 
 
 def _by_f1(

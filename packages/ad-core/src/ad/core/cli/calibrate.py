@@ -39,7 +39,7 @@ def calibrate(
 
     Example: [bold]ad calibrate runs/folder-parts-patchcore --normals ./new_good_parts[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, print_json, say
+    from ad.core.cli.console import ConsoleProgress, notes, print_json, say
     from ad.core.recalibration import recalibrate
 
     result = recalibrate(
@@ -53,10 +53,19 @@ def calibrate(
     )
     if json:
         before = result.before.to_json() if result.before else None
-        print_json({"run": str(run), "before": before, "after": result.after.to_json()})
+        print_json(
+            {
+                "run": str(run),
+                "before": before,
+                "after": result.after.to_json(),
+                "checked": result.checked,
+                "notes": list(result.notes),
+            }
+        )
     else:
         print(f"before  {_described(result.before)}")
         print(f"now     {_described(result.after)}")
+    notes(result.notes)
     say(f"the calibration before is kept in {result.log}")
     if result.tested:
         say(
