@@ -3,17 +3,19 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import ad.core.recalibration
 from ad.core import evaluate, load, recalibrate, train
 from ad.core.calibrate import calibrate
 from ad.core.cli import main
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
-from ad.core.files import read_model, rewrite_config
+from ad.core.files import alone, read_model, rewrite_config
 from ad.core.predict import ModelConfig
 from ad.core.testing.pictures import make_picture
 
@@ -295,6 +297,46 @@ def test_a_log_that_cannot_be_written_changes_nothing(trained, normals):
     with pytest.raises(OutputError, match=r"log `.*log\.jsonl` cannot be written"):
         recalibrate(trained.run, normals=normals)
     assert load(trained.run).config == trained.detector.config
+
+
+def test_a_calibration_that_came_in_between_is_left_as_it_is(trained, normals, monkeypatch):
+    calibrate_on, first = ad.core.recalibration.calibrate_on, []
+
+    def overtaken(*arguments, **settings):
+        monkeypatch.setattr(ad.core.recalibration, "calibrate_on", calibrate_on)
+        first.append(recalibrate(trained.run, normals=normals).after)
+        return calibrate_on(*arguments, **settings)
+
+    monkeypatch.setattr(ad.core.recalibration, "calibrate_on", overtaken)
+    old = f"{trained.threshold:.4g}"
+    words = f"by another process .* threshold was {old} when it began and is (.*) now.* left as it"
+    with pytest.raises(OutputError, match=words) as refused:
+        recalibrate(trained.run, normals=normals, false_alarms=0.3)
+    assert f" {first[0].threshold:.4g} now. " in str(refused.value)
+    assert load(trained.run).config.calibration == first[0]
+    lines = [json.loads(line) for line in (trained.run / "log.jsonl").read_text().splitlines()]
+    logged = [line["after"] for line in lines if line["event"] == "calibrate"]
+    assert logged == [first[0].to_json()]
+    assert recalibrate(trained.run, normals=normals, false_alarms=0.3).before == first[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody waits there")
+def test_one_at_a_time_changes_a_model_and_who_is_killed_holds_up_nobody(trained, normals):
+    killed = "import os, sys; from pathlib import Path; from ad.core.files import alone\n"
+    killed += "with alone(Path(sys.argv[1])): os._exit(9)"
+    folder = trained.run / "model"
+    before = sorted(folder.iterdir())
+    done = subprocess.run([sys.executable, "-c", killed, str(folder)], check=False)
+    assert done.returncode == 9
+    assert sorted(folder.iterdir()) == before
+    work = threading.Thread(target=recalibrate, args=[trained.run], kwargs={"normals": normals})
+    with alone(folder):
+        work.start()
+        work.join(1)
+        assert work.is_alive()
+        assert load(trained.run).config == trained.detector.config
+    work.join()
+    assert load(trained.run).config != trained.detector.config
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from ad.core.calibrate import Calibration, calibrate_by_f1
 from ad.core.data.batches import PictureSet
 from ad.core.data.pictures import check_headers
 from ad.core.data.samples import Sample, collect, pictures_below
-from ad.core.errors import AdError, DataError, SettingError
+from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.evaluation import read_truth, samples_of
-from ad.core.files import rewrite_config
-from ad.core.predict import Conditions, LoadedDetector, load_for_calibration
+from ad.core.files import alone, read_config, rewrite_config
+from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load_for_calibration
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.run_directory import RunLog, read_run, training_pictures
@@ -81,7 +81,8 @@ def recalibrate(
         DataError: If a folder holds no pictures, or some that the detector has learnt from.
         PictureError: If a picture cannot be read.
         ModelFileError: If the run holds no model.
-        OutputError: If it cannot be written; the old calibration then still holds.
+        OutputError: If it cannot be written, or another process set the thresholds while this one
+            scored; the calibration that was there then still holds.
     """
     if (normals is None) == (validation is None):
         msg = (
@@ -110,16 +111,18 @@ def recalibrate(
         detector.config, calibration=after, calibrated_on=Conditions.of(detector.device)
     )
     log = RunLog((home or folder) / "log.jsonl")
-    # The line comes first, so that no calibration is lost, whenever the process is killed.
-    log.write(
-        "calibrate",
-        pictures=str(normals if normals is not None else validation),
-        before=before.to_json() if before else None,
-        after=after.to_json(),
-        precision=config.precision,
-        checked=unknown is None,
-    )
-    rewrite_config(folder, config.to_json())
+    with alone(folder):
+        _refuse_changed(folder, before)
+        # The line comes first, so that no calibration is lost, whenever the process is killed.
+        log.write(
+            "calibrate",
+            pictures=str(normals if normals is not None else validation),
+            before=before.to_json() if before else None,
+            after=after.to_json(),
+            precision=config.precision,
+            checked=unknown is None,
+        )
+        rewrite_config(folder, config.to_json())
     tested = home is not None and (home / "metrics.json").exists()
     return Recalibration(
         before=before,
@@ -195,6 +198,20 @@ def _refuse_learnt(home: Path | None, samples: Sequence[Sample], progress: Progr
             "so it could not be checked that these pictures are new to it."
         )
     return None
+
+
+def _refuse_changed(folder: Path, before: Calibration | None) -> None:
+    """Refuse to replace a calibration that was not there when the work began."""
+    now = ModelConfig.from_json(read_config(folder), folder).calibration
+    if now == before:
+        return
+    was, there = ("none" if one is None else f"{one.threshold:.4g}" for one in (before, now))
+    msg = (
+        f"`{folder}` was calibrated by another process while this one scored its pictures: the "
+        f"threshold was {was} when it began and is {there} now. That one was left as it is. "
+        "Calibrate again to replace it, one process at a time."
+    )
+    raise OutputError(msg)
 
 
 def _by_f1(
