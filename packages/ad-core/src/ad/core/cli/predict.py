@@ -30,7 +30,7 @@ def predict(
     ] = Precision.auto,
     json: JsonOption = False,
 ) -> None:
-    """Score new pictures; write verdicts and heat map overlays.
+    """Score new pictures; write verdicts and heat map overlays. Status 1 if one cannot be read.
 
     Example: [bold]ad predict runs/folder-parts-patchcore ./new_parts[/bold]
     """
@@ -52,8 +52,9 @@ def predict(
     for row in result.rows:
         if row.error is not None:
             say(f"error: {row.error}")
-    if all(row.error is not None for row in result.rows):
-        raise typer.Exit(1)
+    if failed := sum(row.error is not None for row in result.rows):
+        say(f"{failed} of {len(result.rows)} pictures could not be read and have no verdict")
+        raise typer.Exit(1)  # or a script would take them for good ones
 
 
 def _print(result: Inspection) -> None:
