@@ -2,16 +2,17 @@
 
 import csv
 import json
+import shutil
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
-from ad.core.bench import run_bench, summarise
+from ad.core.bench import compare, run_bench, summarise
 from ad.core.bench.executors import LocalExecutor, RayExecutor, train_here
 from ad.core.bench.jobs import Outcome, finished, outcome_of, plan
 from ad.core.cli import app
-from ad.core.errors import DataError, PluginError, SettingError, UnknownNameError
+from ad.core.errors import DataError, OutputError, PluginError, SettingError, UnknownNameError
 from ad.core.testing.pictures import write_mvtec_tree
 
 
@@ -83,6 +84,8 @@ def test_runs_that_are_done_are_not_done_again(mean_picture, roots, tmp_path):
     assert [job.settings.seed for job in second.ran] == [1, 1]
     assert [outcome.skipped for outcome in told] == [True, True, False, False]
     assert [outcome.error for outcome in again] == [None] * 4
+    assert compare(again, output) == output / "report.html"
+    assert len(data_of(output / "report.html")["runs"]) == 4
     rows = json.loads((output / "results.json").read_text())["runs"]
     table = list(csv.DictReader((output / "results.csv").read_text().splitlines(), strict=True))
     assert [row["seed"] for row in rows] == [0, 1, 0, 1]
@@ -91,6 +94,13 @@ def test_runs_that_are_done_are_not_done_again(mean_picture, roots, tmp_path):
         assert row["metrics"] == saved
         assert float(line["image_auroc"]) == saved["image_auroc"]
         assert line["status"] == row["status"] == "done"
+
+
+def test_a_folder_that_cannot_be_made_is_named(mean_picture, roots, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    jobs = planned(mean_picture, roots, tmp_path / "out")
+    with pytest.raises(OutputError, match=r"folder `.*out` cannot be made \(File exists\)\. Name"):
+        run_bench(jobs, LocalExecutor(), output=tmp_path / "out")
 
 
 def test_the_summary_is_over_seeds(mean_picture, roots, tmp_path):
@@ -135,6 +145,56 @@ def test_the_command_says_what_failed_and_ends_with_1(mean_picture, roots, tmp_p
     several = ["bench", "mvtec,mtd", "toy", mean_picture, "--data-root", str(roots)]
     refused = CliRunner().invoke(app, several)
     assert "Of several data sets, `--data-root` takes NAME=DIR" in str(refused.exception)
+
+
+@pytest.fixture
+def bench_here(run_ad, monkeypatch, mean_picture, roots, tmp_path):
+    """`ad bench` on one category, in this process; runs of the seeds in `fails` fail."""
+
+    def run(*words, fails=(), seeds=2):
+        monkeypatch.setattr("ad.core.bench.executors.LocalExecutor", lambda _: HereExecutor(fails))
+        where = ("--data-root", roots, "--output", tmp_path / "out", "--seeds", seeds)
+        return run_ad("bench", "mvtec", "toy", mean_picture, *where, *words)
+
+    return run
+
+
+def data_of(page):
+    """What a report shows."""
+    return json.loads(page.read_text().split('id="data">')[1].split("</script>")[0])
+
+
+def test_the_command_writes_a_report_of_all_finished_runs(bench_here, tmp_path):
+    page = tmp_path / "out/report.html"
+    status, out, err = bench_here("--json", fails=[1])
+    assert status == 1
+    assert json.loads(out)["report"] == str(page)
+    assert f"report to look at: {page}\n" in err
+    (one,) = data_of(page)["runs"]
+    assert json.loads(out)["runs"][0]["run"] == one["folder"]
+    assert "runs compared" not in data_of(page)["title"]
+    assert one["link"] == f"runs/{one['folder'].rpartition('/')[2]}/report.html"
+    assert bench_here()[0] == 0
+    assert len(data_of(page)["runs"]) == 2
+
+
+def test_no_report_is_written_where_none_is_wanted_or_no_run_is_done(bench_here, tmp_path):
+    status, out, err = bench_here("--json", fails=[0, 1])
+    assert (status, json.loads(out)["report"]) == (1, None)
+    status, out, err = bench_here("--json", "--no-report")
+    assert (status, json.loads(out)["report"]) == (0, None)
+    assert "report to look at" not in err
+    assert not (tmp_path / "out/report.html").exists()
+
+
+def test_a_report_that_cannot_be_written_costs_no_figures(bench_here, tmp_path):
+    _, out, _ = bench_here("--json", "--no-report", seeds=1)
+    run = json.loads(out)["runs"][0]["run"]
+    shutil.rmtree(f"{run}/model")
+    status, out, err = bench_here("--json", seeds=1)
+    assert (status, json.loads(out)["report"]) == (0, None)
+    assert json.loads(out)["runs"][0]["status"] == "done"
+    assert f"warning: no report was written: `{run}` is no finished run: it has no `config.j" in err
 
 
 def test_ray_that_is_missing_is_named(monkeypatch):

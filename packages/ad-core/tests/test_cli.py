@@ -95,12 +95,20 @@ def test_predict_tells_a_person_about_bad_files_too(run_ad, trained, toy_root):
     run, _, _ = trained
     (toy_root / "toy/test/good/000.png").write_bytes(b"")
     status, out, err = run_ad("predict", run, toy_root / "toy/test")
-    assert status == 0
+    assert status == 1
     assert "defective" in out
     assert "000.png` is empty" in err
+    assert err.endswith("\n1 of 8 pictures could not be read and have no verdict\n")
     assert "8 pictures: " in err
     assert "1 not readable" in err
     assert (run / "predictions/predictions.csv").is_file()
+    status, out, err = run_ad("predict", run, toy_root / "toy/test", "--json")
+    assert (status, len(json.loads(out)["predictions"])) == (1, 8)
+    assert "1 of 8 pictures could not be read" in err
+    (toy_root / "toy/test/good/000.png").unlink()
+    status, _, err = run_ad("predict", run, toy_root / "toy/test")
+    assert status == 0
+    assert "could not be read" not in err
 
 
 def test_predict_fails_when_no_picture_could_be_read(run_ad, trained, toy_root):
@@ -110,6 +118,7 @@ def test_predict_fails_when_no_picture_could_be_read(run_ad, trained, toy_root):
     status, _, err = run_ad("predict", run, path)
     assert status == 1
     assert "000.png` is empty" in err
+    assert "1 of 1 pictures could not be read" in err
 
 
 def test_a_deliberate_error_is_a_message_with_status_one(run_ad):

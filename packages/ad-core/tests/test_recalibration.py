@@ -3,17 +3,19 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import ad.core.recalibration
 from ad.core import evaluate, load, recalibrate, train
 from ad.core.calibrate import calibrate
 from ad.core.cli import main
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
-from ad.core.files import read_model, rewrite_config
+from ad.core.files import alone, read_model, rewrite_config
 from ad.core.predict import ModelConfig
 from ad.core.testing.pictures import make_picture
 
@@ -84,6 +86,11 @@ def test_the_model_folder_alone_is_enough(trained, normals, tmp_path):
     assert load(tmp_path / "shipped").config.calibration == result.after
     assert result.log == tmp_path / "shipped/log.jsonl"
     assert not result.tested
+    assert not result.checked
+    assert result.notes == (
+        "Without the run directory around the model it could not be checked that these pictures "
+        "are new to it.",
+    )
 
 
 def test_the_calibration_before_is_in_the_log(trained, normals):
@@ -121,6 +128,27 @@ def test_pictures_that_were_learnt_from_are_refused_and_held_out_ones_are_not(tr
     with pytest.raises(DataError, match="such as .*000.png"):
         recalibrate(trained.run, normals=toy_root / "toy/train")
     assert recalibrate(trained.run, normals=toy_root / "toy/test/good").after.num_images == 4
+
+
+def test_where_the_run_s_data_are_gone_or_changed_it_says_that_nothing_was_checked(
+    run_ad, trained, normals, toy_root, tmp_path
+):
+    def notes():
+        status, out, err = run_ad("calibrate", trained.run, "--normals", normals, "--json")
+        assert status == 0
+        result = json.loads(out)
+        assert [f"note: {note}" in err for note in result["notes"]] == [True] * len(result["notes"])
+        last = json.loads((trained.run / "log.jsonl").read_text().splitlines()[-1])
+        assert last["checked"] == result["checked"] == (not result["notes"])
+        return result["notes"]
+
+    words = "so it could not be checked that these pictures are new to it."
+    assert notes() == []
+    (toy_root / "toy/train/good/000.png").unlink()
+    there = f"The run's data have changed (then 10 good training pictures, now 9), {words}"
+    assert notes() == [there]
+    toy_root.rename(tmp_path / "moved")
+    assert notes() == [f"The run's data are not where they were, {words}"]
 
 
 @pytest.mark.parametrize(
@@ -269,6 +297,46 @@ def test_a_log_that_cannot_be_written_changes_nothing(trained, normals):
     with pytest.raises(OutputError, match=r"log `.*log\.jsonl` cannot be written"):
         recalibrate(trained.run, normals=normals)
     assert load(trained.run).config == trained.detector.config
+
+
+def test_a_calibration_that_came_in_between_is_left_as_it_is(trained, normals, monkeypatch):
+    calibrate_on, first = ad.core.recalibration.calibrate_on, []
+
+    def overtaken(*arguments, **settings):
+        monkeypatch.setattr(ad.core.recalibration, "calibrate_on", calibrate_on)
+        first.append(recalibrate(trained.run, normals=normals).after)
+        return calibrate_on(*arguments, **settings)
+
+    monkeypatch.setattr(ad.core.recalibration, "calibrate_on", overtaken)
+    old = f"{trained.threshold:.4g}"
+    words = f"by another process .* threshold was {old} when it began and is (.*) now.* left as it"
+    with pytest.raises(OutputError, match=words) as refused:
+        recalibrate(trained.run, normals=normals, false_alarms=0.3)
+    assert f" {first[0].threshold:.4g} now. " in str(refused.value)
+    assert load(trained.run).config.calibration == first[0]
+    lines = [json.loads(line) for line in (trained.run / "log.jsonl").read_text().splitlines()]
+    logged = [line["after"] for line in lines if line["event"] == "calibrate"]
+    assert logged == [first[0].to_json()]
+    assert recalibrate(trained.run, normals=normals, false_alarms=0.3).before == first[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody waits there")
+def test_one_at_a_time_changes_a_model_and_who_is_killed_holds_up_nobody(trained, normals):
+    killed = "import os, sys; from pathlib import Path; from ad.core.files import alone\n"
+    killed += "with alone(Path(sys.argv[1])): os._exit(9)"
+    folder = trained.run / "model"
+    before = sorted(folder.iterdir())
+    done = subprocess.run([sys.executable, "-c", killed, str(folder)], check=False)
+    assert done.returncode == 9
+    assert sorted(folder.iterdir()) == before
+    work = threading.Thread(target=recalibrate, args=[trained.run], kwargs={"normals": normals})
+    with alone(folder):
+        work.start()
+        work.join(1)
+        assert work.is_alive()
+        assert load(trained.run).config == trained.detector.config
+    work.join()
+    assert load(trained.run).config != trained.detector.config
 
 
 @pytest.fixture

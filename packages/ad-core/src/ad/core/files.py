@@ -13,8 +13,9 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,15 +139,40 @@ def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     hashes = _read_manifest(folder)
     if _sha256(folder / TENSORS) != hashes[TENSORS]:
         raise ModelFileError(_changed(folder / TENSORS))
-    content = _config_of(folder, hashes[CONFIG])
+    config = _config_in(folder, hashes)
     try:
         tensors = load_file(folder / TENSORS)
-        config = _parse_json(folder / CONFIG, content)
-        del config["schema"]
-    except (SafetensorError, KeyError) as error:
+    except SafetensorError as error:
         msg = f"`{folder}` holds no model that can be read: {error}"
         raise ModelFileError(msg) from error
     return tensors, config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a saved model's configuration alone.
+
+    Raises:
+        ModelFileError: As `read_model` does, but for the tensors.
+    """
+    return _config_in(folder, _read_manifest(folder))
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time change what is in a folder; others wait until it is done.
+
+    The lock is the system's and no file: it ends with its process, however that ends. On Windows,
+    and on a file system without locks, nobody waits.
+    """
+    with contextlib.ExitStack() as stack:
+        if sys.platform != "win32":
+            import fcntl
+
+            with contextlib.suppress(OSError):
+                handle = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def rewrite_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -190,8 +216,19 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return hashes
 
 
+def _config_in(folder: Path, hashes: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that has the manifest's hash, without the format's number."""
+    config = _parse_json(folder / CONFIG, _config_of(folder, hashes[CONFIG]))
+    try:
+        del config["schema"]
+    except KeyError as error:
+        msg = f"`{folder}` holds no model that can be read: {error}"
+        raise ModelFileError(msg) from error
+    return config
+
+
 def _config_of(folder: Path, expected: object) -> bytes:
-    """The configuration that has the manifest's hash."""
+    """The file's content that has the manifest's hash."""
     for name in (CONFIG, _NEXT_CONFIG):
         if name == CONFIG or (folder / name).exists():
             content = _read_bytes(folder / name)

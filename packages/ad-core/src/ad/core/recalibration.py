@@ -14,13 +14,13 @@ from ad.core.calibrate import Calibration, calibrate_by_f1
 from ad.core.data.batches import PictureSet
 from ad.core.data.pictures import check_headers
 from ad.core.data.samples import Sample, collect, pictures_below
-from ad.core.errors import AdError, DataError, SettingError
+from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.evaluation import read_truth, samples_of
-from ad.core.files import rewrite_config
-from ad.core.predict import Conditions, LoadedDetector, load_for_calibration
+from ad.core.files import alone, read_config, rewrite_config
+from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load_for_calibration
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
-from ad.core.run_directory import RunLog, read_run
+from ad.core.run_directory import RunLog, read_run, training_pictures
 from ad.core.settings import DEFAULT_FALSE_ALARMS
 from ad.core.training import calibrate_on, hold_out
 
@@ -37,6 +37,10 @@ class Recalibration:
     """The file that keeps the one before."""
     tested: bool
     """Whether the run has figures, whose verdicts were made by the threshold before."""
+    checked: bool
+    """Whether it is known that the detector has not learnt from the pictures' files."""
+    notes: tuple[str, ...]
+    """What a user should know: why that is not known."""
 
 
 def recalibrate(
@@ -57,6 +61,9 @@ def recalibrate(
     whole at any moment. What the run's ``metrics.json`` says of verdicts was true of the threshold
     before; `ad.core.evaluate` tells those of the new one.
 
+    Pictures that were learnt from are refused as far as that is known: it takes the run's own data,
+    where and as they were. The result says if they are not.
+
     Args:
         run: A run directory, or the ``model`` folder of one.
         normals: Folder of good pictures that the detector has not learnt from, searched with its
@@ -74,7 +81,8 @@ def recalibrate(
         DataError: If a folder holds no pictures, or some that the detector has learnt from.
         PictureError: If a picture cannot be read.
         ModelFileError: If the run holds no model.
-        OutputError: If it cannot be written; the old calibration then still holds.
+        OutputError: If it cannot be written, or another process set the thresholds while this one
+            scored; the calibration that was there then still holds.
     """
     if (normals is None) == (validation is None):
         msg = (
@@ -91,7 +99,7 @@ def recalibrate(
     detector, folder = load_for_calibration(run, device=device, precision=precision)
     home = folder.parent if (folder.parent / "run.json").exists() else None
     samples = _pictures(Path(normals)) if normals is not None else _labelled(validation)
-    _check_unseen(home, samples, progress)
+    unknown = _refuse_learnt(home, samples, progress)
     if normals is not None:
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
         paths = [sample.path for sample in samples]
@@ -103,17 +111,27 @@ def recalibrate(
         detector.config, calibration=after, calibrated_on=Conditions.of(detector.device)
     )
     log = RunLog((home or folder) / "log.jsonl")
-    # The line comes first, so that no calibration is lost, whenever the process is killed.
-    log.write(
-        "calibrate",
-        pictures=str(normals if normals is not None else validation),
-        before=before.to_json() if before else None,
-        after=after.to_json(),
-        precision=config.precision,
-    )
-    rewrite_config(folder, config.to_json())
+    with alone(folder):
+        _refuse_changed(folder, before)
+        # The line comes first, so that no calibration is lost, whenever the process is killed.
+        log.write(
+            "calibrate",
+            pictures=str(normals if normals is not None else validation),
+            before=before.to_json() if before else None,
+            after=after.to_json(),
+            precision=config.precision,
+            checked=unknown is None,
+        )
+        rewrite_config(folder, config.to_json())
     tested = home is not None and (home / "metrics.json").exists()
-    return Recalibration(before=before, after=after, log=log.path, tested=tested)
+    return Recalibration(
+        before=before,
+        after=after,
+        log=log.path,
+        tested=tested,
+        checked=unknown is None,
+        notes=() if unknown is None else (unknown,),
+    )
 
 
 def _pictures(folder: Path) -> list[Sample]:
@@ -144,20 +162,27 @@ def _labelled(folder: str | Path | None) -> list[Sample]:
     return samples
 
 
-def _check_unseen(home: Path | None, samples: Sequence[Sample], progress: Progress) -> None:
+def _refuse_learnt(home: Path | None, samples: Sequence[Sample], progress: Progress) -> str | None:
     """Refuse pictures that were learnt from: they score lower than new ones, and so tell nothing.
 
-    It is known as far as the run's data are where they were.
+    Returns:
+        Why it is not known which these are; None if it is.
     """
     if home is None:
-        return
+        return (
+            "Without the run directory around the model it could not be checked that these "
+            "pictures are new to it."
+        )
     try:
         record = read_run(home)
         settings = record["settings"]
         samples_now = samples_of(record, None, progress)
         learning, _ = hold_out(samples_now, float(settings["holdout"]), settings["seed"])
     except (AdError, KeyError, TypeError, ValueError):
-        return
+        return (
+            "The run's data are not where they were, so it could not be checked that these "
+            "pictures are new to it."
+        )
     learnt = {sample.path.resolve() for sample in learning}
     if seen := [sample.path for sample in samples if sample.path.resolve() in learnt]:
         msg = (
@@ -166,6 +191,27 @@ def _check_unseen(home: Path | None, samples: Sequence[Sample], progress: Progre
             "them would give many false alarms. Give pictures that it has not seen."
         )
         raise DataError(msg)
+    then, now = record["data"]["training"], training_pictures(samples_now)
+    if then != now:  # others are held out then, and some may have gone elsewhere
+        return (
+            f"The run's data have changed (then {then[0]} good training pictures, now {now[0]}), "
+            "so it could not be checked that these pictures are new to it."
+        )
+    return None
+
+
+def _refuse_changed(folder: Path, before: Calibration | None) -> None:
+    """Refuse to replace a calibration that was not there when the work began."""
+    now = ModelConfig.from_json(read_config(folder), folder).calibration
+    if now == before:
+        return
+    was, there = ("none" if one is None else f"{one.threshold:.4g}" for one in (before, now))
+    msg = (
+        f"`{folder}` was calibrated by another process while this one scored its pictures: the "
+        f"threshold was {was} when it began and is {there} now. That one was left as it is. "
+        "Calibrate again to replace it, one process at a time."
+    )
+    raise OutputError(msg)
 
 
 def _by_f1(

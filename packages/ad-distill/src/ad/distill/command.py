@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from ad.core.cli.train import Precision
+from ad.core.cli.options import (
+    BatchSizeOption,
+    DeviceOption,
+    JsonOption,
+    Precision,
+    SeedOption,
+    WeightsOption,
+)
 
 
 class Size(StrEnum):
@@ -34,22 +41,18 @@ def distill_teacher(
         int | None,
         typer.Option(metavar="N", help="Learn from random squares of N of the 512 pixels."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures in a batch.")] = 16,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random choice.")] = 0,
+    batch_size: BatchSizeOption[int] = 16,
+    seed: SeedOption = 0,
     half: Annotated[bool, typer.Option("--half", help="Write float16, at half the size.")] = False,
-    weights: Annotated[
-        str, typer.Option(metavar="auto|random|FILE", help="Weights of the backbone.")
-    ] = "auto",
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run.")
-    ] = "auto",
+    weights: WeightsOption = "auto",
+    device: DeviceOption = "auto",
     precision: Annotated[
         Precision, typer.Option(help="Precision of the networks.")
     ] = Precision.auto,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the same command was stopped.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Make a teacher for EfficientAD: a small network that imitates a large one.
 

@@ -17,9 +17,12 @@ import numpy as np
 
 from ad.core.bench.executors import Executor
 from ad.core.bench.jobs import Job, Outcome, finished, outcome_of
+from ad.core.errors import OutputError
 from ad.core.evaluation import IMAGE_METRICS, PIXEL_METRICS
 from ad.core.files import to_json, write_atomic
 from ad.core.kinds import SATURATED_METRICS
+from ad.core.report.comparison import write_comparison
+from ad.core.report.run import REPORT
 
 METRICS = (*IMAGE_METRICS, *PIXEL_METRICS, *SATURATED_METRICS)
 
@@ -54,6 +57,7 @@ def run_bench(
     """Do all runs that are not done, and write ``results.json`` and ``results.csv``.
 
     Both files are written anew after each run, so a bench that is stopped has what it had found.
+    `compare` makes a page of them to look at.
 
     Args:
         jobs: What to run.
@@ -63,7 +67,18 @@ def run_bench(
 
     Returns:
         Outcomes in the order of the jobs.
+
+    Raises:
+        OutputError: If the folder cannot be made or written to.
     """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = (
+            f"The bench's folder `{output}` cannot be made ({error.strerror}). Name another "
+            "one, or make way for it."
+        )
+        raise OutputError(msg) from error
     outcomes: dict[str, Outcome] = {}
 
     def note(outcome: Outcome) -> None:
@@ -108,6 +123,28 @@ def summarise(outcomes: Sequence[Outcome]) -> list[Summary]:
             )
         )
     return summaries
+
+
+def compare(outcomes: Sequence[Outcome], output: Path) -> Path | None:
+    """Write ``report.html``: all runs that are done, side by side. Nothing is scored for it.
+
+    Args:
+        outcomes: Those of `run_bench`.
+        output: Folder of the file, which replaces an older one.
+
+    Returns:
+        The file; None, and nothing is written, if no run is done.
+
+    Raises:
+        ModelFileError: If what a run has written is gone or cannot be read.
+        OutputError: If the file cannot be written.
+    """
+    done = [outcome.job.folder for outcome in outcomes if outcome.error is None]
+    if not done:
+        return None
+    path = output / REPORT
+    write_comparison(path, done)
+    return path
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

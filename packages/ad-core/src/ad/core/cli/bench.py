@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ad.core.cli.train import Budget, Precision
+from ad.core.cli.options import (
+    BatchSizeOption,
+    Budget,
+    BudgetOption,
+    DeviceOption,
+    EpochsOption,
+    HoldoutOption,
+    ImgSizeOption,
+    JsonOption,
+    Precision,
+    PrecisionOption,
+    ReportOption,
+    StepsOption,
+    WeightsOption,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,20 +66,17 @@ def bench(
             metavar="[NAME=]DIR", help="Folder of the data set; of several, NAME=DIR for each."
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", help="As of `ad train`.")] = None,
-    steps: Annotated[int | None, typer.Option(metavar="N", help="As of `ad train`.")] = None,
-    budget: Annotated[Budget, typer.Option(help="As of `ad train`.")] = Budget.default,
-    batch_size: Annotated[int | None, typer.Option(metavar="N", help="As of `ad train`.")] = None,
-    img_size: Annotated[int | None, typer.Option(metavar="N", help="As of `ad train`.")] = None,
-    holdout: Annotated[float, typer.Option(metavar="F", help="As of `ad train`.")] = 0.1,
-    weights: Annotated[
-        str, typer.Option(metavar="auto|random|FILE", help="As of `ad train`.")
-    ] = "auto",
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="As of `ad train`.")
-    ] = "auto",
-    precision: Annotated[Precision, typer.Option(help="As of `ad train`.")] = Precision.auto,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    epochs: EpochsOption = None,
+    steps: StepsOption = None,
+    budget: BudgetOption = Budget.default,
+    batch_size: BatchSizeOption[int | None] = None,
+    img_size: ImgSizeOption[int | None] = None,
+    holdout: HoldoutOption = 0.1,
+    weights: WeightsOption = "auto",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = Precision.auto,
+    report: ReportOption = True,
+    json: JsonOption = False,
 ) -> None:
     """Train and test many models on many categories; repeat it to go on where it stopped.
 
@@ -105,14 +116,32 @@ def bench(
 
     outcomes = run_bench(planned, how, output=output, told=tell)
     failed = sum(outcome.error is not None for outcome in outcomes)
+    page = _report(outcomes, output) if report else None
     if json:
-        print_json({"output": str(output), "runs": [outcome.row() for outcome in outcomes]})
+        rows = [outcome.row() for outcome in outcomes]
+        where = None if page is None else str(page)
+        print_json({"output": str(output), "runs": rows, "report": where})
     else:
         _print(summarise(outcomes))
     say(f"written to {output}/results.csv and results.json")
+    if page is not None:
+        say(f"report to look at: {page}")
     if failed:
         say(f"\nhint: {failed} runs failed; the same command does these again")
         raise typer.Exit(1)
+
+
+def _report(outcomes: Sequence[Outcome], output: Path) -> Path | None:
+    """Write the page of all runs; if it cannot be, the figures of hours are shown all the same."""
+    from ad.core.bench import compare
+    from ad.core.cli.console import say
+    from ad.core.errors import AdError
+
+    try:
+        return compare(outcomes, output)
+    except AdError as error:
+        say(f"warning: no report was written: {error}")
+        return None
 
 
 def _parts(text: str) -> list[str]:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ad.core.cli.train import Precision
+from ad.core.cli.options import FalseAlarmsOption, JsonOption, Precision, RunArgument
 
 if TYPE_CHECKING:
     from ad.core.calibrate import Calibration
 
 
 def calibrate(
-    run: Annotated[Path, typer.Argument(help="A run directory that `ad train` wrote.")],
+    run: RunArgument,
     normals: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Good pictures that the detector has not learnt from."),
@@ -26,25 +26,20 @@ def calibrate(
             help="In their place: `good` and folders of defective pictures, for the best F1.",
         ),
     ] = None,
-    false_alarms: Annotated[
-        float | None,
-        typer.Option(
-            metavar="F", help="Share of good pictures that may be called defective; 0.01."
-        ),
-    ] = None,
+    false_alarms: FalseAlarmsOption[float | None] = None,
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the detector will work.")
     ] = "auto",
     precision: Annotated[
         Precision, typer.Option(help="In which it will work; auto: as until now.")
     ] = Precision.auto,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Set the threshold of a trained detector anew, from pictures it has not seen.
 
     Example: [bold]ad calibrate runs/folder-parts-patchcore --normals ./new_good_parts[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, print_json, say
+    from ad.core.cli.console import ConsoleProgress, notes, print_json, say
     from ad.core.recalibration import recalibrate
 
     result = recalibrate(
@@ -58,10 +53,19 @@ def calibrate(
     )
     if json:
         before = result.before.to_json() if result.before else None
-        print_json({"run": str(run), "before": before, "after": result.after.to_json()})
+        print_json(
+            {
+                "run": str(run),
+                "before": before,
+                "after": result.after.to_json(),
+                "checked": result.checked,
+                "notes": list(result.notes),
+            }
+        )
     else:
         print(f"before  {_described(result.before)}")
         print(f"now     {_described(result.after)}")
+    notes(result.notes)
     say(f"the calibration before is kept in {result.log}")
     if result.tested:
         say(

@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ad.core.cli.options import JsonOption, ModelArgument, SetOption
+
 if TYPE_CHECKING:
     from ad.core.testing import CheckResult
 
 
 def check(
-    model: Annotated[str, typer.Argument(help="A name from `ad models`.")],
+    model: ModelArgument,
     img_size: Annotated[
         int | None, typer.Option(metavar="N", help="Side of the pictures, in pixels.")
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(metavar="N", help="How long it may learn to see a defect.")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the model: see `ad show`."),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    set_: SetOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Train a model on tiny pictures, offline, and check what every detector promises.
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ad.core.cli.options import JsonOption
+
 app = typer.Typer(
     help="Fetch a data set, or verify one on disk.",
     no_args_is_help=True,
@@ -53,7 +55,7 @@ def verify(
     write: Annotated[
         bool, typer.Option("--write", help="Write the manifest, also in place of an older one.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Find what changed in a data set since its manifest was written. Status 1 if something did.
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ad.core.cli.options import JsonOption, ReportOption, RunArgument
+
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run directory that `ad train` wrote.")],
+    run: RunArgument,
     data_root: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Folder of the data set, if it has moved."),
     ] = None,
-    report: Annotated[
-        bool,
-        typer.Option("--report/--no-report", help="Write `report.html` into the run directory."),
-    ] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    report: ReportOption = True,
+    json: JsonOption = False,
 ) -> None:
     """Test a saved detector on the test split of its data.
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
+from ad.core.cli.options import JsonOption
 from ad.core.errors import PluginError
 from ad.core.registry import ModelRegistry
 
 
-def models(
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
+def models(json: JsonOption = False) -> None:
     """List the installed models.
 
     Example: [bold]ad models[/bold]

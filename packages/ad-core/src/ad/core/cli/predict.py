@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ad.core.cli.train import Precision
+from ad.core.cli.options import DeviceOption, JsonOption, Precision, RunArgument
 
 if TYPE_CHECKING:
     from ad.core.inspection import Inspection
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run directory that `ad train` wrote.")],
+    run: RunArgument,
     paths: Annotated[
         list[Path], typer.Argument(metavar="PATH...", help="Pictures and folders of pictures.")
     ],
@@ -24,15 +24,13 @@ def predict(
             metavar="DIR", help="Where to write; `predictions` in the run directory by default."
         ),
     ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run.")
-    ] = "auto",
+    device: DeviceOption = "auto",
     precision: Annotated[
         Precision, typer.Option(help="Of frozen networks; auto: that of the threshold.")
     ] = Precision.auto,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
-    """Score new pictures; write verdicts and heat map overlays.
+    """Score new pictures; write verdicts and heat map overlays. Status 1 if one cannot be read.
 
     Example: [bold]ad predict runs/folder-parts-patchcore ./new_parts[/bold]
     """
@@ -54,8 +52,9 @@ def predict(
     for row in result.rows:
         if row.error is not None:
             say(f"error: {row.error}")
-    if all(row.error is not None for row in result.rows):
-        raise typer.Exit(1)
+    if failed := sum(row.error is not None for row in result.rows):
+        say(f"{failed} of {len(result.rows)} pictures could not be read and have no verdict")
+        raise typer.Exit(1)  # or a script would take them for good ones
 
 
 def _print(result: Inspection) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
+from ad.core.cli.options import ModelArgument
 from ad.core.registry import ModelRegistry, load_trainer
 
 
-def show(model: Annotated[str, typer.Argument(help="A name from `ad models`.")]) -> None:
+def show(model: ModelArgument) -> None:
     """Show a model: paper, defaults, options.
 
     Example: [bold]ad show patchcore[/bold]

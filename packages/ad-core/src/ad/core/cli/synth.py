@@ -8,6 +8,15 @@ from typing import Annotated
 
 import typer
 
+from ad.core.cli.options import (
+    CategoryArgument,
+    DataRootOption,
+    DatasetArgument,
+    ImgSizeOption,
+    JsonOption,
+    SeedOption,
+)
+
 
 class Recipe(StrEnum):
     """Choices of ``--recipe``."""
@@ -17,16 +26,12 @@ class Recipe(StrEnum):
 
 
 def synth(
-    dataset: Annotated[str, typer.Argument(help="Layout of the data: see `ad datasets`.")],
-    category: Annotated[
-        str, typer.Argument(help="A category, a comma list, or `all`; for `folder`, also a path.")
-    ],
+    dataset: DatasetArgument,
+    category: CategoryArgument,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make for the sheet.")],
-    data_root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of the data set.")
-    ] = None,
+    data_root: DataRootOption = None,
     count: Annotated[int, typer.Option(metavar="N", min=1, help="Examples to show.")] = 8,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random choice.")] = 0,
+    seed: SeedOption = 0,
     textures: Annotated[
         str,
         typer.Option(
@@ -36,10 +41,8 @@ def synth(
     recipe: Annotated[
         Recipe, typer.Option(help="Blotches of texture, or parts of the picture put elsewhere.")
     ] = Recipe.draem,
-    img_size: Annotated[
-        int, typer.Option(metavar="N", help="Side of the square pictures, in pixels.")
-    ] = 256,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    img_size: ImgSizeOption[int] = 256,
+    json: JsonOption = False,
 ) -> None:
     """Show the synthetic defects that some models learn from: normal picture, mask, broken one.
 

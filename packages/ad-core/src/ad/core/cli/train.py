@@ -8,23 +8,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ad.core.cli.options import (
+    BatchSizeOption,
+    Budget,
+    BudgetOption,
+    CategoryArgument,
+    DataRootOption,
+    DatasetArgument,
+    DeviceOption,
+    EpochsOption,
+    FalseAlarmsOption,
+    HoldoutOption,
+    ImgSizeOption,
+    JsonOption,
+    ModelArgument,
+    Precision,
+    PrecisionOption,
+    ReportOption,
+    SeedOption,
+    SetOption,
+    StepsOption,
+    WeightsOption,
+)
+
 if TYPE_CHECKING:
     from ad.core.training import TrainResult
-
-
-class Precision(StrEnum):
-    """Choices of ``--precision``."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-class Budget(StrEnum):
-    """Choices of ``--budget``."""
-
-    default = "default"
-    paper = "paper"
 
 
 class FeatureCache(StrEnum):
@@ -35,57 +43,26 @@ class FeatureCache(StrEnum):
 
 
 def train(
-    dataset: Annotated[str, typer.Argument(help="Layout of the data: see `ad datasets`.")],
-    category: Annotated[
-        str, typer.Argument(help="A category, a comma list, or `all`; for `folder`, also a path.")
-    ],
-    model: Annotated[str, typer.Argument(help="A name from `ad models`.")],
-    data_root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder of the data set.")
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(metavar="N", help="How often each picture is seen.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Pictures in a training batch.")
-    ] = None,
-    img_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Side of the square pictures, in pixels.")
-    ] = None,
+    dataset: DatasetArgument,
+    category: CategoryArgument,
+    model: ModelArgument,
+    data_root: DataRootOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption[int | None] = None,
+    img_size: ImgSizeOption[int | None] = None,
     normalize: Annotated[
         bool | None,
         typer.Option("--normalize/--no-normalize", help="ImageNet normalisation inside."),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the model: see `ad show`."),
-    ] = None,
-    weights: Annotated[
-        str, typer.Option(metavar="auto|random|FILE", help="Weights of the backbone.")
-    ] = "auto",
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run.")
-    ] = "auto",
-    precision: Annotated[
-        Precision, typer.Option(help="Precision of frozen networks.")
-    ] = Precision.auto,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of every random choice.")] = 0,
-    holdout: Annotated[
-        float,
-        typer.Option(
-            metavar="F", help="Share of good pictures kept back to set the threshold; 0: none."
-        ),
-    ] = 0.1,
-    false_alarms: Annotated[
-        float,
-        typer.Option(metavar="F", help="Share of good pictures that may be called defective."),
-    ] = 0.01,
-    steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Batches to learn from, in place of epochs.")
-    ] = None,
-    budget: Annotated[
-        Budget, typer.Option(help="Epochs of the catalogue, or the authors' schedule.")
-    ] = Budget.default,
+    set_: SetOption = None,
+    weights: WeightsOption = "auto",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = Precision.auto,
+    seed: SeedOption = 0,
+    holdout: HoldoutOption = 0.1,
+    false_alarms: FalseAlarmsOption[float] = 0.01,
+    steps: StepsOption = None,
+    budget: BudgetOption = Budget.default,
     feature_cache: Annotated[
         FeatureCache, typer.Option(help="Keep what frozen networks say, or compute it anew.")
     ] = FeatureCache.auto,
@@ -109,10 +86,8 @@ def train(
         Path | None,
         typer.Option(metavar="RUN", help="Go on with a run that was stopped, settings as then."),
     ] = None,
-    report: Annotated[
-        bool, typer.Option("--report/--no-report", help="Write `report.html` to look at.")
-    ] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    report: ReportOption = True,
+    json: JsonOption = False,
 ) -> None:
     """Train a detector on good pictures, test it and save it.
 

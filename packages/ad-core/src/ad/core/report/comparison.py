@@ -86,7 +86,7 @@ def write_comparison(path: Path, runs: Sequence[Path]) -> None:
         dict.fromkeys(run.column(name) for run in finished for name in run.metrics["categories"])
     )
     pictures = _wrong_pictures(finished)
-    title = f"{len(runs)} runs compared"
+    title = f"{len(runs)} runs compared" if len(runs) > 1 else run_title(finished[0].record)
     data = {
         "title": title,
         "figures": [

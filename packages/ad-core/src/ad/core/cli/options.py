@@ -1,0 +1,83 @@
+"""The arguments and options that several commands have, each with the one text of its help.
+
+A command states its own default, and writes an option out itself where it means something else
+there. What may be unset in one command and not in another takes its type: ``ImgSizeOption[int]``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+T = TypeVar("T")
+
+
+class Precision(StrEnum):
+    """Choices of ``--precision``."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Budget(StrEnum):
+    """Choices of ``--budget``."""
+
+    default = "default"
+    paper = "paper"
+
+
+DatasetArgument = Annotated[str, typer.Argument(help="Layout of the data: see `ad datasets`.")]
+CategoryArgument = Annotated[
+    str, typer.Argument(help="A category, a comma list, or `all`; for `folder`, also a path.")
+]
+ModelArgument = Annotated[str, typer.Argument(help="A name from `ad models`.")]
+RunArgument = Annotated[Path, typer.Argument(help="A run directory that `ad train` wrote.")]
+
+DataRootOption = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the data set.")]
+EpochsOption = Annotated[
+    int | None, typer.Option(metavar="N", help="How often each picture is seen.")
+]
+StepsOption = Annotated[
+    int | None, typer.Option(metavar="N", help="Batches to learn from, in place of epochs.")
+]
+BudgetOption = Annotated[
+    Budget, typer.Option(help="Epochs of the catalogue, or the authors' schedule.")
+]
+BatchSizeOption = Annotated[
+    T, typer.Option(metavar="N", min=1, help="Pictures in a training batch.")
+]
+ImgSizeOption = Annotated[
+    T, typer.Option(metavar="N", help="Side of the square pictures, in pixels.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option of the model: see `ad show`."),
+]
+HoldoutOption = Annotated[
+    float,
+    typer.Option(
+        metavar="F", help="Share of good pictures kept back to set the threshold; 0: none."
+    ),
+]
+FalseAlarmsOption = Annotated[
+    T,
+    typer.Option(
+        metavar="F",
+        help="Share of good pictures that may be called defective; 0.01 by default.",
+        show_default=False,
+    ),
+]
+WeightsOption = Annotated[
+    str, typer.Option(metavar="auto|random|FILE", help="Weights of the backbone.")
+]
+DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Precision of frozen networks.")]
+SeedOption = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random choice.")]
+ReportOption = Annotated[
+    bool, typer.Option("--report/--no-report", help="Write `report.html` to look at.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
