@@ -25,6 +25,11 @@ SMALL = ["--set", "coreset_ratio=0.00125"]
 LAYER3 = ["--set", "backbone=resnet18", "--set", "layers=layer3"]
 GANOMALY = ["--img-size", "64", "--set", "input_size=64,64", "--set", "lr=0.0002"]
 DRAEM = ["--img-size", "128", "--set", "width=64", "--set", "lr=0.0005"]
+DSR = [
+    *("--img-size", "128", "--set", "width=16", "--set", "embedding_dim=32"),
+    *("--set", "num_embeddings=512", "--set", "lr=0.001", "--set", "rotate_prob=0"),
+    *("--set", "vq_steps=1500", "--set", "textures=DATA/textures"),
+]
 SEEDS = [["--seed", "0"], ["--seed", "1"], ["--seed", "2"]]
 RUNS = {
     "memory": [
@@ -49,7 +54,7 @@ RUNS = {
         ("mvtec", "hazelnut_toy", "reverse-distillation-resnet18", []),
         ("mvtec", "hazelnut_toy", "efficientad-small", []),
     ],
-    # What two CPU cores can do in half an hour each: smaller pictures, a narrower DRAEM, and steps
+    # What two CPU cores can do in half an hour each: smaller pictures, narrower networks, and steps
     # far below what these models need, which the runs say themselves.
     "recon": [
         ("mvtec", "hazelnut_toy", "autoencoder", []),
@@ -66,6 +71,7 @@ RUNS = {
         ("synthetic", "metal", "autoencoder", ["--steps", "1000"]),
         ("synthetic", "metal", "ganomaly", [*GANOMALY, "--steps", "1000"]),
         ("synthetic", "metal", "draem", [*DRAEM, "--steps", "300"]),
+        ("synthetic", "metal", "dsr", [*DSR, "--steps", "2000"]),
     ],  # fmt: skip
 }
 

@@ -39,7 +39,10 @@ def accuracy() -> str:
     for row in load("textbook")["rows"]:
         groups.setdefault((row["dataset"], f"textbook {row['model']}"), []).append(row)
     lines = []
-    for (dataset, model), rows in sorted(groups.items(), key=lambda item: item[0][0], reverse=True):
+    order = ("mtd", "hazelnut_toy")  # then those drawn by code
+    for (dataset, model), rows in sorted(
+        groups.items(), key=lambda item: (*(item[0][0] != name for name in order), item[0][0])
+    ):
         figures = [
             _range([row["metrics"].get(key) for row in rows])
             for key in ("image_auroc", "pixel_auroc", "aupro")
