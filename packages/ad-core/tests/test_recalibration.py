@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import ad.core.recalibration
-from ad.core import evaluate, load, recalibrate, train
+from ad.core import evaluate, files, load, recalibrate, train
 from ad.core.calibrate import calibrate
 from ad.core.cli import main
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
@@ -386,3 +386,24 @@ main()
     lines = done.stderr.splitlines()
     assert lines[0].startswith("warning: The threshold of ")
     assert "stacklevel" not in done.stderr
+
+
+def test_who_reads_while_the_configuration_is_rewritten_gets_the_new_one(trained, monkeypatch):
+    folder = trained.run / "model"
+    tensors, old = read_model(folder)
+    read, reads = files._read_manifest, []
+
+    def rewriting(where):
+        hashes = read(where)
+        if not reads:
+            reads.append(where)
+            rewrite_config(folder, {"model": "new"})
+        return hashes
+
+    monkeypatch.setattr(files, "_read_manifest", rewriting)
+    after, found = read_model(folder)
+    assert found == {"model": "new"} != old
+    assert after.keys() == tensors.keys()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ModelFileError, match=r"(?s)config\.json.*was\s+damaged or changed"):
+        read_model(folder)

@@ -136,10 +136,9 @@ def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ModelFileError: If a file is missing, was changed, or is of a format not known here.
     """
-    hashes = _read_manifest(folder)
+    hashes, config = _read_description(folder)
     if _sha256(folder / TENSORS) != hashes[TENSORS]:
         raise ModelFileError(_changed(folder / TENSORS))
-    config = _config_in(folder, hashes)
     try:
         tensors = load_file(folder / TENSORS)
     except SafetensorError as error:
@@ -154,7 +153,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         ModelFileError: As `read_model` does, but for the tensors.
     """
-    return _config_in(folder, _read_manifest(folder))
+    return _read_description(folder)[1]
 
 
 @contextlib.contextmanager
@@ -198,6 +197,18 @@ def rewrite_config(folder: Path, config: Mapping[str, Any]) -> None:
     write_atomic(folder / MANIFEST, to_json({"schema": SCHEMA, "sha256": hashes}))
     new.replace(old)
     _sync_folder(folder)
+
+
+def _read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest's hashes and the configuration that belongs to them."""
+    hashes = _read_manifest(folder)
+    try:
+        return hashes, _config_in(folder, hashes)
+    except ModelFileError:
+        now = _read_manifest(folder)
+        if now == hashes:
+            raise
+        return now, _config_in(folder, now)  # it was given another one between the two reads
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
