@@ -1,11 +1,14 @@
+from functools import partial
+
 import numpy as np
 import pytest
+import tiny_batches
 import torch
 from scipy.ndimage import gaussian_filter
+from tiny_batches import batch_of
 
 from ad.core.callbacks import Callback
 from ad.core.data.batches import PictureSet, to_device
-from ad.core.data.learning import LearningBatch
 from ad.core.errors import NotFittedError, SettingError
 from ad.core.loop import fit
 from ad.core.testing.pictures import make_picture
@@ -14,6 +17,7 @@ from ad.recon.autoencoder import AutoencoderTrainer
 from ad.recon.ssim import ssim
 
 SIZE = 32
+pictures, images = partial(tiny_batches.pictures, SIZE), partial(tiny_batches.images, SIZE)
 
 
 def trainer(options=None, **changes):
@@ -25,20 +29,6 @@ def trained(options=None, **changes):
     one = trainer(options, **changes)
     one.prepare(None)
     return one.detector
-
-
-def pictures(count=8, *, start=0):
-    return PictureSet([make_picture(start + i, size=SIZE)[0] for i in range(count)], SIZE)
-
-
-def images(count=4, *, start=0):
-    (batch,) = pictures(count, start=start).batches(count)
-    return to_device(batch.pictures, torch.device("cpu"))
-
-
-def batch_of(images, step=0):
-    indices = tuple(range(len(images)))
-    return LearningBatch(images=images, frozen=(), indices=indices, epoch=0, seed=0, step=step)
 
 
 def test_parameters_are_those_of_the_architecture():

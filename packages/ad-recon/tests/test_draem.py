@@ -1,11 +1,13 @@
+from functools import partial
+
 import numpy as np
 import pytest
+import tiny_batches
 import torch
 from PIL import Image
+from tiny_batches import batch_of
 
 from ad.core.callbacks import Callback
-from ad.core.data.batches import PictureSet, to_device
-from ad.core.data.learning import LearningBatch
 from ad.core.errors import DataError, NotFittedError, SettingError
 from ad.core.files import load_tensors, read_model, save_model
 from ad.core.loop import fit
@@ -17,6 +19,7 @@ from ad.recon.focal import focal_loss
 from ad.recon.ssim import ssim
 
 SIZE = 64
+pictures, images = partial(tiny_batches.pictures, SIZE), partial(tiny_batches.images, SIZE)
 
 
 def trainer(options=None, **changes):
@@ -28,20 +31,6 @@ def trained(**options):
     one = trainer(options)
     one.prepare(None)
     return one.detector
-
-
-def pictures(count=8, *, start=0):
-    return PictureSet([make_picture(start + i, size=SIZE)[0] for i in range(count)], SIZE)
-
-
-def images(count=4, *, start=0):
-    (batch,) = pictures(count, start=start).batches(count)
-    return to_device(batch.pictures, torch.device("cpu"))
-
-
-def batch_of(images, step=0, seed=0):
-    indices = tuple(range(len(images)))
-    return LearningBatch(images=images, frozen=(), indices=indices, epoch=0, seed=seed, step=step)
 
 
 def noise(*shape, seed=0):

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from killed_runs import check_resuming, learnt
 from PIL import Image
-from small_dsr import SIZE, SMALL, batch_of, generators, images, learnt, pictures, trainer
+from small_dsr import SIZE, SMALL, generators, images, pictures, trainer
+from tiny_batches import batch_of
 
 from ad.core.callbacks import Callback
-from ad.core.checkpoints import Checkpoints
 from ad.core.loop import fit
 from ad.core.trainer import Setup
 from ad.recon.dsr.anomalies import break_codes
@@ -223,32 +224,13 @@ def test_bf16_gives_losses_in_float32(step):
 
 @pytest.mark.parametrize("killed_at", [1, 3, 5, 9, 11])
 def test_a_run_killed_in_any_phase_ends_bit_equal(killed_at, tmp_path):
-    def build(kind=DsrTrainer):
+    def build(kind):
         setup = Setup(img_size=SIZE, normalize=False, num_epochs=3, batch_size=2, seed=5)
         return kind(setup, **SMALL, vq_steps=4)  # 4, 6 and 3 steps; 3 steps are an epoch
 
-    whole = build()
-    fit(whole, pictures())
-
-    class Killed(DsrTrainer):
-        def losses(self, batch):
-            if batch.step == killed_at:
-                raise KeyboardInterrupt
-            return super().losses(batch)
-
-    always = Checkpoints(tmp_path / "checkpoint", every_seconds=0)
-    with pytest.raises(KeyboardInterrupt):
-        fit(build(Killed), pictures(), checkpoints=always)
-    resumed = build()
-    fit(resumed, pictures(), checkpoints=always)
-    ours, theirs = learnt(resumed), learnt(whole)
-    assert ours.keys() == theirs.keys()
-    for key in ours:
-        assert torch.equal(ours[key], theirs[key]), key
-    assert resumed.notes == whole.notes
+    check_resuming(DsrTrainer, build, pictures(), tmp_path, killed_at=killed_at)
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_every_phase_learns():
     seen = []

@@ -1,42 +1,30 @@
+from functools import partial
+
 import numpy as np
 import pytest
+import tiny_batches
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
+from tiny_batches import batch_of
 
 from ad.core.callbacks import Callback
 from ad.core.checkpoints import Checkpoints
-from ad.core.data.batches import PictureSet, to_device
-from ad.core.data.learning import LearningBatch
 from ad.core.errors import NotFittedError, SettingError
 from ad.core.loop import fit
-from ad.core.testing.pictures import make_picture
 from ad.core.trainer import Setup
 from ad.recon import ganomaly
 from ad.recon.ganomaly import Discriminator, Encoder, GanomalyTrainer, decoder, initialize
 from ad.recon.models import GANOMALY
 
 SIZE = 32
+pictures, images = partial(tiny_batches.pictures, SIZE), partial(tiny_batches.images, SIZE)
 
 
 def trainer(options=None, kind=GanomalyTrainer, **changes):
     values = {"img_size": SIZE, "normalize": False, "batch_size": 4, **changes}
     small = {"input_size": (SIZE, SIZE), "n_features": 8, "latent_vec_size": 16, "lr": 2e-4}
     return kind(Setup(**values), **{**small, **(options or {})})
-
-
-def pictures(count=8, *, start=0):
-    return PictureSet([make_picture(start + i, size=SIZE)[0] for i in range(count)], SIZE)
-
-
-def images(count=4, *, start=0):
-    (batch,) = pictures(count, start=start).batches(count)
-    return to_device(batch.pictures, torch.device("cpu"))
-
-
-def batch_of(images, step=0):
-    indices = tuple(range(len(images)))
-    return LearningBatch(images=images, frozen=(), indices=indices, epoch=0, seed=0, step=step)
 
 
 def count(*modules):

@@ -1,12 +1,11 @@
 """A run that is killed in the middle of an epoch ends like one that was not, bit for bit."""
 
-import pytest
-import torch
+from functools import partial
 
-from ad.core.checkpoints import Checkpoints
-from ad.core.data.batches import PictureSet
-from ad.core.loop import fit
-from ad.core.testing.pictures import make_picture
+import pytest
+from killed_runs import check_resuming
+from tiny_batches import pictures
+
 from ad.core.trainer import Setup
 from ad.recon.autoencoder import AutoencoderTrainer
 from ad.recon.draem import DraemTrainer
@@ -28,37 +27,8 @@ def build(kind, options):
     return kind(setup, **options)
 
 
-def pictures():
-    return PictureSet([make_picture(i, size=SIZE)[0] for i in range(5)], SIZE)
-
-
-def learnt(trainer):
-    return {
-        f"{owner}.{name}": tensor
-        for owner, module in trainer.modules().items()
-        for name, tensor in module.state_dict().items()
-    }
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_resuming_is_bit_equal(name, tmp_path):
     kind, options = MODELS[name]
-    whole = build(kind, options)
-    fit(whole, pictures())
-
-    class Killed(kind):
-        def losses(self, batch):
-            if batch.step == 5:
-                raise KeyboardInterrupt
-            return super().losses(batch)
-
-    always = Checkpoints(tmp_path / "checkpoint", every_seconds=0)
-    with pytest.raises(KeyboardInterrupt):
-        fit(build(Killed, options), pictures(), checkpoints=always)
-    resumed = build(kind, options)
-    fit(resumed, pictures(), checkpoints=always)
-    ours, theirs = learnt(resumed), learnt(whole)
-    assert ours.keys() == theirs.keys()
-    for key in ours:
-        assert torch.equal(ours[key], theirs[key]), key
-    assert resumed.notes == whole.notes
+    make = partial(build, options=options)
+    check_resuming(kind, make, pictures(SIZE, 5), tmp_path, killed_at=5)

@@ -1,16 +1,17 @@
 """A DSR that is small enough for tests, and what it learns from."""
 
+from functools import partial
+
+import tiny_batches
 import torch
 from safetensors.torch import save_file
 
-from ad.core.data.batches import PictureSet, to_device
-from ad.core.data.learning import LearningBatch
-from ad.core.testing.pictures import make_picture
 from ad.core.trainer import Setup
 from ad.recon.dsr.trainer import DsrTrainer
 from ad.recon.dsr.vq import VqModel
 
 SIZE = 64
+images = partial(tiny_batches.images, SIZE)
 SMALL = {"embedding_dim": 8, "num_embeddings": 32, "width": 4}
 
 
@@ -27,17 +28,7 @@ def trained(**changes):
 
 
 def pictures(count=5, *, start=0):
-    return PictureSet([make_picture(start + i, size=SIZE)[0] for i in range(count)], SIZE)
-
-
-def images(count=4, *, start=0):
-    (batch,) = pictures(count, start=start).batches(count)
-    return to_device(batch.pictures, torch.device("cpu"))
-
-
-def batch_of(images, step=0, seed=0):
-    indices = tuple(range(len(images)))
-    return LearningBatch(images=images, frozen=(), indices=indices, epoch=0, seed=seed, step=step)
+    return tiny_batches.pictures(SIZE, count, start=start)
 
 
 def generators(count, start=0):
@@ -46,14 +37,6 @@ def generators(count, start=0):
 
 def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def learnt(trainer):
-    return {
-        f"{owner}.{name}": tensor.clone()
-        for owner, module in trainer.modules().items()
-        for name, tensor in module.state_dict().items()
-    }
 
 
 def quantizer_file(path, state, **changes):
