@@ -17,12 +17,12 @@ from ad.core.data.samples import Sample, collect, pictures_below
 from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.evaluation import read_truth, samples_of
 from ad.core.files import alone, read_config, rewrite_config
+from ad.core.held_out import calibrate_on, hold_out
 from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load_for_calibration
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.run_directory import RunLog, read_run, training_pictures
 from ad.core.settings import DEFAULT_FALSE_ALARMS
-from ad.core.training import calibrate_on, hold_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

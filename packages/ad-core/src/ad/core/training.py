@@ -12,19 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from ad.core.calibrate import Calibration, calibrate, calibration_notes
+from ad.core.calibrate import Calibration, calibration_notes
 from ad.core.callbacks import Callback, Callbacks
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet
 from ad.core.data.pictures import check_headers
-from ad.core.data.samples import Sample, collect, locate, split_seeded
+from ad.core.data.samples import Sample, collect, locate
 from ad.core.devices import peak_memory, resolve_device, resolve_precision
 from ad.core.distributed import join_world
 from ad.core.errors import PictureError, SettingError
 from ad.core.evaluation import Evaluation, Metrics, measure
 from ad.core.files import save_model, to_json, write_atomic
+from ad.core.held_out import calibrate_on, hold_out
 from ad.core.loop import fit
 from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load
 from ad.core.progress import SILENT, Progress
@@ -312,81 +311,6 @@ def _calibrate(
             f"same command with `--resume {run}`"
         )
         raise PictureError(msg) from error
-
-
-def hold_out(
-    samples: Sequence[Sample], share: float, seed: int
-) -> tuple[list[Sample], list[Sample]]:
-    """Split the good samples into those to learn from and those to calibrate with.
-
-    A category that brings validation samples is calibrated with these, and learns from all of its
-    training samples.
-
-    Args:
-        samples: Of any split and category; test samples are left alone.
-        share: Share to keep back, of each category; at least one picture when above 0. 0 holds
-            out nothing, and validation samples are not used.
-        seed: Seed of the choice.
-
-    Raises:
-        SettingError: If a category is left with nothing to learn from.
-    """
-    learning: list[Sample] = []
-    held_out: list[Sample] = []
-    training = [sample for sample in samples if sample.split == "train"]
-    for category in dict.fromkeys(sample.category for sample in training):
-        own = [sample for sample in training if sample.category == category]
-        apart = [s for s in samples if s.split == "validation" and s.category == category]
-        if apart:
-            learning += own
-            held_out += apart if share else []
-            continue
-        kept_back = max(1, round(len(own) * share)) if share else 0
-        if kept_back >= len(own):
-            msg = (
-                f"`holdout` {share} keeps back {kept_back} of the {len(own)} good pictures of "
-                f"`{category}` that are for training: nothing is left to learn from. Give more "
-                "pictures or `holdout` 0."
-            )
-            raise SettingError(msg)
-        back, rest = split_seeded(own, kept_back, seed)
-        learning += rest
-        held_out += back
-    return learning, held_out
-
-
-def calibrate_on(
-    detector: LoadedDetector,
-    pictures: Sequence[Path],
-    false_alarms: float,
-    *,
-    batch_size: int = 8,
-    progress: Progress = SILENT,
-) -> Calibration:
-    """Find a detector's thresholds from good pictures that it has not learnt from.
-
-    Args:
-        detector: Fitted.
-        pictures: At least one.
-        false_alarms: Share of good pictures that may be called defective, in (0, 1).
-        batch_size: Pictures scored at once; does not change the result.
-        progress: Where to show how far it is.
-
-    Raises:
-        PictureError: If a picture cannot be read.
-        SettingError: If the share is out of range.
-    """
-    scores, maxima = [], []
-    with progress.step("calibrating", total=len(pictures), unit="pictures") as advance:
-        for batch in PictureSet(pictures, detector.config.img_size).batches(batch_size):
-            batch_scores, maps = detector.score(batch.pictures)
-            scores.append(batch_scores)
-            if maps is not None:
-                maxima.append(maps.max(axis=(1, 2)))
-            advance(len(batch.indices))
-    return calibrate(
-        np.concatenate(scores), np.concatenate(maxima) if maxima else None, rate=false_alarms
-    )
 
 
 def _begin(

@@ -1,0 +1,90 @@
+"""Good pictures that are kept back from learning, and the thresholds that such pictures give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ad.core.calibrate import Calibration, calibrate
+from ad.core.data.batches import PictureSet
+from ad.core.data.samples import Sample, split_seeded
+from ad.core.errors import SettingError
+from ad.core.predict import LoadedDetector
+from ad.core.progress import SILENT, Progress
+
+
+def hold_out(
+    samples: Sequence[Sample], share: float, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """Split the good samples into those to learn from and those to calibrate with.
+
+    A category that brings validation samples is calibrated with these, and learns from all of its
+    training samples.
+
+    Args:
+        samples: Of any split and category; test samples are left alone.
+        share: Share to keep back, of each category; at least one picture when above 0. 0 holds
+            out nothing, and validation samples are not used.
+        seed: Seed of the choice.
+
+    Raises:
+        SettingError: If a category is left with nothing to learn from.
+    """
+    learning: list[Sample] = []
+    held_out: list[Sample] = []
+    training = [sample for sample in samples if sample.split == "train"]
+    for category in dict.fromkeys(sample.category for sample in training):
+        own = [sample for sample in training if sample.category == category]
+        apart = [s for s in samples if s.split == "validation" and s.category == category]
+        if apart:
+            learning += own
+            held_out += apart if share else []
+            continue
+        kept_back = max(1, round(len(own) * share)) if share else 0
+        if kept_back >= len(own):
+            msg = (
+                f"`holdout` {share} keeps back {kept_back} of the {len(own)} good pictures of "
+                f"`{category}` that are for training: nothing is left to learn from. Give more "
+                "pictures or `holdout` 0."
+            )
+            raise SettingError(msg)
+        back, rest = split_seeded(own, kept_back, seed)
+        learning += rest
+        held_out += back
+    return learning, held_out
+
+
+def calibrate_on(
+    detector: LoadedDetector,
+    pictures: Sequence[Path],
+    false_alarms: float,
+    *,
+    batch_size: int = 8,
+    progress: Progress = SILENT,
+) -> Calibration:
+    """Find a detector's thresholds from good pictures that it has not learnt from.
+
+    Args:
+        detector: Fitted.
+        pictures: At least one.
+        false_alarms: Share of good pictures that may be called defective, in (0, 1).
+        batch_size: Pictures scored at once; does not change the result.
+        progress: Where to show how far it is.
+
+    Raises:
+        PictureError: If a picture cannot be read.
+        SettingError: If the share is out of range.
+    """
+    scores, maxima = [], []
+    with progress.step("calibrating", total=len(pictures), unit="pictures") as advance:
+        for batch in PictureSet(pictures, detector.config.img_size).batches(batch_size):
+            batch_scores, maps = detector.score(batch.pictures)
+            scores.append(batch_scores)
+            if maps is not None:
+                maxima.append(maps.max(axis=(1, 2)))
+            advance(len(batch.indices))
+    return calibrate(
+        np.concatenate(scores), np.concatenate(maxima) if maxima else None, rate=false_alarms
+    )
