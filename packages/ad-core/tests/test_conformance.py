@@ -3,6 +3,7 @@ import json
 import random
 import socket
 import sys
+import time
 import warnings
 from typing import ClassVar
 
@@ -92,6 +93,14 @@ class BrokenDetector(Detector):
             score = score * 2 if score.max() > 0.5 else score
         if self.fault == "export differs" and torch.compiler.is_compiling():
             score = score + 1
+        if self.fault == "training":
+            self.train()
+        if self.fault == "threads":
+            self.kept = score
+            time.sleep(0.05)
+            score = self.kept
+        if self.fault == "flagged":
+            score = score.nan_to_num()
         if self.fault == "raises":
             msg = "out of ideas"
             raise RuntimeError(msg)
@@ -147,7 +156,10 @@ FAULTS = [
     ("no map", "prediction", "`localises` must say"),
     ("gradient", "prediction", "must not keep gradients"),
     ("state", "state", "must change nothing in the detector; it changes asked"),
+    ("training", "state", "must be in eval mode and stay so; it is not"),
     ("batch", "batch", "must not depend on the other images"),
+    ("threads", "threads", "two threads that predict at once must get the scores"),
+    ("flagged", "flagged", r"values that are not finite must get an error .*; got \d"),
     ("random", "randomness", "random generator alone"),
     ("unrepeatable", "repeatable", "equal seeds and pictures"),
     ("unsaved", "saved", "saved and loaded model must score the same"),
@@ -276,7 +288,7 @@ def test_the_command_prints_a_table(run_ad, mean_picture):
     status, out, err = run_ad("check", mean_picture, "--img-size", "32", "--set", "gain=2.0")
     assert status == 0
     assert all(identifier in out for identifier in CHECKS)
-    assert "`mean-picture`: 2 skipped, 14 passed" in err
+    assert "`mean-picture`: 2 skipped, 16 passed" in err
 
 
 def test_the_command_prints_json_and_fails_if_a_promise_is_broken(run_ad, broken, monkeypatch):

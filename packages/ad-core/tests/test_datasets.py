@@ -6,8 +6,8 @@ import pytest
 from ad.core.data.folder import DATASET as FOLDER
 from ad.core.data.mtd import DATASET as MTD
 from ad.core.data.mvtec import DATASET as MVTEC
-from ad.core.data.samples import collect, describe, fingerprint, locate, split_seeded
-from ad.core.errors import DataError
+from ad.core.data.samples import Sample, collect, describe, fingerprint, locate, split_seeded
+from ad.core.errors import DataError, PictureError
 from ad.core.registry import dataset_names, get_dataset
 from ad.core.testing.pictures import put_pictures as put
 from ad.core.testing.pictures import write_mvtec_tree
@@ -233,6 +233,19 @@ def test_mvtecs_tree_is_not_read_as_a_folder(tmp_path):
     put(tmp_path, "bolt/train/good/0.png", "bolt/test/good/1.png")
     with pytest.raises(DataError, match="is laid out as `mvtec`.*\nhint: ad train mvtec bolt"):
         collect(FOLDER, "all", root=tmp_path / "bolt", seed=0)
+
+
+@pytest.mark.parametrize(("train", "normal"), [("train", "ok"), ("Train", "Good")])
+def test_nor_is_any_tree_with_a_split(tmp_path, train, normal):
+    put(tmp_path, f"{train}/{normal}/0.png", f"test/{normal}/1.png", "test/nok/2.png")
+    words = f"has pictures to train on .`{train}/{normal}`. (.|\n)*hint: (.|\n)*ad datasets csv"
+    with pytest.raises(DataError, match=words):
+        collect(FOLDER, "all", root=tmp_path, seed=0)
+
+
+def test_a_listed_picture_that_is_gone_is_named(tmp_path):
+    with pytest.raises(PictureError, match=r"picture `.*gone.png` of the data cannot be read"):
+        fingerprint([Sample(tmp_path / "gone.png", 0, "train", "bolt")])
 
 
 def test_commas_without_a_name_are_left_out(tmp_path):

@@ -115,11 +115,8 @@ def test_files_that_are_nested_too_deep_or_too_large_are_refused(trained):
         load(trained)
 
 
-@linux
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "manifest.json"])
-@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "loop"])
-def test_what_would_be_read_for_ever_is_refused(trained, name, kind):
-    path = trained / "model" / name
+def unreadable(path, kind):
+    """Put something in a file's place that could be read for ever, or never."""
     path.unlink()
     if kind == "device":
         path.symlink_to("/dev/zero")
@@ -129,8 +126,23 @@ def test_what_would_be_read_for_ever_is_refused(trained, name, kind):
         path.mkdir()
     else:
         path.symlink_to(path)
+
+
+@linux
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "manifest.json"])
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "loop"])
+def test_what_would_be_read_for_ever_is_refused(trained, name, kind):
+    unreadable(trained / "model" / name, kind)
     with pytest.raises(ModelFileError, match="is no regular file|cannot be read"):
         load(trained)
+
+
+@linux
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "loop"])
+def test_so_is_such_a_record_of_a_run(trained, kind):
+    unreadable(trained / "run.json", kind)
+    with pytest.raises(ModelFileError, match=r"is no run directory: its `run.json` cannot be read"):
+        evaluate(trained)
 
 
 def test_a_link_out_of_the_folder_is_held_to_the_hash(trained, tmp_path):
@@ -160,3 +172,17 @@ def test_scores_that_are_no_numbers_get_no_verdict(trained):
     rewrite(trained / "model", "model.safetensors", save({"mean": mean}))
     with pytest.raises(AdError, match="must be a number; got nan. It would pass as good"):
         load(trained).predict(make_picture(0, size=32)[0])
+
+
+def with_mean(folder, shape):
+    """Give the saved mean picture another shape, of which the manifest knows."""
+    size = 4 * int(np.prod(shape))
+    header = {"mean": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}
+    rewrite(folder, "model.safetensors", safetensors(header, bytes(size)))
+
+
+@pytest.mark.parametrize("shape", [[5], [3, 32, 31], [2, 3, 32]])
+def test_learnt_tensors_of_a_wrong_shape_are_refused(trained, shape):
+    with_mean(trained / "model", shape)
+    with pytest.raises(ModelFileError, match=r"cannot be used with its tensors: .*was changed, or"):
+        load(trained)

@@ -206,15 +206,16 @@ def set_config(run, **changes):
     rewrite_config(run / "model", {**config, **changes})
 
 
-def test_another_precision_or_device_is_warned_of_where_there_is_a_threshold(trained, normals):
+def test_other_conditions_are_warned_of_where_there_is_a_threshold(trained, normals):
     set_config(trained.run, precision="fp32")
     load(trained.run)
     with pytest.warns(UserWarning, match="was set in fp32 on `cpu`; .* now computed in bf16 on"):
         load(trained.run, precision="bf16")
     set_config(trained.run, calibrated_on={"device": "cpu", "threads": 999})
-    load(trained.run)
-    set_config(trained.run, calibrated_on={"device": "cuda", "threads": 2})
-    with pytest.warns(UserWarning, match="in fp32 on `cuda`; .* in fp32 on `cpu`"):
+    with pytest.warns(UserWarning, match="on `cpu` by 999 threads; .* on `cpu` by \\d+ thread"):
+        load(trained.run)
+    set_config(trained.run, calibrated_on={"device": "cuda", "threads": 999})
+    with pytest.warns(UserWarning, match="in fp32 on `cuda`; .* in fp32 on `cpu` and differ"):
         load(trained.run)
     set_config(trained.run, calibration=None)
     load(trained.run, precision="bf16")

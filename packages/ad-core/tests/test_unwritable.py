@@ -53,6 +53,11 @@ def full_disk(limit):
     [
         (100, r"run.json` cannot be written \(File too large\)", []),
         (5000, "The model cannot be saved to .*File too large", ["log.jsonl", "run.json"]),
+        (
+            30_000,
+            "report.html` cannot be written .File too large.*\nhint: all else is .*: ad report ",
+            ["log.jsonl", "metrics.json", "model", "run.json", "scores.jsonl"],
+        ),
     ],
 )
 def test_training_on_a_full_disk(mean_picture, toy_root, tmp_path, limit, words, left):

@@ -213,7 +213,7 @@ def _read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """The hashes by the names of the files."""
-    manifest = _read_json(folder, MANIFEST)
+    manifest = read_json(folder, MANIFEST)
     if manifest.get("schema") != SCHEMA:
         msg = (
             f"`{folder}` is a model of format {manifest.get('schema')!r}; this version of ad-core "
@@ -308,7 +308,12 @@ def _umask() -> int:
     return mask
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Read an object from a file that somebody else may have written.
+
+    Raises:
+        ModelFileError: If it is missing, no regular file, too large, nested too deep or no object.
+    """
     return _parse_json(folder / name, _read_bytes(folder / name))
 
 

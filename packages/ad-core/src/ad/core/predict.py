@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
@@ -18,7 +19,7 @@ from ad.core.data.pictures import rgb_array
 from ad.core.data.samples import pictures_below
 from ad.core.detector import Detector
 from ad.core.devices import resolve_device, resolve_precision
-from ad.core.errors import DataError, ModelFileError, SettingError
+from ad.core.errors import AdError, DataError, ModelFileError, NotFittedError, SettingError
 from ad.core.files import load_tensors, read_model
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, load_trainer
@@ -256,9 +257,8 @@ def load(
         precision: ``auto`` is the one it was calibrated in, in which its threshold holds.
 
     Returns:
-        The detector. There is a warning if precision or device are not those of its calibration
-        and verdicts may differ by that; another number of threads moves scores in their last
-        digits only.
+        The detector. There is a warning if precision, device or, on a CPU, the number of threads
+        are not those of its calibration and verdicts may differ by that.
 
     Raises:
         ModelFileError: If the folder holds no model, or one that was changed.
@@ -318,21 +318,47 @@ def _build(
         device=device,
         precision=precision,
     )
-    detector = trainer(setup, **resolve_options(spec, trainer, config.options)).detector
+    options = resolve_options(spec, trainer, config.options)
+    with _faults_of_the_file(folder, f"options {options}", told=AdError):
+        detector = trainer(setup, **options).detector
     load_tensors(detector, tensors, folder)
+    # What is empty before fitting takes any shape: whether all fit together, only trying can tell.
+    with _faults_of_the_file(folder, "tensors", told=NotFittedError), torch.inference_mode():
+        detector(torch.full((1, 3, config.img_size, config.img_size), 0.5, device=device))
     return LoadedDetector(detector, config, device)
+
+
+@contextmanager
+def _faults_of_the_file(folder: Path, what: str, *, told: type[AdError]) -> Iterator[None]:
+    """Say of an error that it comes of what the folder holds, but of those that tell already."""
+    try:
+        yield
+    except (told, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of any model, with sizes that nobody would save
+        said = str(error).strip().partition("\n")[0]
+        msg = (
+            f"The saved model `{folder}` cannot be used with its {what}: "
+            f"{type(error).__name__}: {said}. It was changed, or is of another version."
+        )
+        raise ModelFileError(msg) from error
 
 
 def _warn_of_other_conditions(
     run: Path, config: ModelConfig, precision: Precision, device: torch.device
 ) -> None:
-    """Warn where the threshold was found in another precision or on another kind of device."""
+    """Warn where the threshold was found in another precision, device or number of threads."""
     if config.calibration is None:
         return
     then, now = [str(config.precision)], [str(precision)]
     if config.calibrated_on is not None:
-        then.append(f"on `{config.calibrated_on.device}`")
-        now.append(f"on `{device.type}`")
+        before, here = config.calibrated_on, Conditions.of(device)
+        then.append(f"on `{before.device}`")
+        now.append(f"on `{here.device}`")
+        # A GPU computes the same whatever their number.
+        if before.device == here.device == "cpu" and before.threads != here.threads:
+            then.append(f"by {_threads(before.threads)}")
+            now.append(f"by {_threads(here.threads)}")
     if then != now:
         warnings.warn(
             f"The threshold of `{run}` was set in {' '.join(then)}; scores are now computed in "
@@ -340,6 +366,10 @@ def _warn_of_other_conditions(
             f"another verdict. Set it anew here: ad calibrate {run} --normals DIR",
             stacklevel=3,
         )
+
+
+def _threads(number: int) -> str:
+    return "1 thread" if number == 1 else f"{number} threads"
 
 
 def find_sources(inputs: Inputs) -> list[Source]:

@@ -178,6 +178,7 @@ def _refuse_learnt(home: Path | None, samples: Sequence[Sample], progress: Progr
         settings = record["settings"]
         samples_now = samples_of(record, None, progress)
         learning, _ = hold_out(samples_now, float(settings["holdout"]), settings["seed"])
+        now = training_pictures(samples_now)
     except (AdError, KeyError, TypeError, ValueError):
         return (
             "The run's data are not where they were, so it could not be checked that these "
@@ -191,7 +192,7 @@ def _refuse_learnt(home: Path | None, samples: Sequence[Sample], progress: Progr
             "them would give many false alarms. Give pictures that it has not seen."
         )
         raise DataError(msg)
-    then, now = record["data"]["training"], training_pictures(samples_now)
+    then = record["data"]["training"]
     if then != now:  # others are held out then, and some may have gone elsewhere
         return (
             f"The run's data have changed (then {then[0]} good training pictures, now {now[0]}), "

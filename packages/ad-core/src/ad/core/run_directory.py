@@ -27,7 +27,7 @@ from ad.core.callbacks import Callback, LoopState
 from ad.core.data.samples import Sample, fingerprint
 from ad.core.distributed import World
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
-from ad.core.files import free_folder, make_folder, to_json
+from ad.core.files import free_folder, make_folder, read_json, to_json
 from ad.core.registry import ModelRegistry
 from ad.core.settings import RunSettings
 from ad.core.trainer import Trainer
@@ -140,7 +140,7 @@ def read_run(run: Path) -> dict[str, Any]:
         ModelFileError: If there is none, or it is not one that a run wrote.
     """
     try:
-        record: dict[str, Any] = json.loads((run / "run.json").read_text())
+        record = read_json(run, "run.json")
         settings = record["settings"]
         for key, value, kind in (
             ("dataset", settings["dataset"], str),
@@ -151,7 +151,7 @@ def read_run(run: Path) -> dict[str, Any]:
         ):
             if not isinstance(value, kind):
                 raise TypeError(key)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ModelFileError, KeyError, TypeError) as error:
         msg = f"`{run}` is no run directory: its `run.json` cannot be read ({error})."
         raise ModelFileError(msg) from error
     return record

@@ -20,7 +20,7 @@ from ad.core.data.pictures import check_headers
 from ad.core.data.samples import Sample, collect, locate
 from ad.core.devices import peak_memory, resolve_device, resolve_precision
 from ad.core.distributed import join_world
-from ad.core.errors import PictureError, SettingError
+from ad.core.errors import DataError, OutputError, PictureError, SettingError
 from ad.core.evaluation import Evaluation, Metrics, measure
 from ad.core.files import save_model, to_json, write_atomic
 from ad.core.held_out import calibrate_on, hold_out
@@ -109,7 +109,7 @@ def train(
         weights: ``auto``, ``random`` or a file: see `ad.core.backbones`.
         holdout: Share of the training pictures kept back to calibrate threshold and scale; 0
             keeps none, and then there is no verdict. Data that bring validation pictures are
-            calibrated with these instead, whatever the share.
+            calibrated with these instead, whatever the share above 0.
         false_alarms: Share of good pictures that the threshold may call defective, in (0, 1);
             how many held-out pictures it takes to promise that is in the notes.
         num_steps: Batches to learn from, in place of epochs; for models that learn by gradient.
@@ -267,17 +267,21 @@ def train(
     if gallery is not None:
         gallery.merge(world.gather(gallery.shown))
     if world.main:
-        if gallery is not None:
-            write_run_report(
-                run / REPORT,
-                record=record,
-                config=detector.config,
-                samples=test,
-                evaluation=evaluation,
-                gallery=gallery,
-                notes=notes,
-            )
         _write_figures(run, test, evaluation, notes)
+        if gallery is not None:
+            try:
+                write_run_report(
+                    run / REPORT,
+                    record=record,
+                    config=detector.config,
+                    samples=test,
+                    evaluation=evaluation,
+                    gallery=gallery,
+                    notes=notes,
+                )
+            except (DataError, OutputError) as error:
+                msg = f"{error}\nhint: all else is there; for the report: ad report {run}"
+                raise type(error)(msg) from error
         told[:] = [callback for callback in told if isinstance(callback, Tracker)]
         told.tell("on_tested", evaluation.metrics)
     log.write("tested", seconds=seconds, peak_memory_bytes=peak, metrics=evaluation.metrics)

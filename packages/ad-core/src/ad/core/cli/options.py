@@ -66,6 +66,8 @@ HoldoutOption = Annotated[
 FalseAlarmsOption = Annotated[
     T,
     typer.Option(
+        "--false-alarms",
+        "--rate",
         metavar="F",
         help="Share of good pictures that may be called defective; 0.01 by default.",
         show_default=False,

@@ -46,15 +46,27 @@ def categories(root: Path) -> list[str]:
         return []
     if _normal_folder(root) is not None:
         return [root.resolve().name]
-    if (root / "train" / GOOD).is_dir():
-        msg = (
-            f"`{root}` is laid out as `mvtec`, with `train/good` and `test`. Read as `folder`, its "
-            f"test pictures would be learnt from.\n"
-            f"hint: ad train mvtec {root.resolve().name} MODEL --data-root {root}"
-        )
-        raise DataError(msg)
+    for train in folders_in(root):
+        normal = _normal_folder(train) if train.name.lower() == "train" else None
+        if normal is not None:
+            raise DataError(_has_a_split(root, normal))
     below = [folder.name for folder in folders_in(root) if _normal_folder(folder) is not None]
     return below or ([root.resolve().name] if pictures_in(root) else [])
+
+
+def _has_a_split(root: Path, normal: Path) -> str:
+    name = f"{normal.parent.name}/{normal.name}"
+    learnt = "Read as `folder`, its test pictures would be learnt from."
+    if name == f"train/{GOOD}":
+        return (
+            f"`{root}` is laid out as `mvtec`, with `{name}` and `test`. {learnt}\n"
+            f"hint: ad train mvtec {root.resolve().name} MODEL --data-root {root}"
+        )
+    return (
+        f"`{root}` has pictures to train on (`{name}`) and others to test with. {learnt}\n"
+        f"hint: named `train/{GOOD}` and `test/{GOOD}` it is laid out as `mvtec`; as it is, it may "
+        "be `btad`, or its pictures can be listed in a table: ad datasets btad, ad datasets csv"
+    )
 
 
 def samples(root: Path, category: str, seed: int) -> list[Sample]:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from ad.core.errors import DataError, listed, nearest
+from ad.core.errors import DataError, PictureError, listed, nearest
 from ad.core.progress import SILENT, Progress
 
 Item = TypeVar("Item")
@@ -333,11 +333,19 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     """Sha256 that changes when a picture of the data set comes, goes, moves or changes size.
 
     Made of names, sizes in bytes, labels and splits, not of the pixels.
+
+    Raises:
+        PictureError: If a picture is not there, which a table may list all the same.
     """
     digest = hashlib.sha256()
     for s in samples:
         name = "/".join(s.path.parts[-3:])
-        line = f"{name}|{s.path.stat().st_size}|{s.label}|{s.split}|{s.category}\n"
+        try:
+            size = s.path.stat().st_size
+        except OSError as error:
+            msg = f"The picture `{s.path}` of the data cannot be read ({error.strerror})."
+            raise PictureError(msg) from error
+        line = f"{name}|{size}|{s.label}|{s.split}|{s.category}\n"
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ad.core.errors import NotFittedError, listed
+from ad.core.errors import AdError, NotFittedError, listed
 from ad.core.files import load_tensors, read_model, save_model
 from ad.core.registry import MODELS
 from ad.core.settings import resolve_options
@@ -142,6 +143,8 @@ def _check_state(model: Model) -> None:
     after = model.detector.state_dict()
     changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
     assert not changed, f"prediction must change nothing in the detector; it changes {changed[0]}"
+    learning = [name or "it" for name, part in model.detector.named_modules() if part.training]
+    assert not learning, f"a fitted detector must be in eval mode and stay so; {learning[0]} is not"
 
 
 def _check_batch(model: Model) -> None:
@@ -154,6 +157,33 @@ def _check_batch(model: Model) -> None:
     turned = predict(model.detector, images.flip(0)).score.flip(0)
     assert torch.allclose(turned, whole.score, rtol=TOLERANCE, atol=TOLERANCE), (
         "a score must not depend on an image's place in the batch"
+    )
+
+
+def _check_threads(model: Model) -> None:
+    images, score = model.images, model.whole.score
+    with ThreadPoolExecutor(2) as pool:
+        tasks = [pool.submit(predict, model.detector, one) for one in (images, images.flip(0))]
+        ahead, back = (task.result().score for task in tasks)
+    # Not bit for bit: a thread of one's own may compute with another number of torch's.
+    scores = (ahead, back.flip(0))
+    assert all(torch.allclose(one, score, rtol=TOLERANCE, atol=TOLERANCE) for one in scores), (
+        "two threads that predict at once must get the scores that one gets: keep nothing of a "
+        "batch on the detector"
+    )
+
+
+def _check_flagged(model: Model) -> None:
+    images = model.images[:1].clone()
+    side = model.img_size // 4
+    images[..., side : 2 * side, side : 2 * side] = torch.nan
+    try:
+        score = predict(model.detector, images).score
+    except AdError:
+        return
+    assert not score.isfinite().all(), (
+        "a picture with values that are not finite must get an error or a score that is not "
+        f"finite, since any other passes for a verdict; got {score.item():.4g}"
     )
 
 
@@ -231,6 +261,8 @@ CHECKS: Mapping[str, Check] = {
     "randomness": Check(_check_randomness, ("learns",)),
     "state": Check(_check_state, _LEARNT),
     "batch": Check(_check_batch, _LEARNT),
+    "threads": Check(_check_threads, _LEARNT),
+    "flagged": Check(_check_flagged, _LEARNT),
     "repeatable": Check(_check_repeatable, _LEARNT),
     "resume": Check(_check_resume, (*_LEARNT, "repeatable")),
     "saved": Check(_check_saved, _LEARNT),
