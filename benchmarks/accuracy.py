@@ -11,6 +11,7 @@ the folder that was given as `--data`, which has `textures`, too.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import subprocess
 import sys
@@ -25,11 +26,16 @@ SMALL = ["--set", "coreset_ratio=0.00125"]
 LAYER3 = ["--set", "backbone=resnet18", "--set", "layers=layer3"]
 GANOMALY = ["--img-size", "64", "--set", "input_size=64,64", "--set", "lr=0.0002"]
 DRAEM = ["--img-size", "128", "--set", "width=64", "--set", "lr=0.0005"]
-DSR = [
-    *("--img-size", "128", "--set", "width=16", "--set", "embedding_dim=32"),
-    *("--set", "num_embeddings=512", "--set", "lr=0.001", "--set", "rotate_prob=0"),
-    *("--set", "vq_steps=1500", "--set", "textures=DATA/textures"),
+NARROW = [
+    *("--img-size", "128", "--set", "width=32", "--set", "lr=0.0005", "--set", "rotate_prob=0"),
+    *("--set", "textures=DATA/textures"),
 ]
+DSR = [
+    *("--batch-size", "4", "--set", "width=16", "--set", "embedding_dim=32"),
+    *("--set", "num_embeddings=512", "--set", "lr=0.001", "--set", "rotate_prob=0"),
+    *("--set", "textures=DATA/textures"),
+]
+SMALL_DSR = ["--img-size", "128", *DSR[2:]]
 SEEDS = [["--seed", "0"], ["--seed", "1"], ["--seed", "2"]]
 RUNS = {
     "memory": [
@@ -68,10 +74,13 @@ RUNS = {
             "draem",
             [*DRAEM, "--steps", "300", "--set", "textures=DATA/textures"],
         ),
+        ("mvtec", "hazelnut_toy", "dsr", [*DSR, "--set", "vq_steps=1000", "--steps", "1000"]),
         ("synthetic", "metal", "autoencoder", ["--steps", "1000"]),
         ("synthetic", "metal", "ganomaly", [*GANOMALY, "--steps", "1000"]),
-        ("synthetic", "metal", "draem", [*DRAEM, "--steps", "300"]),
-        ("synthetic", "metal", "dsr", [*DSR, "--steps", "2000"]),
+        ("synthetic", "metal", "draem", [*NARROW, "--steps", "2000"]),
+        ("synthetic", "metal", "dsr", [*DSR, "--set", "vq_steps=2500", "--steps", "4000"]),
+        # Its cells are 4 and 8 pixels: on small pictures they lose what is thin.
+        ("synthetic", "metal", "dsr", [*SMALL_DSR, "--set", "vq_steps=2000", "--steps", "6000"]),
     ],  # fmt: skip
 }
 
@@ -99,6 +108,7 @@ def run(data: Path, command: list[str]) -> dict[str, object]:
         "dataset": {"mvtec": category, "synthetic": f"synthetic {category}"}.get(dataset, dataset),
         "model": model,
         "command": f"ad {' '.join(command)}{f' --data-root {root.name}' if place else ''}",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "metrics": result["metrics"],
         "resolution": result["resolution"],
         "seconds": result["seconds"],
@@ -116,7 +126,8 @@ def main() -> None:
     options = parser.parse_args()
     before = []
     if options.only and options.output and options.output.exists():
-        before = json.loads(options.output.read_text())["rows"]
+        earlier = json.loads(options.output.read_text())
+        before = [{"date": earlier["date"], **row} for row in earlier["rows"]]
     rows = []
     for dataset, category, model, extra in RUNS[options.family]:
         wanted = command(dataset, category, model, extra)

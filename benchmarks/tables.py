@@ -85,6 +85,10 @@ def speed() -> str:
         how = f"{row['precision']}, features {'kept' if row['feature_cache'] else 'anew'}"
         how += ", compiled" if row.get("compiled") else ""
         rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
+    for row in load("inference")["rows"]:
+        what = f"`{row['model']}`, inference, {row['batch_size']} at once"
+        time = f"{row['seconds_per_image'] * 1000:.0f} ms a picture"
+        rows.append((what, f"{row['precision']}, {row['device']}", time, f"{row['ratio']:.1f}x"))
     for row in load("draem")["rows"]:
         what = f"`draem`, a step of {row['batch_size']} at {row['size']} pixels"
         how = f"{row['precision']}, {row['layout']}, {row['device']}"
