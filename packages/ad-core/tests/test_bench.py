@@ -103,6 +103,18 @@ def test_a_folder_that_cannot_be_made_is_named(mean_picture, roots, tmp_path):
         run_bench(jobs, LocalExecutor(), output=tmp_path / "out")
 
 
+def test_a_log_that_is_damaged_or_gone_costs_no_figures(mean_picture, roots, tmp_path):
+    (job,) = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=[0])
+    (done,) = run_bench([job], HereExecutor(), output=tmp_path / "out")
+    log = job.folder / "log.jsonl"
+    log.write_bytes(log.read_bytes() + b'{"time": 1.5, "event": "calib')
+    again = outcome_of(job)
+    assert (again.metrics, again.fit_seconds) == (done.metrics, done.fit_seconds)
+    assert again.fit_seconds > 0
+    log.unlink()
+    assert outcome_of(job).fit_seconds is None
+
+
 def test_the_summary_is_over_seeds(mean_picture, roots, tmp_path):
     jobs = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=range(3))
     outcomes = [

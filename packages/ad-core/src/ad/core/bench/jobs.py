@@ -17,7 +17,7 @@ from ad.core.data.samples import DatasetSpec, collect, fingerprint, locate
 from ad.core.errors import DataError, SettingError, listed
 from ad.core.files import to_json
 from ad.core.registry import ModelRegistry, get_dataset, load_trainer
-from ad.core.run_directory import command_line
+from ad.core.run_directory import command_line, read_log
 from ad.core.settings import RunSettings, run_settings
 
 _LAST_WORDS = 2000
@@ -67,7 +67,7 @@ class Outcome:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """The figures; empty if it failed."""
     fit_seconds: float | None = None
-    """How long it learnt; of a resumed run, the last part."""
+    """How long it learnt; of a resumed run, the last part. None if its log does not say."""
     error: str | None = None
     """Why it is not done; None if it is."""
 
@@ -188,9 +188,9 @@ def outcome_of(job: Job, *, skipped: bool = False, error: str | None = None) -> 
         said = job.log.read_text(errors="replace")[-_LAST_WORDS:] if job.log.exists() else ""
         return Outcome(job=job, error=error or said.strip() or "It ended without a word.")
     metrics = json.loads((job.folder / "metrics.json").read_text())["metrics"]
-    lines = (job.folder / "log.jsonl").read_text().splitlines()
-    seconds = [line["seconds"] for line in map(json.loads, lines) if line["event"] == "fitted"]
-    return Outcome(job=job, skipped=skipped, metrics=metrics, fit_seconds=seconds[-1])
+    fitted = [event for event in read_log(job.folder) if event["event"] == "fitted"]
+    seconds = fitted[-1]["seconds"] if fitted else None
+    return Outcome(job=job, skipped=skipped, metrics=metrics, fit_seconds=seconds)
 
 
 def _places(
