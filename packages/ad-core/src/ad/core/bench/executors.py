@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import IO, Any, Protocol, final
+from subprocess import Popen
+from typing import IO, Any, NamedTuple, Protocol, final
 
-from ad.core.bench.jobs import Job, Outcome, clear_way, finished, outcome_of, start
+from ad.core.bench.jobs import Job, Outcome, clear_way, finished, outcome_of, start, why_failed
 from ad.core.errors import AdError, PluginError
 
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -42,27 +43,44 @@ class LocalExecutor:
         threads = str(max(1, (os.cpu_count() or 1) // self.at_once))
         environment = {"OMP_NUM_THREADS": threads, **os.environ}
         waiting = list(reversed(jobs))
-        running: list[tuple[Job, Any, IO[bytes]]] = []
+        running: list[_Running] = []
         try:
             while waiting or running:
                 while waiting and len(running) < self.at_once:
                     job = waiting.pop()
                     job.log.parent.mkdir(parents=True, exist_ok=True)
-                    log: IO[bytes] = job.log.open("ab")
-                    running.append((job, start(job, environment, log), log))
-                for entry in list(running):
-                    ended, process, written = entry
-                    if process.poll() is not None:
-                        running.remove(entry)
-                        written.close()
-                        yield outcome_of(ended)
+                    log = job.log.open("ab")
+                    begun = log.tell()
+                    running.append(_Running(job, start(job, environment, log), log, begun))
+                for one in list(running):
+                    if one.process.poll() is not None:
+                        running.remove(one)
+                        one.log.close()
+                        yield one.outcome()
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
         finally:  # they save what they have learnt
-            for _, process, _ in running:
-                process.terminate()
-            for _, process, written in running:
-                process.wait()
-                written.close()
+            for one in running:
+                one.process.terminate()
+            for one in running:
+                one.process.wait()
+                one.log.close()
+
+
+class _Running(NamedTuple):
+    """A run that was started."""
+
+    job: Job
+    process: Popen[bytes]
+    log: IO[bytes]
+    begun: int
+    """Bytes of the log before it."""
+
+    def outcome(self) -> Outcome:
+        """What came of it, once it has ended."""
+        if finished(self.job):
+            return outcome_of(self.job)
+        why = why_failed(self.job, self.process.wait(), self.begun)
+        return outcome_of(self.job, error=why)
 
 
 @final
@@ -106,6 +124,11 @@ class RayExecutor:
                 job = running.pop(done)
                 try:
                     yield outcome_of(job, error=ray.get(done))
+                except ray.exceptions.RayTaskError as error:
+                    said = str(error).strip()
+                    last = said.rpartition("\n")[2]
+                    why = f"It ended with an error that nobody foresaw: {last}"
+                    yield outcome_of(job, error=f"{why}\n{said}")
                 except ray.exceptions.RayError as error:
                     yield outcome_of(job, error=f"Its worker died: {error}")
         finally:
