@@ -2,8 +2,12 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 import sys
+import threading
+import time
 import types
 
 import pytest
@@ -13,7 +17,14 @@ from ad.core.bench import compare, run_bench, summarise
 from ad.core.bench.executors import LocalExecutor, RayExecutor, train_here
 from ad.core.bench.jobs import Outcome, finished, outcome_of, plan
 from ad.core.cli import app
-from ad.core.errors import DataError, OutputError, PluginError, SettingError, UnknownNameError
+from ad.core.errors import (
+    DataError,
+    Interrupted,
+    OutputError,
+    PluginError,
+    SettingError,
+    UnknownNameError,
+)
 from ad.core.testing.pictures import write_mvtec_tree
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs its signals")
@@ -197,6 +208,30 @@ def test_a_process_that_ends_without_figures_is_explained(
     assert job.log.read_text().startswith("error: An earlier try.\n")
 
 
+def test_sigterm_ends_a_bench_after_its_runs_have_ended(mean_picture, roots, tmp_path, monkeypatch):
+    jobs = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=range(3))
+    runs(
+        monkeypatch,
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit('saved')); "
+        "print('begun', flush=True); time.sleep(200)",
+    )
+
+    def stop():
+        while not all(job.log.exists() and job.log.read_text() for job in jobs[:2]):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=stop, daemon=True).start()
+    words = r"Stopped by SIGTERM; the runs .* to save what .*\nhint: the same command goes on"
+    with pytest.raises(Interrupted, match=words) as ended:
+        run_bench(jobs, LocalExecutor(2), output=tmp_path / "out")
+    assert ended.value.status == 143
+    assert [job.log.read_text() for job in jobs[:2]] == ["begun\nsaved\n"] * 2
+    assert not jobs[2].log.exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_where_nothing_is_known_of_a_failure_that_is_said(mean_picture, roots, tmp_path):
     (job,) = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=[0])
     assert outcome_of(job).reason == "It ended without figures and without an error."
@@ -225,7 +260,7 @@ class Ray(types.ModuleType):
     def remote(self, **options):
         return lambda function: types.SimpleNamespace(remote=lambda job, cores: job.settings.seed)
 
-    def wait(self, running, *, num_returns, timeout=None):
+    def wait(self, running, *, num_returns, timeout):
         return running[:num_returns], running[num_returns:]
 
     def get(self, seed):
@@ -254,6 +289,20 @@ def test_what_ray_says_of_a_failure_is_told_in_a_line(mean_picture, roots, tmp_p
     assert "pid=7" in outcomes[1].error
     assert "More on it." in outcomes[2].error
     assert ray.shut_down
+
+
+def test_sigterm_ends_a_bench_on_ray(mean_picture, roots, tmp_path, monkeypatch):
+    class Stopping(Ray):
+        def wait(self, running, **options):
+            signal.raise_signal(signal.SIGTERM)
+            return [], running
+
+    monkeypatch.setitem(sys.modules, "ray", ray := Stopping())
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="Stopped by SIGTERM") as ended:
+        list(RayExecutor().run(planned(mean_picture, roots, tmp_path / "out")))
+    assert (ended.value.status, ray.shut_down) == (143, True)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_the_command_says_what_failed_and_ends_with_1(mean_picture, roots, tmp_path):

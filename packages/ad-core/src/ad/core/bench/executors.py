@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from subprocess import Popen
 from typing import IO, Any, NamedTuple, Protocol, final
 
 from ad.core.bench.jobs import Job, Outcome, clear_way, finished, outcome_of, start, why_failed
-from ad.core.errors import AdError, PluginError
+from ad.core.errors import AdError, Interrupted, PluginError
+from ad.core.signals import noted_signals
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _RETRIES = 3
@@ -23,6 +25,9 @@ class Executor(Protocol):
 
         A run that fails is an outcome with an error and no exception. What is running is stopped
         when the caller closes the iterator.
+
+        Raises:
+            Interrupted: On SIGTERM, after what was running has ended; in the main thread alone.
         """
         ...
 
@@ -44,26 +49,40 @@ class LocalExecutor:
         environment = {"OMP_NUM_THREADS": threads, **os.environ}
         waiting = list(reversed(jobs))
         running: list[_Running] = []
-        try:
-            while waiting or running:
-                while waiting and len(running) < self.at_once:
-                    job = waiting.pop()
-                    job.log.parent.mkdir(parents=True, exist_ok=True)
-                    log = job.log.open("ab")
-                    begun = log.tell()
-                    running.append(_Running(job, start(job, environment, log), log, begun))
-                for one in list(running):
-                    if one.process.poll() is not None:
-                        running.remove(one)
-                        one.log.close()
-                        yield one.outcome()
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-        finally:  # they save what they have learnt
-            for one in running:
-                one.process.terminate()
-            for one in running:
-                one.process.wait()
-                one.log.close()
+        with noted_signals([signal.SIGTERM]) as caught:
+            try:
+                while waiting or running:
+                    _obey(caught)
+                    while waiting and len(running) < self.at_once:
+                        job = waiting.pop()
+                        job.log.parent.mkdir(parents=True, exist_ok=True)
+                        log = job.log.open("ab")
+                        begun = log.tell()
+                        running.append(_Running(job, start(job, environment, log), log, begun))
+                    for one in list(running):
+                        if one.process.poll() is not None:
+                            running.remove(one)
+                            one.log.close()
+                            yield one.outcome()
+                    time.sleep(_SECONDS_BETWEEN_LOOKS)
+            finally:  # they save what they have learnt
+                for one in running:
+                    one.process.terminate()
+                for one in running:
+                    one.process.wait()
+                    one.log.close()
+
+
+def _obey(caught: Sequence[int]) -> None:
+    """End the bench if a signal has asked for it."""
+    # Noted first and raised here, since an exception from a signal's handler could come while a
+    # process is being started, which would then go on unknown to anybody.
+    if caught:
+        msg = (
+            f"Stopped by {signal.Signals(caught[0]).name}; the runs that were going on were told "
+            "to save what they have learnt.\nhint: the same command goes on from there"
+        )
+        raise Interrupted(msg, status=128 + caught[0])
 
 
 class _Running(NamedTuple):
@@ -118,22 +137,32 @@ class RayExecutor:
             num_cpus=self.cores, num_gpus=self.gpus, max_calls=1, max_retries=_RETRIES
         )(train_here)
         try:
-            running = {task.remote(job, self.cores): job for job in jobs}
-            while running:
-                (done,), _ = ray.wait(list(running), num_returns=1)
-                job = running.pop(done)
-                try:
-                    yield outcome_of(job, error=ray.get(done))
-                except ray.exceptions.RayTaskError as error:
-                    said = str(error).strip()
-                    last = said.rpartition("\n")[2]
-                    why = f"It ended with an error that nobody foresaw: {last}"
-                    yield outcome_of(job, error=f"{why}\n{said}")
-                except ray.exceptions.RayError as error:
-                    yield outcome_of(job, error=f"Its worker died: {error}")
+            # After Ray has started, which handles SIGTERM in its own way.
+            with noted_signals([signal.SIGTERM]) as caught:
+                running = {task.remote(job, self.cores): job for job in jobs}
+                while running:
+                    _obey(caught)
+                    ended, _ = ray.wait(
+                        list(running), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS
+                    )
+                    for one in ended:
+                        yield self._outcome(running.pop(one), one)
         finally:
             if ours:
                 ray.shutdown()
+
+    def _outcome(self, job: Job, task: Any) -> Outcome:  # noqa: ANN401 - Ray's reference
+        """What came of a run, once its task has ended."""
+        errors = self.ray.exceptions
+        try:
+            return outcome_of(job, error=self.ray.get(task))
+        except errors.RayTaskError as error:
+            said = str(error).strip()
+            last = said.rpartition("\n")[2]
+            why = f"It ended with an error that nobody foresaw: {last}"
+            return outcome_of(job, error=f"{why}\n{said}")
+        except errors.RayError as error:
+            return outcome_of(job, error=f"Its worker died: {error}")
 
 
 def train_here(job: Job, cores: int) -> str | None:
