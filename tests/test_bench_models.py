@@ -70,18 +70,14 @@ def test_a_killed_process_costs_only_itself(tmp_path):
     assert [outcome.skipped for outcome in again] == [False, True]
 
 
-def command(tmp_path):
-    """`ad bench` on a model that learns for hours."""
-    root = write_mvtec_tree(tmp_path / "data", "toy", size=32)
-    words = ["bench", "mvtec", "toy", "autoencoder", "--data-root", root]
-    words += ["--output", tmp_path / "out", "--steps", 1_000_000, "--img-size", 64]
-    return [sys.executable, "-m", "ad.core.cli", *map(str, words), "--device", "cpu"]
-
-
 def begun(tmp_path):
-    """A bench's process, and the folder of its run, once that is learning."""
+    """A bench on a model that learns for hours, and the folder of its run, once it does."""
+    root = write_mvtec_tree(tmp_path / "data", "toy", size=32)
+    words = ["bench", "mvtec", "toy", "autoencoder", "--data-root", root, "--device", "cpu"]
+    words += ["--output", tmp_path / "out", "--steps", 1_000_000, "--img-size", 64]
+    command = [sys.executable, "-m", "ad.core.cli", *map(str, words)]
     pipe = subprocess.PIPE
-    bench = subprocess.Popen(command(tmp_path), stdout=pipe, stderr=pipe, text=True)
+    bench = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
     while not any(
         '"epoch"' in log.read_text() for log in (tmp_path / "out/runs").glob("*/log.jsonl")
     ):
@@ -99,6 +95,23 @@ def test_a_bench_that_is_told_to_stop_lets_its_runs_save(tmp_path):
     assert "error: Stopped by SIGTERM; the runs that were going on were told to save" in said
     assert processes(str(folder).encode()) == []
     assert "error: Stopped by SIGTERM after step" in folder.with_suffix(".log").read_text()
+    assert (folder / "checkpoint").is_dir()
+
+
+def test_a_run_that_outlives_its_bench_is_left_alone_by_the_next(tmp_path):
+    bench, folder = begun(tmp_path)
+    bench.kill()
+    bench.communicate()
+    (run,) = processes(str(folder).encode())
+    try:
+        again = subprocess.run(bench.args, capture_output=True, text=True, timeout=100, check=False)
+        assert again.returncode == 1
+        assert f" failed: Another process trains in `{folder}`, so nothing" in again.stderr
+        assert processes(str(folder).encode()) == [run]
+    finally:
+        os.kill(run, signal.SIGTERM)
+    while processes(str(folder).encode()):
+        time.sleep(0.05)
     assert (folder / "checkpoint").is_dir()
 
 

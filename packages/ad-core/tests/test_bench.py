@@ -25,6 +25,7 @@ from ad.core.errors import (
     SettingError,
     UnknownNameError,
 )
+from ad.core.files import claim
 from ad.core.testing.pictures import write_mvtec_tree
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs its signals")
@@ -230,6 +231,33 @@ def test_sigterm_ends_a_bench_after_its_runs_have_ended(mean_picture, roots, tmp
     assert [job.log.read_text() for job in jobs[:2]] == ["begun\nsaved\n"] * 2
     assert not jobs[2].log.exists()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@linux
+def test_a_run_that_another_process_is_at_is_left_alone(mean_picture, roots, tmp_path, monkeypatch):
+    (job,) = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=[0])
+    job.folder.mkdir(parents=True)
+    (job.folder / "run.json").write_text("half")
+    runs(monkeypatch, "sys.exit(3)")
+    with job.log.open("ab") as log:
+        assert claim(log)
+        (outcome,) = LocalExecutor().run([job])
+    assert outcome.error == (
+        f"Another process trains in `{job.folder}`, so nothing there was touched.\n"
+        "hint: wait until it has ended, or end it; then the same command does this run"
+    )
+    assert (job.folder / "run.json").read_text() == "half"
+    (again,) = LocalExecutor().run([job])
+    assert again.reason == "It ended with exit status 3, without a word."
+    assert not job.folder.exists()
+
+
+def test_a_run_that_was_finished_in_the_meantime_is_not_done_again(mean_picture, roots, tmp_path):
+    (job,) = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=[0])
+    assert train_here(job, 1) is None
+    (outcome,) = LocalExecutor().run([job])
+    assert outcome.error is None
+    assert outcome.metrics["image_auroc"] is not None
 
 
 def test_where_nothing_is_known_of_a_failure_that_is_said(mean_picture, roots, tmp_path):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from subprocess import Popen
 from typing import IO, Any, NamedTuple, Protocol, final
 
 from ad.core.bench.jobs import Job, Outcome, clear_way, finished, outcome_of, start, why_failed
 from ad.core.errors import AdError, Interrupted, PluginError
+from ad.core.files import claim
 from ad.core.signals import noted_signals
 
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -54,11 +55,11 @@ class LocalExecutor:
                 while waiting or running:
                     _obey(caught)
                     while waiting and len(running) < self.at_once:
-                        job = waiting.pop()
-                        job.log.parent.mkdir(parents=True, exist_ok=True)
-                        log = job.log.open("ab")
-                        begun = log.tell()
-                        running.append(_Running(job, start(job, environment, log), log, begun))
+                        begun = _begin(waiting.pop(), environment)
+                        if isinstance(begun, Outcome):
+                            yield begun
+                        else:
+                            running.append(begun)
                     for one in list(running):
                         if one.process.poll() is not None:
                             running.remove(one)
@@ -100,6 +101,24 @@ class _Running(NamedTuple):
             return outcome_of(self.job)
         why = why_failed(self.job, self.process.wait(), self.begun)
         return outcome_of(self.job, error=why)
+
+
+def _begin(job: Job, environment: Mapping[str, str]) -> _Running | Outcome:
+    """Start a run, unless another process is at it or has done it."""
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    log = job.log.open("ab")
+    if not claim(log):  # the run's process inherits its log, and so outlives its bench as the owner
+        log.close()
+        error = (
+            f"Another process trains in `{job.folder}`, so nothing there was touched.\n"
+            "hint: wait until it has ended, or end it; then the same command does this run"
+        )
+        return outcome_of(job, error=error)
+    if finished(job):  # by another bench, since this one began
+        log.close()
+        return outcome_of(job)
+    begun = log.tell()
+    return _Running(job, start(job, environment, log), log, begun)
 
 
 @final
