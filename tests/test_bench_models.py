@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -61,11 +63,56 @@ def test_a_killed_process_costs_only_itself(tmp_path):
     killed = kill_when(lambda: processes(victim), victim)
     outcomes = run_bench(jobs, LocalExecutor(2), output=tmp_path / "out")
     assert len(killed) == 1
-    assert outcomes[0].error is not None
+    assert outcomes[0].reason == "It was killed by SIGKILL."
     assert outcomes[1].error is None, outcomes[1].error
     again = run_bench(jobs, LocalExecutor(2), output=tmp_path / "out")
     assert [outcome.error for outcome in again] == [None, None]
     assert [outcome.skipped for outcome in again] == [False, True]
+
+
+def begun(tmp_path):
+    """A bench on a model that learns for hours, and the folder of its run, once it does."""
+    root = write_mvtec_tree(tmp_path / "data", "toy", size=32)
+    words = ["bench", "mvtec", "toy", "autoencoder", "--data-root", root, "--device", "cpu"]
+    words += ["--output", tmp_path / "out", "--steps", 1_000_000, "--img-size", 64]
+    command = [sys.executable, "-m", "ad.core.cli", *map(str, words)]
+    pipe = subprocess.PIPE
+    bench = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+    while not any(
+        '"epoch"' in log.read_text() for log in (tmp_path / "out/runs").glob("*/log.jsonl")
+    ):
+        assert bench.poll() is None, bench.communicate()
+        time.sleep(0.05)
+    (folder,) = (path for path in (tmp_path / "out/runs").iterdir() if path.is_dir())
+    return bench, folder
+
+
+def test_a_bench_that_is_told_to_stop_lets_its_runs_save(tmp_path):
+    bench, folder = begun(tmp_path)
+    bench.send_signal(signal.SIGTERM)
+    _, said = bench.communicate(timeout=100)
+    assert bench.returncode == 143, said
+    assert "error: Stopped by SIGTERM; the runs that were going on were told to save" in said
+    assert processes(str(folder).encode()) == []
+    assert "error: Stopped by SIGTERM after step" in folder.with_suffix(".log").read_text()
+    assert (folder / "checkpoint").is_dir()
+
+
+def test_a_run_that_outlives_its_bench_is_left_alone_by_the_next(tmp_path):
+    bench, folder = begun(tmp_path)
+    bench.kill()
+    bench.communicate()
+    (run,) = processes(str(folder).encode())
+    try:
+        again = subprocess.run(bench.args, capture_output=True, text=True, timeout=100, check=False)
+        assert again.returncode == 1
+        assert f" failed: Another process trains in `{folder}`, so nothing" in again.stderr
+        assert processes(str(folder).encode()) == [run]
+    finally:
+        os.kill(run, signal.SIGTERM)
+    while processes(str(folder).encode()):
+        time.sleep(0.05)
+    assert (folder / "checkpoint").is_dir()
 
 
 def test_ray_begins_the_run_of_a_killed_worker_again(tmp_path, monkeypatch):

@@ -2,8 +2,13 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 import sys
+import threading
+import time
+import types
 
 import pytest
 from typer.testing import CliRunner
@@ -12,8 +17,18 @@ from ad.core.bench import compare, run_bench, summarise
 from ad.core.bench.executors import LocalExecutor, RayExecutor, train_here
 from ad.core.bench.jobs import Outcome, finished, outcome_of, plan
 from ad.core.cli import app
-from ad.core.errors import DataError, OutputError, PluginError, SettingError, UnknownNameError
+from ad.core.errors import (
+    DataError,
+    Interrupted,
+    OutputError,
+    PluginError,
+    SettingError,
+    UnknownNameError,
+)
+from ad.core.files import claim
 from ad.core.testing.pictures import write_mvtec_tree
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs its signals")
 
 
 class HereExecutor:
@@ -27,6 +42,12 @@ class HereExecutor:
             self.ran.append(job)
             broken = job.settings.seed in self.fails
             yield outcome_of(job, error="it broke" if broken else train_here(job, 1))
+
+
+def runs(monkeypatch, program):
+    """Let every run be a program of one's own."""
+    words = ["-c", f"import os, signal, sys, time; {program}"]
+    monkeypatch.setattr("ad.core.bench.jobs.Job.words", lambda job: words)
 
 
 @pytest.fixture
@@ -103,6 +124,18 @@ def test_a_folder_that_cannot_be_made_is_named(mean_picture, roots, tmp_path):
         run_bench(jobs, LocalExecutor(), output=tmp_path / "out")
 
 
+def test_a_log_that_is_damaged_or_gone_costs_no_figures(mean_picture, roots, tmp_path):
+    (job,) = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=[0])
+    (done,) = run_bench([job], HereExecutor(), output=tmp_path / "out")
+    log = job.folder / "log.jsonl"
+    log.write_bytes(log.read_bytes() + b'{"time": 1.5, "event": "calib')
+    again = outcome_of(job)
+    assert (again.metrics, again.fit_seconds) == (done.metrics, done.fit_seconds)
+    assert again.fit_seconds > 0
+    log.unlink()
+    assert outcome_of(job).fit_seconds is None
+
+
 def test_the_summary_is_over_seeds(mean_picture, roots, tmp_path):
     jobs = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=range(3))
     outcomes = [
@@ -136,11 +169,175 @@ def test_a_process_that_fails_costs_only_itself_and_says_why(mean_picture, roots
     assert all("No model named `mean-picture` is installed" in o.error for o in outcomes)
 
 
+@pytest.mark.parametrize(
+    ("program", "reason", "more"),
+    [
+        (
+            r"sys.exit('checking: 20\nerror: It is bad.\nIt is.\n\nhint: this\n\nhint: that')",
+            "It is bad.",
+            "\nIt is.\n\nhint: this\n\nhint: that",
+        ),
+        ("1 / 0", "It ended with exit status 1; its last words: ZeroDivisionError: ", "Traceback"),
+        ("sys.exit(3)", "It ended with exit status 3, without a word.", ""),
+        ("os._exit(0)", "It ended with exit status 0, without a word.", ""),
+        pytest.param(
+            "print('checking: 20 pictures', flush=True); os.kill(os.getpid(), signal.SIGKILL)",
+            "It was killed by SIGKILL.",
+            "\nchecking: 20 pictures",
+            marks=linux,
+        ),
+        pytest.param("os.kill(os.getpid(), 40)", "It was killed by signal 40.", "", marks=linux),
+    ],
+)
+def test_a_process_that_ends_without_figures_is_explained(
+    run_ad, mean_picture, roots, tmp_path, monkeypatch, program, reason, more
+):
+    """By its own words, and not by those of an earlier try."""
+    (job,) = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=[0])
+    job.log.parent.mkdir(parents=True)
+    job.log.write_text("error: An earlier try.\n")
+    runs(monkeypatch, program)
+    where = ("--data-root", roots, "--output", tmp_path / "out")
+    status, out, err = run_ad("bench", "mvtec", "toy", mean_picture, *where, "--json")
+    assert status == 1
+    (row,) = json.loads(out)["runs"]
+    told = row["error"].splitlines()[0]
+    assert told.startswith(reason)
+    assert f"1 of 1: mvtec toy mean-picture seed 0 failed: {told} (see {job.log})\n" in err
+    assert more in row["error"]
+    assert "earlier" not in row["error"]
+    assert job.log.read_text().startswith("error: An earlier try.\n")
+
+
+def test_sigterm_ends_a_bench_after_its_runs_have_ended(mean_picture, roots, tmp_path, monkeypatch):
+    jobs = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=range(3))
+    runs(
+        monkeypatch,
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit('saved')); "
+        "print('begun', flush=True); time.sleep(200)",
+    )
+
+    def stop():
+        while not all(job.log.exists() and job.log.read_text() for job in jobs[:2]):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=stop, daemon=True).start()
+    words = r"Stopped by SIGTERM; the runs .* to save what .*\nhint: the same command goes on"
+    with pytest.raises(Interrupted, match=words) as ended:
+        run_bench(jobs, LocalExecutor(2), output=tmp_path / "out")
+    assert ended.value.status == 143
+    assert [job.log.read_text() for job in jobs[:2]] == ["begun\nsaved\n"] * 2
+    assert not jobs[2].log.exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@linux
+def test_a_run_that_another_process_is_at_is_left_alone(mean_picture, roots, tmp_path, monkeypatch):
+    (job,) = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=[0])
+    job.folder.mkdir(parents=True)
+    (job.folder / "run.json").write_text("half")
+    runs(monkeypatch, "sys.exit(3)")
+    with job.log.open("ab") as log:
+        assert claim(log)
+        (outcome,) = LocalExecutor().run([job])
+    assert outcome.error == (
+        f"Another process trains in `{job.folder}`, so nothing there was touched.\n"
+        "hint: wait until it has ended, or end it; then the same command does this run"
+    )
+    assert (job.folder / "run.json").read_text() == "half"
+    (again,) = LocalExecutor().run([job])
+    assert again.reason == "It ended with exit status 3, without a word."
+    assert not job.folder.exists()
+
+
+def test_a_run_that_was_finished_in_the_meantime_is_not_done_again(mean_picture, roots, tmp_path):
+    (job,) = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=[0])
+    assert train_here(job, 1) is None
+    (outcome,) = LocalExecutor().run([job])
+    assert outcome.error is None
+    assert outcome.metrics["image_auroc"] is not None
+
+
+def test_where_nothing_is_known_of_a_failure_that_is_said(mean_picture, roots, tmp_path):
+    (job,) = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=[0])
+    assert outcome_of(job).reason == "It ended without figures and without an error."
+
+
+class ForeseenNothing(Exception):
+    """As Ray raises what a task did not catch."""
+
+
+class Ray(types.ModuleType):
+    """As much of Ray as a bench uses; each run ends with the error that its seed has."""
+
+    exceptions = types.SimpleNamespace(RayError=Exception, RayTaskError=ForeseenNothing)
+
+    def __init__(self, *errors):
+        super().__init__("ray")
+        self.errors = errors
+        self.shut_down = False
+
+    def is_initialized(self):
+        return False
+
+    def init(self, **options):
+        pass
+
+    def remote(self, **options):
+        return lambda function: types.SimpleNamespace(remote=lambda job, cores: job.settings.seed)
+
+    def wait(self, running, *, num_returns, timeout):
+        return running[:num_returns], running[num_returns:]
+
+    def get(self, seed):
+        if isinstance(self.errors[seed], Exception):
+            raise self.errors[seed]
+        return self.errors[seed]
+
+    def shutdown(self):
+        self.shut_down = True
+
+
+def test_what_ray_says_of_a_failure_is_told_in_a_line(mean_picture, roots, tmp_path, monkeypatch):
+    ray = Ray(
+        "It is bad.\nhint: this",
+        ForeseenNothing("ray::train_here() (pid=7)\n  File ...\nValueError: deep inside"),
+        Exception("Out of memory.\nMore on it."),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    jobs = planned(mean_picture, roots, tmp_path / "out", ["toy"], seeds=range(3))
+    outcomes = list(RayExecutor().run(jobs))
+    assert [outcome.reason for outcome in outcomes] == [
+        "It is bad.",
+        "It ended with an error that nobody foresaw: ValueError: deep inside",
+        "Its worker died: Out of memory.",
+    ]
+    assert "pid=7" in outcomes[1].error
+    assert "More on it." in outcomes[2].error
+    assert ray.shut_down
+
+
+def test_sigterm_ends_a_bench_on_ray(mean_picture, roots, tmp_path, monkeypatch):
+    class Stopping(Ray):
+        def wait(self, running, **options):
+            signal.raise_signal(signal.SIGTERM)
+            return [], running
+
+    monkeypatch.setitem(sys.modules, "ray", ray := Stopping())
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="Stopped by SIGTERM") as ended:
+        list(RayExecutor().run(planned(mean_picture, roots, tmp_path / "out")))
+    assert (ended.value.status, ray.shut_down) == (143, True)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_the_command_says_what_failed_and_ends_with_1(mean_picture, roots, tmp_path):
     words = ["bench", "mvtec", "toy", mean_picture, "--data-root", str(roots)]
     result = CliRunner().invoke(app, [*words, "--output", str(tmp_path / "out")])
     assert result.exit_code == 1
-    assert "mvtec toy mean-picture seed 0 failed: " in result.stderr
+    assert "mvtec toy mean-picture seed 0 failed: No model named `mean-picture`" in result.stderr
     assert "1 runs failed; the same command does these again" in result.stderr
     several = ["bench", "mvtec,mtd", "toy", mean_picture, "--data-root", str(roots)]
     refused = CliRunner().invoke(app, several)

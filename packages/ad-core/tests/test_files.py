@@ -1,5 +1,7 @@
+import errno
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import ad.core
 from ad.core.detector import learned_buffer
 from ad.core.errors import ModelFileError, OutputError
 from ad.core.files import (
+    claim,
     free_folder,
     load_tensors,
     make_folder,
@@ -187,3 +190,21 @@ def test_nothing_in_this_package_can_load_code_from_a_file():
         if re.search(forbidden, line)
     ]
     assert offending == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="everybody can claim a file there")
+def test_a_file_is_claimed_until_it_is_closed_where_there_are_locks(tmp_path, monkeypatch):
+    with (tmp_path / "a").open("ab") as first, (tmp_path / "a").open("ab") as second:
+        assert claim(first)
+        assert claim(first)
+        assert not claim(second)
+        first.close()
+        assert claim(second)
+        with (tmp_path / "a").open("ab") as third:
+            assert not claim(third)
+
+            def without_locks(handle, how):
+                raise OSError(errno.ENOLCK, "No locks available")
+
+            monkeypatch.setattr("fcntl.flock", without_locks)
+            assert claim(third)

@@ -16,6 +16,8 @@ from ad.core.data.batches import PictureSet
 from ad.core.errors import OutputError
 from ad.core.files import make_folder, read_model, rewrite_config, write_atomic
 from ad.core.inspection import inspect
+from ad.core.report.run import read_times
+from ad.core.run_directory import read_log
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits and devices")
 
@@ -86,6 +88,31 @@ def test_a_calibration_on_a_full_disk_changes_nothing(trained, toy_root):
     with full_disk(20), pytest.raises(OutputError, match="log.jsonl` cannot be written .File too"):
         recalibrate(trained, normals=toy_root / "toy/test/good")
     assert everything(trained) == before
+
+
+@linux
+def test_a_line_that_the_disk_has_room_for_a_part_of_is_not_begun(trained, toy_root):
+    before = everything(trained)
+    limit = (trained / "log.jsonl").stat().st_size + 30
+    words = "log.jsonl` cannot be written .File too"
+    with full_disk(limit), pytest.raises(OutputError, match=words):
+        recalibrate(trained, normals=toy_root / "toy/test/good")
+    assert everything(trained) == before
+
+
+def test_a_line_of_a_log_that_is_not_whole_is_left_out_and_the_next_one_is_whole(trained, toy_root):
+    log = trained / "log.jsonl"
+    times = read_times(trained)
+    log.write_bytes(log.read_bytes() + b'{"time": 1.5, "event": "fitted", "sec')
+    recalibrate(trained, normals=toy_root / "toy/test/good")
+    events = [event["event"] for event in read_log(trained)]
+    assert events == ["start", "fitted", "saved", "tested", "calibrate"]
+    assert read_times(trained) == times
+    assert len(times) >= 2
+    log.write_bytes(b'\xff\n[1]\n7\n{}\n{"event": []}\n\n' + b"[" * 100_000 + b"\n")
+    assert read_log(trained) == []
+    log.unlink()
+    assert read_log(trained) == []
 
 
 @linux

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import math
 import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
-from types import FrameType
 from typing import Any, final
 
 import numpy as np
@@ -28,7 +25,11 @@ from ad.core.distributed import World
 from ad.core.errors import Interrupted, LearningError
 from ad.core.files import load_tensors
 from ad.core.progress import Advance
+from ad.core.signals import noted_signals
 from ad.core.trainer import GradientTrainer, Optimization
+
+_STOPPING = (signal.SIGTERM, signal.SIGINT)
+"""Signals on which a run saves what it has learnt before it ends."""
 
 
 @final
@@ -79,7 +80,7 @@ class Descent:
         self.world.follow(self._state().values())
         self.callbacks.tell("on_fit_start", self._at())
         with (
-            _signals(self.checkpoints is not None) as caught,
+            noted_signals(_STOPPING if self.checkpoints is not None else ()) as caught,
             progress.step("learning", total=self.total_steps, unit="steps") as advance,
         ):
             advance(self.step)
@@ -312,25 +313,3 @@ def _parameters(optimization: Optimization) -> list[Tensor]:
 
 def _terms(losses: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
-
-
-@contextmanager
-def _signals(wanted: bool) -> Iterator[list[int]]:
-    """Numbers of the signals that asked the run to stop, as they come; a second one is obeyed."""
-    caught: list[int] = []
-    if not wanted or threading.current_thread() is not threading.main_thread():
-        yield caught
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

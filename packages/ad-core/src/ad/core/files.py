@@ -17,7 +17,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
@@ -172,6 +172,27 @@ def alone(folder: Path) -> Iterator[None]:
                 stack.callback(os.close, handle)
                 fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def claim(file: IO[bytes]) -> bool:
+    """Claim an open file for this process and those that inherit it, until all have closed it.
+
+    The lock is the system's: it ends with the last of these processes, however that ends. On
+    Windows, and on a file system without locks, everybody can claim it.
+
+    Returns:
+        Whether nobody else has claimed it.
+    """
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+    return True
 
 
 def rewrite_config(folder: Path, config: Mapping[str, Any]) -> None:

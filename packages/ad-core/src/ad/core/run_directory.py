@@ -245,8 +245,7 @@ class RunLog(Callback):
             return
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            _append(self.path, line.encode() + b"\n")
         except OSError as error:
             msg = f"The log `{self.path}` cannot be written ({error.strerror})."
             raise OutputError(msg) from error
@@ -254,3 +253,39 @@ class RunLog(Callback):
     def on_epoch_end(self, state: LoopState) -> None:
         """Add an epoch's line; see `ad.core.callbacks.Callback`."""
         self.write("epoch", **asdict(state))
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Add a whole line to a file, or nothing."""
+    # Without a buffer, which would be written once more when the file is closed after a failure.
+    with path.open("a+b", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":  # the process that wrote the last line was killed
+                line = b"\n" + line
+        left = line
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(size)
+            raise
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The events of a run's ``log.jsonl``, in their order; none without one.
+
+    A line that is not whole is left out: what wrote it was killed, or found the disk full.
+    """
+    path = run / "log.jsonl"
+    events = []
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict) and isinstance(event.get("event"), str):
+            events.append(event)
+    return events

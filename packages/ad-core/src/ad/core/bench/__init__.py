@@ -70,6 +70,7 @@ def run_bench(
 
     Raises:
         OutputError: If the folder cannot be made or written to.
+        Interrupted: On SIGTERM, after the runs that were going on have ended.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)

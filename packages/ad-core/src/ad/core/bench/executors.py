@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
-from collections.abc import Iterator, Sequence
-from typing import IO, Any, Protocol, final
+from collections.abc import Iterator, Mapping, Sequence
+from subprocess import Popen
+from typing import IO, Any, NamedTuple, Protocol, final
 
-from ad.core.bench.jobs import Job, Outcome, clear_way, finished, outcome_of, start
-from ad.core.errors import AdError, PluginError
+from ad.core.bench.jobs import Job, Outcome, clear_way, finished, outcome_of, start, why_failed
+from ad.core.errors import AdError, Interrupted, PluginError
+from ad.core.files import claim
+from ad.core.signals import noted_signals
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _RETRIES = 3
@@ -22,6 +26,9 @@ class Executor(Protocol):
 
         A run that fails is an outcome with an error and no exception. What is running is stopped
         when the caller closes the iterator.
+
+        Raises:
+            Interrupted: On SIGTERM, after what was running has ended; in the main thread alone.
         """
         ...
 
@@ -42,27 +49,76 @@ class LocalExecutor:
         threads = str(max(1, (os.cpu_count() or 1) // self.at_once))
         environment = {"OMP_NUM_THREADS": threads, **os.environ}
         waiting = list(reversed(jobs))
-        running: list[tuple[Job, Any, IO[bytes]]] = []
-        try:
-            while waiting or running:
-                while waiting and len(running) < self.at_once:
-                    job = waiting.pop()
-                    job.log.parent.mkdir(parents=True, exist_ok=True)
-                    log: IO[bytes] = job.log.open("ab")
-                    running.append((job, start(job, environment, log), log))
-                for entry in list(running):
-                    ended, process, written = entry
-                    if process.poll() is not None:
-                        running.remove(entry)
-                        written.close()
-                        yield outcome_of(ended)
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-        finally:  # they save what they have learnt
-            for _, process, _ in running:
-                process.terminate()
-            for _, process, written in running:
-                process.wait()
-                written.close()
+        running: list[_Running] = []
+        with noted_signals([signal.SIGTERM]) as caught:
+            try:
+                while waiting or running:
+                    _obey(caught)
+                    while waiting and len(running) < self.at_once:
+                        begun = _begin(waiting.pop(), environment)
+                        if isinstance(begun, Outcome):
+                            yield begun
+                        else:
+                            running.append(begun)
+                    for one in list(running):
+                        if one.process.poll() is not None:
+                            running.remove(one)
+                            one.log.close()
+                            yield one.outcome()
+                    time.sleep(_SECONDS_BETWEEN_LOOKS)
+            finally:  # they save what they have learnt
+                for one in running:
+                    one.process.terminate()
+                for one in running:
+                    one.process.wait()
+                    one.log.close()
+
+
+def _obey(caught: Sequence[int]) -> None:
+    """End the bench if a signal has asked for it."""
+    # Noted first and raised here, since an exception from a signal's handler could come while a
+    # process is being started, which would then go on unknown to anybody.
+    if caught:
+        msg = (
+            f"Stopped by {signal.Signals(caught[0]).name}; the runs that were going on were told "
+            "to save what they have learnt.\nhint: the same command goes on from there"
+        )
+        raise Interrupted(msg, status=128 + caught[0])
+
+
+class _Running(NamedTuple):
+    """A run that was started."""
+
+    job: Job
+    process: Popen[bytes]
+    log: IO[bytes]
+    begun: int
+    """Bytes of the log before it."""
+
+    def outcome(self) -> Outcome:
+        """What came of it, once it has ended."""
+        if finished(self.job):
+            return outcome_of(self.job)
+        why = why_failed(self.job, self.process.wait(), self.begun)
+        return outcome_of(self.job, error=why)
+
+
+def _begin(job: Job, environment: Mapping[str, str]) -> _Running | Outcome:
+    """Start a run, unless another process is at it or has done it."""
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    log = job.log.open("ab")
+    if not claim(log):  # the run's process inherits its log, and so outlives its bench as the owner
+        log.close()
+        error = (
+            f"Another process trains in `{job.folder}`, so nothing there was touched.\n"
+            "hint: wait until it has ended, or end it; then the same command does this run"
+        )
+        return outcome_of(job, error=error)
+    if finished(job):  # by another bench, since this one began
+        log.close()
+        return outcome_of(job)
+    begun = log.tell()
+    return _Running(job, start(job, environment, log), log, begun)
 
 
 @final
@@ -100,17 +156,32 @@ class RayExecutor:
             num_cpus=self.cores, num_gpus=self.gpus, max_calls=1, max_retries=_RETRIES
         )(train_here)
         try:
-            running = {task.remote(job, self.cores): job for job in jobs}
-            while running:
-                (done,), _ = ray.wait(list(running), num_returns=1)
-                job = running.pop(done)
-                try:
-                    yield outcome_of(job, error=ray.get(done))
-                except ray.exceptions.RayError as error:
-                    yield outcome_of(job, error=f"Its worker died: {error}")
+            # After Ray has started, which handles SIGTERM in its own way.
+            with noted_signals([signal.SIGTERM]) as caught:
+                running = {task.remote(job, self.cores): job for job in jobs}
+                while running:
+                    _obey(caught)
+                    ended, _ = ray.wait(
+                        list(running), num_returns=1, timeout=_SECONDS_BETWEEN_LOOKS
+                    )
+                    for one in ended:
+                        yield self._outcome(running.pop(one), one)
         finally:
             if ours:
                 ray.shutdown()
+
+    def _outcome(self, job: Job, task: Any) -> Outcome:  # noqa: ANN401 - Ray's reference
+        """What came of a run, once its task has ended."""
+        errors = self.ray.exceptions
+        try:
+            return outcome_of(job, error=self.ray.get(task))
+        except errors.RayTaskError as error:
+            said = str(error).strip()
+            last = said.rpartition("\n")[2]
+            why = f"It ended with an error that nobody foresaw: {last}"
+            return outcome_of(job, error=f"{why}\n{said}")
+        except errors.RayError as error:
+            return outcome_of(job, error=f"Its worker died: {error}")
 
 
 def train_here(job: Job, cores: int) -> str | None:

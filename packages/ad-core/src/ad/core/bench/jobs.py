@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,11 +19,14 @@ from ad.core.data.samples import DatasetSpec, collect, fingerprint, locate
 from ad.core.errors import DataError, SettingError, listed
 from ad.core.files import to_json
 from ad.core.registry import ModelRegistry, get_dataset, load_trainer
-from ad.core.run_directory import command_line
+from ad.core.run_directory import command_line, read_log
 from ad.core.settings import RunSettings, run_settings
 
 _LAST_WORDS = 2000
-"""Characters of a failed run's error output that are kept."""
+"""Characters of a failed run's error, or of what it said last, that are kept."""
+
+_ERROR = "error: "
+"""How the line begins in which a command says why it failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +72,14 @@ class Outcome:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """The figures; empty if it failed."""
     fit_seconds: float | None = None
-    """How long it learnt; of a resumed run, the last part."""
+    """How long it learnt; of a resumed run, the last part. None if its log does not say."""
     error: str | None = None
-    """Why it is not done; None if it is."""
+    """Why it is not done, in the first line; more on it below. None if it is done."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not done, in one line; None if it is."""
+        return None if self.error is None else self.error.strip().partition("\n")[0]
 
     def row(self) -> dict[str, Any]:
         """As ``results.json`` has it."""
@@ -182,15 +192,46 @@ def outcome_of(job: Job, *, skipped: bool = False, error: str | None = None) -> 
     Args:
         job: The run, over or never begun.
         skipped: It was done before.
-        error: What is known of its failure; the end of its log otherwise.
+        error: Why it failed, if it did; see `why_failed`.
     """
     if not finished(job):
-        said = job.log.read_text(errors="replace")[-_LAST_WORDS:] if job.log.exists() else ""
-        return Outcome(job=job, error=error or said.strip() or "It ended without a word.")
+        return Outcome(job=job, error=error or "It ended without figures and without an error.")
     metrics = json.loads((job.folder / "metrics.json").read_text())["metrics"]
-    lines = (job.folder / "log.jsonl").read_text().splitlines()
-    seconds = [line["seconds"] for line in map(json.loads, lines) if line["event"] == "fitted"]
-    return Outcome(job=job, skipped=skipped, metrics=metrics, fit_seconds=seconds[-1])
+    fitted = [event for event in read_log(job.folder) if event["event"] == "fitted"]
+    seconds = fitted[-1]["seconds"] if fitted else None
+    return Outcome(job=job, skipped=skipped, metrics=metrics, fit_seconds=seconds)
+
+
+def why_failed(job: Job, status: int, begun: int) -> str:
+    """Why a run's process ended without figures: a line that says it, and more on it below.
+
+    Args:
+        job: The run.
+        status: Exit status of the process; of one that was killed, the signal's number below 0.
+        begun: Bytes of the log that were there before the process: they are of earlier tries.
+    """
+    said = ""
+    with contextlib.suppress(OSError), job.log.open("rb") as file:  # somebody removed it
+        file.seek(begun)
+        said = file.read().decode(errors="replace").strip()
+    lines = said.splitlines()
+    errors = [number for number, line in enumerate(lines) if line.startswith(_ERROR)]
+    if status >= 0 and errors:
+        return "\n".join(lines[errors[-1] :]).removeprefix(_ERROR)[:_LAST_WORDS]
+    if status < 0:
+        reason = f"It was killed by {_signal_name(-status)}."
+    elif lines:  # of an error that nobody foresaw, the last line is its name
+        reason = f"It ended with exit status {status}; its last words: {lines[-1]}"
+    else:
+        reason = f"It ended with exit status {status}, without a word."
+    return f"{reason}\n{said[-_LAST_WORDS:]}".strip()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # those for real time have no names
+        return f"signal {number}"
 
 
 def _places(

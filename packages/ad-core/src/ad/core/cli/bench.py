@@ -172,7 +172,8 @@ def _line(outcome: Outcome) -> str:
     job = outcome.job
     what = f"{job.dataset} {job.category} {job.settings.model} seed {job.settings.seed}"
     if outcome.error is not None:
-        return f"{what} failed: {outcome.error.strip().splitlines()[-1]} (see {job.log})"
+        where = f" (see {job.log})" if job.log.exists() else ""  # Ray keeps what a run says
+        return f"{what} failed: {outcome.reason}{where}"
     auroc = outcome.metrics.get("image_auroc")
     figure = "no image AUROC" if auroc is None else f"image AUROC {auroc:.3f}"
     return f"{what}: {figure}{' (done before)' if outcome.skipped else ''}"

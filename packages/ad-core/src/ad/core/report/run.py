@@ -19,7 +19,7 @@ from ad.core.metrics import auroc
 from ad.core.predict import ModelConfig
 from ad.core.report.gallery import Gallery, Shown
 from ad.core.report.page import data_uri, write_page
-from ad.core.run_directory import read_run
+from ad.core.run_directory import read_log, read_run
 
 if TYPE_CHECKING:
     from ad.core.evaluation import Evaluation
@@ -177,12 +177,7 @@ def figures(metrics: Mapping[str, float | None]) -> list[dict[str, Any]]:
 
 def read_times(run: Path) -> list[tuple[str, str]]:
     """What took how long, from a run's ``log.jsonl``, for a person; empty without one."""
-    log = run / "log.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    events: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        event = json.loads(line)
-        events[event["event"]] = event  # the last one of its kind
+    events = {event["event"]: event for event in read_log(run)}  # the last one of each kind
     times = []
     if "fitted" in events:
         since = " since it was last resumed" if "resume" in events else ""
