@@ -235,6 +235,22 @@ def test_mvtecs_tree_is_not_read_as_a_folder(tmp_path):
         collect(FOLDER, "all", root=tmp_path / "bolt", seed=0)
 
 
+@pytest.mark.parametrize(
+    ("good", "words"),
+    [
+        ("train/ok", "is laid out as `btad`, with `train/ok` .*\nhint: ad train btad parts MODEL"),
+        ("train/normal", "brings its own split, with `train/normal`.* `btad` .*`csv`"),
+        ("Train/GOOD", "with `Train/GOOD`.*would be learnt.*\nhint: rename .* to `train/good`"),
+        ("train/Ok", "brings its own split, with `train/Ok`.*\nhint: .*ad train mvtec parts MODEL"),
+    ],
+)
+def test_a_tree_with_a_split_is_not_read_as_a_folder(tmp_path, good, words):
+    put(tmp_path / "parts", f"{good}/0.png", "test/ok/1.png", "test/nok/2.png")
+    put(tmp_path / "parts", "ground_truth/nok/2.png")
+    with pytest.raises(DataError, match=words):
+        collect(FOLDER, "all", root=tmp_path / "parts", seed=0)
+
+
 def test_commas_without_a_name_are_left_out(tmp_path):
     put(tmp_path, "bolt/train/good/0.png")
     assert len(collect(MVTEC, "bolt,bolt,", root=tmp_path, seed=0)) == 1
