@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from ad.core.errors import DataError, listed, nearest
+from ad.core.errors import DataError, PictureError, listed, nearest
 from ad.core.progress import SILENT, Progress
 
 Item = TypeVar("Item")
@@ -333,13 +333,30 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     """Sha256 that changes when a picture of the data set comes, goes, moves or changes size.
 
     Made of names, sizes in bytes, labels and splits, not of the pixels.
+
+    Raises:
+        PictureError: If a picture is not there, which only a table or a change meanwhile can bring.
     """
     digest = hashlib.sha256()
     for s in samples:
         name = "/".join(s.path.parts[-3:])
-        line = f"{name}|{s.path.stat().st_size}|{s.label}|{s.split}|{s.category}\n"
+        line = f"{name}|{_size_of(s.path)}|{s.label}|{s.split}|{s.category}\n"
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _size_of(picture: Path) -> int:
+    try:
+        return picture.stat().st_size
+    except FileNotFoundError as error:
+        msg = f"The picture `{picture}` does not exist. Put it there, or take it out of the data."
+        raise PictureError(msg) from error
+    except OSError as error:
+        msg = (
+            f"The picture `{picture}` cannot be read ({error.strerror}). Make it readable, or take "
+            "it out of the data."
+        )
+        raise PictureError(msg) from error
 
 
 def _holds(folder: Path, names: Sequence[str]) -> bool:
