@@ -8,9 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from ad.core import evaluate, load, train
+from ad.core import evaluate, load, recalibrate, train, write_report
 from ad.core.errors import AdError, ModelFileError
+from ad.core.evaluation import find_test_samples
 from ad.core.files import read_model
 from ad.core.testing.pictures import make_picture
 
@@ -34,6 +36,16 @@ def rewrite(folder, name, content):
 def safetensors(header, data=b""):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
+
+
+def compare_twice(run):
+    write_report([run, run], output=run / "both.html")
+
+
+def write_normals(folder):
+    folder.mkdir()
+    for number in range(300, 319):
+        Image.fromarray(make_picture(number, size=32)[0]).save(folder / f"{number}.png")
 
 
 HUGE = {"mean": {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 2**62]}}
@@ -131,6 +143,42 @@ def test_what_would_be_read_for_ever_is_refused(trained, name, kind):
         path.symlink_to(path)
     with pytest.raises(ModelFileError, match="is no regular file|cannot be read"):
         load(trained)
+
+
+@linux
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+@pytest.mark.parametrize(
+    ("name", "readers"),
+    [
+        ("run.json", [evaluate, find_test_samples, write_report]),
+        ("metrics.json", [evaluate, compare_twice]),
+        ("scores.jsonl", [compare_twice]),
+    ],
+)
+def test_a_run_s_file_that_would_be_read_for_ever_is_refused(trained, name, kind, readers):
+    (trained / name).unlink()
+    if kind == "device":
+        (trained / name).symlink_to("/dev/zero")
+    else:
+        os.mkfifo(trained / name)
+    for reader in readers:
+        with pytest.raises(ModelFileError, match=f"{name}` is no regular file: .* is no run dir"):
+            reader(trained)
+
+
+@linux
+def test_a_run_whose_record_is_a_device_is_calibrated_unchecked(trained, tmp_path):
+    (trained / "run.json").unlink()
+    (trained / "run.json").symlink_to("/dev/zero")
+    write_normals(tmp_path / "normals")
+    assert not recalibrate(trained, normals=tmp_path / "normals").checked
+
+
+def test_a_record_that_is_too_large_is_refused(trained):
+    (trained / "run.json").write_bytes(b" " * (2**24 + 1))
+    words = r"run.json` is larger than 16,777,216 bytes: it is no file of a run directory"
+    with pytest.raises(ModelFileError, match=words):
+        evaluate(trained)
 
 
 def test_a_link_out_of_the_folder_is_held_to_the_hash(trained, tmp_path):

@@ -31,8 +31,12 @@ SCHEMA = 1
 
 TENSORS, CONFIG, MANIFEST = "model.safetensors", "config.json", "manifest.json"
 _NEXT_CONFIG = "config.next.json"
+_MODEL = "saved model"
 _LARGEST_JSON = 16 * 2**20
 """Bytes; a larger one is no configuration, and parsing it would take the memory."""
+
+LARGEST_LINES = 512 * 2**20
+"""Bytes of a file with one JSON object per picture or epoch: millions of them."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -285,8 +289,29 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path 
     module.load_state_dict(dict(tensors))
 
 
+def read_limited(path: Path, kind: str, *, largest: int = _LARGEST_JSON) -> bytes:
+    """Read a file that may come from anywhere, and never more of it than a limit.
+
+    Args:
+        path: The file.
+        kind: What its folder should be, for the error: ``run directory``.
+        largest: The limit, in bytes.
+
+    Raises:
+        ModelFileError: If it is a device or a pipe, which could be read for ever, or too large.
+        OSError: If it is missing or cannot be read.
+    """
+    _check_regular(path, kind)
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        msg = f"`{path}` is larger than {largest:,} bytes: it is no file of a {kind}."
+        raise ModelFileError(msg)
+    return content
+
+
 def _sha256(path: Path) -> str:
-    _check_regular(path)
+    _check_regular(path, _MODEL)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -312,24 +337,18 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return _parse_json(folder / name, _read_bytes(folder / name))
 
 
-def _check_regular(path: Path) -> None:
+def _check_regular(path: Path, kind: str) -> None:
     """Refuse what could be read for ever: a device, a pipe, or a link to one."""
     if path.exists() and not path.is_file():
-        msg = f"`{path}` is no regular file: `{path.parent}` is no saved model."
+        msg = f"`{path}` is no regular file: `{path.parent}` is no {kind}."
         raise ModelFileError(msg)
 
 
 def _read_bytes(path: Path) -> bytes:
-    _check_regular(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_JSON + 1)
+        return read_limited(path, _MODEL)
     except OSError as error:
         raise ModelFileError(_no_model(path, error)) from error
-    if len(content) > _LARGEST_JSON:
-        msg = f"`{path}` is larger than {_LARGEST_JSON:,} bytes: it is no file of a saved model."
-        raise ModelFileError(msg)
-    return content
 
 
 def _parse_json(path: Path, content: bytes) -> dict[str, Any]:

@@ -27,10 +27,13 @@ from ad.core.callbacks import Callback, LoopState
 from ad.core.data.samples import Sample, fingerprint
 from ad.core.distributed import World
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
-from ad.core.files import free_folder, make_folder, to_json
+from ad.core.files import free_folder, make_folder, read_limited, to_json
 from ad.core.registry import ModelRegistry
 from ad.core.settings import RunSettings
 from ad.core.trainer import Trainer
+
+RUN = "run directory"
+"""What `ad.core.files.read_limited` calls the folder of a run."""
 
 _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy", "timm", "faiss-cpu", "faiss-gpu")
 """Whose versions a run records, where they are installed."""
@@ -140,7 +143,7 @@ def read_run(run: Path) -> dict[str, Any]:
         ModelFileError: If there is none, or it is not one that a run wrote.
     """
     try:
-        record: dict[str, Any] = json.loads((run / "run.json").read_text())
+        record: dict[str, Any] = json.loads(read_limited(run / "run.json", RUN))
         settings = record["settings"]
         for key, value, kind in (
             ("dataset", settings["dataset"], str),
@@ -151,6 +154,8 @@ def read_run(run: Path) -> dict[str, Any]:
         ):
             if not isinstance(value, kind):
                 raise TypeError(key)
+    except ModelFileError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         msg = f"`{run}` is no run directory: its `run.json` cannot be read ({error})."
         raise ModelFileError(msg) from error

@@ -14,12 +14,13 @@ from ad.core.calibrate import calibration_notes, renewed_notes
 from ad.core.data.pictures import upright_size
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError
+from ad.core.files import LARGEST_LINES, read_limited
 from ad.core.heatmaps import colour_table
 from ad.core.metrics import auroc
 from ad.core.predict import ModelConfig
 from ad.core.report.gallery import Gallery, Shown
 from ad.core.report.page import data_uri, write_page
-from ad.core.run_directory import read_run
+from ad.core.run_directory import RUN, read_run
 
 if TYPE_CHECKING:
     from ad.core.evaluation import Evaluation
@@ -139,7 +140,7 @@ def _notes_again(run: Path, config: ModelConfig, evaluation: Evaluation) -> list
     again = "Scored again with the saved model, after training."
     notes = [*calibration_notes(config.calibration), *evaluation.notes]
     try:
-        then = json.loads((run / "metrics.json").read_bytes())
+        then = json.loads(read_limited(run / "metrics.json", RUN))
     except FileNotFoundError:
         return [again, *notes]
     changed = [
@@ -178,7 +179,8 @@ def figures(metrics: Mapping[str, float | None]) -> list[dict[str, Any]]:
 def read_times(run: Path) -> list[tuple[str, str]]:
     """What took how long, from a run's ``log.jsonl``, for a person; empty without one."""
     log = run / "log.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    content = read_limited(log, RUN, largest=LARGEST_LINES) if log.is_file() else b""
+    lines = content.decode().splitlines()
     events: dict[str, dict[str, Any]] = {}
     for line in lines:
         event = json.loads(line)
