@@ -8,13 +8,18 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from ad.core import evaluate, load, recalibrate, train, write_report
-from ad.core.errors import AdError, ModelFileError
+from ad.core.allocation import built_within
+from ad.core.errors import AdError, ModelFileError, SettingError
 from ad.core.evaluation import find_test_samples
 from ad.core.files import read_model
+from ad.core.testing.mean_picture import MeanPictureTrainer
 from ad.core.testing.pictures import make_picture
+from ad.core.trainer import Setup
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits and devices")
 
@@ -198,6 +203,54 @@ def test_a_configuration_of_the_next_name_needs_the_manifests_hash(trained):
     (trained / "model/config.json").write_text("{}")
     with pytest.raises(ModelFileError, match=r"config.json` is not the file that was saved"):
         load(trained)
+
+
+class Wide(nn.Module):
+    """Stands for a model whose configuration sets its width."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.layer = nn.Linear(width, 4)
+        self.register_buffer("steps", torch.arange(3))
+
+
+def test_a_model_is_built_as_it_is_without_the_limit(tmp_path):
+    torch.manual_seed(0)
+    plain = Wide(8).state_dict()
+    torch.manual_seed(0)
+    with built_within({}, tmp_path):
+        within = Wide(8).state_dict()
+    assert all(torch.equal(within[name], tensor) for name, tensor in plain.items())
+
+
+@pytest.mark.parametrize("width", [10**8, 10**11])
+def test_a_configuration_of_terabytes_is_refused_before_they_are_taken(tmp_path, width):
+    words = rf"asks for a tensor of {16 * width:,} bytes; 1,073,741,824 are the most that its saved"
+    with pytest.raises(ModelFileError, match=words), built_within({}, tmp_path):
+        Wide(width)
+
+
+@pytest.mark.parametrize("width", [10**18, 10**30])
+def test_a_configuration_of_sizes_that_no_machine_counts_is_refused(tmp_path, width):
+    words = r"cannot be built from its `config.json` \((Type|Runtime)Error: (.|\n)*take it from"
+    with pytest.raises(ModelFileError, match=words), built_within({}, tmp_path):
+        Wide(width)
+
+
+def test_large_saved_tensors_allow_large_ones_to_be_made(tmp_path):
+    saved = {"weight": torch.empty(2**31, dtype=torch.uint8, device="meta")}
+    with built_within(saved, tmp_path):
+        nn.Linear(2**27, 4, device="meta")
+        assert torch.empty(2**31 - 1, dtype=torch.uint8).nbytes == 2**31 - 1  # never touched
+    with pytest.raises(ModelFileError, match="2,147,483,648 are the most"):  # noqa: SIM117
+        with built_within(saved, tmp_path):
+            torch.empty(2**31 + 1, dtype=torch.uint8)
+
+
+def test_errors_of_the_model_s_own_pass(tmp_path):
+    setup = Setup(img_size=8, normalize=False, weights="random")
+    with pytest.raises(SettingError, match="`gain` must be above 0"), built_within({}, tmp_path):
+        MeanPictureTrainer(setup, gain=-1.0)
 
 
 def test_scores_that_are_no_numbers_get_no_verdict(trained):

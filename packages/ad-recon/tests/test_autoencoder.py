@@ -7,10 +7,13 @@ import torch
 from scipy.ndimage import gaussian_filter
 from tiny_batches import batch_of
 
+from ad.core import load
 from ad.core.callbacks import Callback
 from ad.core.data.batches import PictureSet, to_device
-from ad.core.errors import NotFittedError, SettingError
+from ad.core.errors import ModelFileError, NotFittedError, SettingError
+from ad.core.files import save_model
 from ad.core.loop import fit
+from ad.core.predict import ModelConfig
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import Setup
 from ad.recon.autoencoder import AutoencoderTrainer
@@ -148,3 +151,19 @@ def test_pictures_of_another_size_are_refused():
 def test_an_untrained_network_gives_no_scores():
     with pytest.raises(NotFittedError, match="`trained` is empty"):
         trainer().detector(images())
+
+
+def test_a_saved_code_too_long_for_any_memory_is_refused(tmp_path):
+    config = ModelConfig(
+        model="autoencoder",
+        options={"latent_dim": 10**9},
+        img_size=SIZE,
+        normalize=False,
+        precision="fp32",
+        categories=("toy",),
+        calibration=None,
+        calibrated_on=None,
+    )
+    save_model(tmp_path / "model", trained(), config.to_json())
+    with pytest.raises(ModelFileError, match=r"`config.json` .* asks for a tensor of [\d,]+ bytes"):
+        load(tmp_path / "model", device="cpu")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ad.core.allocation import built_within
 from ad.core.calibrate import Calibration
 from ad.core.data.batches import PictureSet, Source, to_device
 from ad.core.data.pictures import rgb_array
@@ -318,7 +319,9 @@ def _build(
         device=device,
         precision=precision,
     )
-    detector = trainer(setup, **resolve_options(spec, trainer, config.options)).detector
+    options = resolve_options(spec, trainer, config.options)
+    with built_within(tensors, folder):
+        detector = trainer(setup, **options).detector
     load_tensors(detector, tensors, folder)
     return LoadedDetector(detector, config, device)
 
