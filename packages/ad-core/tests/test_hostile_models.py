@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import struct
 import sys
 
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file, save
 from torch import nn
 
 from ad.core import evaluate, load, recalibrate, train, write_report
 from ad.core.allocation import built_within
+from ad.core.detector import learned_buffer
 from ad.core.errors import AdError, ModelFileError, SettingError
 from ad.core.evaluation import find_test_samples
-from ad.core.files import read_model
+from ad.core.files import load_tensors, read_model
 from ad.core.testing.mean_picture import MeanPictureTrainer
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import Setup
@@ -253,9 +256,47 @@ def test_errors_of_the_model_s_own_pass(tmp_path):
         MeanPictureTrainer(setup, gain=-1.0)
 
 
-def test_scores_that_are_no_numbers_get_no_verdict(trained):
-    from safetensors.numpy import load_file, save
+@pytest.mark.parametrize(
+    "shape", [(1,), (), (5,), (3, 1, 1), (3, 32, 31), (1, 3, 32, 32), (32, 32, 3), (0, 32, 32)]
+)
+def test_learnt_tensors_of_another_shape_are_refused(trained, shape):
+    content = save({"mean": np.zeros(shape, dtype=np.float32)})
+    rewrite(trained / "model", "model.safetensors", content)
+    words = rf"Tensor `mean` of .* is {re.escape(str(shape))}; \(3, 32, 32\) is needed. It was"
+    with pytest.raises(ModelFileError, match=words):
+        load(trained)
 
+
+class Related(nn.Module):
+    """Stands for one whose learned buffers have a size in common."""
+
+    def __init__(self):
+        super().__init__()
+        learned_buffer(self, "mean", shape=("D",))
+        learned_buffer(self, "axes", shape=("D", "k"))
+        learned_buffer(self, "free")
+
+
+def test_a_size_that_only_fitting_knows_is_one_in_all_buffers_of_a_module(tmp_path):
+    module = nn.ModuleDict({"one": Related(), "two": Related()})
+    good = {
+        f"{name}.{tensor}": torch.ones(shape)
+        for name, size in (("one", 4), ("two", 6))
+        for tensor, shape in (("mean", (size,)), ("axes", (size, 2)), ("free", (7,)))
+    }
+    load_tensors(module, good, tmp_path)
+    assert module["two"].axes.shape == (6, 2)
+    words = r"Tensor `two.axes` of the saved model `.*` is \(4, 2\); \(6, k\) is needed"
+    module = nn.ModuleDict({"one": Related(), "two": Related()})
+    with pytest.raises(ModelFileError, match=words):
+        load_tensors(module, {**good, "two.axes": torch.ones(4, 2)}, tmp_path)
+
+
+def test_what_was_not_fitted_loads_as_not_fitted(tmp_path):
+    load_tensors(Related(), Related().state_dict(), tmp_path)
+
+
+def test_scores_that_are_no_numbers_get_no_verdict(trained):
     path = trained / "model/model.safetensors"
     mean = np.full_like(load_file(path)["mean"], np.nan)
     rewrite(trained / "model", "model.safetensors", save({"mean": mean}))

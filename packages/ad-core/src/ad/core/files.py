@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ad.core.detector import Shape, learned_shapes
 from ad.core.errors import ModelFileError, OutputError
 
 SCHEMA = 1
@@ -262,8 +263,8 @@ def _changed(path: Path) -> str:
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path | str) -> None:
     """Put saved tensors into a freshly built, unfitted module.
 
-    An empty buffer is one that fitting fills, and takes the saved size; all else must agree in
-    name, shape and element type.
+    An empty buffer is one that fitting fills, and takes the saved size, which must be of the shape
+    that it declares; all else must agree in name, shape and element type.
 
     Raises:
         ModelFileError: If a tensor is missing, unknown, or of another shape or type.
@@ -286,7 +287,32 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path 
             owner_name, _, buffer = name.rpartition(".")
             owner = module.get_submodule(owner_name)
             owner.register_buffer(buffer, torch.empty_like(tensor, device=like.device))
+    for name, part in module.named_modules():
+        _check_learned(learned_shapes(part), f"{name}." if name else "", tensors, folder)
     module.load_state_dict(dict(tensors))
+
+
+def _check_learned(
+    shapes: Mapping[str, Shape], owner: str, tensors: Mapping[str, Tensor], folder: Path | str
+) -> None:
+    """Check the shapes that the learned buffers of one module declare."""
+    sizes: dict[str, int] = {}  # of the letters, from the first buffer that has each
+    for name, shape in shapes.items():
+        saved = tuple(tensors[owner + name].shape)
+        if saved == (0,):  # not fitted yet
+            continue
+        known = dict(sizes)  # what this one adds is no reason why it should fit
+        fits = len(saved) == len(shape)
+        for wanted, size in zip(shape, saved, strict=False):
+            fits &= size == (sizes.setdefault(wanted, size) if isinstance(wanted, str) else wanted)
+        if not fits:
+            needed = ", ".join(str(known.get(s, s) if isinstance(s, str) else s) for s in shape)
+            msg = (
+                f"Tensor `{owner}{name}` of the saved model `{folder}` is {saved}; ({needed}) is "
+                "needed. It was changed, or belongs to another version; take it from the original "
+                "again."
+            )
+            raise ModelFileError(msg)
 
 
 def read_limited(path: Path, kind: str, *, largest: int = _LARGEST_JSON) -> bytes:
