@@ -26,16 +26,16 @@ SMALL = ["--set", "coreset_ratio=0.00125"]
 LAYER3 = ["--set", "backbone=resnet18", "--set", "layers=layer3"]
 GANOMALY = ["--img-size", "64", "--set", "input_size=64,64", "--set", "lr=0.0002"]
 DRAEM = ["--img-size", "128", "--set", "width=64", "--set", "lr=0.0005"]
-NARROW = [
+NARROW_DRAEM = [
     *("--img-size", "128", "--set", "width=32", "--set", "lr=0.0005", "--set", "rotate_prob=0"),
     *("--set", "textures=DATA/textures"),
 ]
-DSR = [
-    *("--batch-size", "4", "--set", "width=16", "--set", "embedding_dim=32"),
-    *("--set", "num_embeddings=512", "--set", "lr=0.001", "--set", "rotate_prob=0"),
-    *("--set", "textures=DATA/textures"),
+NARROW_DSR = [
+    *("--set", "width=16", "--set", "embedding_dim=32", "--set", "num_embeddings=512"),
+    *("--set", "lr=0.001", "--set", "rotate_prob=0", "--set", "textures=DATA/textures"),
 ]
-SMALL_DSR = ["--img-size", "128", *DSR[2:]]
+DSR = ["--batch-size", "4", *NARROW_DSR]
+SMALL_DSR = ["--img-size", "128", *NARROW_DSR]
 SEEDS = [["--seed", "0"], ["--seed", "1"], ["--seed", "2"]]
 RUNS = {
     "memory": [
@@ -77,9 +77,9 @@ RUNS = {
         ("mvtec", "hazelnut_toy", "dsr", [*DSR, "--set", "vq_steps=1000", "--steps", "1000"]),
         ("synthetic", "metal", "autoencoder", ["--steps", "1000"]),
         ("synthetic", "metal", "ganomaly", [*GANOMALY, "--steps", "1000"]),
-        ("synthetic", "metal", "draem", [*NARROW, "--steps", "2000"]),
+        ("synthetic", "metal", "draem", [*NARROW_DRAEM, "--steps", "2000"]),
         ("synthetic", "metal", "dsr", [*DSR, "--set", "vq_steps=2500", "--steps", "4000"]),
-        # Its cells are 4 and 8 pixels: on small pictures they lose what is thin.
+        # Its cells are 4 and 8 pixels: what small pictures cost.
         ("synthetic", "metal", "dsr", [*SMALL_DSR, "--set", "vq_steps=2000", "--steps", "6000"]),
     ],  # fmt: skip
 }

@@ -6,8 +6,8 @@ import pytest
 from ad.core.data.folder import DATASET as FOLDER
 from ad.core.data.mtd import DATASET as MTD
 from ad.core.data.mvtec import DATASET as MVTEC
-from ad.core.data.samples import Sample, collect, describe, fingerprint, locate, split_seeded
-from ad.core.errors import DataError, PictureError
+from ad.core.data.samples import collect, describe, fingerprint, locate, split_seeded
+from ad.core.errors import DataError
 from ad.core.registry import dataset_names, get_dataset
 from ad.core.testing.pictures import put_pictures as put
 from ad.core.testing.pictures import write_mvtec_tree
@@ -235,17 +235,20 @@ def test_mvtecs_tree_is_not_read_as_a_folder(tmp_path):
         collect(FOLDER, "all", root=tmp_path / "bolt", seed=0)
 
 
-@pytest.mark.parametrize(("train", "normal"), [("train", "ok"), ("Train", "Good")])
-def test_nor_is_any_tree_with_a_split(tmp_path, train, normal):
-    put(tmp_path, f"{train}/{normal}/0.png", f"test/{normal}/1.png", "test/nok/2.png")
-    words = f"has pictures to train on .`{train}/{normal}`. (.|\n)*hint: (.|\n)*ad datasets csv"
+@pytest.mark.parametrize(
+    ("good", "words"),
+    [
+        ("train/ok", "is laid out as `btad`, with `train/ok` .*\nhint: ad train btad parts MODEL"),
+        ("train/normal", "brings its own split, with `train/normal`.* `btad` .*`csv`"),
+        ("Train/GOOD", "with `Train/GOOD`.*would be learnt.*\nhint: rename .* to `train/good`"),
+        ("train/Ok", "brings its own split, with `train/Ok`.*\nhint: .*ad train mvtec parts MODEL"),
+    ],
+)
+def test_a_tree_with_a_split_is_not_read_as_a_folder(tmp_path, good, words):
+    put(tmp_path / "parts", f"{good}/0.png", "test/ok/1.png", "test/nok/2.png")
+    put(tmp_path / "parts", "ground_truth/nok/2.png")
     with pytest.raises(DataError, match=words):
-        collect(FOLDER, "all", root=tmp_path, seed=0)
-
-
-def test_a_listed_picture_that_is_gone_is_named(tmp_path):
-    with pytest.raises(PictureError, match=r"picture `.*gone.png` of the data cannot be read"):
-        fingerprint([Sample(tmp_path / "gone.png", 0, "train", "bolt")])
+        collect(FOLDER, "all", root=tmp_path / "parts", seed=0)
 
 
 def test_commas_without_a_name_are_left_out(tmp_path):

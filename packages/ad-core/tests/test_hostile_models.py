@@ -3,16 +3,26 @@
 import hashlib
 import json
 import os
+import re
 import struct
 import sys
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file, save
+from torch import nn
 
-from ad.core import evaluate, load, train
-from ad.core.errors import AdError, ModelFileError
-from ad.core.files import read_model
+from ad.core import evaluate, load, recalibrate, train, write_report
+from ad.core.allocation import built_within
+from ad.core.detector import learned_buffer
+from ad.core.errors import AdError, ModelFileError, SettingError
+from ad.core.evaluation import find_test_samples
+from ad.core.files import load_tensors, read_model
+from ad.core.testing.mean_picture import MeanPictureTrainer
 from ad.core.testing.pictures import make_picture
+from ad.core.trainer import Setup
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits and devices")
 
@@ -34,6 +44,16 @@ def rewrite(folder, name, content):
 def safetensors(header, data=b""):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
+
+
+def compare_twice(run):
+    write_report([run, run], output=run / "both.html")
+
+
+def write_normals(folder):
+    folder.mkdir()
+    for number in range(300, 319):
+        Image.fromarray(make_picture(number, size=32)[0]).save(folder / f"{number}.png")
 
 
 HUGE = {"mean": {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 2**62]}}
@@ -115,8 +135,11 @@ def test_files_that_are_nested_too_deep_or_too_large_are_refused(trained):
         load(trained)
 
 
-def unreadable(path, kind):
-    """Put something in a file's place that could be read for ever, or never."""
+@linux
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "manifest.json"])
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "loop"])
+def test_what_would_be_read_for_ever_is_refused(trained, name, kind):
+    path = trained / "model" / name
     path.unlink()
     if kind == "device":
         path.symlink_to("/dev/zero")
@@ -126,22 +149,43 @@ def unreadable(path, kind):
         path.mkdir()
     else:
         path.symlink_to(path)
-
-
-@linux
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "manifest.json"])
-@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "loop"])
-def test_what_would_be_read_for_ever_is_refused(trained, name, kind):
-    unreadable(trained / "model" / name, kind)
     with pytest.raises(ModelFileError, match="is no regular file|cannot be read"):
         load(trained)
 
 
 @linux
-@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "loop"])
-def test_so_is_such_a_record_of_a_run(trained, kind):
-    unreadable(trained / "run.json", kind)
-    with pytest.raises(ModelFileError, match=r"is no run directory: its `run.json` cannot be read"):
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+@pytest.mark.parametrize(
+    ("name", "readers"),
+    [
+        ("run.json", [evaluate, find_test_samples, write_report]),
+        ("metrics.json", [evaluate, compare_twice]),
+        ("scores.jsonl", [compare_twice]),
+    ],
+)
+def test_a_run_s_file_that_would_be_read_for_ever_is_refused(trained, name, kind, readers):
+    (trained / name).unlink()
+    if kind == "device":
+        (trained / name).symlink_to("/dev/zero")
+    else:
+        os.mkfifo(trained / name)
+    for reader in readers:
+        with pytest.raises(ModelFileError, match=f"{name}` is no regular file: .* is no run dir"):
+            reader(trained)
+
+
+@linux
+def test_a_run_whose_record_is_a_device_is_calibrated_unchecked(trained, tmp_path):
+    (trained / "run.json").unlink()
+    (trained / "run.json").symlink_to("/dev/zero")
+    write_normals(tmp_path / "normals")
+    assert not recalibrate(trained, normals=tmp_path / "normals").checked
+
+
+def test_a_record_that_is_too_large_is_refused(trained):
+    (trained / "run.json").write_bytes(b" " * (2**24 + 1))
+    words = r"run.json` is larger than 16,777,216 bytes: it is no file of a run directory"
+    with pytest.raises(ModelFileError, match=words):
         evaluate(trained)
 
 
@@ -164,25 +208,97 @@ def test_a_configuration_of_the_next_name_needs_the_manifests_hash(trained):
         load(trained)
 
 
-def test_scores_that_are_no_numbers_get_no_verdict(trained):
-    from safetensors.numpy import load_file, save
+class Wide(nn.Module):
+    """Stands for a model whose configuration sets its width."""
 
+    def __init__(self, width):
+        super().__init__()
+        self.layer = nn.Linear(width, 4)
+        self.register_buffer("steps", torch.arange(3))
+
+
+def test_a_model_is_built_as_it_is_without_the_limit(tmp_path):
+    torch.manual_seed(0)
+    plain = Wide(8).state_dict()
+    torch.manual_seed(0)
+    with built_within({}, tmp_path):
+        within = Wide(8).state_dict()
+    assert all(torch.equal(within[name], tensor) for name, tensor in plain.items())
+
+
+@pytest.mark.parametrize("width", [10**8, 10**11])
+def test_a_configuration_of_terabytes_is_refused_before_they_are_taken(tmp_path, width):
+    words = rf"asks for a tensor of {16 * width:,} bytes; 1,073,741,824 are the most that its saved"
+    with pytest.raises(ModelFileError, match=words), built_within({}, tmp_path):
+        Wide(width)
+
+
+@pytest.mark.parametrize("width", [10**18, 10**30])
+def test_a_configuration_of_sizes_that_no_machine_counts_is_refused(tmp_path, width):
+    words = r"cannot be built from its `config.json` \((Type|Runtime)Error: (.|\n)*take it from"
+    with pytest.raises(ModelFileError, match=words), built_within({}, tmp_path):
+        Wide(width)
+
+
+def test_large_saved_tensors_allow_large_ones_to_be_made(tmp_path):
+    saved = {"weight": torch.empty(2**31, dtype=torch.uint8, device="meta")}
+    with built_within(saved, tmp_path):
+        nn.Linear(2**27, 4, device="meta")
+        assert torch.empty(2**31 - 1, dtype=torch.uint8).nbytes == 2**31 - 1  # never touched
+    with pytest.raises(ModelFileError, match="2,147,483,648 are the most"):  # noqa: SIM117
+        with built_within(saved, tmp_path):
+            torch.empty(2**31 + 1, dtype=torch.uint8)
+
+
+def test_errors_of_the_model_s_own_pass(tmp_path):
+    setup = Setup(img_size=8, normalize=False, weights="random")
+    with pytest.raises(SettingError, match="`gain` must be above 0"), built_within({}, tmp_path):
+        MeanPictureTrainer(setup, gain=-1.0)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1,), (), (5,), (3, 1, 1), (3, 32, 31), (1, 3, 32, 32), (32, 32, 3), (0, 32, 32)]
+)
+def test_learnt_tensors_of_another_shape_are_refused(trained, shape):
+    content = save({"mean": np.zeros(shape, dtype=np.float32)})
+    rewrite(trained / "model", "model.safetensors", content)
+    words = rf"Tensor `mean` of .* is {re.escape(str(shape))}; \(3, 32, 32\) is needed. It was"
+    with pytest.raises(ModelFileError, match=words):
+        load(trained)
+
+
+class Related(nn.Module):
+    """Stands for one whose learned buffers have a size in common."""
+
+    def __init__(self):
+        super().__init__()
+        learned_buffer(self, "mean", shape=("D",))
+        learned_buffer(self, "axes", shape=("D", "k"))
+        learned_buffer(self, "free")
+
+
+def test_a_size_that_only_fitting_knows_is_one_in_all_buffers_of_a_module(tmp_path):
+    module = nn.ModuleDict({"one": Related(), "two": Related()})
+    good = {
+        f"{name}.{tensor}": torch.ones(shape)
+        for name, size in (("one", 4), ("two", 6))
+        for tensor, shape in (("mean", (size,)), ("axes", (size, 2)), ("free", (7,)))
+    }
+    load_tensors(module, good, tmp_path)
+    assert module["two"].axes.shape == (6, 2)
+    words = r"Tensor `two.axes` of the saved model `.*` is \(4, 2\); \(6, k\) is needed"
+    module = nn.ModuleDict({"one": Related(), "two": Related()})
+    with pytest.raises(ModelFileError, match=words):
+        load_tensors(module, {**good, "two.axes": torch.ones(4, 2)}, tmp_path)
+
+
+def test_what_was_not_fitted_loads_as_not_fitted(tmp_path):
+    load_tensors(Related(), Related().state_dict(), tmp_path)
+
+
+def test_scores_that_are_no_numbers_get_no_verdict(trained):
     path = trained / "model/model.safetensors"
     mean = np.full_like(load_file(path)["mean"], np.nan)
     rewrite(trained / "model", "model.safetensors", save({"mean": mean}))
     with pytest.raises(AdError, match="must be a number; got nan. It would pass as good"):
         load(trained).predict(make_picture(0, size=32)[0])
-
-
-def with_mean(folder, shape):
-    """Give the saved mean picture another shape, of which the manifest knows."""
-    size = 4 * int(np.prod(shape))
-    header = {"mean": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}
-    rewrite(folder, "model.safetensors", safetensors(header, bytes(size)))
-
-
-@pytest.mark.parametrize("shape", [[5], [3, 32, 31], [2, 3, 32]])
-def test_learnt_tensors_of_a_wrong_shape_are_refused(trained, shape):
-    with_mean(trained / "model", shape)
-    with pytest.raises(ModelFileError, match=r"cannot be used with its tensors: .*was changed, or"):
-        load(trained)

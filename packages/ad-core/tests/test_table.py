@@ -1,8 +1,14 @@
-import pytest
+import re
 
-from ad.core.data.samples import collect
+import pytest
+from PIL import Image
+
+from ad.core import evaluate, recalibrate, train
+from ad.core.bench.jobs import plan
+from ad.core.data.samples import collect, fingerprint
 from ad.core.data.table import DATASET as CSV
-from ad.core.errors import DataError
+from ad.core.errors import DataError, PictureError
+from ad.core.testing.pictures import make_picture
 
 ROWS = (
     "image,label,mask,split,category,group",
@@ -111,3 +117,44 @@ def test_another_file_is_no_table(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match="is a file, not a folder(.|\n)*Expected layout of `csv`"):
         read(tmp_path / "notes.txt")
+
+
+@pytest.fixture
+def listed(write, tmp_path):
+    """A table of pictures that are there."""
+    for number in range(12):
+        Image.fromarray(make_picture(number, size=32)[0]).save(tmp_path / f"{number}.png")
+    return write(
+        "image,label,split",
+        *(f"{number}.png,good,{'test' if number > 9 else 'train'}" for number in range(12)),
+    )
+
+
+def test_a_listed_picture_that_is_gone_is_named(mean_picture, listed, tmp_path, run_ad):
+    options = {"data_root": listed, "output_dir": tmp_path / "run"}
+    run = train("csv", "all", mean_picture, **options).run
+    gone = tmp_path / "3.png"
+    (tmp_path / "new").mkdir()
+    for number in range(20, 40):
+        Image.fromarray(make_picture(number, size=32)[0]).save(tmp_path / f"new/{number}.png")
+    gone.unlink()
+    words = f"The picture `{gone}` does not exist. Put it there, or take it out of the data."
+    with pytest.raises(PictureError, match=re.escape(words)):
+        evaluate(run)
+    with pytest.raises(PictureError, match=re.escape(words)):
+        plan(
+            ["csv"], ["all"], [mean_picture],
+            seeds=[0], output=tmp_path / "bench", data_roots={"csv": str(listed)},
+        )  # fmt: skip
+    status, _, err = run_ad("evaluate", run)
+    assert (status, words in err, "Traceback" in err) == (1, True, False)
+    result = recalibrate(run, normals=tmp_path / "new")
+    assert not result.checked
+    assert "so it could not be checked that these pictures are new to it." in result.notes[0]
+
+
+def test_a_listed_picture_that_cannot_be_looked_at_is_named(write, tmp_path):
+    name = "n" * 300 + ".png"  # longer than file systems allow
+    samples = read(write("image,label", f"{name},good"))
+    with pytest.raises(PictureError, match=r"n.png` cannot be read \(File name too long\)"):
+        fingerprint(samples)

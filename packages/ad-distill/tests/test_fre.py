@@ -4,7 +4,8 @@ import torch
 from sklearn.decomposition import PCA
 
 from ad.core.data.batches import PictureSet
-from ad.core.errors import DataError, SettingError
+from ad.core.errors import DataError, ModelFileError, SettingError
+from ad.core.files import load_tensors
 from ad.core.loop import fit
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import Setup
@@ -131,3 +132,12 @@ def test_equal_pictures_have_no_plane():
 def test_options_below_one_are_refused(option):
     with pytest.raises(SettingError, match=f"`{option}` must be a whole number from 1; got 0"):
         trainer({option: 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("weight", (5,)), ("code_bias", (1,)), ("bias", (1,)), ("bias", ())]
+)
+def test_loaded_tensors_of_another_shape_are_refused(name, shape):
+    state = {**fitted().state_dict(), name: torch.ones(shape)}
+    with pytest.raises(ModelFileError, match="Tensor `.*` of the saved model .* is needed"):
+        load_tensors(trainer().detector, state, "elsewhere")

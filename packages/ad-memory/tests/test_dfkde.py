@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import gaussian_kde
 
-from ad.core.errors import DataError, NotFittedError, SettingError, WeightsError
+from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError, WeightsError
 from ad.core.files import load_tensors, read_model, save_model
 from ad.core.trainer import FROM_MODEL_FILE, Setup
 from ad.memory.dfkde import DfkdeTrainer, principal_components
@@ -186,3 +186,23 @@ def test_pictures_that_are_all_the_same_are_refused():
 def test_an_unfitted_detector_says_so():
     with pytest.raises(NotFittedError, match="`DfkdeDetector` has not been fitted"):
         build().detector(pictures(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("mean", (1,)), ("components", (192,)), ("length", (4,)), ("density.center", (1,)),
+        ("density.whitening", (1, 1)), ("density.points", (4,)), ("density.log_norm", (4,)),
+    ],
+)  # fmt: skip
+def test_loaded_tensors_of_another_shape_are_refused(name, shape):
+    state = {**taught(build(), pictures(6)).state_dict(), name: torch.ones(shape)}
+    with pytest.raises(ModelFileError, match=r"Tensor `.*` of the saved model `elsewhere` is \("):
+        load_tensors(build(setup(weights=FROM_MODEL_FILE)).detector, state, "elsewhere")
+
+
+def test_a_loaded_density_of_other_components_is_refused():
+    detector = taught(build(), pictures(6))
+    detector.components = detector.components[:, :1]
+    with pytest.raises(ModelFileError, match="projects to 1 components and its density knows 5"):
+        detector(pictures(1))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from ad.core.errors import DataError, NotFittedError, OutputError, SettingError
+from ad.core.errors import DataError, ModelFileError, NotFittedError, OutputError, SettingError
 from ad.core.files import load_tensors, read_model, save_model
 from ad.core.trainer import FROM_MODEL_FILE, Setup
 from ad.memory.padim import PadimTrainer
@@ -299,3 +299,33 @@ def test_a_disk_that_runs_full_is_said_in_words(monkeypatch):
     message = r"cannot be written \(No space left on device\)\. .*`reduction=random`"
     with pytest.raises(OutputError, match=message):
         trainer.observe(trainer.extract(pictures(2)))
+
+
+def changed(detector, name, tensor):
+    """A new detector with another tensor loaded."""
+    blank = PadimTrainer(setup(weights=FROM_MODEL_FILE), backbone=BACKBONE, n_features=12).detector
+    load_tensors(blank, {**detector.state_dict(), name: tensor}, "elsewhere")
+    return blank
+
+
+@pytest.mark.parametrize("name", ["gaussians.mean", "gaussians.factor", "embedding.channels_0"])
+def test_loaded_tensors_of_another_number_of_dimensions_are_refused(name):
+    tensor = trained(pictures(6)).state_dict()[name]
+    with pytest.raises(ModelFileError, match=f"Tensor `{name}` of the saved model .* is needed"):
+        changed(trained(pictures(6)), name, tensor[None])
+
+
+@pytest.mark.parametrize("count", [6, 30])  # the factors of few samples, and of many
+@pytest.mark.parametrize("part", ["positions", "features", "factor"])
+def test_loaded_gaussians_that_do_not_fit_the_pictures_are_refused(count, part):
+    detector = trained(pictures(count))
+    mean, factor = detector.gaussians.mean, detector.gaussians.factor
+    state = {
+        "positions": {"gaussians.mean": mean[:1], "gaussians.factor": factor[:1]},
+        "features": {"gaussians.mean": mean[:, :1]},
+        "factor": {"gaussians.factor": factor[..., :1]},
+    }[part]
+    blank = PadimTrainer(setup(weights=FROM_MODEL_FILE), backbone=BACKBONE, n_features=12).detector
+    load_tensors(blank, {**detector.state_dict(), **state}, "elsewhere")
+    with pytest.raises(ModelFileError, match="The Gaussians' `.*` is .* is needed for 64 position"):
+        blank.eval()(pictures(1))

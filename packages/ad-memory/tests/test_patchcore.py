@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from ad.core.errors import NotFittedError, SettingError
+from ad.core.errors import ModelFileError, NotFittedError, SettingError
+from ad.core.files import load_tensors
 from ad.core.trainer import Setup
 from ad.memory import patchcore
 from ad.memory.coreset import k_center_greedy, project
@@ -351,3 +352,9 @@ def test_a_negative_number_of_dimensions_is_refused() -> None:
 def test_a_choice_that_does_not_exist_is_refused(option: str, allowed: str) -> None:
     with pytest.raises(SettingError, match=f"`{option}` must be one of {allowed}; got `other`"):
         trainer(**{option: "other"})
+
+
+def test_a_loaded_bank_that_is_no_matrix_is_refused() -> None:
+    state = {**fitted(noise(4, 3, SIZE, SIZE)).state_dict(), "memory.bank": torch.ones(5).half()}
+    with pytest.raises(ModelFileError, match=r"`memory.bank` of .* is \(5,\); \(M, D\) is needed"):
+        load_tensors(trainer().detector, state, "elsewhere")

@@ -14,7 +14,11 @@ from torch import Tensor, nn
 
 from ad.core.errors import NotFittedError
 
+Shape = tuple[int | str, ...]
+"""Sizes of a learned buffer: numbers, and letters for those that only fitting knows."""
+
 _TRAINED = "trained"
+_SHAPES = "_learned_shapes"
 
 
 class Prediction(NamedTuple):
@@ -68,15 +72,32 @@ class Detector(nn.Module, abc.ABC):
                 raise NotFittedError(msg)
 
 
-def learned_buffer(module: nn.Module, name: str, dtype: torch.dtype = torch.float32) -> None:
-    """Register an empty buffer that fitting fills and that loads at whatever size it was saved.
+def learned_buffer(
+    module: nn.Module,
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    *,
+    shape: Shape | None = None,
+) -> None:
+    """Register an empty buffer that fitting fills and that loads at the size it was saved.
 
     Args:
         module: The detector, or a part of it, that owns the buffer.
         name: Name of the attribute.
         dtype: Element type in memory and on disk.
+        shape: What a saved one must have: a number for a size that is known before fitting, a
+            letter for one that is not; a letter is one size in all buffers of ``module``. None
+            takes any, which ``forward`` then has to check: a wrong one may broadcast.
     """
     module.register_buffer(name, torch.empty(0, dtype=dtype))
+    if shape is not None:
+        module.__dict__.setdefault(_SHAPES, {})[name] = shape
+
+
+def learned_shapes(module: nn.Module) -> dict[str, Shape]:
+    """The shapes of a module's own learned buffers, of those that declare them."""
+    shapes: dict[str, Shape] = module.__dict__.get(_SHAPES, {})
+    return shapes
 
 
 def trained_flag(detector: Detector) -> None:
@@ -85,7 +106,7 @@ def trained_flag(detector: Detector) -> None:
     For a detector that learns by gradient and has no learned buffer beside it;
     `ad.core.trainer.GradientTrainer.prepare` sets it.
     """
-    learned_buffer(detector, _TRAINED)
+    learned_buffer(detector, _TRAINED, shape=(1,))
 
 
 def mark_trained(detector: Detector) -> None:

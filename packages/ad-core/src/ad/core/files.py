@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ad.core.detector import Shape, learned_shapes
 from ad.core.errors import ModelFileError, OutputError
 
 SCHEMA = 1
@@ -31,8 +32,12 @@ SCHEMA = 1
 
 TENSORS, CONFIG, MANIFEST = "model.safetensors", "config.json", "manifest.json"
 _NEXT_CONFIG = "config.next.json"
+_MODEL = "saved model"
 _LARGEST_JSON = 16 * 2**20
 """Bytes; a larger one is no configuration, and parsing it would take the memory."""
+
+LARGEST_LINES = 512 * 2**20
+"""Bytes of a file with one JSON object per picture or epoch: millions of them."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -191,7 +196,7 @@ def claim(file: IO[bytes]) -> bool:
         except BlockingIOError:
             return False
         except OSError:
-            return True
+            pass  # no locks there
     return True
 
 
@@ -234,7 +239,7 @@ def _read_description(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     """The hashes by the names of the files."""
-    manifest = read_json(folder, MANIFEST)
+    manifest = _read_json(folder, MANIFEST)
     if manifest.get("schema") != SCHEMA:
         msg = (
             f"`{folder}` is a model of format {manifest.get('schema')!r}; this version of ad-core "
@@ -279,8 +284,8 @@ def _changed(path: Path) -> str:
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path | str) -> None:
     """Put saved tensors into a freshly built, unfitted module.
 
-    An empty buffer is one that fitting fills, and takes the saved size; all else must agree in
-    name, shape and element type.
+    An empty buffer is one that fitting fills, and takes the saved size, which must be of the shape
+    that it declares; all else must agree in name, shape and element type.
 
     Raises:
         ModelFileError: If a tensor is missing, unknown, or of another shape or type.
@@ -303,11 +308,57 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path 
             owner_name, _, buffer = name.rpartition(".")
             owner = module.get_submodule(owner_name)
             owner.register_buffer(buffer, torch.empty_like(tensor, device=like.device))
+    for name, part in module.named_modules():
+        _check_learned(learned_shapes(part), f"{name}." if name else "", tensors, folder)
     module.load_state_dict(dict(tensors))
 
 
+def _check_learned(
+    shapes: Mapping[str, Shape], owner: str, tensors: Mapping[str, Tensor], folder: Path | str
+) -> None:
+    """Check the shapes that the learned buffers of one module declare."""
+    sizes: dict[str, int] = {}  # of the letters, from the first buffer that has each
+    for name, shape in shapes.items():
+        saved = tuple(tensors[owner + name].shape)
+        if saved == (0,):  # not fitted yet
+            continue
+        known = dict(sizes)  # what this one adds is no reason why it should fit
+        fits = len(saved) == len(shape)
+        for wanted, size in zip(shape, saved, strict=False):
+            fits &= size == (sizes.setdefault(wanted, size) if isinstance(wanted, str) else wanted)
+        if not fits:
+            needed = ", ".join(str(known.get(s, s) if isinstance(s, str) else s) for s in shape)
+            msg = (
+                f"Tensor `{owner}{name}` of the saved model `{folder}` is {saved}; ({needed}) is "
+                "needed. It was changed, or belongs to another version; take it from the original "
+                "again."
+            )
+            raise ModelFileError(msg)
+
+
+def read_limited(path: Path, kind: str, *, largest: int = _LARGEST_JSON) -> bytes:
+    """Read a file that may come from anywhere, and never more of it than a limit.
+
+    Args:
+        path: The file.
+        kind: What its folder should be, for the error: ``run directory``.
+        largest: The limit, in bytes.
+
+    Raises:
+        ModelFileError: If it is a device or a pipe, which could be read for ever, or too large.
+        OSError: If it is missing or cannot be read.
+    """
+    _check_regular(path, kind)
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        msg = f"`{path}` is larger than {largest:,} bytes: it is no file of a {kind}."
+        raise ModelFileError(msg)
+    return content
+
+
 def _sha256(path: Path) -> str:
-    _check_regular(path)
+    _check_regular(path, _MODEL)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -329,33 +380,22 @@ def _umask() -> int:
     return mask
 
 
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Read an object from a file that somebody else may have written.
-
-    Raises:
-        ModelFileError: If it is missing, no regular file, too large, nested too deep or no object.
-    """
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return _parse_json(folder / name, _read_bytes(folder / name))
 
 
-def _check_regular(path: Path) -> None:
+def _check_regular(path: Path, kind: str) -> None:
     """Refuse what could be read for ever: a device, a pipe, or a link to one."""
     if path.exists() and not path.is_file():
-        msg = f"`{path}` is no regular file: `{path.parent}` is no saved model."
+        msg = f"`{path}` is no regular file: `{path.parent}` is no {kind}."
         raise ModelFileError(msg)
 
 
 def _read_bytes(path: Path) -> bytes:
-    _check_regular(path)
     try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_JSON + 1)
+        return read_limited(path, _MODEL)
     except OSError as error:
         raise ModelFileError(_no_model(path, error)) from error
-    if len(content) > _LARGEST_JSON:
-        msg = f"`{path}` is larger than {_LARGEST_JSON:,} bytes: it is no file of a saved model."
-        raise ModelFileError(msg)
-    return content
 
 
 def _parse_json(path: Path, content: bytes) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
@@ -13,13 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ad.core.allocation import built_within
 from ad.core.calibrate import Calibration
 from ad.core.data.batches import PictureSet, Source, to_device
 from ad.core.data.pictures import rgb_array
 from ad.core.data.samples import pictures_below
 from ad.core.detector import Detector
 from ad.core.devices import resolve_device, resolve_precision
-from ad.core.errors import AdError, DataError, ModelFileError, NotFittedError, SettingError
+from ad.core.errors import DataError, ModelFileError, SettingError
 from ad.core.files import load_tensors, read_model
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, load_trainer
@@ -319,29 +319,10 @@ def _build(
         precision=precision,
     )
     options = resolve_options(spec, trainer, config.options)
-    with _faults_of_the_file(folder, f"options {options}", told=AdError):
+    with built_within(tensors, folder):
         detector = trainer(setup, **options).detector
     load_tensors(detector, tensors, folder)
-    # What is empty before fitting takes any shape: whether all fit together, only trying can tell.
-    with _faults_of_the_file(folder, "tensors", told=NotFittedError), torch.inference_mode():
-        detector(torch.full((1, 3, config.img_size, config.img_size), 0.5, device=device))
     return LoadedDetector(detector, config, device)
-
-
-@contextmanager
-def _faults_of_the_file(folder: Path, what: str, *, told: type[AdError]) -> Iterator[None]:
-    """Say of an error that it comes of what the folder holds, but of those that tell already."""
-    try:
-        yield
-    except (told, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # of any model, with sizes that nobody would save
-        said = str(error).strip().partition("\n")[0]
-        msg = (
-            f"The saved model `{folder}` cannot be used with its {what}: "
-            f"{type(error).__name__}: {said}. It was changed, or is of another version."
-        )
-        raise ModelFileError(msg) from error
 
 
 def _warn_of_other_conditions(

@@ -162,6 +162,12 @@ def _labelled(folder: str | Path | None) -> list[Sample]:
     return samples
 
 
+_GONE = (
+    "The run's data are not where they were, so it could not be checked that these pictures are "
+    "new to it."
+)
+
+
 def _refuse_learnt(home: Path | None, samples: Sequence[Sample], progress: Progress) -> str | None:
     """Refuse pictures that were learnt from: they score lower than new ones, and so tell nothing.
 
@@ -178,12 +184,8 @@ def _refuse_learnt(home: Path | None, samples: Sequence[Sample], progress: Progr
         settings = record["settings"]
         samples_now = samples_of(record, None, progress)
         learning, _ = hold_out(samples_now, float(settings["holdout"]), settings["seed"])
-        now = training_pictures(samples_now)
     except (AdError, KeyError, TypeError, ValueError):
-        return (
-            "The run's data are not where they were, so it could not be checked that these "
-            "pictures are new to it."
-        )
+        return _GONE
     learnt = {sample.path.resolve() for sample in learning}
     if seen := [sample.path for sample in samples if sample.path.resolve() in learnt]:
         msg = (
@@ -192,7 +194,10 @@ def _refuse_learnt(home: Path | None, samples: Sequence[Sample], progress: Progr
             "them would give many false alarms. Give pictures that it has not seen."
         )
         raise DataError(msg)
-    then = record["data"]["training"]
+    try:
+        then, now = record["data"]["training"], training_pictures(samples_now)
+    except DataError:  # a picture that a table lists is gone
+        return _GONE
     if then != now:  # others are held out then, and some may have gone elsewhere
         return (
             f"The run's data have changed (then {then[0]} good training pictures, now {now[0]}), "

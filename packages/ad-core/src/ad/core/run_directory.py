@@ -27,10 +27,13 @@ from ad.core.callbacks import Callback, LoopState
 from ad.core.data.samples import Sample, fingerprint
 from ad.core.distributed import World
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
-from ad.core.files import free_folder, make_folder, read_json, to_json
+from ad.core.files import LARGEST_LINES, free_folder, make_folder, read_limited, to_json
 from ad.core.registry import ModelRegistry
 from ad.core.settings import RunSettings
 from ad.core.trainer import Trainer
+
+RUN = "run directory"
+"""What `ad.core.files.read_limited` calls the folder of a run."""
 
 _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy", "timm", "faiss-cpu", "faiss-gpu")
 """Whose versions a run records, where they are installed."""
@@ -140,7 +143,7 @@ def read_run(run: Path) -> dict[str, Any]:
         ModelFileError: If there is none, or it is not one that a run wrote.
     """
     try:
-        record = read_json(run, "run.json")
+        record: dict[str, Any] = json.loads(read_limited(run / "run.json", RUN))
         settings = record["settings"]
         for key, value, kind in (
             ("dataset", settings["dataset"], str),
@@ -151,7 +154,9 @@ def read_run(run: Path) -> dict[str, Any]:
         ):
             if not isinstance(value, kind):
                 raise TypeError(key)
-    except (ModelFileError, KeyError, TypeError) as error:
+    except ModelFileError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         msg = f"`{run}` is no run directory: its `run.json` cannot be read ({error})."
         raise ModelFileError(msg) from error
     return record
@@ -281,7 +286,8 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     """
     path = run / "log.jsonl"
     events = []
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
+    content = read_limited(path, RUN, largest=LARGEST_LINES) if path.is_file() else b""
+    for line in content.splitlines():
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):

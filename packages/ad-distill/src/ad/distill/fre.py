@@ -59,8 +59,9 @@ class FreDetector(Detector):
         super().__init__()
         self.extractor = extractor
         self.pool = pool
-        for name in ("weight", "code_bias", "bias"):
-            learned_buffer(self, name)
+        learned_buffer(self, "weight", shape=("h", "D"))
+        learned_buffer(self, "code_bias", shape=("h",))
+        learned_buffer(self, "bias", shape=("D",))
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled maps, ``[B, C, h, w]``, float32."""

@@ -170,8 +170,8 @@ class ChannelScale(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        learned_buffer(self, "mean")
-        learned_buffer(self, "std")
+        learned_buffer(self, "mean", shape=("C", 1, 1))
+        learned_buffer(self, "std", shape=("C", 1, 1))
 
     def measure(self, maps: Iterable[Tensor]) -> None:
         """Take mean and deviation over pictures and cells, in float64, in one pass.

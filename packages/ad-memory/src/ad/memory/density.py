@@ -43,8 +43,10 @@ class GaussianKde(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("center", "whitening", "points", "log_norm"):
-            learned_buffer(self, name)
+        learned_buffer(self, "center", shape=("k",))
+        learned_buffer(self, "whitening", shape=("k", "k"))
+        learned_buffer(self, "points", shape=("n", "k"))
+        learned_buffer(self, "log_norm", shape=())
 
     def fit(self, points: Tensor) -> None:
         """Remember the points.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ad.core.backbones import FeatureExtractor
 from ad.core.detector import Detector, Prediction, learned_buffer
-from ad.core.errors import DataError, SettingError
+from ad.core.errors import DataError, ModelFileError, SettingError
 from ad.core.trainer import FROM_MODEL_FILE, OnePassTrainer, Setup
 from ad.memory.density import GaussianKde
 
@@ -53,8 +53,10 @@ class DfkdeDetector(Detector):
         super().__init__()
         self.extractor = extractor
         self.scaling = scaling
-        for name in ("mean", "components", "length"):
-            learned_buffer(self, name)
+        features = sum(extractor.channels)
+        learned_buffer(self, "mean", shape=(features,))
+        learned_buffer(self, "components", shape=(features, "k"))
+        learned_buffer(self, "length", shape=())
         self.density = GaussianKde()
 
     def pool(self, images: Tensor) -> Tensor:
@@ -79,8 +81,16 @@ class DfkdeDetector(Detector):
 
         Raises:
             NotFittedError: If the detector has not been fitted.
+            ModelFileError: If components and density that were loaded are not of one size.
         """
         self.require_fitted()
+        kept, known = self.components.shape[1], len(self.density.center)
+        if kept != known:  # never of one training; a single number would broadcast
+            msg = (
+                f"DFKDE projects to {kept} components and its density knows {known}. The saved "
+                "model was changed; take it from the original again."
+            )
+            raise ModelFileError(msg)
         log_density: Tensor = self.density(self.project(self.pool(images)))
         return Prediction(-log_density, None)
 

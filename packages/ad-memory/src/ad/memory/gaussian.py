@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ad.core.detector import learned_buffer
-from ad.core.errors import DataError, SettingError
+from ad.core.errors import DataError, ModelFileError, SettingError
 from ad.core.progress import SILENT, Progress
 
 _CACHED_VALUES = 2**21
@@ -59,8 +59,8 @@ class PositionGaussians(nn.Module):
             msg = f"`eps` must be a positive number, such as 0.01; got {eps}."
             raise SettingError(msg)
         self.eps = eps
-        learned_buffer(self, "mean")
-        learned_buffer(self, "factor")
+        learned_buffer(self, "mean", shape=("P", "D"))
+        learned_buffer(self, "factor", shape=("P", "N", "M"))
 
     def fit(self, samples: GaussianFit, progress: Progress = SILENT) -> None:
         """Take over what was learnt; the samples' memory becomes this module's."""
@@ -74,7 +74,11 @@ class PositionGaussians(nn.Module):
 
         Returns:
             ``[P, B]``: Mahalanobis distances, in standard deviations.
+
+        Raises:
+            ModelFileError: If what was loaded is not of the samples' positions and features.
         """
+        self._check(samples.shape[0], samples.shape[2])
         # In chunks of positions, whose factors and gaps stay in the processor's cache.
         size = max(1, _CACHED_VALUES // self.factor[0].numel())
         chunks = zip(
@@ -84,6 +88,20 @@ class PositionGaussians(nn.Module):
             strict=True,
         )
         return torch.cat([self._distances(s - m[:, None], f) for s, m, f in chunks])
+
+    def _check(self, positions: int, features: int) -> None:
+        # What was fitted always fits; a file from elsewhere may not, and may broadcast.
+        count = self.factor.shape[1]
+        width = features if count == features else features + count
+        for name, needed in (("mean", (features,)), ("factor", (count, width))):
+            shape = tuple(self.get_buffer(name).shape)
+            if shape != (positions, *needed):
+                msg = (
+                    f"The Gaussians' `{name}` is {shape}; {(positions, *needed)} is needed for "
+                    f"{positions} positions of {features} features. The saved model was changed; "
+                    "take it from the original again."
+                )
+                raise ModelFileError(msg)
 
     def _distances(self, gap: Tensor, factor: Tensor) -> Tensor:  # [p, B, D] -> [p, B]
         num_features = gap.shape[-1]

@@ -85,7 +85,7 @@ class NearestNeighbors(nn.Module):
 
     def __init__(self, *, precision: Precision = "exact", backend: Backend = "torch") -> None:
         super().__init__()
-        learned_buffer(self, "bank", torch.float16)
+        learned_buffer(self, "bank", torch.float16, shape=("M", "D"))
         self.precision: Precision = precision
         self.backend: Backend = backend
         if backend == "faiss":

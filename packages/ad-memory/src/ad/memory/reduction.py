@@ -86,7 +86,7 @@ class ChannelSubset(Embedding):
             )
             raise SettingError(msg)
         for layer in range(len(self.channels)):
-            learned_buffer(self, f"channels_{layer}", torch.int64)
+            learned_buffer(self, f"channels_{layer}", torch.int64, shape=(f"n{layer}",))
 
     def draw(self, generator: torch.Generator) -> None:
         """Choose the channels, uniformly among all choices that have a channel of every layer."""
@@ -120,7 +120,7 @@ class LinearProjection(Embedding):
 
     def __init__(self, channels: Sequence[int], num_features: int) -> None:
         super().__init__(channels, num_features)
-        learned_buffer(self, "projection")
+        learned_buffer(self, "projection", shape=(sum(channels), num_features))
 
     def draw(self, generator: torch.Generator) -> None:
         """Choose random orthonormal columns, uniformly distributed.

@@ -46,27 +46,9 @@ def categories(root: Path) -> list[str]:
         return []
     if _normal_folder(root) is not None:
         return [root.resolve().name]
-    for train in folders_in(root):
-        normal = _normal_folder(train) if train.name.lower() == "train" else None
-        if normal is not None:
-            raise DataError(_has_a_split(root, normal))
+    _refuse_split(root)
     below = [folder.name for folder in folders_in(root) if _normal_folder(folder) is not None]
     return below or ([root.resolve().name] if pictures_in(root) else [])
-
-
-def _has_a_split(root: Path, normal: Path) -> str:
-    name = f"{normal.parent.name}/{normal.name}"
-    learnt = "Read as `folder`, its test pictures would be learnt from."
-    if name == f"train/{GOOD}":
-        return (
-            f"`{root}` is laid out as `mvtec`, with `{name}` and `test`. {learnt}\n"
-            f"hint: ad train mvtec {root.resolve().name} MODEL --data-root {root}"
-        )
-    return (
-        f"`{root}` has pictures to train on (`{name}`) and others to test with. {learnt}\n"
-        f"hint: named `train/{GOOD}` and `test/{GOOD}` it is laid out as `mvtec`; as it is, it may "
-        "be `btad`, or its pictures can be listed in a table: ad datasets btad, ad datasets csv"
-    )
 
 
 def samples(root: Path, category: str, seed: int) -> list[Sample]:
@@ -116,6 +98,35 @@ def _parts(root: Path) -> dict[str, Path] | None:
         msg = f"A data root of parts needs `normal=DIR`; got {listed(parts)}."
         raise DataError(msg)
     return parts
+
+
+def _refuse_split(root: Path) -> None:
+    """Refuse a folder that brings its own split: `test` would pass for a category beside `train`.
+
+    Raises:
+        DataError: If good pictures are in a folder of `train`.
+    """
+    for train in folders_in(root):
+        good = _normal_folder(train) if train.name.lower() == "train" else None
+        if good is None:
+            continue
+        fitting = {("train", GOOD): "mvtec", ("train", "ok"): "btad"}.get((train.name, good.name))
+        data = f"{root.resolve().name} MODEL --data-root {root}"
+        learnt = "test pictures would be learnt from."
+        if fitting is not None:
+            msg = (
+                f"`{root}` is laid out as `{fitting}`, with `train/{good.name}` and `test`. Read "
+                f"as `folder`, its {learnt}\nhint: ad train {fitting} {data}"
+            )
+        else:
+            msg = (
+                f"`{root}` brings its own split, with `{train.name}/{good.name}`. Read as "
+                f"`folder`, its {learnt} The layouts with a split are `mvtec` (`train/good`), "
+                "`btad` (`train/ok`) and `csv` (a table of any pictures).\n"
+                f"hint: rename `{train.name}/{good.name}` to `train/good`, and its like in `test`, "
+                f"then: ad train mvtec {data}"
+            )
+        raise DataError(msg)
 
 
 def _normal_folder(folder: Path) -> Path | None:

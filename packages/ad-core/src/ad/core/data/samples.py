@@ -335,19 +335,28 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     Made of names, sizes in bytes, labels and splits, not of the pixels.
 
     Raises:
-        PictureError: If a picture is not there, which a table may list all the same.
+        PictureError: If a picture is not there, which only a table or a change meanwhile can bring.
     """
     digest = hashlib.sha256()
     for s in samples:
         name = "/".join(s.path.parts[-3:])
-        try:
-            size = s.path.stat().st_size
-        except OSError as error:
-            msg = f"The picture `{s.path}` of the data cannot be read ({error.strerror})."
-            raise PictureError(msg) from error
-        line = f"{name}|{size}|{s.label}|{s.split}|{s.category}\n"
+        line = f"{name}|{_size_of(s.path)}|{s.label}|{s.split}|{s.category}\n"
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _size_of(picture: Path) -> int:
+    try:
+        return picture.stat().st_size
+    except FileNotFoundError as error:
+        msg = f"The picture `{picture}` does not exist. Put it there, or take it out of the data."
+        raise PictureError(msg) from error
+    except OSError as error:
+        msg = (
+            f"The picture `{picture}` cannot be read ({error.strerror}). Make it readable, or take "
+            "it out of the data."
+        )
+        raise PictureError(msg) from error
 
 
 def _holds(folder: Path, names: Sequence[str]) -> bool:

@@ -14,9 +14,10 @@ import numpy as np
 from ad.core.calibrate import Calibration, renewed_notes
 from ad.core.errors import ModelFileError
 from ad.core.evaluation import Verdicts
+from ad.core.files import LARGEST_LINES, read_limited
 from ad.core.report.page import write_page
 from ad.core.report.run import REPORT, as_text, figures, run_title
-from ad.core.run_directory import read_run
+from ad.core.run_directory import RUN, read_run
 
 _DOTS = 200
 """Scores of a run that are drawn, of good and of defective pictures each; more become quantiles."""
@@ -105,8 +106,8 @@ def write_comparison(path: Path, runs: Sequence[Path]) -> None:
 def _read(run: Path) -> _Finished:
     record = read_run(run)
     try:
-        metrics = json.loads((run / "metrics.json").read_bytes())
-        saved = json.loads((run / "model" / "config.json").read_bytes())["calibration"]
+        metrics = json.loads(read_limited(run / "metrics.json", RUN))
+        saved = json.loads(read_limited(run / "model" / "config.json", RUN))["calibration"]
         calibration = None if saved is None else Calibration.from_json(saved)
         scored = _scores(run / "scores.jsonl")
     except FileNotFoundError as error:
@@ -116,7 +117,9 @@ def _read(run: Path) -> _Finished:
             "again."
         )
         raise ModelFileError(msg) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ModelFileError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         msg = f"The results of `{run}` cannot be read ({error!r}): train again."
         raise ModelFileError(msg) from error
     return _Finished(run, record, metrics, calibration, scored)
@@ -127,7 +130,7 @@ def _scores(path: Path) -> dict[str, list[_Scored]]:
     if not path.exists():
         return {}
     lines: dict[str, list[dict[str, Any]]] = {}
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in read_limited(path, RUN, largest=LARGEST_LINES).decode().splitlines():
         line = json.loads(text)
         lines.setdefault(line["category"], []).append(line)
     scored = {}

@@ -14,12 +14,13 @@ from ad.core.calibrate import calibration_notes, renewed_notes
 from ad.core.data.pictures import upright_size
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError
+from ad.core.files import read_limited
 from ad.core.heatmaps import colour_table
 from ad.core.metrics import auroc
 from ad.core.predict import ModelConfig
 from ad.core.report.gallery import Gallery, Shown
 from ad.core.report.page import data_uri, write_page
-from ad.core.run_directory import read_log, read_run
+from ad.core.run_directory import RUN, read_log, read_run
 
 if TYPE_CHECKING:
     from ad.core.evaluation import Evaluation
@@ -139,7 +140,7 @@ def _notes_again(run: Path, config: ModelConfig, evaluation: Evaluation) -> list
     again = "Scored again with the saved model, after training."
     notes = [*calibration_notes(config.calibration), *evaluation.notes]
     try:
-        then = json.loads((run / "metrics.json").read_bytes())
+        then = json.loads(read_limited(run / "metrics.json", RUN))
     except FileNotFoundError:
         return [again, *notes]
     changed = [

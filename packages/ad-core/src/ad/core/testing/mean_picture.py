@@ -21,10 +21,10 @@ class MeanPictureDetector(Detector):
 
     mean: Tensor
 
-    def __init__(self, *, gain: float) -> None:
+    def __init__(self, *, gain: float, img_size: int) -> None:
         super().__init__()
         self.gain = gain
-        learned_buffer(self, "mean")  # [3, H, W]
+        learned_buffer(self, "mean", shape=(3, img_size, img_size))
 
     def forward(self, images: Tensor) -> Prediction:
         """Score a batch; see `Detector.forward`."""
@@ -50,7 +50,8 @@ class MeanPictureTrainer(OnePassTrainer):
         if not gain > 0:
             msg = f"`gain` must be above 0; got {gain}."
             raise SettingError(msg)
-        self.detector: MeanPictureDetector = MeanPictureDetector(gain=gain).to(setup.device)
+        detector = MeanPictureDetector(gain=gain, img_size=setup.img_size)
+        self.detector: MeanPictureDetector = detector.to(setup.device)
         self._sum = torch.zeros(3, setup.img_size, setup.img_size, device=setup.device)
         self._seen = 0
 

@@ -57,7 +57,7 @@ class EfficientadDetector(Detector):
         self.scale = ChannelScale()
         self.student = student
         self.autoencoder = autoencoder
-        learned_buffer(self, "quantiles")
+        learned_buffer(self, "quantiles", shape=(2, 2))
 
     def autocast(self, x: Tensor) -> AbstractContextManager[None]:
         """The teacher's precision, for the networks that learn."""
