@@ -15,8 +15,8 @@ class SpreadDetector(Detector):
 
     def __init__(self) -> None:
         super().__init__()
-        learned_buffer(self, "mean")
-        learned_buffer(self, "spread")
+        learned_buffer(self, "mean", shape=(3, "H", "W"))
+        learned_buffer(self, "spread", shape=(3, "H", "W"))
 
     def forward(self, images: Tensor) -> Prediction:
         """Score a batch ``[B, 3, H, W]`` in [0, 1]."""
