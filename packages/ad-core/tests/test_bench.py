@@ -1,6 +1,7 @@
 """Many runs: what is planned, what is skipped, and that a failure costs only itself."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -11,12 +12,13 @@ import time
 import types
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ad.core.bench import compare, run_bench, summarise
 from ad.core.bench.executors import LocalExecutor, RayExecutor, train_here
 from ad.core.bench.jobs import Outcome, finished, outcome_of, plan
-from ad.core.cli import app
+from ad.core.cli import app, bench
 from ad.core.errors import (
     DataError,
     Interrupted,
@@ -392,6 +394,59 @@ def test_a_report_that_cannot_be_written_costs_no_figures(bench_here, tmp_path):
     assert (status, json.loads(out)["report"]) == (0, None)
     assert json.loads(out)["runs"][0]["status"] == "done"
     assert f"warning: no report was written: `{run}` is no finished run: it has no `config.j" in err
+
+
+def outcomes_of(jobs, **changes):
+    metrics = {"image_auroc": 0.75}
+    return [Outcome(job=job, metrics=metrics, **changes) for job in jobs]
+
+
+def test_the_live_table_has_what_changed_last_and_the_time_left(
+    mean_picture, roots, tmp_path, monkeypatch
+):
+    now = [50.0]
+    monkeypatch.setattr(bench.time, "monotonic", lambda: now[0])
+    jobs = planned(mean_picture, roots, tmp_path, ["toy", "other"], seeds=range(3))
+    of = {c: [job for job in jobs if job.category == c] for c in ("toy", "other")}
+    table = bench._LiveTable(len(jobs))
+
+    def shown(height=30):
+        console = Console(file=io.StringIO(), width=120, height=height)
+        console.print(table)
+        return console.file.getvalue()
+
+    now[0] = 60.0
+    assert shown() == "0 of 6 runs; 10.0 s\n"
+    table.outcomes += outcomes_of(of["other"][:2], skipped=True)
+    assert shown().endswith("\n2 of 6 runs; 10.0 s\n")
+    table.outcomes += outcomes_of(of["toy"][:1])
+    table.outcomes += outcomes_of(of["toy"][1:2], error="it broke")
+    assert shown().endswith("\n4 of 6 runs, 1 failed; 10.0 s, about 10.0 s left\n")
+    assert shown().index(" other ") < shown().index(" toy ")
+    assert "1, 1 failed" in shown()
+    low = shown(height=9)
+    assert " toy " in low
+    assert " other " not in low
+    table.outcomes += outcomes_of(of["other"][2:])
+    assert " other " in shown(height=9)
+
+
+def test_on_a_terminal_lines_are_said_above_a_table(mean_picture, roots, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    jobs = planned(mean_picture, roots, tmp_path, ["toy"], seeds=range(2))
+    with bench._watched(len(jobs)) as tell:
+        for outcome in outcomes_of(jobs):
+            tell(outcome)
+    said = terminal.getvalue()
+    assert "2 of 2: mvtec toy mean-picture seed 1: image AUROC 0.750" in said
+    assert "0.750±0.000" in said
+    assert "2 of 2 runs; " in said
 
 
 def test_ray_that_is_missing_is_named(monkeypatch):

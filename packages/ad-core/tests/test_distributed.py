@@ -23,7 +23,7 @@ import torch
 from ad.core import ModelRegistry, train
 from ad.core.callbacks import Callback
 from ad.core.cli import main
-from ad.core.distributed import is_main
+from ad.core.distributed import end_process, is_main
 
 class Heard(Callback):
     def on_epoch_end(self, state):
@@ -47,6 +47,7 @@ for model in ("linear-student", "mean-picture"):
     if model == "linear-student":  # all processes have it
         assert result.detector.threshold is not None
 torch.distributed.destroy_process_group()  # as torch asks of programs
+end_process(0)
 """
 
 

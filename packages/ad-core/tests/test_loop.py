@@ -1,5 +1,6 @@
 """Learning by gradient: order, steps, caching, optimisers, and when it ends."""
 
+import math
 from dataclasses import replace
 from typing import ClassVar
 
@@ -239,7 +240,15 @@ def test_a_loss_that_is_not_finite_stops_at_once_and_names_the_pictures(tmp_path
     assert message.startswith("The loss is not finite at step 4 of 9: gap ")
     assert "other inf. The batch was " in message
     assert "The last checkpoint is still there." in message
+    assert message.endswith(
+        "Look at these pictures, and start a new run with `--precision fp32` or a smaller learning "
+        "rate: this one, resumed as it is, would get here again."
+    )
     assert checkpoints.latest()[1]["step"] == 3
+    never = Checkpoints(tmp_path / "never", every_seconds=math.inf)
+    with pytest.raises(LearningError) as caught:
+        fit(Diverging(setup()), pictures(), checkpoints=never)
+    assert "checkpoint" not in str(caught.value)
 
 
 def test_one_pass_models_take_neither_steps_nor_patience(mean_picture, toy_root):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -87,6 +88,26 @@ def files(run):
     }
 
 
+def test_a_resumed_run_takes_note_of_its_pictures_but_is_not_prepared_again(tmp_path):
+    class Noting(LinearStudentTrainer):
+        def __init__(self, setup):
+            super().__init__(setup)
+            self.done = []
+
+        def begin(self, data):
+            self.done.append(data.pictures)
+
+        def prepare(self, data):
+            self.done.append("prepared")
+            super().prepare(data)
+
+    always, shown = Checkpoints(tmp_path, every_seconds=0), pictures()
+    for expected in ([shown, "prepared"], [shown]):
+        trainer = Noting(setup())
+        fit(trainer, shown, checkpoints=always)
+        assert trainer.done == expected
+
+
 def test_train_resumes_a_run_that_was_stopped(student, toy_root, tmp_path):
     whole = train("mvtec", "toy", student, data_root=toy_root, output_dir=tmp_path / "a")
     with pytest.raises(Interrupted):
@@ -122,6 +143,24 @@ def test_resuming_with_other_settings_or_data_is_refused(student, toy_root, tmp_
     (run / "run.json").write_text(record)
     (toy_root / "toy/test/good/000.png").unlink()
     with pytest.raises(DataError, match="have changed since it was started"):
+        train("mvtec", "toy", student, data_root=toy_root, resume=run)
+
+
+def test_resuming_in_other_circumstances_is_said(student, toy_root, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train("mvtec", "toy", student, data_root=toy_root, output_dir=run,
+              callbacks=[Interrupting(1)])  # fmt: skip
+    record = json.loads((run / "run.json").read_text())
+    numpy = record["versions"]["numpy"]
+    precision = record["precision"]
+    record |= {"precision": "fp16", "versions": {**record["versions"], "numpy": "0.1"}}
+    (run / "run.json").write_text(json.dumps(record))
+    words = (
+        f"`{run}` was started with precision fp16 and not {precision}, numpy 0.1 and not {numpy}: "
+        "it goes on, but may not end exactly as it would have."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(words)}$"):
         train("mvtec", "toy", student, data_root=toy_root, resume=run)
 
 

@@ -4,10 +4,13 @@ import pytest
 import torch
 from random_pictures import generators, random_images
 
+from ad.core.data.batches import PictureSet
 from ad.core.errors import SettingError
 from ad.core.synth.anomalies import PerlinAnomalies, blend
 from ad.core.synth.cut_paste import CutPaste
 from ad.core.synth.textures import ProceduralTextures, RandomColours
+
+POOL = PictureSet((random_images(3, 20, 20, 3, seed=5) * 255).byte().numpy(), 24)
 
 
 class Plain:
@@ -104,10 +107,11 @@ def test_textures_are_augmented_unless_that_is_turned_off():
     "recipe",
     [
         PerlinAnomalies(RandomColours(), rotate_prob=0.5),
-        PerlinAnomalies(ProceduralTextures(random_images(3, 3, 20, 20, seed=5))),
+        PerlinAnomalies(ProceduralTextures()),
+        PerlinAnomalies(ProceduralTextures(POOL)),
         CutPaste(),
     ],
-    ids=["colours", "made", "cut-paste"],
+    ids=["colours", "made", "made from others", "cut-paste"],
 )
 def test_what_happens_to_a_picture_depends_on_it_and_its_generator_alone(recipe):
     images = random_images(8, 3, 24, 24)

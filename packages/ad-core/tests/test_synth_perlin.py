@@ -7,6 +7,7 @@ import pytest
 import torch
 from random_pictures import CPU, generators
 
+from ad.core.synth import perlin
 from ad.core.synth.perlin import perlin_masks, perlin_noise
 
 
@@ -95,6 +96,19 @@ def test_masks_are_turned():
     masks = perlin_masks((64, 64), generators(300), device=CPU)
     corner, centre = masks[..., :6, :6].mean(), masks[..., 16:48, 16:48].mean()
     assert 0 < corner < centre / 4
+
+
+def test_cells_of_masks_are_as_large_as_is_asked(monkeypatch):
+    finer, coarse = (
+        perlin_masks((64, 96), generators(60), device=CPU, least_cell=side) for side in (2, 8)
+    )
+    assert not torch.equal(finer, coarse)
+    # Of 8 pixels there are at most 2^3 in 64 and 2^4 in 128, the side that 96 is cut out of.
+    monkeypatch.setattr(perlin, "MAX_EXPONENT", 4)
+    assert torch.equal(perlin_masks((64, 96), generators(60), device=CPU, least_cell=8), coarse)
+    narrow = perlin_masks((64, 64), generators(60), device=CPU, least_cell=8)
+    monkeypatch.setattr(perlin, "MAX_EXPONENT", 3)
+    assert torch.equal(perlin_masks((64, 64), generators(60), device=CPU), narrow)
 
 
 def test_a_mask_depends_on_its_generator_alone():

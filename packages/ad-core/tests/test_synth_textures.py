@@ -9,6 +9,7 @@ from PIL import Image
 from random_pictures import generators, random_images
 from scipy import ndimage
 
+from ad.core.data.batches import PictureSet
 from ad.core.data.pictures import read_picture, resize
 from ad.core.errors import DataError, PictureError, SettingError
 from ad.core.synth import textures as texturing
@@ -109,22 +110,19 @@ def test_kinds_are_drawn_by_their_shares(monkeypatch):
     np.testing.assert_allclose(shares, [0.12] * 5 + [0.25, 0.15], atol=0.03)
 
 
-def test_other_pictures_are_of_the_pool_or_else_of_the_batch(monkeypatch):
-    """The picture itself is used when it is alone."""
+def test_other_pictures_are_those_of_the_pool_or_else_the_picture_itself(monkeypatch):
     monkeypatch.setattr(texturing, "_KINDS", (lambda others, own: others,))
     monkeypatch.setattr(texturing, "_SHARES", (1.0,))
     images = torch.arange(4.0)[:, None, None, None].expand(-1, 3, 8, 8)
-    met = {row: set() for row in range(4)}
-    for first in range(0, 200, 4):
-        drawn = ProceduralTextures().draw(images, generators(4, first))
-        for row in range(4):
-            met[row].add(int(drawn[row, 0, 0, 0]))
-    assert met == {row: {0, 1, 2, 3} - {row} for row in range(4)}
-    assert torch.equal(ProceduralTextures().draw(images[2:3], generators(1)), images[2:3])
-    pool = torch.tensor([7.0, 8.0])[:, None, None, None].expand(-1, 3, 5, 9)
-    drawn = ProceduralTextures(pool).draw(images[:1].expand(40, -1, -1, -1), generators(40))
-    assert drawn.shape == (40, 3, 8, 8)
-    assert set(drawn[:, 0, 0, 0].tolist()) == {7.0, 8.0}
+    assert torch.equal(ProceduralTextures().draw(images, generators(4)), images)
+    levels = [np.full((6, 6, 3), level, np.uint8) for level in (0, 51, 255)]
+    for size in (8, 5):  # as the pictures, or resized to them
+        pool = PictureSet(levels, size)
+        drawn = ProceduralTextures(pool).draw(images[1:2].expand(60, -1, -1, -1), generators(60))
+        assert drawn.shape == (60, 3, 8, 8)
+        met, counts = drawn[:, 0, 0, 0].unique(return_counts=True)
+        torch.testing.assert_close(met, torch.tensor([0, 0.2, 1]))
+        assert counts.min() > 8
 
 
 def test_the_nearest_points_are_those_of_brute_force():

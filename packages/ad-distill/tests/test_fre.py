@@ -7,10 +7,12 @@ from ad.core.data.batches import PictureSet
 from ad.core.errors import DataError, ModelFileError, SettingError
 from ad.core.files import load_tensors
 from ad.core.loop import fit
+from ad.core.settings import run_settings
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import Setup
 from ad.distill import fre
 from ad.distill.fre import FreTrainer, principal_plane
+from ad.distill.models import FRE, FRE_RESNET18
 
 SIZE = 64
 
@@ -102,6 +104,15 @@ def test_the_closed_form_takes_no_steps_and_descent_those_of_the_setup():
     assert trainer({"solver": "sgd"}, num_epochs=2).num_steps(10) == 6
     assert "there are no epochs" in trainer().notes[0]
     assert trainer({"solver": "sgd"}).notes == ()
+
+
+def test_the_budget_of_the_paper_descends():
+    for spec in (FRE, FRE_RESNET18):
+        settings = run_settings(
+            spec, FreTrainer, dataset="mvtec", category="toy", budget="paper", batch_size=8
+        )
+        assert (settings.num_epochs, settings.batch_size) == (250, 8)  # a user's number counts
+        assert settings.options["solver"] == "sgd"
 
 
 def test_of_very_many_pictures_a_random_part_is_used(monkeypatch):

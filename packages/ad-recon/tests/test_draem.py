@@ -52,6 +52,15 @@ def test_parameters_are_those_of_the_authors():
         assert count(MendingNetwork(128, sspcab=True)) == 69_048_579 - last + block
 
 
+def test_textures_made_by_code_take_parts_of_all_pictures(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    good = pictures(4)
+    for folder, pool in (("", good), (str(tmp_path), None)):
+        one = trainer({"textures": folder}, num_steps=1)
+        fit(one, good)
+        assert getattr(one.breaking.textures, "pool", None) is pool
+
+
 @pytest.mark.parametrize("sspcab", [False, True])
 @pytest.mark.parametrize("size", [(64, 64), (32, 96)])
 def test_the_networks_keep_the_pictures_size(size, sspcab):

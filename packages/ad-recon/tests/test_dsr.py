@@ -177,7 +177,7 @@ def test_notes_say_what_was_gone_without(tmp_path):
         ({"rotate_prob": 1.5}, {}, "`rotate_prob` must be a probability from 0 to 1; got 1.5"),
         ({"width": 0}, {}, "`width` must be a whole number from 1; got 0"),
         ({"embedding_dim": 0}, {}, "`embedding_dim` must be a whole number from 1; got 0"),
-        ({"num_embeddings": 1}, {}, "`num_embeddings` must be a whole number from 2; got 1"),
+        ({"num_embeddings": 2}, {}, "`num_embeddings` must be a whole number from 3; got 2"),
         ({"vq_steps": 0}, {}, "`vq_steps` must be a whole number from 1; got 0"),
         ({"vq_weights": "f"}, {}, "`vq_steps` is for learning .* got both, 3 and 'f'. Leave one"),
         ({"vq_weights": "f", "vq_steps": None, "textures": "t"}, {}, "got both, 't' and 'f'"),

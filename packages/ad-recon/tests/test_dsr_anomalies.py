@@ -17,9 +17,9 @@ def test_ranks_to_choose_from_are_those_of_the_authors():
     first, last = candidate_ranks(4096, torch.tensor([0.05, 0.2, 0.5, 0.9999, 1.0]))
     assert first == 204
     assert last.tolist() == [205, 820, 2049, 4095, 4095]
-    for num_codes in range(2, 300):
+    for num_codes in range(3, 300):
         first, last = candidate_ranks(num_codes, torch.linspace(0.0500001, 1, 50))
-        assert 0 <= first < last.min()
+        assert 1 <= first < last.min()  # the nearest would break nothing
         assert last.max() < num_codes
 
 

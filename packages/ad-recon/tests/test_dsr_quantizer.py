@@ -1,5 +1,9 @@
 """DSR's quantiser: the nearest codes, and how codes follow what they stand for."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -111,3 +115,30 @@ def test_learning_codes_quantises_as_the_quantiser_does_and_passes_gradients():
     assert torch.equal(found, expected)
     found.sum().backward()
     assert (features.grad == 1).all()
+
+
+TOGETHER = """
+import torch
+from ad.core.distributed import end_process, join_world
+from ad.recon.dsr.vq import CodeAverages, Quantizer
+
+world = join_world()
+quantizer, averages = Quantizer(3, 8), CodeAverages(3, 8)
+averages.quantize(quantizer, torch.full((2, 3, 4, 4), 1.0 - 2 * world.rank), patience=10)
+world.average_buffers([quantizer, averages], 0.5)
+# All codes started at cells of the first process. The other's cells are as near to each of them,
+# and were counted for the first code.
+torch.testing.assert_close(quantizer.codes[1:], torch.ones(7, 3), atol=1e-3, rtol=0)
+end_process(0)
+"""
+
+
+def test_codes_start_anew_in_the_same_place_in_all_processes(tmp_path):
+    program = tmp_path / "together.py"
+    program.write_text(TOGETHER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*command, "--nproc-per-node", "2", program],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -37,6 +37,12 @@ def test_the_quantiser_learns_before_the_runs_own_steps():
         assert phases.refinement.stop == 2 * own
 
 
+def test_textures_made_by_code_take_parts_of_all_pictures():
+    one, good = trainer({"vq_steps": 1}, num_steps=2), pictures()
+    fit(one, good)
+    assert one.textures.pool is good
+
+
 def test_rates_are_constant_but_for_the_last_fifth_of_detection():
     optimizations = trainer({"vq_steps": 5, "refine_share": 0.5}, num_steps=20).optimizers(25)
     assert [o.steps for o in optimizations] == [range(5), range(5, 15), range(15, 25)]

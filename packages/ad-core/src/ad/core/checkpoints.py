@@ -63,6 +63,11 @@ class Checkpoints:
                 warnings.warn(f"A checkpoint is left out: {error}", stacklevel=2)
         return None
 
+    @property
+    def any(self) -> bool:
+        """Whether there is one, whole or not."""
+        return bool(self._all())
+
     def clear(self) -> None:
         """Remove all of them: the run is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -66,6 +66,7 @@ class Descent:
         """Take all steps that are left, and keep the best epoch; raises what `fit` tells of."""
         trainer, progress = self.trainer, self.trainer.setup.progress
         found = self.checkpoints.latest() if self.checkpoints else None
+        trainer.begin(self.data)
         self.data.fill(progress)
         if found is None:
             trainer.prepare(self.data)
@@ -81,9 +82,10 @@ class Descent:
         self.callbacks.tell("on_fit_start", self._at())
         with (
             noted_signals(_STOPPING if self.checkpoints is not None else ()) as caught,
-            progress.step("learning", total=self.total_steps, unit="steps") as advance,
+            progress.step(
+                "learning", total=self.total_steps, unit="steps", done=self.step
+            ) as advance,
         ):
-            advance(self.step)
             while self.step < self.total_steps and not self.stopped:
                 self._run_epoch(optimizations, advance, caught)
         self._set_training(False)
@@ -171,11 +173,13 @@ class Descent:
 
     def _explain(self, values: Mapping[str, float], indices: Sequence[int]) -> str:
         sources = [self.data.pictures.sources[index] for index in indices]
-        kept = "The last checkpoint is still there. " if self.checkpoints else ""
+        saved = self.checkpoints is not None and self.checkpoints.any
+        kept = "The last checkpoint is still there. " if saved else ""
         return (
             f"The loss is not finite at step {self.step + 1} of {self.total_steps}: "
             f"{_terms(values)}. The batch was {', '.join(f'`{source}`' for source in sources)}. "
-            f"{kept}Look at these pictures; try `--precision fp32` or a smaller learning rate."
+            f"{kept}Look at these pictures, and start a new run with `--precision fp32` or a "
+            "smaller learning rate: this one, resumed as it is, would get here again."
         )
 
     def _interrupted(self, number: int) -> Interrupted:

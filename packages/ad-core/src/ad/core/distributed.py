@@ -15,6 +15,7 @@ import atexit
 import datetime
 import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -179,6 +180,8 @@ class World:
 
 ALONE = World()
 
+_JOINED = threading.Event()  # once this process is one of several, whatever becomes of the group
+
 
 def join_world() -> World:
     """The processes that torchrun started with this one; one alone without it."""
@@ -192,6 +195,7 @@ def join_world() -> World:
         dist.init_process_group(backend, timeout=_PATIENCE)
         # Once for all runs of the process: a second group would meet what the first one left.
         atexit.register(_leave)
+    _JOINED.set()
     return World(dist.get_rank(), dist.get_world_size())
 
 
@@ -199,18 +203,19 @@ def end_process(status: int) -> None:
     """End a process that has learnt with others; one alone goes on.
 
     Gloo's threads may still hold tensors while the interpreter is taken apart, which now and then
-    ends a run that has succeeded by SIGABRT (pytorch#190489): so it is not taken apart.
-    """
-    if "torch" not in sys.modules:
-        return
-    import torch.distributed as dist
+    ends a run that has succeeded by SIGABRT (pytorch#190489), even after `destroy_process_group`:
+    so it is not taken apart.
 
-    if dist.is_available() and dist.is_initialized():
-        atexit.unregister(_leave)
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    Args:
+        status: Exit status.
+    """
+    if not _JOINED.is_set():
+        return
+    atexit.unregister(_leave)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _leave() -> None:

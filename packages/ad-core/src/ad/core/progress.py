@@ -27,13 +27,16 @@ class Advance(Protocol):
 class Progress(Protocol):
     """Shows steps of work; one step at a time."""
 
-    def step(self, name: str, *, total: int, unit: str) -> AbstractContextManager[Advance]:
+    def step(
+        self, name: str, *, total: int, unit: str, done: int = 0
+    ) -> AbstractContextManager[Advance]:
         """Show one step while the ``with`` block runs.
 
         Args:
             name: What is being done, for a person: ``"coreset"``.
             total: How many units the step has.
             unit: What is counted, in the plural: ``"pictures"``.
+            done: Units that an earlier process did, where work is gone on with.
 
         Returns:
             A context manager that yields the function to call as units get done.
@@ -45,7 +48,7 @@ class SilentProgress:
     """Shows nothing."""
 
     @contextmanager
-    def step(self, name: str, *, total: int, unit: str) -> Iterator[Advance]:
+    def step(self, name: str, *, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
         """Do the work without a word; see `Progress.step`."""
         yield _say_nothing
 

@@ -207,15 +207,25 @@ def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | No
     if (run / "metrics.json").exists():
         msg = f"`{run}` is finished; there is nothing to resume."
         raise SettingError(msg)
-    if any(whole[key] != record[key] for key in ("threads", "processes", "versions")):
+    before, now = _conditions(whole), _conditions(record)
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        listed = ", ".join(f"{name} {before.get(name)} and not {now.get(name)}" for name in changed)
         warnings.warn(
-            f"`{run}` was started with other versions or another number of threads or processes: "
-            "it goes on, but may not end exactly as it would have.",
+            f"`{run}` was started with {listed}: it goes on, but may not end exactly as it would "
+            "have.",
             stacklevel=3,
         )
     if (run / "model").exists():  # it was saved, but the run did not live to test it
         shutil.rmtree(run / "model")
     return run
+
+
+def _conditions(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What results depend on beyond settings and data, if only in their last digits."""
+    versions = record.get("versions") or {}
+    keys = ("device", "precision", "threads", "processes", "machine")
+    return {**{key: record.get(key) for key in keys}, **versions}
 
 
 def _named(inputs: Mapping[str, str] | None) -> str:

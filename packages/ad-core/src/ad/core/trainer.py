@@ -166,6 +166,15 @@ class GradientTrainer(Trainer):
         """
         return ()
 
+    def begin(self, data: LearningData) -> None:  # noqa: B027 - optional on purpose
+        """Take note of the pictures; called once, before all else, of a resumed run too.
+
+        For what a trainer needs of them all while it learns, such as parts of other pictures.
+
+        Args:
+            data: What will be learnt from, all of it in every process.
+        """
+
     def prepare(self, data: LearningData) -> None:
         """Learn what must be known before the first step, such as statistics of a teacher.
 

@@ -39,6 +39,8 @@ FRE = ModelSpec(
     trainer="ad.distill.fre:FreTrainer",
     model={"backbone": "resnet50", "layer": "layer3", "solver": "pca"},
     train={"num_epochs": 50, "batch_size": 16, "img_size": 256, "normalize": True},
+    # In epochs learns only who does not solve for the components.
+    paper_budget={"num_epochs": 250, "batch_size": 64, "options": {"solver": "sgd"}},
     summary="error of rebuilding a feature map from few principal components",
     paper="FRE: A Fast Method For Anomaly Detection And Segmentation, BMVC 2023",
     url="https://arxiv.org/abs/2211.12650",
@@ -52,6 +54,7 @@ FRE_RESNET18 = ModelSpec(
     trainer=FRE.trainer,
     model={**FRE.model, "backbone": "resnet18"},
     train=FRE.train,
+    paper_budget=FRE.paper_budget,
     summary="FRE on ResNet-18: small and fast",
     paper=FRE.paper,
     url=FRE.url,

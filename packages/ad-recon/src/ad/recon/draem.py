@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.data.learning import LearningBatch, stream
+from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.data.samples import fingerprint_of
 from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
 from ad.core.synth.anomalies import PerlinAnomalies
-from ad.core.synth.textures import FolderTextures, texture_source
+from ad.core.synth.textures import FolderTextures, ProceduralTextures, texture_source
 from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Precision, Setup
 from ad.recon.focal import focal_loss
 from ad.recon.limits import budget_note, check_plain
@@ -282,6 +282,11 @@ class DraemTrainer(GradientTrainer):
         if not isinstance(source, FolderTextures):
             return {}
         return {"textures": fingerprint_of(source.paths)}
+
+    def begin(self, data: LearningData) -> None:
+        """Let textures made by code take parts of all pictures; see `GradientTrainer.begin`."""
+        if isinstance(self.breaking.textures, ProceduralTextures):
+            self.breaking.textures.pool = data.pictures
 
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """Break the pictures, then judge what is made of them.

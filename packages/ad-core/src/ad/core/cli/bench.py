@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,10 +28,17 @@ from ad.core.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
 
     from ad.core.bench import Summary
     from ad.core.bench.jobs import Outcome
+
+
+_LINES_BESIDE_ROWS = 8
+"""Lines of a terminal that a table of figures leaves to its head, its frame and what is said."""
 
 
 class Where(StrEnum):
@@ -85,7 +95,7 @@ def bench(
     from ad.core.bench import run_bench, summarise
     from ad.core.bench.executors import LocalExecutor, RayExecutor
     from ad.core.bench.jobs import plan
-    from ad.core.cli.console import print_json, say
+    from ad.core.cli.console import out, print_json, say
 
     names = _parts(datasets)
     planned = plan(
@@ -107,14 +117,8 @@ def bench(
     )
     how = LocalExecutor(jobs) if executor is Where.local else RayExecutor(cores, gpus)
     say(f"{len(planned)} runs, in {output}")
-    count = 0
-
-    def tell(outcome: Outcome) -> None:
-        nonlocal count
-        count += 1
-        say(f"{count} of {len(planned)}: {_line(outcome)}")
-
-    outcomes = run_bench(planned, how, output=output, told=tell)
+    with _watched(len(planned)) as tell:
+        outcomes = run_bench(planned, how, output=output, told=tell)
     failed = sum(outcome.error is not None for outcome in outcomes)
     page = _report(outcomes, output) if report else None
     if json:
@@ -122,7 +126,7 @@ def bench(
         where = None if page is None else str(page)
         print_json({"output": str(output), "runs": rows, "report": where})
     else:
-        _print(summarise(outcomes))
+        out().print(_table(summarise(outcomes)))
     say(f"written to {output}/results.csv and results.json")
     if page is not None:
         say(f"report to look at: {page}")
@@ -168,6 +172,64 @@ def _roots(datasets: Sequence[str], given: Sequence[str]) -> dict[str, str]:
     return roots
 
 
+@contextmanager
+def _watched(total: int) -> Iterator[Callable[[Outcome], None]]:
+    """Say what came of each run; on a terminal, with a table of all figures so far below."""
+    from ad.core.cli.console import say
+
+    count = 0
+
+    def tell(outcome: Outcome) -> None:
+        nonlocal count
+        count += 1
+        say(f"{count} of {total}: {_line(outcome)}")
+
+    if not sys.stderr.isatty():
+        yield tell
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    table = _LiveTable(total)
+    # What is said goes to stderr, which the display catches and prints above itself.
+    with Live(table, console=console, transient=True, refresh_per_second=2):
+
+        def tell_and_show(outcome: Outcome) -> None:
+            table.outcomes.append(outcome)
+            tell(outcome)
+
+        yield tell_and_show
+
+
+class _LiveTable:
+    """The figures so far, those that changed last below, as many as there is room for."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.outcomes: list[Outcome] = []
+        self.started = time.monotonic()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from ad.core.bench import summarise
+        from ad.core.cli.console import duration
+
+        changed = list(reversed(summarise(self.outcomes[::-1])))
+        room = max(1, options.size.height - _LINES_BESIDE_ROWS)
+        if changed:
+            yield _table(changed[-room:])
+        failed = sum(outcome.error is not None for outcome in self.outcomes)
+        own = sum(not outcome.skipped for outcome in self.outcomes)
+        seconds = time.monotonic() - self.started
+        words = f"{len(self.outcomes)} of {self.total} runs"
+        words += f", {failed} failed" if failed else ""
+        words += f"; {duration(seconds)}"
+        if own:
+            left = seconds / own * (self.total - len(self.outcomes))
+            words += f", about {duration(left)} left"
+        yield words
+
+
 def _line(outcome: Outcome) -> str:
     job = outcome.job
     what = f"{job.dataset} {job.category} {job.settings.model} seed {job.settings.seed}"
@@ -179,10 +241,10 @@ def _line(outcome: Outcome) -> str:
     return f"{what}: {figure}{' (done before)' if outcome.skipped else ''}"
 
 
-def _print(summaries: Sequence[Summary]) -> None:
+def _table(summaries: Sequence[Summary]) -> Table:
     from rich.table import Table
 
-    from ad.core.cli.console import TITLES, out
+    from ad.core.cli.console import TITLES
 
     table = Table(header_style="bold")
     for title in ("data", "category", "model"):
@@ -195,7 +257,7 @@ def _print(summaries: Sequence[Summary]) -> None:
         runs = f"{one.runs}, {one.failed} failed" if one.failed else f"{one.runs}"
         figures = [_figure(one.mean[key], one.deviation[key]) for key in shown]
         table.add_row(one.dataset, one.category, one.model, runs, *figures)
-    out().print(table)
+    return table
 
 
 def _figure(mean: float | None, deviation: float | None) -> str:

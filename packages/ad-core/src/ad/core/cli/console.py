@@ -114,22 +114,53 @@ def say_verdicts(verdicts: Verdicts | None) -> None:
 
 
 class ConsoleProgress:
-    """One line with a bar, units and the time left on a terminal; now and then a line elsewhere."""
+    """One line with a bar, speed and the time left on a terminal; now and then a line elsewhere."""
 
     @contextmanager
-    def step(self, name: str, *, total: int, unit: str) -> Iterator[Advance]:
+    def step(self, name: str, *, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
         """Show one step of work; see `ad.core.progress.Progress.step`."""
-        started = time.monotonic()
+        pace = _Pace(name, total, unit, done)
         if sys.stderr.isatty():
-            with _bar(name, total, unit) as advance:
+            with _bar(pace) as advance:
                 yield advance
         else:
-            yield _Lines(name, total, unit, sys.stderr).advance
-        say(f"{name}: {total} {unit} in {_duration(time.monotonic() - started)}")
+            yield _Lines(pace, sys.stderr).advance
+        after = f" after {done}" if done else ""
+        say(f"{name}: {pace.done - done} {unit}{after} in {duration(pace.seconds)}")
+
+
+class _Pace:
+    """How far a step of work is, and how fast."""
+
+    def __init__(self, name: str, total: int, unit: str, done: int) -> None:
+        self.name, self.total, self.unit = name, total, unit
+        self.before = self.done = done
+        self.note = ""
+        self.started = time.monotonic()
+
+    def advance(self, count: int, note: str) -> None:
+        self.done += count
+        self.note = note or self.note
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    @property
+    def speed(self) -> str:
+        """Such as ``12.3 steps/s``; nothing before the first unit."""
+        own = self.done - self.before
+        return f"{own / max(self.seconds, 1e-9):.3g} {self.unit}/s" if own else ""
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the end at this pace; the first few units say too little of the rest."""
+        own, all_own = self.done - self.before, self.total - self.before
+        return self.seconds / own * (self.total - self.done) if own * 50 >= all_own > 0 else None
 
 
 @contextmanager
-def _bar(name: str, total: int, unit: str) -> Iterator[Advance]:
+def _bar(pace: _Pace) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -143,19 +174,18 @@ def _bar(name: str, total: int, unit: str) -> Iterator[Advance]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
+        TextColumn(pace.unit),
+        TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
         TextColumn("left"),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(name, total=total, note="")
+        task = bar.add_task(pace.name, total=pace.total, completed=pace.done, speed="", note="")
 
         def advance(count: int, note: str = "") -> None:
-            if note:
-                bar.update(task, advance=count, note=note)
-            else:
-                bar.advance(task, count)
+            pace.advance(count, note)
+            bar.update(task, advance=count, speed=pace.speed, note=pace.note)
 
         yield advance
 
@@ -163,30 +193,28 @@ def _bar(name: str, total: int, unit: str) -> Iterator[Advance]:
 class _Lines:
     """Progress for logs: a line every ten seconds."""
 
-    def __init__(self, name: str, total: int, unit: str, stream: TextIO) -> None:
-        self.name, self.total, self.unit, self.stream = name, total, unit, stream
-        self.done, self.note = 0, ""
-        self.started = self.last = time.monotonic()
+    def __init__(self, pace: _Pace, stream: TextIO) -> None:
+        self.pace, self.stream = pace, stream
+        self.last = pace.started
 
     def advance(self, count: int, note: str = "") -> None:
-        self.done += count
-        self.note = note or self.note
+        pace = self.pace
+        pace.advance(count, note)
         now = time.monotonic()
-        if now - self.last < _SECONDS_BETWEEN_LINES or not self.done:
+        if now - self.last < _SECONDS_BETWEEN_LINES or pace.done == pace.before:
             return
         self.last = now
-        left = (now - self.started) / self.done * (self.total - self.done)
-        # The first few units say little of the rest.
-        known = f", {_duration(left)} left" if self.done * 50 >= self.total else ""
+        left = "" if pace.left is None else f", {duration(pace.left)} left"
         print(
-            f"{self.name}: {self.done} of {self.total} {self.unit}{known}"
-            f"{self.note and f'  {self.note}'}",
+            f"{pace.name}: {pace.done} of {pace.total} {pace.unit}, {pace.speed}{left}"
+            f"{pace.note and f'  {pace.note}'}",
             file=self.stream,
             flush=True,
         )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time for a person, such as ``12.3 s`` or ``1 h 05 min``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -61,11 +61,12 @@ def perlin_masks(
     device: torch.device | str,
     threshold: float = 0.5,
     ensure_nonempty: bool = False,
+    least_cell: int = 2,
 ) -> Tensor:
     """Draw masks of blotches: where rotated Perlin noise is above a threshold.
 
     Cells per side are a power of two, drawn from 2^0 to 2^5 for each direction, but never so many
-    that a cell has fewer than two pixels. The noise is turned by up to 90 degrees either way.
+    that a cell gets too small. The noise is turned by up to 90 degrees either way.
 
     Args:
         size: Height and width, in pixels.
@@ -74,12 +75,16 @@ def perlin_masks(
         threshold: Of the noise, which reaches from -1 to 1.
         ensure_nonempty: Stretch noise that is nowhere above the threshold to [-1, 1], so that some
             is. By default such a mask, one in twenty at 0.5, is empty.
+        least_cell: Side that cells of the lattice have at least, in pixels, a power of two.
 
     Returns:
         ``[B, 1, H, W]``, float32, 1 inside of blotches and 0 elsewhere.
     """
     numbers = torch.stack([torch.rand(3 + _LINES**2, generator=g) for g in generators]).to(device)
-    most = [min(MAX_EXPONENT, max(0, power_of_two(side).bit_length() - 2)) for side in size]
+    most = [
+        min(MAX_EXPONENT, max(0, (power_of_two(side) // least_cell).bit_length() - 1))
+        for side in size
+    ]
     exponents = numbers[:, :2] * (torch.tensor(most, device=numbers.device) + 1)
     angles = 2 * math.pi * numbers[:, 3:].reshape(-1, _LINES, _LINES)
     noise = perlin_noise(angles, 2 ** exponents.long(), size)

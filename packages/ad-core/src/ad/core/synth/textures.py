@@ -103,9 +103,7 @@ class FolderTextures:
         side = max(height, width)
         if side not in self._pictures:
             self._pictures[side] = PictureSet(self.paths, side, cache=True)
-        order = [int(torch.randint(len(self.paths), (), generator=g)) for g in generators]
-        (batch,) = self._pictures[side].batches(len(order), order=order)
-        return to_device(batch.pictures, images.device)[:, :, :height, :width]
+        return _drawn(self._pictures[side], images.device, generators)[:, :, :height, :width]
 
 
 @final
@@ -126,13 +124,11 @@ class ProceduralTextures:
     pictures, turned, mirrored and bent; the rest are plain colours.
 
     Args:
-        pool: ``[N, 3, h, w]``, float32 in [0, 1]: good pictures to use and to take parts of. By
-            default these are the other pictures of the same call, which of `PerlinAnomalies` are
-            those of a batch that are broken, or the picture itself if it is alone; what is drawn
-            for a picture then depends on its batch.
+        pool: Good pictures to use and to take parts of, each as likely as any other. Without them
+            it is the very picture that a texture is made for.
     """
 
-    def __init__(self, pool: Tensor | None = None) -> None:
+    def __init__(self, pool: PictureSet | None = None) -> None:
         self.pool = pool
 
     def draw(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -152,14 +148,14 @@ class ProceduralTextures:
     def _others(
         self, images: Tensor, rows: list[int], generators: Sequence[torch.Generator]
     ) -> Tensor:
-        """Another good picture for each of some rows."""
-        u = torch.stack([torch.rand((), generator=g) for g in generators])
-        if self.pool is not None:
-            chosen = (u * len(self.pool)).long()
-            others = self.pool[chosen.to(self.pool.device)].to(images.device)
-            return F.interpolate(others, images.shape[-2:], mode="bilinear", antialias=True)
-        further = 1 + (u * (len(images) - 1)).long()
-        return images[((torch.tensor(rows) + further) % len(images)).to(images.device)]
+        """A good picture for each of some rows."""
+        if self.pool is None:
+            return images[rows]
+        others = _drawn(self.pool, images.device, generators)
+        size = images.shape[-2:]
+        if others.shape[-2:] == size:
+            return others
+        return F.interpolate(others, size, mode="bilinear", antialias=True)
 
 
 def random_colours(images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -269,6 +265,15 @@ def nearest_points(points: Tensor, counts: Tensor, size: tuple[int, int]) -> tup
         torch.add(key_y[:, point, :, None], key_x[:, point, None], out=room)
         torch.minimum(nearest, room, out=nearest)
     return (nearest / most).floor().sqrt().float(), nearest.remainder(most).long()
+
+
+def _drawn(
+    pictures: PictureSet, device: torch.device, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """A picture for each generator, any as likely as any other; ``[B, 3, side, side]``."""
+    order = [int(torch.randint(len(pictures), (), generator=g)) for g in generators]
+    (batch,) = pictures.batches(len(order), order=order)
+    return to_device(batch.pictures, device)
 
 
 def _bent(

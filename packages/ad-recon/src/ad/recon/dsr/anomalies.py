@@ -133,14 +133,14 @@ def candidate_ranks(num_codes: int, shares: Tensor) -> tuple[int, Tensor]:
     """Ranks of the codes that may replace one, the nearest being 0.
 
     Args:
-        num_codes: ``K``.
+        num_codes: ``K``, 3 or more.
         shares: ``[B]``: of the codebook, how much there is to choose from.
 
     Returns:
         The first rank, and for each share the one after the last, ``[B]``.
     """
-    last = ((shares * num_codes).long() + 1).clamp(1, num_codes - 1)
-    return int(NEAREST * num_codes), last
+    first = max(1, int(NEAREST * num_codes))  # of few codes the nearest would break nothing
+    return first, ((shares * num_codes).long() + 1).clamp(first + 1, num_codes - 1)
 
 
 def codes_at_ranks(features: Tensor, codes: Tensor, ranks: Tensor) -> Tensor:

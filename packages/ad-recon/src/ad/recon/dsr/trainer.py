@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.data.learning import LearningBatch, stream
+from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.data.samples import fingerprint_of
 from ad.core.errors import SettingError
 from ad.core.synth.anomalies import PerlinAnomalies, check_probability
@@ -25,7 +25,7 @@ from ad.core.synth.textures import FolderTextures, ProceduralTextures, RandomCol
 from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Setup
 from ad.recon.dsr.anomalies import NEAREST, break_codes
 from ad.recon.dsr.network import DsrDetector, check_size
-from ad.recon.dsr.vq import CodeAverages, Codes
+from ad.recon.dsr.vq import LO, CodeAverages, Codes
 from ad.recon.dsr.weights import load_quantizer
 from ad.recon.focal import focal_loss
 from ad.recon.limits import budget_note, check_plain
@@ -237,6 +237,11 @@ class DsrTrainer(GradientTrainer):
     def _adam(self, *modules: nn.Module) -> torch.optim.Adam:
         return torch.optim.Adam([p for module in modules for p in module.parameters()], self.lr)
 
+    def begin(self, data: LearningData) -> None:
+        """Let textures made by code take parts of all pictures; see `GradientTrainer.begin`."""
+        if isinstance(self.textures, ProceduralTextures):
+            self.textures.pool = data.pictures
+
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """The terms of the phase that the step is in.
 
@@ -303,7 +308,8 @@ class DsrTrainer(GradientTrainer):
         if rows:
             size = (images.shape[2], images.shape[3])
             own = [generators[row] for row in rows]
-            masks[rows] = perlin_masks(size, own, device=images.device)
+            # Finer blotches would fill coarse codes of which they cover next to nothing.
+            masks[rows] = perlin_masks(size, own, device=images.device, least_cell=LO)
         return images, masks
 
     def _learn_refinement(self, batch: LearningBatch) -> dict[str, Tensor]:
@@ -332,7 +338,8 @@ def _check_shares(strength: float, refine_share: float) -> None:
 
 def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
-        least = 2 if name == "num_embeddings" else 1  # another code to break one into
+        # A code is broken into one that is neither the nearest nor the farthest.
+        least = 3 if name == "num_embeddings" else 1
         if size < least:
             msg = f"`{name}` must be a whole number from {least}; got {size}."
             raise SettingError(msg)

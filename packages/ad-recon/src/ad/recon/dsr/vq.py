@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ad.core.distributed import join_world
+
 LO, HI = 8, 4
 """Pixels along the side of a cell of the coarse and of the fine map."""
 
@@ -235,6 +237,9 @@ class CodeAverages(nn.Module):
     @torch.no_grad()
     def _start_anew(self, quantizer: Quantizer, rows: Tensor, due: Tensor) -> None:
         chosen = rows[torch.randint(len(rows), due.shape, device=rows.device)]  # [K, E]
+        world = join_world()
+        if world.size > 1 and due.any():  # idle in one process, idle in all: steps are averaged
+            world.follow([chosen])  # the mean of several places would be no place of a cell
         self.counts.masked_fill_(due, 1)
         self.idle.masked_fill_(due, 0)
         for kept in (self.sums, quantizer.codes):

@@ -1,0 +1,64 @@
+"""The line that shows how far work is."""
+
+import io
+import re
+import sys
+
+import pytest
+
+from ad.core.cli import console
+from ad.core.cli.console import ConsoleProgress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A time that passes when it is told to."""
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+def work(clock, *, seconds, done=0):
+    """Five steps of a hundred."""
+    with ConsoleProgress().step("learning", total=100, unit="steps", done=done) as advance:
+        for number in range(5):
+            clock[0] += seconds
+            advance(1, f"epoch {number}")
+
+
+def test_lines_tell_how_far_how_fast_and_how_long(clock, capsys):
+    work(clock, seconds=4)
+    assert capsys.readouterr().err.splitlines() == [
+        "learning: 3 of 100 steps, 0.25 steps/s, 6 min 28 s left  epoch 2",
+        "learning: 5 steps in 20.0 s",
+    ]
+
+
+def test_work_that_is_gone_on_with_is_as_fast_as_what_is_done_now(clock, capsys):
+    work(clock, seconds=4, done=90)
+    assert capsys.readouterr().err.splitlines() == [
+        "learning: 93 of 100 steps, 0.25 steps/s, 28.0 s left  epoch 2",
+        "learning: 5 steps after 90 in 20.0 s",
+    ]
+
+
+def test_the_first_units_say_nothing_of_the_time_left(clock, capsys):
+    work(clock, seconds=12)
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first == "learning: 1 of 100 steps, 0.0833 steps/s  epoch 0"
+
+
+def test_a_terminal_gets_one_line_with_the_same(clock, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    work(clock, seconds=4, done=90)
+    shown = terminal.getvalue()
+    assert "95/100 steps 0.25 steps/s" in re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert "epoch 4" in shown
+    assert shown.endswith("learning: 5 steps after 90 in 20.0 s\n")
