@@ -89,7 +89,7 @@ class BrokenDetector(Detector):
                 score = score * self.gain.requires_grad_()
         if self.fault == "state":
             self.asked += 1
-        if self.fault == "export":
+        if self.fault == "export" and len(images):
             score = score * 2 if score.max() > 0.5 else score
         if self.fault == "export differs" and torch.compiler.is_compiling():
             score = score + 1
@@ -101,6 +101,10 @@ class BrokenDetector(Detector):
             score = self.kept
         if self.fault == "flagged":
             score = score.nan_to_num()
+        if self.fault == "empty" and not len(images):
+            score = torch.zeros(1)
+        if self.fault == "memory":
+            self.kept = [*getattr(self, "kept", []), score]
         if self.fault == "raises":
             msg = "out of ideas"
             raise RuntimeError(msg)
@@ -130,6 +134,8 @@ class BrokenTrainer(OnePassTrainer):
                 socket.getaddrinfo("example.org", 80)
         self.detector.mean = torch.cat(self.rows).mean(dim=0)
         self.detector.secret = self.detector.mean.sum()[None]
+        if fault == "ragged" and len(self.rows[-1]) == 1:
+            self.detector.mean = self.detector.mean * torch.nan
         if fault == "unrepeatable":
             self.detector.mean = self.detector.mean + 0.01 * random.random()
 
@@ -158,6 +164,9 @@ FAULTS = [
     ("state", "state", "must change nothing in the detector; it changes asked"),
     ("training", "state", "must be in eval mode and stay so; it is not"),
     ("batch", "batch", "must not depend on the other images"),
+    ("empty", "empty", "no pictures must get no scores"),
+    ("ragged", "ragged", "after a last batch of one picture scores must be finite"),
+    ("memory", "memory", r"prediction must keep nothing: each time .* memory, \d"),
     ("threads", "threads", "two threads that predict at once must get the scores"),
     ("flagged", "flagged", r"values that are not finite must get an error .*; got \d"),
     ("random", "randomness", "random generator alone"),
@@ -288,7 +297,7 @@ def test_the_command_prints_a_table(run_ad, mean_picture):
     status, out, err = run_ad("check", mean_picture, "--img-size", "32", "--set", "gain=2.0")
     assert status == 0
     assert all(identifier in out for identifier in CHECKS)
-    assert "`mean-picture`: 2 skipped, 16 passed" in err
+    assert "`mean-picture`: 2 skipped, 19 passed" in err
 
 
 def test_the_command_prints_json_and_fails_if_a_promise_is_broken(run_ad, broken, monkeypatch):

@@ -85,11 +85,12 @@ class FreDetector(Detector):
         """
         self.require_fitted()
         features = self.features(images)
-        if features[0].numel() != self.weight.shape[1]:
+        own = features.shape[1:].numel()
+        if own != self.weight.shape[1]:
             msg = (
                 f"FRE was fitted to {self.weight.shape[1]} features a picture; pictures of "
-                f"{images.shape[2]} x {images.shape[3]} pixels have {features[0].numel()}. Resize "
-                "the pictures, or train at their size."
+                f"{images.shape[2]} x {images.shape[3]} pixels have {own}. Resize the pictures, or "
+                "train at their size."
             )
             raise SettingError(msg)
         with torch.autocast(images.device.type, enabled=False):  # small differences are the signal

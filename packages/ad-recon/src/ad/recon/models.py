@@ -79,10 +79,15 @@ DSR = ModelSpec(
     tasks=("classifies", "localises"),
     extra_data=("textures", "quantiser weights"),
     check={
-        "num_epochs": 3,
-        "options": {"embedding_dim": 16, "num_embeddings": 128, "width": 8},
-        "expected_failures": {
-            "separates": "its score is of the coarse mask, which takes thousands of steps"
+        "num_epochs": 60,
+        "options": {
+            "latent_anomaly_strength": 0.5,
+            "embedding_dim": 32,
+            "num_embeddings": 128,
+            "width": 16,
+            "refine_share": 0.2,
+            "rotate_prob": 0.0,
+            "lr": 5e-4,
         },
     },
 )

@@ -7,6 +7,7 @@ them, in what order and with what result is for `ad.core.testing.conformance` to
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import subprocess
 import sys
@@ -160,6 +161,37 @@ def _check_batch(model: Model) -> None:
     )
 
 
+def _check_empty(model: Model) -> None:
+    images = model.images[:0]
+    nothing = predict(model.detector, images)
+    assert nothing.score.shape == (0,), "no pictures must get no scores"
+    if nothing.map is not None:
+        assert nothing.map.shape == (0, *images.shape[2:]), "no pictures must get no maps"
+
+
+def _check_ragged(model: Model) -> None:
+    try:
+        detector = model.ragged
+    except AdError as error:
+        msg = f"it refuses to learn from five pictures: {error}"
+        raise NotApplicable(msg) from error
+    assert predict(detector, model.images).score.isfinite().all(), (
+        "after a last batch of one picture scores must be finite"
+    )
+
+
+def _check_memory(model: Model) -> None:
+    counts = []
+    for _ in range(4):  # what is made once, such as a table of offsets, is there after the first
+        predict(model.detector, model.images[:1])
+        gc.collect()
+        counts.append(sum(issubclass(type(one), Tensor) for one in gc.get_objects()))
+    assert not counts[1] < counts[2] < counts[3], (
+        "prediction must keep nothing: each time there are more tensors in memory, "
+        f"{', '.join(map(str, counts))}"
+    )
+
+
 def _check_threads(model: Model) -> None:
     images, score = model.images, model.whole.score
     with ThreadPoolExecutor(2) as pool:
@@ -261,6 +293,9 @@ CHECKS: Mapping[str, Check] = {
     "randomness": Check(_check_randomness, ("learns",)),
     "state": Check(_check_state, _LEARNT),
     "batch": Check(_check_batch, _LEARNT),
+    "empty": Check(_check_empty, _LEARNT),
+    "ragged": Check(_check_ragged, _LEARNT),
+    "memory": Check(_check_memory, _LEARNT),
     "threads": Check(_check_threads, _LEARNT),
     "flagged": Check(_check_flagged, _LEARNT),
     "repeatable": Check(_check_repeatable, _LEARNT),

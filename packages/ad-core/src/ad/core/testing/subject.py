@@ -113,6 +113,13 @@ class Model:
             return predict(self.learn(self.epochs[0], later), self.images).score
 
     @cached_property
+    def ragged(self) -> Detector:
+        """One that has learnt once from five pictures in batches of four."""
+        trainer = self.build()
+        fit(trainer, PictureSet(self.good[:5], self.img_size))
+        return trainer.detector
+
+    @cached_property
     def able(self) -> tuple[Detector, Prediction]:
         """One that sees a blatant defect, or has learnt for as long as is allowed."""
         for num_epochs in self.epochs:
