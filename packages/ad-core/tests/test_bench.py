@@ -423,7 +423,7 @@ def test_the_live_table_has_what_changed_last_and_the_time_left(
     table.outcomes += outcomes_of(of["toy"][1:2], error="it broke")
     assert shown().endswith("\n4 of 6 runs, 1 failed; 10.0 s, about 10.0 s left\n")
     assert shown().index(" other ") < shown().index(" toy ")
-    assert "1, 1 failed" in shown()
+    assert "1 of 2" in shown()
     low = shown(height=9)
     assert " toy " in low
     assert " other " not in low
@@ -453,3 +453,32 @@ def test_ray_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(PluginError, match=r"(?s)Ray is not installed .*'ad-core\[ray\]'"):
         RayExecutor()
+
+
+@pytest.mark.parametrize(
+    ("width", "shown", "hidden"),
+    [
+        (160, ("0.750±0.000", "AP"), ()),
+        (100, (" 0.750 ", "±0.000", "AP"), ("0.750±",)),
+        (80, (" 0.750 ", "±0.000", "AUPRO"), ("AP", "…")),
+    ],
+)
+def test_figures_are_never_cut(mean_picture, roots, tmp_path, width, shown, hidden):
+    jobs = planned(mean_picture, roots, tmp_path, ["toy"], seeds=range(2))
+    metrics = dict.fromkeys(("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro"), 0.75)
+    console = Console(file=io.StringIO(), width=width)
+    console.print(
+        bench._table(summarise([Outcome(job=job, metrics=metrics) for job in jobs]), console)
+    )
+    text = console.file.getvalue()
+    assert all(words in text for words in shown)
+    assert not any(words in text for words in hidden)
+
+
+def test_columns_without_figures_are_left_out(mean_picture, roots, tmp_path):
+    jobs = planned(mean_picture, roots, tmp_path, ["toy"])
+    console = Console(file=io.StringIO(), width=120)
+    console.print(bench._table(summarise(outcomes_of(jobs)), console))
+    text = console.file.getvalue()
+    assert "AUROC" in text
+    assert "pixel" not in text

@@ -41,6 +41,9 @@ _LINES_BESIDE_ROWS = 8
 """Lines of a terminal that a table of figures leaves to its head, its frame and what is said."""
 
 
+_SHOWN = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")
+
+
 class Where(StrEnum):
     """Choices of ``--executor``."""
 
@@ -126,7 +129,7 @@ def bench(
         where = None if page is None else str(page)
         print_json({"output": str(output), "runs": rows, "report": where})
     else:
-        out().print(_table(summarise(outcomes)))
+        (console := out()).print(_table(summarise(outcomes), console))
     say(f"written to {output}/results.csv and results.json")
     if page is not None:
         say(f"report to look at: {page}")
@@ -217,7 +220,7 @@ class _LiveTable:
         changed = list(reversed(summarise(self.outcomes[::-1])))
         room = max(1, options.size.height - _LINES_BESIDE_ROWS)
         if changed:
-            yield _table(changed[-room:])
+            yield _table(changed[-room:], console)
         failed = sum(outcome.error is not None for outcome in self.outcomes)
         own = sum(not outcome.skipped for outcome in self.outcomes)
         seconds = time.monotonic() - self.started
@@ -241,26 +244,38 @@ def _line(outcome: Outcome) -> str:
     return f"{what}: {figure}{' (done before)' if outcome.skipped else ''}"
 
 
-def _table(summaries: Sequence[Summary]) -> Table:
+def _table(summaries: Sequence[Summary], console: Console) -> Table:
+    """The figures; where they are too wide, deviations go below, then precisions are left out."""
+    few = [key for key in _SHOWN if not key.endswith("_ap")]
+    table = _drawn(summaries, _SHOWN, "±")
+    boundless = console.options.update(width=10 * console.width)
+    for keys in (_SHOWN, few):
+        if console.measure(table, options=boundless).maximum <= console.width:
+            break
+        table = _drawn(summaries, keys, "\n±")
+    return table
+
+
+def _drawn(summaries: Sequence[Summary], keys: Sequence[str], before_deviation: str) -> Table:
     from rich.table import Table
 
     from ad.core.cli.console import TITLES
 
     table = Table(header_style="bold")
     for title in ("data", "category", "model"):
-        table.add_column(title, no_wrap=True)
-    table.add_column("runs", justify="right")
-    shown = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")
-    for key in shown:
-        table.add_column(TITLES[key], justify="right")
+        table.add_column(title, overflow="fold")
+    table.add_column("runs", justify="right", no_wrap=True)
+    keys = [key for key in keys if any(one.mean[key] is not None for one in summaries)]
+    for key in keys:
+        table.add_column(TITLES[key], justify="right", no_wrap=True)
     for one in summaries:
-        runs = f"{one.runs}, {one.failed} failed" if one.failed else f"{one.runs}"
-        figures = [_figure(one.mean[key], one.deviation[key]) for key in shown]
+        runs = f"{one.runs} of {one.runs + one.failed}" if one.failed else f"{one.runs}"
+        figures = [_figure(one.mean[key], one.deviation[key], before_deviation) for key in keys]
         table.add_row(one.dataset, one.category, one.model, runs, *figures)
     return table
 
 
-def _figure(mean: float | None, deviation: float | None) -> str:
+def _figure(mean: float | None, deviation: float | None, before_deviation: str) -> str:
     if mean is None:
         return "-"
-    return f"{mean:.3f}" if deviation is None else f"{mean:.3f}±{deviation:.3f}"
+    return f"{mean:.3f}" + ("" if deviation is None else f"{before_deviation}{deviation:.3f}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ad.core.evaluation import Metrics, Verdicts
 
 _SECONDS_BETWEEN_LINES = 10.0
+_WIDTH_OF_FILES = 160  # characters in a line
 
 TITLES = {
     "image_auroc": "image\nAUROC",
@@ -35,10 +36,11 @@ TITLES = {
 
 
 def out() -> Console:
-    """The console for data: stdout."""
+    """The console for data: stdout. A file or a pipe has room for wide tables."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=False, markup=False)
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES
+    return Console(highlight=False, soft_wrap=False, markup=False, width=wide)
 
 
 def say(text: str) -> None:
