@@ -410,6 +410,10 @@ def test_the_live_table_has_what_changed_last_and_the_time_left(
     of = {c: [job for job in jobs if job.category == c] for c in ("toy", "other")}
     table = bench._LiveTable(len(jobs))
 
+    def show(outcomes):
+        for outcome in outcomes:
+            table.add(outcome)
+
     def shown(height=30):
         console = Console(file=io.StringIO(), width=120, height=height)
         console.print(table)
@@ -417,17 +421,19 @@ def test_the_live_table_has_what_changed_last_and_the_time_left(
 
     now[0] = 60.0
     assert shown() == "0 of 6 runs; 10.0 s\n"
-    table.outcomes += outcomes_of(of["other"][:2], skipped=True)
+    show(outcomes_of(of["other"][:2], skipped=True))
     assert shown().endswith("\n2 of 6 runs; 10.0 s\n")
-    table.outcomes += outcomes_of(of["toy"][:1])
-    table.outcomes += outcomes_of(of["toy"][1:2], error="it broke")
+    show(outcomes_of(of["toy"][:1]))
+    show(outcomes_of(of["toy"][1:2], error="it broke"))
     assert shown().endswith("\n4 of 6 runs, 1 failed; 10.0 s, about 10.0 s left\n")
+    now[0] = 63.0
+    assert shown().endswith("\n4 of 6 runs, 1 failed; 13.0 s, about 7.0 s left\n")
     assert shown().index(" other ") < shown().index(" toy ")
     assert "1 of 2" in shown()
     low = shown(height=9)
     assert " toy " in low
     assert " other " not in low
-    table.outcomes += outcomes_of(of["other"][2:])
+    show(outcomes_of(of["other"][2:]))
     assert " other " in shown(height=9)
 
 

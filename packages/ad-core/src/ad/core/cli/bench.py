@@ -199,7 +199,7 @@ def _watched(total: int) -> Iterator[Callable[[Outcome], None]]:
     with Live(table, console=console, transient=True, refresh_per_second=2):
 
         def tell_and_show(outcome: Outcome) -> None:
-            table.outcomes.append(outcome)
+            table.add(outcome)
             tell(outcome)
 
         yield tell_and_show
@@ -211,7 +211,11 @@ class _LiveTable:
     def __init__(self, total: int) -> None:
         self.total = total
         self.outcomes: list[Outcome] = []
-        self.started = time.monotonic()
+        self.started = self.last = time.monotonic()
+
+    def add(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self.last = time.monotonic()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from ad.core.bench import summarise
@@ -223,13 +227,14 @@ class _LiveTable:
             yield _table(changed[-room:], console)
         failed = sum(outcome.error is not None for outcome in self.outcomes)
         own = sum(not outcome.skipped for outcome in self.outcomes)
-        seconds = time.monotonic() - self.started
+        now = time.monotonic()
         words = f"{len(self.outcomes)} of {self.total} runs"
         words += f", {failed} failed" if failed else ""
-        words += f"; {duration(seconds)}"
-        if own:
-            left = seconds / own * (self.total - len(self.outcomes))
-            words += f", about {duration(left)} left"
+        words += f"; {duration(now - self.started)}"
+        waiting = self.total - len(self.outcomes)
+        if own and waiting:
+            left = (self.last - self.started) / own * waiting - (now - self.last)
+            words += f", about {duration(max(0, left))} left"
         yield words
 
 
