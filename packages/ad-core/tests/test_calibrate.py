@@ -60,6 +60,8 @@ def test_the_promise_says_what_the_images_allow(num_images, rate, words):
 @pytest.mark.parametrize("rate", [0.003, 0.01, 0.07, 0.3])
 def test_the_number_of_images_that_a_promise_asks_for_is_just_enough(rate):
     needed = int(re.search(r"which needs (\d+)", calibrate([0.0], rate=rate).promise())[1])
+    assert calibrate([0.0], rate=rate).needed == needed
+    assert calibrate(np.arange(needed), rate=rate).needed is None
     assert calibrate(np.arange(needed), rate=rate).promised_rate <= rate
     assert calibrate(np.arange(needed - 1), rate=rate).promised_rate > rate
 

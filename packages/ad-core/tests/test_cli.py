@@ -44,6 +44,10 @@ def test_train_tells_a_person(run_ad, mean_picture, toy_root, tmp_path):
     assert "AUROC" in out
     assert "toy" in out
     assert "note: Threshold" in err
+    assert (
+        "hint: for a threshold from more good pictures than the 1 held out: "
+        f"ad calibrate {tmp_path / 'r'} --normals FOLDER"
+    ) in err
     assert f"hint: ad predict {tmp_path / 'r'}" in err
 
 

@@ -109,16 +109,22 @@ class Calibration:
                 "defective pictures it was chosen on; no rate of false alarms is promised"
             )
         asked = _exact(self.rate)
-        rank = _rank(self.num_images, asked)
-        promised = 1 - Fraction(rank, self.num_images + 1)
+        promised = 1 - Fraction(_rank(self.num_images, asked), self.num_images + 1)
         short = ""
-        if promised > asked:
-            needed = math.ceil(1 / asked) - 1
-            short = f"; {_odds(asked)} was asked for, which needs {needed}"
+        if self.needed is not None:
+            short = f"; {_odds(asked)} was asked for, which needs {self.needed}"
         return (
             f"expected false alarms: at most {_odds(promised)} good pictures "
             f"({self.num_images} held out{short})"
         )
+
+    @property
+    def needed(self) -> int | None:
+        """How many good pictures the rate that was asked for takes; None if there were enough."""
+        if self.rate is None:
+            return None
+        needed = math.ceil(1 / _exact(self.rate)) - 1
+        return needed if self.num_images < needed else None
 
     def to_json(self) -> dict[str, float | int | None]:
         """The fields, for a JSON file."""

@@ -169,4 +169,10 @@ def print_result(result: TrainResult) -> None:
     say(f"saved to {result.run}")
     if result.report is not None:
         say(f"report to look at: {result.report}")
+    found = result.detector.config.calibration
+    if found is not None and found.needed is not None:
+        say(
+            f"\nhint: for a threshold from more good pictures than the {found.num_images} held "
+            f"out: ad calibrate {result.run} --normals FOLDER"
+        )
     say(f"\nhint: ad predict {result.run} PICTURE_OR_FOLDER")
