@@ -250,6 +250,15 @@ def test_large_saved_tensors_allow_large_ones_to_be_made(tmp_path):
             torch.empty(2**31 + 1, dtype=torch.uint8)
 
 
+def test_many_tensors_are_refused_as_one_is(tmp_path):
+    words = "asks for tensors of 4,831,838,208 bytes; 4,294,967,296 are the most that its saved"
+    with built_within({}, tmp_path):
+        for _ in range(8):
+            torch.empty(2**29, dtype=torch.uint8)  # never touched
+        with pytest.raises(ModelFileError, match=words):
+            torch.empty(2**29, dtype=torch.uint8)
+
+
 def test_errors_of_the_model_s_own_pass(tmp_path):
     setup = Setup(img_size=8, normalize=False, weights="random")
     with pytest.raises(SettingError, match="`gain` must be above 0"), built_within({}, tmp_path):

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ad.core.errors import DataError, WeightsError
+from ad.core.errors import DataError, ModelFileError, WeightsError
+from ad.core.files import load_tensors
 from ad.core.trainer import FROM_MODEL_FILE, Setup
 from ad.distill.pdn import CHANNELS, ChannelScale, Pdn, load_teacher, teacher_file
 
@@ -172,7 +173,7 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path):
 
 def test_the_scale_in_one_pass_is_that_of_two():
     maps = 100 + torch.randn(7, 5, 3, 4) * torch.arange(1, 6)[:, None, None]
-    scale = ChannelScale()
+    scale = ChannelScale(5)
     scale.measure(maps.split(2))
     torch.testing.assert_close(scale.mean[:, 0, 0], maps.mean((0, 2, 3)))
     torch.testing.assert_close(scale.std[:, 0, 0], maps.std((0, 2, 3), correction=0))
@@ -184,9 +185,17 @@ def test_the_scale_in_one_pass_is_that_of_two():
 def test_a_channel_that_never_varies_keeps_its_own_scale():
     maps = torch.rand(3, 2, 4, 4)
     maps[:, 1] = 5
-    scale = ChannelScale()
+    scale = ChannelScale(2)
     scale.measure([maps])
     assert scale.std[1] == 1
     assert scale(maps + 2)[:, 1].unique() == 2
     with pytest.raises(DataError, match="one and the same flat colour"):
         scale.measure([torch.ones(3, 2, 4, 4)])
+
+
+def test_a_saved_scale_that_would_broadcast_is_refused():
+    one = torch.ones(1, 1, 1)
+    with pytest.raises(
+        ModelFileError, match=r"Tensor `mean` .* is \(1, 1, 1\); \(5, 1, 1\) is need"
+    ):
+        load_tensors(ChannelScale(5), {"mean": one, "std": one}, "elsewhere")

@@ -315,6 +315,18 @@ def test_loaded_tensors_of_another_number_of_dimensions_are_refused(name):
         changed(trained(pictures(6)), name, tensor[None])
 
 
+@pytest.mark.parametrize("index", [-1, 32])
+def test_loaded_channels_that_do_not_exist_are_refused(index):
+    detector = trained(pictures(6))
+    chosen = detector.embedding.channels_0.clone()
+    chosen[0] = index
+    words = (
+        "`embedding.channels_0` of the saved model `elsewhere` has values from .* to .*; they must"
+    )
+    with pytest.raises(ModelFileError, match=rf"{words} be from 0 to 31\. It was changed"):
+        changed(detector, "embedding.channels_0", chosen)
+
+
 @pytest.mark.parametrize("count", [6, 30])  # the factors of few samples, and of many
 @pytest.mark.parametrize("part", ["positions", "features", "factor"])
 def test_loaded_gaussians_that_do_not_fit_the_pictures_are_refused(count, part):

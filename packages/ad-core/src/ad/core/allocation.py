@@ -20,6 +20,9 @@ from ad.core.errors import AdError, ModelFileError
 _ROOM = 2**30
 """Bytes that any one tensor may take: what a trainer makes beside the detector is not saved."""
 
+_MANY = 4
+"""How many of the largest tensors may be made in all; some are made in order to be replaced."""
+
 _MAKERS = frozenset(
     {
         *(torch.empty, torch.zeros, torch.ones, torch.full, torch.eye, torch.arange),
@@ -34,11 +37,12 @@ def built_within(tensors: Mapping[str, Tensor], folder: Path) -> Iterator[None]:
     """Let a model be built in here, and refuse what takes far more memory than its tensors.
 
     Args:
-        tensors: The saved ones; any one that is made may take as much as all of these, or 1 GiB.
+        tensors: The saved ones; any one that is made may take as much as all of these, or 1 GiB,
+            and all together four times that.
         folder: Of the saved model, for the error.
 
     Raises:
-        ModelFileError: If a tensor that is to be made is larger, or the model cannot be built.
+        ModelFileError: If what is to be made is larger, or the model cannot be built.
     """
     saved = sum(tensor.nbytes for tensor in tensors.values())
     try:
@@ -62,6 +66,7 @@ class _Limit(TorchFunctionMode):
     def __init__(self, largest: int, folder: Path) -> None:
         super().__init__()
         self.largest = largest
+        self.made = 0  # bytes so far
         self.folder = folder
 
     def __torch_function__(
@@ -77,14 +82,18 @@ class _Limit(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _check(self, planned: int) -> None:
-        if planned > self.largest:
-            msg = (
-                f"The `config.json` of the saved model `{self.folder}` asks for a tensor of "
-                f"{planned:,} bytes; {self.largest:,} are the most that its saved tensors "
-                "explain. It was changed, or belongs to another model; take it from the original "
-                "again."
-            )
-            raise ModelFileError(msg)
+        self.made += planned
+        for size, limit, what in (
+            (planned, self.largest, "a tensor"),
+            (self.made, _MANY * self.largest, "tensors"),
+        ):
+            if size > limit:
+                msg = (
+                    f"The `config.json` of the saved model `{self.folder}` asks for {what} of "
+                    f"{size:,} bytes; {limit:,} are the most that its saved tensors explain. It "
+                    "was changed, or belongs to another model; take it from the original again."
+                )
+                raise ModelFileError(msg)
 
 
 def _planned_bytes(

@@ -18,7 +18,16 @@ Shape = tuple[int | str, ...]
 """Sizes of a learned buffer: numbers, and letters for those that only fitting knows."""
 
 _TRAINED = "trained"
-_SHAPES = "_learned_shapes"
+_DECLARED = "_declared_buffers"
+
+
+class Declared(NamedTuple):
+    """What a saved learned buffer must be; see `learned_buffer`."""
+
+    shape: Shape
+    """Its sizes."""
+    below: int | None
+    """What its values are below; None for any."""
 
 
 class Prediction(NamedTuple):
@@ -78,6 +87,7 @@ def learned_buffer(
     dtype: torch.dtype = torch.float32,
     *,
     shape: Shape | None = None,
+    below: int | None = None,
 ) -> None:
     """Register an empty buffer that fitting fills and that loads at the size it was saved.
 
@@ -88,16 +98,18 @@ def learned_buffer(
         shape: What a saved one must have: a number for a size that is known before fitting, a
             letter for one that is not; a letter is one size in all buffers of ``module``. None
             takes any, which ``forward`` then has to check: a wrong one may broadcast.
+        below: Of a buffer of indices: how many there are to index, so that a saved one has values
+            from 0 to below that. Needs a ``shape``.
     """
     module.register_buffer(name, torch.empty(0, dtype=dtype))
     if shape is not None:
-        module.__dict__.setdefault(_SHAPES, {})[name] = shape
+        module.__dict__.setdefault(_DECLARED, {})[name] = Declared(shape, below)
 
 
-def learned_shapes(module: nn.Module) -> dict[str, Shape]:
-    """The shapes of a module's own learned buffers, of those that declare them."""
-    shapes: dict[str, Shape] = module.__dict__.get(_SHAPES, {})
-    return shapes
+def declared(module: nn.Module) -> dict[str, Declared]:
+    """What a module's own learned buffers must be, of those that declare it."""
+    own: dict[str, Declared] = module.__dict__.get(_DECLARED, {})
+    return own
 
 
 def trained_flag(detector: Detector) -> None:

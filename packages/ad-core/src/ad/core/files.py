@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ad.core.detector import Shape, learned_shapes
+from ad.core.detector import Declared, declared
 from ad.core.errors import ModelFileError, OutputError
 
 SCHEMA = 1
@@ -309,17 +309,21 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path 
             owner = module.get_submodule(owner_name)
             owner.register_buffer(buffer, torch.empty_like(tensor, device=like.device))
     for name, part in module.named_modules():
-        _check_learned(learned_shapes(part), f"{name}." if name else "", tensors, folder)
+        _check_learned(declared(part), f"{name}." if name else "", tensors, folder)
     module.load_state_dict(dict(tensors))
 
 
 def _check_learned(
-    shapes: Mapping[str, Shape], owner: str, tensors: Mapping[str, Tensor], folder: Path | str
+    wanted_of: Mapping[str, Declared],
+    owner: str,
+    tensors: Mapping[str, Tensor],
+    folder: Path | str,
 ) -> None:
-    """Check the shapes that the learned buffers of one module declare."""
+    """Check what the learned buffers of one module declare."""
     sizes: dict[str, int] = {}  # of the letters, from the first buffer that has each
-    for name, shape in shapes.items():
-        saved = tuple(tensors[owner + name].shape)
+    for name, (shape, below) in wanted_of.items():
+        tensor = tensors[owner + name]
+        saved = tuple(tensor.shape)
         if saved == (0,):  # not fitted yet
             continue
         known = dict(sizes)  # what this one adds is no reason why it should fit
@@ -332,6 +336,13 @@ def _check_learned(
                 f"Tensor `{owner}{name}` of the saved model `{folder}` is {saved}; ({needed}) is "
                 "needed. It was changed, or belongs to another version; take it from the original "
                 "again."
+            )
+            raise ModelFileError(msg)
+        if below is not None and tensor.numel() and not 0 <= tensor.min() <= tensor.max() < below:
+            msg = (
+                f"Tensor `{owner}{name}` of the saved model `{folder}` has values from "
+                f"{tensor.min()} to {tensor.max()}; they must be from 0 to {below - 1}. It was "
+                "changed, or belongs to another model; take it from the original again."
             )
             raise ModelFileError(msg)
 

@@ -161,17 +161,21 @@ class ImagenetNorm(nn.Module):
 
 @final
 class ChannelScale(nn.Module):
-    """Brings each channel of feature maps to mean 0 and deviation 1 over the pictures measured."""
+    """Brings each channel of feature maps to mean 0 and deviation 1 over the pictures measured.
+
+    Args:
+        channels: ``C``.
+    """
 
     mean: Tensor
     """``[C, 1, 1]``"""
     std: Tensor
     """``[C, 1, 1]``"""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        learned_buffer(self, "mean", shape=("C", 1, 1))
-        learned_buffer(self, "std", shape=("C", 1, 1))
+        learned_buffer(self, "mean", shape=(channels, 1, 1))
+        learned_buffer(self, "std", shape=(channels, 1, 1))
 
     def measure(self, maps: Iterable[Tensor]) -> None:
         """Take mean and deviation over pictures and cells, in float64, in one pass.

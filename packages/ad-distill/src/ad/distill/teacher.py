@@ -38,6 +38,7 @@ from ad.core.maps import upsample
 from ad.core.progress import SILENT, Advance, Progress
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 from ad.distill.pdn import (
+    CHANNELS,
     ChannelScale,
     ImagenetNorm,
     Pdn,
@@ -210,7 +211,7 @@ class TeacherDetector(Detector):
         super().__init__()
         self.normalize = ImagenetNorm()
         self.targets = targets
-        self.scale = ChannelScale()
+        self.scale = ChannelScale(CHANNELS)
         self.pdn = pdn
 
     def gap(self, images: Tensor) -> Tensor:

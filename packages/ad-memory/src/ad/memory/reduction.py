@@ -85,8 +85,9 @@ class ChannelSubset(Embedding):
                 f"a random choice to have a channel of each; got {num_features}."
             )
             raise SettingError(msg)
-        for layer in range(len(self.channels)):
-            learned_buffer(self, f"channels_{layer}", torch.int64, shape=(f"n{layer}",))
+        for layer, count in enumerate(self.channels):
+            name, shape = f"channels_{layer}", (f"n{layer}",)
+            learned_buffer(self, name, torch.int64, shape=shape, below=count)
 
     def draw(self, generator: torch.Generator) -> None:
         """Choose the channels, uniformly among all choices that have a channel of every layer."""

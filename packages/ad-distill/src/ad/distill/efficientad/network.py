@@ -54,7 +54,7 @@ class EfficientadDetector(Detector):
         super().__init__()
         self.normalize = ImagenetNorm()
         self.teacher = teacher
-        self.scale = ChannelScale()
+        self.scale = ChannelScale(CHANNELS)
         self.student = student
         self.autoencoder = autoencoder
         learned_buffer(self, "quantiles", shape=(2, 2))
