@@ -175,7 +175,7 @@ def _check_ragged(model: Model) -> None:
     except AdError as error:
         msg = f"it refuses to learn from five pictures: {error}"
         raise NotApplicable(msg) from error
-    assert predict(detector, model.images).score.isfinite().all(), (
+    assert predict(detector, model.images[:1]).score.isfinite().all(), (
         "after a last batch of one picture scores must be finite"
     )
 
