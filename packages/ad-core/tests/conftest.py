@@ -67,3 +67,11 @@ def run_ad(monkeypatch, capsys):
         return status, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture
+def roots(tmp_path):
+    """Two categories of tiny pictures."""
+    first = write_mvtec_tree(tmp_path / "first", "toy", size=32)
+    write_mvtec_tree(tmp_path / "first", "other", size=32)
+    return first

@@ -12,15 +12,8 @@ from torch import nn
 import ad.core
 from ad.core.detector import learned_buffer
 from ad.core.errors import ModelFileError, OutputError
-from ad.core.files import (
-    claim,
-    free_folder,
-    load_tensors,
-    make_folder,
-    read_model,
-    save_model,
-    write_atomic,
-)
+from ad.core.files import claim, free_folder, make_folder, read_model, save_model, write_atomic
+from ad.core.loading import load_tensors
 
 
 class Small(nn.Module):

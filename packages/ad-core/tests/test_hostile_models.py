@@ -19,7 +19,8 @@ from ad.core.allocation import built_within
 from ad.core.detector import learned_buffer
 from ad.core.errors import AdError, ModelFileError, SettingError
 from ad.core.evaluation import find_test_samples
-from ad.core.files import load_tensors, read_model
+from ad.core.files import read_model
+from ad.core.loading import load_tensors
 from ad.core.testing.mean_picture import MeanPictureTrainer
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import Setup

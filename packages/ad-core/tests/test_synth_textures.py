@@ -111,7 +111,8 @@ def test_kinds_are_drawn_by_their_shares(monkeypatch):
 
 
 def test_other_pictures_are_those_of_the_pool_or_else_the_picture_itself(monkeypatch):
-    monkeypatch.setattr(texturing, "_KINDS", (lambda others, own: others,))
+    monkeypatch.setattr(texturing, "_KINDS", kinds := (lambda others, own: others,))
+    monkeypatch.setattr(texturing, "_OF_PICTURES", kinds)
     monkeypatch.setattr(texturing, "_SHARES", (1.0,))
     images = torch.arange(4.0)[:, None, None, None].expand(-1, 3, 8, 8)
     assert torch.equal(ProceduralTextures().draw(images, generators(4)), images)

@@ -16,7 +16,8 @@ from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import LearningBatch, LearningData
 from ad.core.errors import DataError, NotFittedError, SettingError
-from ad.core.files import load_tensors, read_model, save_model
+from ad.core.files import read_model, save_model
+from ad.core.loading import load_tensors
 from ad.core.loop import fit
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import FROM_MODEL_FILE, Setup

@@ -5,7 +5,7 @@ from sklearn.decomposition import PCA
 
 from ad.core.data.batches import PictureSet
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.files import load_tensors
+from ad.core.loading import load_tensors
 from ad.core.loop import fit
 from ad.core.settings import run_settings
 from ad.core.testing.pictures import make_picture

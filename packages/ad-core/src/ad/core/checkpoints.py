@@ -64,7 +64,7 @@ class Checkpoints:
         return None
 
     @property
-    def any(self) -> bool:
+    def saved(self) -> bool:
         """Whether there is one, whole or not."""
         return bool(self._all())
 

@@ -23,7 +23,7 @@ from ad.core.checkpoints import Checkpoints
 from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.distributed import World
 from ad.core.errors import Interrupted, LearningError
-from ad.core.files import load_tensors
+from ad.core.loading import load_tensors
 from ad.core.progress import Advance
 from ad.core.signals import noted_signals
 from ad.core.trainer import GradientTrainer, Optimization
@@ -173,7 +173,7 @@ class Descent:
 
     def _explain(self, values: Mapping[str, float], indices: Sequence[int]) -> str:
         sources = [self.data.pictures.sources[index] for index in indices]
-        saved = self.checkpoints is not None and self.checkpoints.any
+        saved = self.checkpoints is not None and self.checkpoints.saved
         kept = "The last checkpoint is still there. " if saved else ""
         return (
             f"The loss is not finite at step {self.step + 1} of {self.total_steps}: "

@@ -20,7 +20,8 @@ from ad.core.data.samples import pictures_below
 from ad.core.detector import Detector
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.files import load_tensors, read_model
+from ad.core.files import read_model
+from ad.core.loading import load_tensors
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.settings import resolve_options

@@ -26,7 +26,7 @@ from ad.core.data.samples import fingerprint_of
 from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
 from ad.core.synth.anomalies import PerlinAnomalies
-from ad.core.synth.textures import FolderTextures, ProceduralTextures, texture_source
+from ad.core.synth.textures import FolderTextures, let_take_from, texture_source
 from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Precision, Setup
 from ad.recon.focal import focal_loss
 from ad.recon.limits import budget_note, check_plain
@@ -285,8 +285,7 @@ class DraemTrainer(GradientTrainer):
 
     def begin(self, data: LearningData) -> None:
         """Let textures made by code take parts of all pictures; see `GradientTrainer.begin`."""
-        if isinstance(self.breaking.textures, ProceduralTextures):
-            self.breaking.textures.pool = data.pictures
+        let_take_from(self.breaking.textures, data.pictures)
 
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """Break the pictures, then judge what is made of them.

@@ -129,7 +129,8 @@ def bench(
         where = None if page is None else str(page)
         print_json({"output": str(output), "runs": rows, "report": where})
     else:
-        (console := out()).print(_table(summarise(outcomes), console))
+        console = out()
+        console.print(_table(summarise(outcomes), console))
     say(f"written to {output}/results.csv and results.json")
     if page is not None:
         say(f"report to look at: {page}")

@@ -21,7 +21,7 @@ from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.synth.anomalies import Broken, PerlinAnomalies
 from ad.core.synth.cut_paste import CutPaste
-from ad.core.synth.textures import ProceduralTextures, texture_source
+from ad.core.synth.textures import let_take_from, texture_source
 
 Recipe = Literal["draem", "cut-paste"]
 
@@ -107,8 +107,8 @@ def preview(
     folder = Path(output).expanduser()
     make_folder(folder)
 
-    if isinstance(breaking, PerlinAnomalies) and isinstance(breaking.textures, ProceduralTextures):
-        breaking.textures.pool = PictureSet(good, img_size)
+    if isinstance(breaking, PerlinAnomalies):
+        let_take_from(breaking.textures, PictureSet(good, img_size))
     pictures = PictureSet(paths, img_size)
     data = LearningData(pictures, torch.device("cpu"), lambda images: (), cache=False, seed=seed)
     examples: list[tuple[Image.Image, ...]] = []

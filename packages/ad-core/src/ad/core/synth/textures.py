@@ -142,20 +142,32 @@ class ProceduralTextures:
                 rows = (kinds == number).nonzero()[:, 0].tolist()
                 if rows:
                     own = [generators[row] for row in rows]
-                    textures[rows] = kind(self._others(images, rows, own), own)
+                    shown = images[rows]
+                    if kind in _OF_PICTURES:
+                        shown = self._others(shown, own)
+                    textures[rows] = kind(shown, own)
         return textures
 
-    def _others(
-        self, images: Tensor, rows: list[int], generators: Sequence[torch.Generator]
-    ) -> Tensor:
-        """A good picture for each of some rows."""
+    def _others(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """A good picture for each picture."""
         if self.pool is None:
-            return images[rows]
+            return images
         others = _drawn(self.pool, images.device, generators)
         size = images.shape[-2:]
         if others.shape[-2:] == size:
             return others
         return F.interpolate(others, size, mode="bilinear", antialias=True)
+
+
+def let_take_from(source: TextureSource, pictures: PictureSet) -> None:
+    """Let textures made by code show parts of good pictures; other sources have their own.
+
+    Args:
+        source: What `texture_source` found.
+        pictures: All that a trainer learns from.
+    """
+    if isinstance(source, ProceduralTextures):
+        source.pool = pictures
 
 
 def random_colours(images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -238,6 +250,7 @@ _KINDS: tuple[Callable[[Tensor, Sequence[torch.Generator]], Tensor], ...] = (
     *(fractal_noise, stripes, cells, blurred_noise, enlarged_part),
     *(other_picture, random_colours),
 )
+_OF_PICTURES = (enlarged_part, other_picture)  # the rest look at the size alone
 _SHARES = (0.12, 0.12, 0.12, 0.12, 0.12, 0.25, 0.15)
 
 

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from ad.core.errors import AdError, NotFittedError, listed
-from ad.core.files import load_tensors, read_model, save_model
+from ad.core.files import read_model, save_model
+from ad.core.loading import load_tensors
 from ad.core.registry import MODELS
 from ad.core.settings import resolve_options
 from ad.core.testing.subject import Model, predict

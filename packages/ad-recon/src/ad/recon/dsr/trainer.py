@@ -21,7 +21,12 @@ from ad.core.errors import SettingError
 from ad.core.synth.anomalies import PerlinAnomalies, check_probability
 from ad.core.synth.perlin import perlin_masks
 from ad.core.synth.rotation import turn_some
-from ad.core.synth.textures import FolderTextures, ProceduralTextures, RandomColours
+from ad.core.synth.textures import (
+    FolderTextures,
+    ProceduralTextures,
+    RandomColours,
+    let_take_from,
+)
 from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Setup
 from ad.recon.dsr.anomalies import NEAREST, break_codes
 from ad.recon.dsr.network import DsrDetector, check_size
@@ -239,8 +244,7 @@ class DsrTrainer(GradientTrainer):
 
     def begin(self, data: LearningData) -> None:
         """Let textures made by code take parts of all pictures; see `GradientTrainer.begin`."""
-        if isinstance(self.textures, ProceduralTextures):
-            self.textures.pool = data.pictures
+        let_take_from(self.textures, data.pictures)
 
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """The terms of the phase that the step is in.
