@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ad.core.data.pictures import check_headers, read_mask, read_picture, resize, rgb_array
+from ad.core.data.pictures import (
+    check_headers,
+    mask_facts,
+    read_mask,
+    read_picture,
+    resize,
+    rgb_array,
+)
 from ad.core.errors import PictureError
 
 
@@ -323,3 +330,27 @@ def test_reading_leaves_the_filters_of_warnings_alone(tmp_path, colours):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(read_picture, [path] * 200))
     assert warnings.filters == before
+
+
+def test_facts_of_a_mask(tmp_path):
+    mask = np.zeros((20, 30), dtype=np.uint8)
+    mask[:5, :6] = 9
+    facts = mask_facts(save(tmp_path / "m.png", Image.fromarray(mask)))
+    assert facts.share == pytest.approx(30 / 600)
+    assert facts.two_valued
+    mask[0, 0] = 10
+    facts = mask_facts(save(tmp_path / "n.png", Image.fromarray(mask)))
+    assert facts == (pytest.approx(30 / 600), False)
+    assert mask_facts(drawn(tmp_path, "o.png", mask * 0)) == (0, True)
+    (tmp_path / "e.png").touch()
+    with pytest.raises(PictureError, match=r"^The mask `.*e\.png` is empty"):
+        mask_facts(tmp_path / "e.png")
+
+
+def test_noise_of_a_jpeg_is_no_third_value_and_a_photograph_is_no_mask(tmp_path):
+    mask = np.zeros((100, 100), dtype=np.uint8)
+    mask[20:43, 11:50] = 255
+    facts = mask_facts(save(tmp_path / "m.jpg", Image.fromarray(mask), quality=60))
+    assert facts == (pytest.approx(23 * 39 / 10000, abs=0.002), True)
+    ramp = np.tile(np.linspace(0, 255, 100).astype(np.uint8), (100, 1))
+    assert not mask_facts(save(tmp_path / "n.jpg", Image.fromarray(ramp))).two_valued

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,17 @@ from ad.core.errors import PictureError
 
 _ORIENTATION = 0x0112  # EXIF tag
 _MAX_RATIO_ERROR = 0.02
+_JPEG_NOISE, _MOST_NOISY = 64, 0.05  # grey levels off the two of a drawn mask; share of the pixels
+
+
+class MaskFacts(NamedTuple):
+    """What a mask's pixels say of it, whatever picture it belongs to."""
+
+    share: float
+    """Share of them that are defective as `read_mask` takes it, in [0, 1]."""
+    two_valued: bool
+    """Whether there are at most two values among them, as in what was drawn as a mask; values
+    near either count as that in a JPEG, where a few in between are the compression's."""
 
 
 def read_picture(path: Path, *, size: int | None = None) -> NDArray[np.uint8]:
@@ -122,6 +133,22 @@ def shows_defect(mask: Path) -> bool:
     """
     with _opened("mask", mask) as image:
         return bool(_defective(image).any())
+
+
+def mask_facts(path: Path) -> MaskFacts:
+    """How much of a mask is defective, and whether it looks like a drawn mask or like a photograph.
+
+    Raises:
+        PictureError: If the mask cannot be read.
+    """
+    with _opened("mask", path) as mask:
+        values = _first_channel(mask)
+        share = float(_defective(mask).mean())
+        if mask.format != "JPEG":
+            return MaskFacts(share, len(np.unique(values)) <= 2)
+        grey = values.astype(np.int64)
+        off = np.minimum(grey - grey.min(), grey.max() - grey) > _JPEG_NOISE
+        return MaskFacts(share, float(off.mean()) <= _MOST_NOISY)
 
 
 def check_headers(path: Path, masks: Sequence[Path]) -> None:
