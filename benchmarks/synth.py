@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from record import record
 
-from ad.core.data.samples import pictures_below
+from ad.core.data.walking import pictures_below
 from ad.core.synth.anomalies import PerlinAnomalies
 from ad.core.synth.augment import augment
 from ad.core.synth.perlin import perlin_masks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.data.batches import Batch, PictureSet
+from ad.core.data.contents import check_pictures
 from ad.core.data.pictures import read_mask
 from ad.core.data.samples import Sample, collect, locate
 from ad.core.distributed import ALONE, World
@@ -23,7 +24,7 @@ from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
-from ad.core.run_directory import read_run, training_pictures
+from ad.core.run_directory import pictures_of, read_run
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_05")
@@ -109,10 +110,15 @@ def evaluate(
         DataError: If the data are gone or changed their layout.
         OutputError: If the report cannot be written.
     """
-    test = find_test_samples(Path(run), data_root=data_root, progress=progress)
+    record, samples = _unseen_samples(Path(run), data_root, progress)
+    test = [sample for sample in samples if sample.split == "test"]
     if not test:
         msg = f"The data of `{run}` have no test pictures: there is nothing to evaluate on."
         raise DataError(msg)
+    data_notes = [
+        *_other_test_pictures(record, samples),
+        *check_pictures(samples, progress=progress),
+    ]
     detector = load(run, device=device)
     gallery = Gallery(test, detector.config.calibration) if report else None
     evaluation = measure(
@@ -122,6 +128,7 @@ def evaluate(
         progress=progress,
         watch=None if gallery is None else gallery.see,
     )
+    evaluation = replace(evaluation, notes=(*data_notes, *evaluation.notes))
     if gallery is not None:
         try:
             write_again(Path(run) / REPORT, Path(run), detector.config, evaluation, gallery)
@@ -135,10 +142,18 @@ def find_test_samples(
     run: Path, *, data_root: str | Path | None = None, progress: Progress = SILENT
 ) -> list[Sample]:
     """The test split of the data that a run was trained on; see `evaluate`."""
+    _, samples = _unseen_samples(run, data_root, progress)
+    return [sample for sample in samples if sample.split == "test"]
+
+
+def _unseen_samples(
+    run: Path, data_root: str | Path | None, progress: Progress
+) -> tuple[dict[str, Any], list[Sample]]:
+    """A run's record and the samples of its data, if what it learnt from is not among the tests."""
     record = read_run(run)
     samples = samples_of(record, data_root, progress)
     _check_unseen(run, record, samples)
-    return [sample for sample in samples if sample.split == "test"]
+    return record, samples
 
 
 def samples_of(
@@ -169,7 +184,7 @@ def _check_unseen(run: Path, record: dict[str, Any], samples: Sequence[Sample]) 
 
     Pictures that were learnt from would be among the test pictures.
     """
-    then, now = record["data"]["training"], training_pictures(samples)
+    then, now = record["data"]["training"], pictures_of(samples, "train")
     if then != now:
         msg = (
             f"The good pictures that `{run}` was trained on are not those of the data now "
@@ -179,6 +194,17 @@ def _check_unseen(run: Path, record: dict[str, Any], samples: Sequence[Sample]) 
             f"ad predict {run} PICTURE_OR_FOLDER"
         )
         raise DataError(msg)
+
+
+def _other_test_pictures(record: dict[str, Any], samples: Sequence[Sample]) -> list[str]:
+    """Say that a run's test pictures are not those that its own figures are of."""
+    then, now = record["data"].get("test"), pictures_of(samples, "test")
+    if then is None or then == now:  # was not recorded at first
+        return []
+    return [
+        f"The test pictures are not those of the training's figures: {then[0]} then, {now[0]} now"
+        f"{', others or changed ones' if then[0] == now[0] else ''}. New figures are of other data."
+    ]
 
 
 def measure(
@@ -282,9 +308,12 @@ def _category(
     known: list[NDArray[np.float32]] = []
     truths: list[NDArray[np.bool_]] = []
     for sample, map_ in zip(samples, maps, strict=True):
-        if map_ is not None:
+        if map_ is None:
+            continue
+        truth = read_truth(sample, size)
+        if sample.label == 0 or truth.any():  # a defect that no mask marks lies somewhere
             known.append(map_)
-            truths.append(read_truth(sample, size))
+            truths.append(truth)
     if any(truth.any() for truth in truths):
         metrics |= pixel_metrics(known, truths)
     return metrics

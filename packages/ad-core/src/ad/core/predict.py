@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from ad.core.allocation import built_within
 from ad.core.calibrate import Calibration
 from ad.core.data.batches import PictureSet, Source, to_device
+from ad.core.data.masks import tell_apart
 from ad.core.data.pictures import rgb_array
-from ad.core.data.samples import pictures_below
+from ad.core.data.walking import NO_FILE, OURS, everything_below
 from ad.core.detector import Detector
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, ModelFileError, SettingError
@@ -371,11 +373,7 @@ def find_sources(inputs: Inputs) -> list[Source]:
             raise DataError(msg)
         path = Path(one)
         if path.is_dir():
-            inside = pictures_below(path)
-            if not inside:
-                msg = f"The folder `{path}` holds no pictures (.jpg, .png, .bmp, .tif, ...)."
-                raise DataError(msg)
-            sources += inside
+            sources += _parts_below(path)
         elif path.exists():
             sources.append(path)
         else:
@@ -385,6 +383,30 @@ def find_sources(inputs: Inputs) -> list[Source]:
         msg = "There is no picture to score: give paths, a folder or arrays."
         raise DataError(msg)
     return sources
+
+
+def _parts_below(folder: Path) -> list[Path]:
+    """Pictures of parts below a folder; says what else is there and is not scored.
+
+    Raises:
+        DataError: If there is none.
+    """
+    pictures, masks = tell_apart(folder)
+    others = Counter(why for _, why in everything_below(folder) if why in (OURS, NO_FILE))
+    if masks:
+        others["masks"] = len(masks)
+    left_out = ", ".join(f"{count} ({why})" for why, count in others.items())
+    if not pictures:
+        but = f"; {left_out} are left out" if left_out else ""
+        msg = f"The folder `{folder}` holds no pictures (.jpg, .png, .bmp, .tif, ...){but}."
+        raise DataError(msg)
+    if left_out:
+        warnings.warn(
+            f"Of the files in `{folder}`, {left_out} are no pictures of parts and are left out. "
+            "Name a file or its folder to score it all the same.",
+            stacklevel=3,
+        )
+    return pictures
 
 
 def _path(source: Source) -> Path | None:

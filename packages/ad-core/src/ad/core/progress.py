@@ -43,6 +43,10 @@ class Progress(Protocol):
         """
         ...
 
+    def tell(self, text: str) -> None:
+        """Tell a person something before long work goes on, such as what the data were read as."""
+        ...
+
 
 class SilentProgress:
     """Shows nothing."""
@@ -51,6 +55,9 @@ class SilentProgress:
     def step(self, name: str, *, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
         """Do the work without a word; see `Progress.step`."""
         yield _say_nothing
+
+    def tell(self, text: str) -> None:
+        """Say nothing; see `Progress.tell`."""
 
 
 def _say_nothing(count: int, note: str = "") -> None:

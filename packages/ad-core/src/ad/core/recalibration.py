@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from ad.core.calibrate import Calibration, calibrate_by_f1
 from ad.core.data.batches import PictureSet
-from ad.core.data.pictures import check_headers
-from ad.core.data.samples import Sample, collect, pictures_below
+from ad.core.data.contents import check_pictures
+from ad.core.data.masks import tell_apart
+from ad.core.data.names import meaning_of
+from ad.core.data.samples import Sample, collect
 from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.evaluation import read_truth, samples_of
 from ad.core.files import alone, read_config, rewrite_config
@@ -21,7 +23,7 @@ from ad.core.held_out import calibrate_on, hold_out
 from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load_for_calibration
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
-from ad.core.run_directory import RunLog, read_run, training_pictures
+from ad.core.run_directory import RunLog, pictures_of, read_run
 from ad.core.settings import DEFAULT_FALSE_ALARMS
 
 
@@ -135,15 +137,43 @@ def recalibrate(
 
 
 def _pictures(folder: Path) -> list[Sample]:
-    """The pictures below a folder, all of them good."""
+    """The pictures below a folder, all of them good.
+
+    Raises:
+        DataError: If there are none, or some that may not be good.
+    """
     if not folder.is_dir():
         msg = f"There is no folder `{folder}`. Give a folder of good pictures."
         raise DataError(msg)
-    found = pictures_below(folder)
+    found, masks = tell_apart(folder)
     if not found:
         msg = f"The folder `{folder}` holds no pictures (.jpg, .png, .bmp, .tif, ...)."
         raise DataError(msg)
-    return [Sample(path, 0, "test", folder.name) for path in found]
+    if (other := _not_good(folder, found, masks)) is not None:
+        msg = (
+            f"`{folder}` does not hold good pictures alone: `{other.relative_to(folder)}` lies in "
+            "it, and the threshold would be set on defects. Give the folder of the good ones. To "
+            "use all of it, lay it out as for training (`good`, a folder for each kind of defect, "
+            "`masks`) and give it as `--validation` (`validation=` in Python)."
+        )
+        raise DataError(msg)
+    samples = [Sample(path, 0, "test", folder.name) for path in found]
+    check_pictures(samples)
+    return samples
+
+
+def _not_good(folder: Path, pictures: Sequence[Path], masks: Sequence[Path]) -> Path | None:
+    """The first picture that may not be good, as the names of the folders around it say."""
+    others = []
+    for path in pictures:
+        roles = {meaning_of(name).role for name in path.relative_to(folder).parts[:-1]}
+        if roles & {"defective", "doubtful"}:
+            return path
+        if "good" not in roles:
+            others.append(path)
+    if len(others) < len(pictures):  # some are said to be good, and these are not
+        return others[0] if others else None
+    return masks[0] if masks else None  # masks are of defects
 
 
 def _labelled(folder: str | Path | None) -> list[Sample]:
@@ -157,8 +187,7 @@ def _labelled(folder: str | Path | None) -> list[Sample]:
                 "them as normals."
             )
             raise DataError(msg)
-    for sample in samples:
-        check_headers(sample.path, sample.masks)
+    check_pictures(samples)
     return samples
 
 
@@ -195,7 +224,7 @@ def _refuse_learnt(home: Path | None, samples: Sequence[Sample], progress: Progr
         )
         raise DataError(msg)
     try:
-        then, now = record["data"]["training"], training_pictures(samples_now)
+        then, now = record["data"]["training"], pictures_of(samples_now, "train")
     except DataError:  # a picture that a table lists is gone
         return _GONE
     if then != now:  # others are held out then, and some may have gone elsewhere
@@ -236,8 +265,10 @@ def _by_f1(
                 if maps is not None:
                     maxima.append(maps[row].max()[None])
                     if samples[index].has_truth:
-                        known.append(maps[row])
-                        truths.append(read_truth(samples[index], detector.config.img_size))
+                        truth = read_truth(samples[index], detector.config.img_size)
+                        if samples[index].label == 0 or truth.any():
+                            known.append(maps[row])
+                            truths.append(truth)
             advance(len(batch.indices))
     return calibrate_by_f1(
         np.concatenate(scores),

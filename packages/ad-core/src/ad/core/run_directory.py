@@ -61,10 +61,21 @@ def describe_run(
     device: torch.device,
     precision: str,
     world: World,
+    *,
+    read: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The content of ``run.json``: what is needed to explain and repeat the run.
 
     Nothing is in it that differs when the run is repeated.
+
+    Args:
+        settings: Resolved.
+        samples: Of all splits.
+        trainer: That learns; says what it learns from beyond pictures.
+        device: Where.
+        precision: Of frozen networks.
+        world: The processes.
+        read: What the data were read as and what was left out, for a person: `Inventory.to_json`.
     """
     packages = ["ad-core", ModelRegistry.get(settings.model).package, *_PACKAGES]
     return {
@@ -77,9 +88,11 @@ def describe_run(
         "data": {
             "pictures": len(samples),
             "sha256": fingerprint(samples),
-            "training": training_pictures(samples),
+            "training": pictures_of(samples, "train"),
+            "test": pictures_of(samples, "test"),
             "inputs": dict(trainer.inputs),
         },
+        "read": read,
         "versions": {
             "python": platform.python_version(),
             **{name: found for name in packages if (found := _version(name))},
@@ -127,13 +140,13 @@ def _version(package: str) -> str | None:
         return None
 
 
-def training_pictures(samples: Sequence[Sample]) -> list[Any]:
-    """How many pictures there are to train on, and a sha256 of their names and sizes.
+def pictures_of(samples: Sequence[Sample], split: str) -> list[Any]:
+    """How many pictures a split has, and a sha256 of their names and sizes.
 
     A renamed category makes no difference.
     """
-    training = [replace(s, category="") for s in samples if s.split == "train"]
-    return [len(training), fingerprint(training)]
+    own = [replace(s, category="") for s in samples if s.split == split]
+    return [len(own), fingerprint(own)]
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -197,7 +210,7 @@ def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | No
             "Restore it, or start a new run."
         )
         raise DataError(msg)
-    if whole["data"] != record["data"]:
+    if {"test": record["data"]["test"], **whole["data"]} != record["data"]:
         msg = (
             f"The data of `{run}` have changed since it was started (then "
             f"{whole['data']['pictures']} pictures, now {record['data']['pictures']}). "

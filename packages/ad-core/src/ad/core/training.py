@@ -16,7 +16,8 @@ from ad.core.calibrate import Calibration, calibration_notes
 from ad.core.callbacks import Callback, Callbacks
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet
-from ad.core.data.pictures import check_headers
+from ad.core.data.contents import check_pictures
+from ad.core.data.inventory import take_inventory
 from ad.core.data.samples import Sample, collect, locate
 from ad.core.devices import peak_memory, resolve_device, resolve_precision
 from ad.core.distributed import join_world
@@ -171,7 +172,11 @@ def train(
     samples = collect(dataset, category, root=root, seed=seed, progress=progress)
     learning, held_out = hold_out(samples, settings.holdout, seed)
     test = [sample for sample in samples if sample.split == "test"]
-    _check_pictures(samples, progress)
+    inventory = take_inventory(dataset, root, samples)
+    if world.main:
+        for line in inventory.lines():
+            progress.tell(line)
+    data_notes = [*inventory.notes(), *check_pictures(samples, progress=progress)]
 
     # Everything that can be refused has been; only now does the run touch the disk.
     trainer = trainer_class(
@@ -189,7 +194,9 @@ def train(
         ),
         **settings.options,
     )
-    record = describe_run(settings, samples, trainer, target, used_precision, world)
+    record = describe_run(
+        settings, samples, trainer, target, used_precision, world, read=inventory.to_json()
+    )
     name = f"{dataset_type}-{title}-{model_type}"
     run = world.tell(_begin(record, name, output_dir, resume) if world.main else Path())
     log = RunLog(run / "log.jsonl", quiet=not world.main)
@@ -263,7 +270,7 @@ def train(
         raise PictureError(msg) from error
     seconds = {"fit": fit_seconds, "test_per_image": evaluation.seconds_per_image}
     peak = peak_memory(target)
-    notes = (*trainer_notes, *calibration_notes(calibration), *evaluation.notes)
+    notes = (*trainer_notes, *calibration_notes(calibration), *data_notes, *evaluation.notes)
     if gallery is not None:
         gallery.merge(world.gather(gallery.shown))
     if world.main:
@@ -362,11 +369,3 @@ def _check_one_pass(settings: RunSettings) -> None:
                 f"{allowed or 'left out'}; got {value}."
             )
             raise SettingError(msg)
-
-
-def _check_pictures(samples: Sequence[Sample], progress: Progress) -> None:
-    """Find what cannot be opened, and masks that do not fit, before minutes of learning."""
-    with progress.step("checking", total=len(samples), unit="pictures") as advance:
-        for sample in samples:
-            check_headers(sample.path, sample.masks)
-            advance(1)

@@ -28,7 +28,8 @@ from ad.core.backbones import FeatureExtractor
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import RAM_BUDGET, PictureSet
 from ad.core.data.learning import LearningBatch, LearningData, stream
-from ad.core.data.samples import fingerprint_of, pictures_below
+from ad.core.data.samples import fingerprint_of
+from ad.core.data.walking import pictures_below
 from ad.core.detector import Detector, Prediction
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, Interrupted, OutputError, SettingError

@@ -18,6 +18,7 @@ from ad.core.progress import Advance
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ad.core.data.inventory import Inventory
     from ad.core.evaluation import Metrics, Verdicts
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -99,6 +100,29 @@ def kinds_table(kinds: Mapping[str, Mapping[str, Metrics]]) -> None:
     out().print(table)
 
 
+def inventory_table(inventory: Inventory) -> None:
+    """Print what data are read as, and below it what is left out and why."""
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    table.add_column("category", overflow="fold")
+    table.add_column("read as", overflow="fold")
+    table.add_column("pictures", justify="right")
+    table.add_column("with masks", justify="right")
+    for part in inventory.parts:
+        table.add_row(part.category, part.name, str(part.pictures), str(part.masks or ""))
+    out().print(table)
+    if not inventory.left_out:
+        out().print("nothing is left out")
+        return
+    table = Table(header_style="bold")
+    for title in ("left out", "in", "why", "such as"):
+        table.add_column(title, overflow="fold", justify="right" if title == "left out" else "left")
+    for one in inventory.left_out:
+        table.add_row(str(one.files), one.folder, one.why, one.example)
+    out().print(table)
+
+
 def notes(texts: Sequence[str]) -> None:
     """Print what a user should know, one note a line."""
     for text in texts:
@@ -129,6 +153,10 @@ class ConsoleProgress:
             yield _Lines(pace, sys.stderr).advance
         after = f" after {done}" if done else ""
         say(f"{name}: {pace.done - done} {unit}{after} in {duration(pace.seconds)}")
+
+    def tell(self, text: str) -> None:
+        """Say it; see `ad.core.progress.Progress.tell`."""
+        say(text)
 
 
 class _Pace:

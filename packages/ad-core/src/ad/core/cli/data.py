@@ -1,4 +1,4 @@
-"""`ad data`: whole data sets on disk."""
+"""`ad data`: data sets on disk."""
 
 from __future__ import annotations
 
@@ -8,13 +8,49 @@ from typing import Annotated
 
 import typer
 
-from ad.core.cli.options import JsonOption
+from ad.core.cli.options import (
+    CategoryArgument,
+    DataRootOption,
+    DatasetArgument,
+    JsonOption,
+    SeedOption,
+)
 
 app = typer.Typer(
-    help="Fetch a data set, or verify one on disk.",
+    help="Show what a data set is read as, fetch one, or verify one on disk.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
+
+
+@app.command("show")
+def show(
+    dataset: DatasetArgument,
+    category: CategoryArgument = "all",
+    data_root: DataRootOption = None,
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+) -> None:
+    """Show what each folder is read as, and what is left out and why. Nothing is learnt.
+
+    Example: [bold]ad data show folder ./parts[/bold]
+    """
+    from ad.core.cli.console import ConsoleProgress, inventory_table, notes, print_json
+    from ad.core.data.contents import check_pictures
+    from ad.core.data.inventory import take_inventory
+    from ad.core.data.samples import collect, locate
+    from ad.core.registry import get_dataset
+
+    layout, progress = get_dataset(dataset), ConsoleProgress()
+    names, root = locate(layout, category, data_root)
+    samples = collect(layout, names, root=root, seed=seed, progress=progress)
+    found = take_inventory(layout, root, samples)
+    told = [*found.notes(), *check_pictures(samples, progress=progress)]
+    if json:
+        print_json({"root": None if root is None else str(root), **found.to_json(), "notes": told})
+    else:
+        inventory_table(found)
+    notes(told)
 
 
 @app.command("download")

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ad.core.data.masks import check_masks_fit, masks_by_stem
 from ad.core.data.samples import (
     DatasetSpec,
     Sample,
     categories_in,
     category_folder,
-    check_masks_fit,
-    masks_by_stem,
-    pictures_in,
 )
+from ad.core.data.walking import pictures_in
 
 TREE = """\
 <data root>/
@@ -52,7 +51,7 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
 
 
 def _masks(split: Path) -> dict[str, Path]:
-    check_masks_fit(split / "Label", (path.stem for path in pictures_in(split)))
+    check_masks_fit(split / "Label", pictures_in(split))
     return masks_by_stem(split / "Label")
 
 

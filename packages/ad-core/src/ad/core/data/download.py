@@ -24,7 +24,8 @@ from typing import IO, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from ad.core.data.samples import Archive, DatasetSpec, describe_source, folders_in
+from ad.core.data.samples import Archive, DatasetSpec, describe_source
+from ad.core.data.walking import folders_in
 from ad.core.errors import DataError, DownloadError, OutputError
 from ad.core.progress import SILENT, Progress
 

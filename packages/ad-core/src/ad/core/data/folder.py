@@ -1,40 +1,48 @@
 """A folder of your own pictures.
 
 Good pictures alone are enough to train. Defective ones, and masks of them, are for figures only.
+What a sub-folder holds is told by its name; a name that can be taken two ways is refused.
 """
 
 from __future__ import annotations
 
-import functools
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
-from ad.core.data.samples import (
-    GOOD,
-    DatasetSpec,
-    Sample,
-    check_masks_fit,
-    folders_in,
-    masks_by_stem,
-    pictures_below,
-    pictures_in,
-    split_good,
-)
+from ad.core.data.masks import Masks, MaskTree, several_masks, sort_folder
+from ad.core.data.names import Split, meaning_of
+from ad.core.data.samples import DatasetSpec, Sample, split_good
+from ad.core.data.walking import folders_in, pictures_below, pictures_in
 from ad.core.errors import DataError, listed, nearest
 
-_NORMAL_NAMES = (GOOD, "normal", "ok")
-_MASK_NAMES = ("masks", "mask", "ground_truth")
 _KEYS = ("normal", "abnormal", "masks")
 
 TREE = """\
 <data root>/               one of these; `good` may also be called `normal` or `ok`
   good/*.jpg               good parts
+  test_good/*.jpg          optional: good parts to test with; without them a fifth of `good` is
   <any other name>/*.jpg   optional: defective parts, one folder per kind of defect
-  masks/<kind>/*.png       optional: masks with the stems of the pictures
+  masks/<kind>/*.png       optional: masks with the stems of the pictures; also beside them
+                           as 000_mask.png, or in a folder `masks` among them
 or
   *.jpg                    good parts only
 or, as the value of data root, three folders anywhere:
   normal=DIR,abnormal=DIR,masks=DIR   (the last two are optional)
-Several categories: a data root that holds one such folder per category."""
+Several categories: a data root that holds one such folder per category.
+`ad data show folder PATH` says what is read as what, and what is left out."""
+
+
+@dataclass(slots=True)
+class _Tree:
+    """Sub-folders of one category by what they hold."""
+
+    good: list[tuple[Path, Split | None]] = field(default_factory=list)
+    """Folders of good parts; where the name does not say what for, None."""
+    kinds: list[tuple[Path, str]] = field(default_factory=list)
+    """Folders of defective parts with the kind of defect; empty where folders below say it."""
+    masks: list[Path] = field(default_factory=list)
+    """Folders of masks."""
 
 
 def categories(root: Path) -> list[str]:
@@ -44,35 +52,48 @@ def categories(root: Path) -> list[str]:
         return ["all"]
     if not root.is_dir():
         return []
-    if _normal_folder(root) is not None:
+    if _has_good(root):
         return [root.resolve().name]
     _refuse_split(root)
-    below = [folder.name for folder in folders_in(root) if _normal_folder(folder) is not None]
+    below = [folder.name for folder in folders_in(root) if _has_good(folder)]
     return below or ([root.resolve().name] if pictures_in(root) else [])
 
 
 def samples(root: Path, category: str, seed: int) -> list[Sample]:
     """Samples of one category.
 
-    Good pictures are split 80 to 20 with the seed if there are defective ones; otherwise all of
-    them are for training and there is nothing to test with.
+    Good pictures are split 80 to 20 with the seed if there are defective ones and none that are
+    said to be for testing; otherwise all of them are for training.
+
+    Raises:
+        DataError: If it cannot be told what a sub-folder holds, or which mask is of which picture.
     """
     parts = _parts(root)
     if parts is not None:
-        normal = pictures_below(parts["normal"])
-        masks = parts.get("masks")
-        abnormal = _abnormal(parts.get("abnormal"), masks)
+        tree = _Tree(good=[(parts["normal"], None)])
+        if "abnormal" in parts:
+            tree.kinds = [(parts["abnormal"], "")]
+        tree.masks = [parts["masks"]] if "masks" in parts else []
     else:
         below = root / category
-        folder = below if _normal_folder(root) is None and below.is_dir() else root
-        home = _normal_folder(folder)
-        normal = pictures_in(folder) if home is None else pictures_below(home)
-        abnormal = [] if home is None else _kinds(folder, home)
-    train, test = split_good(normal, seed) if abnormal else (normal, [])
+        folder = below if not _has_good(root) and below.is_dir() else root
+        if not _has_good(folder):
+            return _loose(folder, category)
+        _refuse_split(folder)
+        tree = _sorted(folder)
+    good = [(path, split) for home, said in tree.good for path, split in _good(home, said)]
+    bad = _defective(tree)
+    found = [Sample(path, 1, "test", category, kind, masks) for path, kind, masks in bad]
+    undecided = [path for path, split in good if split is None]
+    train: list[Path] = undecided
+    test: list[Path] = []
+    if bad and not any(split == "test" for _, split in good):
+        train, test = split_good(undecided, seed)
     return [
         *(Sample(path, 0, "train", category) for path in train),
+        *(Sample(path, 0, split, category) for path, split in good if split is not None),
         *(Sample(path, 0, "test", category) for path in test),
-        *(Sample(path, 1, "test", category, kind, masks) for path, kind, masks in abnormal),
+        *found,
     ]
 
 
@@ -100,6 +121,12 @@ def _parts(root: Path) -> dict[str, Path] | None:
     return parts
 
 
+def _has_good(folder: Path) -> bool:
+    """Whether a sub-folder holds good parts to learn from, by its name."""
+    meanings = (meaning_of(path.name) for path in folders_in(folder))
+    return any(one.role == "good" and one.split in (None, "train") for one in meanings)
+
+
 def _refuse_split(root: Path) -> None:
     """Refuse a folder that brings its own split: `test` would pass for a category beside `train`.
 
@@ -107,10 +134,12 @@ def _refuse_split(root: Path) -> None:
         DataError: If good pictures are in a folder of `train`.
     """
     for train in folders_in(root):
-        good = _normal_folder(train) if train.name.lower() == "train" else None
+        if meaning_of(train.name) != ("split", "train"):
+            continue
+        good = next((p for p in folders_in(train) if meaning_of(p.name).role == "good"), None)
         if good is None:
             continue
-        fitting = {("train", GOOD): "mvtec", ("train", "ok"): "btad"}.get((train.name, good.name))
+        fitting = {("train", "good"): "mvtec", ("train", "ok"): "btad"}.get((train.name, good.name))
         data = f"{root.resolve().name} MODEL --data-root {root}"
         learnt = "test pictures would be learnt from."
         if fitting is not None:
@@ -129,50 +158,167 @@ def _refuse_split(root: Path) -> None:
         raise DataError(msg)
 
 
-def _normal_folder(folder: Path) -> Path | None:
+def _loose(folder: Path, category: str) -> list[Sample]:
+    """A folder of good pictures and nothing else."""
     for path in folders_in(folder):
-        if path.name.lower() in _NORMAL_NAMES:
-            return path
-    return None
-
-
-Abnormal = tuple[Path, str, tuple[Path, ...]]
-
-
-def _kinds(folder: Path, normal: Path) -> list[Abnormal]:
-    kinds = [f for f in folders_in(folder) if f != normal and f.name.lower() not in _MASK_NAMES]
-    masks = next((f for f in folders_in(folder) if f.name.lower() in _MASK_NAMES), None)
-    for kind in kinds:
-        if kind.name.lower().endswith(_MASK_NAMES):
+        if meaning_of(path.name).role != "masks" and (inside := pictures_below(path)):
             msg = (
-                f"`{kind}` seems to hold masks, not defective parts. Masks go into "
-                f"`{folder / 'masks' / '<kind of defect>'}`."
+                f"`{folder}` holds loose pictures, which are good parts, and the folder "
+                f"`{path.name}` with {len(inside)} more: it cannot be told what these are. Put the "
+                f"good parts into `{folder / 'good'}` and leave folders of defective ones beside "
+                "it, or move the folder away."
             )
             raise DataError(msg)
-    found = [one for kind in kinds for one in _abnormal(kind, masks)]
-    if masks is not None and found and not any(own for _, _, own in found):
-        for home in (masks, *folders_in(masks)):
-            check_masks_fit(home, (path.stem for path, _, _ in found))
+    beside = set(pictures_in(folder))
+    return [
+        Sample(path, 0, "train", category)
+        for path in sort_folder(folder).pictures
+        if path in beside
+    ]
+
+
+def _sorted(folder: Path) -> _Tree:
+    """Tell the sub-folders of a category apart by their names.
+
+    Raises:
+        DataError: If a name can be taken two ways.
+    """
+    tree = _Tree()
+    for path in folders_in(folder):
+        meaning = meaning_of(path.name)
+        if not pictures_below(path):
+            continue
+        match meaning.role:
+            case "good":
+                tree.good.append((path, meaning.split))
+            case "masks":
+                tree.masks.append(path)
+            case "doubtful":
+                _refuse_doubtful(path)
+            case "split":
+                _add_split(tree, path, meaning.split)
+            case _:
+                _refuse_data_set(path)
+                tree.kinds.append((path, path.name))
+    if len(tree.masks) > 1:
+        msg = (
+            f"`{folder}` holds several folders of masks, {listed(path.name for path in tree.masks)}"
+            ": it cannot be told which are right. Move the others away."
+        )
+        raise DataError(msg)
+    for path in tree.masks:
+        rest = {other.name for other, _ in tree.kinds}
+        _refuse_masks_of_one_kind(folder, path, rest)
+    return tree
+
+
+def _add_split(tree: _Tree, folder: Path, split: Split | None) -> None:
+    """Sort a folder such as ``test`` beside ``good``: ``test/good``, ``test/dent``."""
+    if split == "train":
+        msg = (
+            f"`{folder}` lies beside a folder of good parts: it cannot be told which of the two is "
+            "to learn from. Put all good parts to learn from into one folder."
+        )
+        raise DataError(msg)
+    if loose := pictures_in(folder):
+        msg = (
+            f"It cannot be told whether the {len(loose)} pictures in `{folder}` are good. Put them "
+            f"into `{folder.name}_good` and folders of defective parts, one for each kind."
+        )
+        raise DataError(msg)
+    inside = _sorted(folder)
+    if inside.kinds and split != "test":
+        msg = (
+            f"`{folder}` holds defective parts, `{inside.kinds[0][1]}`: a threshold is set with "
+            f"good ones alone. Move them beside `{folder.name}`, to test with."
+        )
+        raise DataError(msg)
+    tree.good += [(path, said or split) for path, said in inside.good]
+    tree.kinds += inside.kinds
+    tree.masks += inside.masks
+
+
+def _refuse_doubtful(folder: Path) -> NoReturn:
+    count = len(pictures_below(folder))
+    msg = (
+        f"`{folder}` sounds like good parts, but it is not called so: as a kind of defect its "
+        f"{count} pictures would count as defective. Rename it: `good` for parts to learn from, "
+        "`test_good` for good ones to test with, or the name of a defect."
+    )
+    raise DataError(msg)
+
+
+def _refuse_data_set(folder: Path) -> None:
+    """Refuse a folder of one kind of defect that has good parts or splits in it."""
+    for path in _folders_below(folder):
+        if meaning_of(path.name).role in ("good", "split", "doubtful") and pictures_below(path):
+            msg = (
+                f"`{folder}` would be a kind of defect, and has `{path.relative_to(folder)}` in "
+                "it, as a data set of its own has. Move it away, or put defective parts alone "
+                "into the folder."
+            )
+            raise DataError(msg)
+
+
+def _refuse_masks_of_one_kind(folder: Path, masks: Path, kinds: set[str]) -> None:
+    """Refuse ``dent_masks`` beside ``dent``: masks of the other kinds may lie elsewhere."""
+    words = [kind for kind in kinds if masks.name.lower().startswith(kind.lower())]
+    if words:
+        msg = (
+            f"`{masks}` seems to hold masks, not defective parts. Masks go into "
+            f"`{folder / 'masks' / '<kind of defect>'}`."
+        )
+        raise DataError(msg)
+
+
+def _folders_below(folder: Path) -> list[Path]:
+    inside = folders_in(folder)
+    return [*inside, *(path for one in inside for path in _folders_below(one))]
+
+
+def _good(folder: Path, split: Split | None) -> list[tuple[Path, Split | None]]:
+    """Good pictures with what they are for; folders such as ``good/test`` say it, too."""
+    for path in _folders_below(folder):
+        if meaning_of(path.name).role == "defective" and (inside := pictures_below(path)):
+            msg = (
+                f"`{path}` lies among the good parts and is called defective: its {len(inside)} "
+                f"pictures would be learnt from. Move it beside `{folder.name}`."
+            )
+            raise DataError(msg)
+    found = []
+    for path in sort_folder(folder).pictures:
+        names = path.relative_to(folder).parts[:-1]
+        said = [meaning.split for name in names if (meaning := meaning_of(name)).split]
+        found.append((path, said[0] if said else split))
     return found
 
 
-def _abnormal(folder: Path | None, masks: Path | None) -> list[Abnormal]:
+Defective = tuple[Path, str, Masks]
+
+
+def _defective(tree: _Tree) -> list[Defective]:
     """Defective pictures with their kind and masks.
 
-    The masks' folder mirrors the pictures' folders, with the kind's name in it or without.
+    A folder of masks mirrors the pictures' folders, with the kind's name in it or without.
     """
-    if folder is None:
-        return []
-    found: list[Abnormal] = []
-    by_stem = functools.cache(masks_by_stem)  # a folder is listed once for all its pictures
-    for path in pictures_below(folder):
-        inside = path.parent.relative_to(folder)
-        mask = None
-        if masks is not None:
-            for home in (masks / folder.name / inside, masks / inside):
-                mask = mask or by_stem(home).get(path.stem)
-        kind = inside.parts[0] if inside.parts else folder.name
-        found.append((path, kind, () if mask is None else (mask,)))
+    trees = [MaskTree(folder) for folder in tree.masks]
+    found: list[Defective] = []
+    for folder, kind in tree.kinds:
+        pictures, beside = sort_folder(folder)
+        for path in pictures:
+            inside = path.parent.relative_to(folder).parts
+            places = ((folder.name, *inside), inside, (folder.name,), ())
+            masks = beside.get(path, ())
+            for masks_tree in trees:
+                other = masks_tree.of(path, *places)
+                if masks and other:
+                    raise DataError(several_masks(path, (*masks, *other)))
+                masks = masks or other
+            found.append((path, kind or (inside[0] if inside else folder.name), masks))
+        for masks_tree in trees:
+            masks_tree.require_use(pictures, (folder.name,))
+    for masks_tree in trees:
+        masks_tree.require_use([path for path, _, _ in found])
     return found
 
 

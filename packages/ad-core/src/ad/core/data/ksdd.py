@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ad.core.data.masks import pictures_with_masks
 from ad.core.data.samples import (
     Archive,
     DatasetSpec,
     Sample,
-    folders_in,
-    pictures_with_masks,
     split_good,
 )
+from ad.core.data.walking import folders_in
 from ad.core.errors import DataError
 
 TREE = """\

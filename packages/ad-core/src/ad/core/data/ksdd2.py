@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ad.core.data.ksdd import tell_apart
-from ad.core.data.samples import Archive, DatasetSpec, Sample, pictures_with_masks
+from ad.core.data.masks import pictures_with_masks
+from ad.core.data.samples import Archive, DatasetSpec, Sample
 
 TREE = """\
 <data root>/

@@ -9,13 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ad.core.data.samples import (
-    DatasetSpec,
-    Sample,
-    folders_in,
-    pictures_in,
-    split_good,
-)
+from ad.core.data.samples import DatasetSpec, Sample, split_good
+from ad.core.data.walking import folders_in, pictures_in
 
 TREE = """\
 <data root>/

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ad.core.data.masks import MaskTree, several_masks, sort_folder
+from ad.core.data.names import meaning_of
 from ad.core.data.samples import (
     GOOD,
     Archive,
@@ -11,11 +13,9 @@ from ad.core.data.samples import (
     Sample,
     categories_in,
     category_folder,
-    check_masks_fit,
-    folders_in,
-    masks_by_stem,
-    pictures_in,
 )
+from ad.core.data.walking import folders_in
+from ad.core.errors import DataError, listed
 
 TREE = """\
 <data root>/
@@ -47,35 +47,74 @@ def read_category(
     test: str = "test",
     truth: str = "ground_truth",
 ) -> list[Sample]:
-    """Samples of one category of a tree like MVTec AD's.
+    """Samples of one category of a tree like MVTec AD's; pictures may lie in folders below.
 
     Args:
         folder: Of the category.
         category: Its name.
         good: Name of the folders of good parts.
         test: The folder to test with; holds ``good`` and a folder for each kind of defect.
-        truth: The folder of masks; mirrors ``test``, and may be in it.
+        truth: The folder of masks; mirrors ``test``, and may be in it. One of another name that
+            says that it holds masks is taken where there is none of this.
+
+    Raises:
+        DataError: If it cannot be told what a folder of ``test`` holds, or which mask is of which
+            picture.
     """
     found = read_good(folder, category, good=good)
+    masks = MaskTree(_truth(folder, test, truth))
     for group in folders_in(folder / test):
-        if group == folder / truth:
+        role = meaning_of(group.name).role
+        if group == masks.folder or role == "masks":
             continue
-        if group.name == good:
-            found += [Sample(path, 0, "test", category) for path in pictures_in(group)]
+        pictures, beside = sort_folder(group)
+        if group.name == good or role == "good":
+            found += [Sample(path, 0, "test", category) for path in pictures]
             continue
-        pictures, masks = pictures_in(group), masks_by_stem(folder / truth / group.name)
-        check_masks_fit(folder / truth / group.name, (path.stem for path in pictures))
+        if role == "doubtful" and pictures:
+            msg = (
+                f"`{group}` sounds like good parts, but it is not called `{good}`: as a kind of "
+                f"defect its {len(pictures)} pictures would count as defective. Rename it `{good}`,"
+                " or after the defect."
+            )
+            raise DataError(msg)
         for path in pictures:
-            mask = (masks[path.stem],) if path.stem in masks else ()
-            found.append(Sample(path, 1, "test", category, group.name, mask))
+            inside = path.parent.relative_to(group).parts
+            mask = masks.of(path, (group.name, *inside), (group.name,))
+            if mask and path in beside:
+                raise DataError(several_masks(path, (*mask, *beside[path])))
+            own = mask or beside.get(path, ())
+            found.append(Sample(path, 1, "test", category, group.name, own))
+        masks.require_use(pictures, (group.name,))
     return found
 
 
 def read_good(folder: Path, category: str, *, good: str = GOOD) -> list[Sample]:
     """Samples to train with and to calibrate with; see `read_category`."""
-    train, validation = pictures_in(folder / "train" / good), folder / "validation" / good
-    found = [Sample(path, 0, "train", category) for path in train]
-    return found + [Sample(path, 0, "validation", category) for path in pictures_in(validation)]
+    train, validation = (sort_folder(folder / split / good) for split in ("train", "validation"))
+    return [
+        *(Sample(path, 0, "train", category) for path in train.pictures),
+        *(Sample(path, 0, "validation", category) for path in validation.pictures),
+    ]
+
+
+def _truth(folder: Path, test: str, truth: str) -> Path:
+    """The folder of masks."""
+    if (folder / truth).is_dir():
+        return folder / truth
+    others = [
+        path
+        for home in (folder, folder / test)
+        for path in folders_in(home)
+        if meaning_of(path.name).role == "masks"
+    ]
+    if len(others) > 1:
+        msg = (
+            f"`{folder}` has no folder `{truth}`, and several that may hold its masks: "
+            f"{listed(path.name for path in others)}. Rename the right one `{truth}`."
+        )
+        raise DataError(msg)
+    return others[0] if others else folder / truth
 
 
 DATASET = DatasetSpec(

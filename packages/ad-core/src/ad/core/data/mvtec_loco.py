@@ -20,9 +20,8 @@ from ad.core.data.samples import (
     Saturation,
     categories_in,
     category_folder,
-    folders_in,
-    pictures_in,
 )
+from ad.core.data.walking import folders_in, pictures_in
 from ad.core.errors import DataError
 
 TREE = """\

@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from ad.core.data.samples import DatasetSpec, Sample, folders_in
+from ad.core.data.samples import DatasetSpec, Sample
+from ad.core.data.walking import folders_in
 from ad.core.errors import DataError, listed
 
 TREE = """\

@@ -6,13 +6,15 @@ A layout module turns a root folder into samples and does nothing else. Torch-fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from ad.core.data.walking import folders_in
 from ad.core.errors import DataError, PictureError, listed, nearest
 from ad.core.progress import SILENT, Progress
 
@@ -23,11 +25,6 @@ GOOD = "good"
 
 TRAIN_FRACTION = 0.8
 """Share of the good pictures to train on where the data bring no split."""
-
-SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
-"""File names that end like this are pictures; case does not matter."""
 
 
 class Saturation(NamedTuple):
@@ -153,22 +150,75 @@ def collect(
     if not known:
         msg = f"{_what_is_there(root)} It is not laid out as `{dataset.name}`.\n{describe(dataset)}"
         raise DataError(msg)
-    asked = (name.strip() for name in category.split(","))
-    wanted = known if category == "all" else list(dict.fromkeys(name for name in asked if name))
-    for name in wanted:
-        if name not in known:
-            msg = (
-                f"`{root}` has no category `{name}`.{nearest(name, known)} It has "
-                f"{listed({*known, 'all'})}."
-            )
-            raise DataError(msg)
+    wanted = known if category == "all" else _asked(category, known, root)
     if dataset.prepare is not None:
         dataset.prepare(root, wanted, progress)
     samples = [sample for name in wanted for sample in dataset.samples(root, name, seed)]
     if not any(sample.split == "train" for sample in samples):
         msg = f"`{root}` holds no good pictures to train on.\n{describe(dataset)}"
         raise DataError(msg)
+    _refuse_one_file_twice(samples)
     return samples
+
+
+def _asked(category: str, known: Sequence[str], root: Path) -> list[str]:
+    """Categories of a comma list; a name may have commas itself.
+
+    Raises:
+        DataError: If one does not exist, or the list can be read in two ways.
+    """
+    pieces = [piece for piece in category.split(",") if piece.strip()]
+    readings = list(_readings(pieces, known))
+    if len(readings) > 1:
+        ways = " or ".join(listed(reading) for reading in readings)
+        msg = (
+            f"The categories `{category}` of `{root}` can be read as {ways}, since a name has a "
+            "comma in it. Rename one of the folders, or train them one by one."
+        )
+        raise DataError(msg)
+    if readings:
+        return list(dict.fromkeys(readings[0]))
+    unknown = next((p.strip() for p in pieces if p.strip() not in known), category)
+    msg = f"`{root}` has no category `{unknown}`.{nearest(unknown, known)} It has " + (
+        f"{listed({*known, 'all'})}."
+    )
+    raise DataError(msg)
+
+
+def _readings(pieces: Sequence[str], known: Sequence[str]) -> Iterator[list[str]]:
+    """All ways to join the pieces of a comma list to names that exist."""
+    if not pieces:
+        yield []
+    for count in range(1, len(pieces) + 1):
+        name = ",".join(pieces[:count]).strip()
+        if name in known:
+            yield from ([name, *rest] for rest in _readings(pieces[count:], known))
+
+
+def _refuse_one_file_twice(samples: Sequence[Sample]) -> None:
+    """Refuse a file that is two samples, by another spelling of its path or by a link.
+
+    Raises:
+        DataError: If there is one: it might be learnt from and tested with, or be good and bad.
+    """
+    seen: dict[tuple[int, int], Sample] = {}
+    for sample in samples:
+        try:
+            status = os.stat(sample.path)
+        except OSError:
+            continue  # told of where it is read
+        other = seen.setdefault((status.st_dev, status.st_ino), sample)
+        if other is not sample:
+            msg = (
+                f"`{other.path}` ({_role(other)}) and `{sample.path}` ({_role(sample)}) are the "
+                "same file: a picture must be there once, or it would count twice, or be learnt "
+                "from and tested with. Remove one of the two."
+            )
+            raise DataError(msg)
+
+
+def _role(sample: Sample) -> str:
+    return f"{sample.group}, {sample.split}"
 
 
 def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tuple[str, Path | None]:
@@ -220,37 +270,6 @@ def describe_source(dataset: DatasetSpec) -> str:
     return "\n".join(lines)
 
 
-def pictures_in(folder: Path) -> list[Path]:
-    """Pictures directly inside a folder, sorted by name; hidden files are left out."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
-
-
-def pictures_below(folder: Path) -> list[Path]:
-    """Pictures inside a folder and all its sub-folders, sorted by path; hidden ones left out."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
-
-
-def folders_in(folder: Path) -> list[Path]:
-    """Folders directly inside a folder, sorted by name; hidden ones are left out."""
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
 def categories_in(root: Path, holds: Sequence[str]) -> list[str]:
     """Categories of a data set that has a folder for each; the root itself may be the only one.
 
@@ -266,46 +285,6 @@ def categories_in(root: Path, holds: Sequence[str]) -> list[str]:
 def category_folder(root: Path, category: str, holds: Sequence[str]) -> Path:
     """The folder of one of the categories that `categories_in` found."""
     return root if _holds(root, holds) else root / category
-
-
-def masks_by_stem(folder: Path) -> dict[str, Path]:
-    """Masks of a folder by the stem of the picture they belong to, whatever their suffix.
-
-    ``000_mask.png``, ``000_GT.bmp`` and ``000.png`` all belong to picture ``000``.
-    """
-    return {_picture_stem(path): path for path in pictures_in(folder)}
-
-
-def pictures_with_masks(folder: Path) -> list[tuple[Path, Path | None]]:
-    """Pictures of a folder that holds their masks too, each with its mask if it has one.
-
-    ``000_GT.png``, ``000_label.bmp`` and ``000_mask.png`` are masks; ``000.png`` is a picture.
-    """
-    paths = pictures_in(folder)
-    masks = {_picture_stem(path): path for path in paths if _picture_stem(path) != path.stem}
-    pictures = [path for path in paths if _picture_stem(path) == path.stem]
-    return [(path, masks.get(path.stem)) for path in pictures]
-
-
-def check_masks_fit(folder: Path, stems: Iterable[str]) -> None:
-    """Check that a folder of masks has one for any picture at all.
-
-    Args:
-        folder: Masks, as for `masks_by_stem`; may be missing.
-        stems: Of the pictures that masks may be of.
-
-    Raises:
-        DataError: If there are masks, and all have other names.
-    """
-    masks = masks_by_stem(folder)
-    stems = sorted(stems)
-    if masks and stems and not set(masks) & set(stems):
-        msg = (
-            f"None of the {len(masks)} masks in `{folder}` has the name of a picture: the first is "
-            f"`{next(iter(masks.values())).name}`, and a mask is needed for `{stems[0]}`, such as "
-            f"`{stems[0]}.png` or `{stems[0]}_mask.png`. Rename the masks, or move them away."
-        )
-        raise DataError(msg)
 
 
 def split_seeded(items: Sequence[Item], count: int, seed: int) -> tuple[list[Item], list[Item]]:
@@ -361,14 +340,6 @@ def _size_of(picture: Path) -> int:
 
 def _holds(folder: Path, names: Sequence[str]) -> bool:
     return all((folder / name).exists() for name in names)
-
-
-def _picture_stem(mask: Path) -> str:
-    """Stem of the picture that a mask belongs to."""
-    for ending in ("_mask", "_gt", "_label"):
-        if mask.stem.lower().endswith(ending):
-            return mask.stem[: -len(ending)]
-    return mask.stem
 
 
 def fingerprint_of(paths: Iterable[Path]) -> str:

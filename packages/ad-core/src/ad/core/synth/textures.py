@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ad.core.data.batches import PictureSet, to_device
-from ad.core.data.samples import pictures_below
+from ad.core.data.walking import pictures_below
 from ad.core.errors import DataError, SettingError
 from ad.core.synth.perlin import perlin_noise, power_of_two
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from ad.core.data.batches import to_device
 from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.data.pictures import read_picture, resize
-from ad.core.data.samples import fingerprint_of, pictures_below
+from ad.core.data.samples import fingerprint_of
+from ad.core.data.walking import pictures_below
 from ad.core.errors import DataError, SettingError
 from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Setup
 from ad.distill.efficientad.network import (

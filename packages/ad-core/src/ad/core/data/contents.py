@@ -1,0 +1,193 @@
+"""What pictures and masks show, as far as it speaks against what their names say.
+
+Found before learning: a mask that is taken for a part, copies of one picture in two places, masks
+that mark nothing or nearly everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from ad.core.data.masks import looks_like_mask
+from ad.core.data.pictures import check_headers, mask_facts, upright_size
+from ad.core.data.samples import Sample
+from ad.core.errors import DataError
+from ad.core.progress import SILENT, Progress
+
+Result = TypeVar("Result")
+
+_BYTES_PER_PIXEL = 0.25
+"""A compressed picture of more has too much in it for a mask."""
+
+_HEADER = 2048  # bytes that small files have beside their pixels
+_UNCOMPRESSED = frozenset({".bmp", ".pgm", ".ppm", ".tif", ".tiff"})
+_LOOKED_AT = 500
+"""Masks that are looked at; of more, this many at even distances."""
+
+_CHUNK = 4096  # bytes
+
+
+def check_pictures(samples: Sequence[Sample], *, progress: Progress = SILENT) -> list[str]:
+    """Check pictures and masks before minutes of learning: their headers, then what they show.
+
+    Args:
+        samples: Of any split.
+        progress: Where to show how far it is.
+
+    Returns:
+        Notes on what a user should know, with names and figures.
+
+    Raises:
+        DataError: If masks are among the pictures.
+        PictureError: If a picture or mask cannot be opened, or a mask does not fit.
+    """
+    with progress.step("checking", total=len(samples), unit="pictures") as advance:
+        for sample in samples:
+            check_headers(sample.path, sample.masks)
+            advance(1)
+    return [*_masks_as_pictures(samples), *_copies(samples), *_odd_masks(samples)]
+
+
+def _masks_as_pictures(samples: Sequence[Sample]) -> list[str]:
+    """Find masks among the pictures: two values, mostly black, where good pictures have more."""
+    suspects = [s for s in samples if _may_be_mask(s.path)]
+    drawn = [s for s, is_mask in zip(suspects, _map(_shows_mask, suspects), strict=True) if is_mask]
+    good = sum(sample.label == 0 for sample in samples)
+    if not drawn or sum(sample.label == 0 for sample in drawn) > good / 2:
+        return []  # the parts themselves are seen in two values
+    stems: dict[str, int] = defaultdict(int)
+    for sample in samples:
+        stems[sample.path.stem] += 1
+    first = next((s for s in drawn if stems[s.path.stem] > 1), None)
+    words = (
+        f"{len(drawn)} of {len(samples)} pictures look like masks, not like parts: two values, "
+        f"mostly black, such as `{(first or drawn[0]).path}`"
+    )
+    if first is None:
+        return [f"{words}. If they are masks, move them into a folder `masks`."]
+    msg = (
+        f"{words}, which has the name of another picture. Read as a part it would be "
+        f"{'learnt from' if first.split == 'train' else 'scored'}. Move masks into a folder "
+        f"`masks`, such as `masks/{first.path.parent.name}`, or out of the data."
+    )
+    raise DataError(msg)
+
+
+def _may_be_mask(path: Path) -> bool:
+    if path.suffix.lower() in _UNCOMPRESSED:
+        return True
+    width, height = upright_size(path)
+    return path.stat().st_size < _BYTES_PER_PIXEL * width * height + _HEADER
+
+
+def _shows_mask(sample: Sample) -> bool:
+    return looks_like_mask(sample.path)
+
+
+def _copies(samples: Sequence[Sample]) -> list[str]:
+    """Find pictures of the same bytes where one of them tells something wrong of the other."""
+    by_size: dict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_size[sample.path.stat().st_size].append(sample)
+    alike = [s for same in by_size.values() if len(same) > 1 for s in same]
+    alike = _with_twins(alike, lambda s: _digest(s.path, whole=False))
+    by_content: dict[str, list[Sample]] = defaultdict(list)
+    for sample, content in zip(alike, _map(lambda s: _digest(s.path), alike), strict=True):
+        by_content[content].append(sample)
+    groups = [same for same in by_content.values() if len(same) > 1]
+    notes = []
+    both = [same for same in groups if len({s.label for s in same}) == 2]
+    if both:
+        good, bad = (next(s for s in both[0] if s.label == label) for label in (0, 1))
+        notes.append(
+            f"{len(both)} pictures are there as good and, copied, as defective ones, such as "
+            f"`{good.path}` and `{bad.path}`: one of the two labels is wrong, and figures suffer."
+        )
+    learnt = [
+        same for same in groups if same not in both and len({s.split == "train" for s in same}) == 2
+    ]
+    if learnt:
+        train = next(s for s in learnt[0] if s.split == "train")
+        test = next(s for s in learnt[0] if s.split != "train")
+        count = sum(s.split != "train" for same in learnt for s in same)
+        notes.append(
+            f"{count} pictures to test or calibrate with are copies of pictures to learn from, "
+            f"such as `{test.path}` of `{train.path}`: they look better than new ones would."
+        )
+    return notes
+
+
+def _with_twins(samples: Sequence[Sample], key: Callable[[Sample], str]) -> list[Sample]:
+    keys = _map(key, samples)
+    counts: dict[str, int] = defaultdict(int)
+    for one in keys:
+        counts[one] += 1
+    return [sample for sample, one in zip(samples, keys, strict=True) if counts[one] > 1]
+
+
+def _digest(path: Path, *, whole: bool = True) -> str:
+    """Sha256 of a file, or of its size with its start, middle and end, which mostly differ."""
+    with path.open("rb") as file:
+        if whole:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.sha256(str(size).encode())
+        for place in (0, size // 2, max(0, size - _CHUNK)):
+            file.seek(place)
+            digest.update(file.read(_CHUNK))
+        return digest.hexdigest()
+
+
+def _odd_masks(samples: Sequence[Sample]) -> list[str]:
+    """Find masks that cannot mean what they say: none or nearly all of a picture is marked."""
+    owners: dict[Path, Path] = {}
+    shared: list[tuple[Path, Path, Path]] = []
+    for sample in samples:
+        for mask in sample.masks:
+            other = owners.setdefault(mask, sample.path)
+            if other != sample.path:
+                shared.append((mask, other, sample.path))
+    notes = []
+    if shared:
+        mask, one, other = shared[0]
+        notes.append(
+            f"{len(shared)} masks belong to two pictures each, such as `{mask}` to `{one}` and "
+            f"`{other}`: pixel figures are wrong if it is not that of both."
+        )
+    marked = [s for s in samples if s.label == 1 and s.masks and not s.saturations]
+    chosen = marked[:: max(1, -(-len(marked) // _LOOKED_AT))]
+    shares = np.array(_map(_share, chosen))
+    of = f"{len(chosen)}" if len(chosen) == len(marked) else f"{len(chosen)} looked at"
+    if len(shares) and (empty := int((shares == 0).sum())):
+        first = chosen[int(np.argmin(shares))]
+        notes.append(
+            f"{empty} of {of} defective pictures with masks have no defective pixel in them, such "
+            f"as `{first.path}` with `{first.masks[0]}`: their defects are not known, and they are "
+            "left out of the pixel metrics. Defective is what is not black."
+        )
+    if len(shares) and (median := float(np.median(shares))) > 0.5:
+        first = chosen[int(np.argmax(shares))]
+        notes.append(
+            f"Masks mark {median:.0%} of a picture as defective (median of {of}; most in "
+            f"`{first.masks[0]}`). If defects are black in them they are the wrong way round: "
+            "invert them, since defective is what is not black."
+        )
+    return notes
+
+
+def _share(sample: Sample) -> float:
+    # The masks of one picture count together; as a share, at most their sum.
+    return min(1.0, sum(mask_facts(mask).share for mask in sample.masks))
+
+
+def _map(function: Callable[[Sample], Result], samples: Iterable[Sample]) -> list[Result]:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, samples))

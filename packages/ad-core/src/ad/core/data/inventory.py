@@ -1,0 +1,178 @@
+"""What lies in a data set's folder, what it was read as, and what was left out and why.
+
+What was read is what the samples name; all other files below the root were left out. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ad.core.data.names import masked_stem, meaning_of
+from ad.core.data.samples import DatasetSpec, Sample
+from ad.core.data.walking import ALIAS, HIDDEN, OTHER_FORMAT, OURS, everything_below
+
+_GOOD_FOR = {
+    "train": "good to learn from",
+    "validation": "good to set the threshold with",
+    "test": "good to test with",
+}
+_MASKS_OF_GOOD = "masks of good pictures"
+_MASKS_OF_NONE = "masks of no picture that is read"
+_EXPECTED = frozenset({_MASKS_OF_GOOD, ALIAS, HIDDEN, OURS})
+_PICTURE_LIKE = (
+    *(".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".heic", ".heif", ".j2k", ".jp2", ".jxl"),
+    *(".nef", ".npy", ".npz", ".raw", ".tga"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Pictures of one category that are read as the same."""
+
+    category: str
+    """What is shown."""
+    name: str
+    """``good to learn from``, ``good to test with``, ... or the kind of defect."""
+    pictures: int
+    """How many there are."""
+    masks: int
+    """How many of them have masks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Files of one folder that are not read for the same reason."""
+
+    folder: str
+    """Where they lie, relative to the data root; two folders deep."""
+    files: int
+    """How many there are."""
+    why: str
+    """The reason."""
+    example: str
+    """One of them, relative to the data root."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """What lies in a data set's folder, by what it was read as."""
+
+    parts: tuple[Part, ...]
+    """What is read."""
+    left_out: tuple[LeftOut, ...]
+    """What is not, the most first."""
+
+    def lines(self) -> list[str]:
+        """A line for each category, for a person, and one for what is left out."""
+        of: dict[str, list[Part]] = defaultdict(list)
+        for part in self.parts:
+            of[part.category].append(part)
+        lines = [f"{name}: {', '.join(map(_counted, parts))}" for name, parts in of.items()]
+        if self.left_out:
+            count = sum(one.files for one in self.left_out)
+            where = "; ".join(f"{one.files} in `{one.folder}` ({one.why})" for one in self.left_out)
+            lines.append(f"left out: {count}: {where}")
+        return lines
+
+    def notes(self) -> list[str]:
+        """What a user should know: what was left out and may have been meant to be read."""
+        meant = [one for one in self.left_out if _may_be_meant(one)]
+        if not meant:
+            return []
+        count = sum(one.files for one in meant)
+        return [f"{count} files were left out of the data: {'; '.join(map(_explained, meant))}."]
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``run.json`` and ``ad data show --json``; without what `ad` itself wrote there."""
+        return {
+            "read": [asdict(part) for part in self.parts],
+            "left_out": [asdict(one) for one in self.left_out if one.why != OURS],
+        }
+
+
+def take_inventory(dataset: DatasetSpec, root: Path | None, samples: Sequence[Sample]) -> Inventory:
+    """See what lies in a data set's folder beside what was read of it.
+
+    Args:
+        dataset: Its layout.
+        root: Its folder, as `ad.core.data.samples.locate` gives it; None for the layout's default.
+        samples: What was read, of one, several or all categories.
+
+    Raises:
+        DataError: If a folder cannot be listed.
+    """
+    parts = Counter((s.category, _name_of(s)) for s in samples)
+    masked = Counter((s.category, _name_of(s)) for s in samples if s.masks)
+    if root is None and dataset.default_root is not None:
+        root = dataset.default_root()
+    return Inventory(
+        parts=tuple(
+            Part(category=category, name=name, pictures=count, masks=masked[category, name])
+            for (category, name), count in parts.items()
+        ),
+        left_out=() if root is None else tuple(_left_out(dataset, root, samples)),
+    )
+
+
+def _name_of(sample: Sample) -> str:
+    return sample.group if sample.label else _GOOD_FOR[sample.split]
+
+
+def _left_out(dataset: DatasetSpec, root: Path, samples: Sequence[Sample]) -> list[LeftOut]:
+    known = set(dataset.categories(root))
+    wanted = {sample.category for sample in samples}
+    read = {sample.path for sample in samples} | {m for sample in samples for m in sample.masks}
+    good = {(s.path.parent, s.path.stem) for s in samples if s.label == 0}
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for home in _homes(root):
+        for path, why in everything_below(home, without=frozenset(known - wanted)):
+            if path in read:
+                continue
+            inside = path.relative_to(home)
+            reason = why or _why_not_read(dataset, path, inside, good)
+            if reason == OTHER_FORMAT:
+                reason = f"`{path.suffix}` is {OTHER_FORMAT}" if path.suffix else OTHER_FORMAT
+            found["/".join(inside.parts[:-1][:2]), reason].append(inside.as_posix())
+    groups = [
+        LeftOut(folder=folder or ".", files=len(names), why=why, example=names[0])
+        for (folder, why), names in found.items()
+    ]
+    return sorted(groups, key=lambda one: (-one.files, one.folder, one.why))
+
+
+def _homes(root: Path) -> Iterable[Path]:
+    if root.is_dir():
+        return [root]
+    if "=" not in str(root):
+        return []  # a table: what it does not name is none of its data
+    return [Path(piece.partition("=")[2]) for piece in str(root).split(",")]
+
+
+def _why_not_read(
+    dataset: DatasetSpec, path: Path, inside: Path, good: set[tuple[Path, str]]
+) -> str:
+    roles = [meaning_of(name).role for name in inside.parts[:-1]]
+    stem = masked_stem(path)
+    if (path.parent, stem or path.stem) in good or ("masks" in roles and "good" in roles):
+        return _MASKS_OF_GOOD
+    if "masks" in roles or stem is not None:
+        return _MASKS_OF_NONE
+    return f"not read by the layout `{dataset.name}`: see `ad datasets {dataset.name}`"
+
+
+def _may_be_meant(one: LeftOut) -> bool:
+    if one.why.endswith(OTHER_FORMAT):
+        return Path(one.example).suffix.lower() in _PICTURE_LIKE
+    return one.why not in _EXPECTED
+
+
+def _counted(part: Part) -> str:
+    return f"{part.name} {part.pictures}{f' (masks {part.masks})' if part.masks else ''}"
+
+
+def _explained(one: LeftOut) -> str:
+    return f"{one.files} in `{one.folder}` ({one.why}), such as `{one.example}`"
