@@ -174,8 +174,10 @@ def train(
     test = [sample for sample in samples if sample.split == "test"]
     inventory = take_inventory(dataset, root, samples)
     if world.main:
-        for line in inventory.lines():
+        for line in inventory.read_as():
             progress.tell(line)
+        if left_out := inventory.not_read():
+            progress.tell(f"left out: {left_out}")
     data_notes = [*inventory.notes(), *check_pictures(samples, progress=progress)]
 
     # Everything that can be refused has been; only now does the run touch the disk.

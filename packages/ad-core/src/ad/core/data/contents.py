@@ -19,7 +19,7 @@ import numpy as np
 from ad.core.data.masks import looks_like_mask
 from ad.core.data.pictures import check_headers, mask_facts, upright_size
 from ad.core.data.samples import Sample
-from ad.core.errors import DataError
+from ad.core.errors import DataError, PictureError
 from ad.core.progress import SILENT, Progress
 
 Result = TypeVar("Result")
@@ -84,7 +84,10 @@ def _masks_as_pictures(samples: Sequence[Sample]) -> list[str]:
 def _may_be_mask(path: Path) -> bool:
     if path.suffix.lower() in _UNCOMPRESSED:
         return True
-    width, height = upright_size(path)
+    try:
+        width, height = upright_size(path)
+    except PictureError:  # damaged behind its header: told of where it is decoded
+        return False
     return path.stat().st_size < _BYTES_PER_PIXEL * width * height + _HEADER
 
 

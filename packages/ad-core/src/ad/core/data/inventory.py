@@ -14,6 +14,7 @@ from typing import Any
 from ad.core.data.names import masked_stem, meaning_of
 from ad.core.data.samples import DatasetSpec, Sample
 from ad.core.data.walking import ALIAS, HIDDEN, OTHER_FORMAT, OURS, everything_below
+from ad.core.errors import ModelFileError
 
 _GOOD_FOR = {
     "train": "good to learn from",
@@ -66,17 +67,18 @@ class Inventory:
     left_out: tuple[LeftOut, ...]
     """What is not, the most first."""
 
-    def lines(self) -> list[str]:
-        """A line for each category, for a person, and one for what is left out."""
+    def read_as(self) -> list[str]:
+        """A line for each category, for a person."""
         of: dict[str, list[Part]] = defaultdict(list)
         for part in self.parts:
             of[part.category].append(part)
-        lines = [f"{name}: {', '.join(map(_counted, parts))}" for name, parts in of.items()]
-        if self.left_out:
-            count = sum(one.files for one in self.left_out)
-            where = "; ".join(f"{one.files} in `{one.folder}` ({one.why})" for one in self.left_out)
-            lines.append(f"left out: {count}: {where}")
-        return lines
+        return [f"{name}: {', '.join(map(_counted, parts))}" for name, parts in of.items()]
+
+    def not_read(self) -> str:
+        """What is left out and why, in one line; empty if nothing is."""
+        count = sum(one.files for one in self.left_out)
+        where = "; ".join(f"{one.files} in `{one.folder}` ({one.why})" for one in self.left_out)
+        return f"{count}: {where}" if count else ""
 
     def notes(self) -> list[str]:
         """What a user should know: what was left out and may have been meant to be read."""
@@ -92,6 +94,22 @@ class Inventory:
             "read": [asdict(part) for part in self.parts],
             "left_out": [asdict(one) for one in self.left_out if one.why != OURS],
         }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Inventory:
+        """Build from what `to_json` gave.
+
+        Raises:
+            ModelFileError: If it is something else.
+        """
+        try:
+            return cls(
+                parts=tuple(Part(**part) for part in values["read"]),
+                left_out=tuple(LeftOut(**one) for one in values["left_out"]),
+            )
+        except (TypeError, LookupError) as error:
+            msg = f"The record of a run has a malformed entry `read` ({error})."
+            raise ModelFileError(msg) from error
 
 
 def take_inventory(dataset: DatasetSpec, root: Path | None, samples: Sequence[Sample]) -> Inventory:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ad.core.calibrate import calibration_notes, renewed_notes
+from ad.core.data.inventory import Inventory
 from ad.core.data.pictures import upright_size
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError
@@ -265,6 +266,7 @@ def _facts(record: Mapping[str, Any], config: ModelConfig) -> list[dict[str, Any
             "category": settings["category"],
             "folder": settings["data_root"] or "the layout's own",
             "pictures in all": data["pictures"],
+            **_read_as(record),
             "good pictures to learn from, with those held out": data["training"][0],
             "pictures that the threshold was set on": set_on,
             "sha256 of names and sizes": data["sha256"],
@@ -285,6 +287,17 @@ def _facts(record: Mapping[str, Any], config: ModelConfig) -> list[dict[str, Any
         {"title": title, "facts": [[name, as_text(value)] for name, value in group.items()]}
         for title, group in groups.items()
     ]
+
+
+def _read_as(record: Mapping[str, Any]) -> dict[str, str]:
+    """What the data were read as, of a run that recorded it."""
+    if "read" not in record:
+        return {}
+    inventory = Inventory.from_json(record["read"])
+    return {
+        "read as": "; ".join(inventory.read_as()),
+        "left out": inventory.not_read() or "nothing",
+    }
 
 
 def as_text(value: object) -> str:

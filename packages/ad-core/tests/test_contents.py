@@ -1,0 +1,131 @@
+"""What pictures and masks show, against what their names say."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ad.core import evaluate, train
+from ad.core.data.contents import check_pictures
+from ad.core.data.samples import Sample
+from ad.core.errors import DataError, PictureError
+from ad.core.testing.pictures import make_picture, write_mvtec_tree
+
+
+def write(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def good_one(path, number=0):
+    return Sample(write(path, make_picture(number, size=32)[0]), 0, "train", "c")
+
+
+def bad_one(path, number=0, masks=()):
+    picture = make_picture(1000 + number, size=32, defect=True)[0]
+    return Sample(write(path, picture), 1, "test", "c", "dent", masks)
+
+
+def mask_of(number):
+    return make_picture(1000 + number, size=32, defect=True)[1].astype(np.uint8) * 255
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """Six good parts and three dents."""
+    found = [good_one(tmp_path / f"good/g{n}.png", n) for n in range(6)]
+    return found + [bad_one(tmp_path / f"dent/{n}.png", n) for n in range(3)]
+
+
+def test_parts_and_their_masks_give_no_note(samples, tmp_path):
+    mask = write(tmp_path / "masks/9.png", mask_of(9))
+    assert check_pictures([*samples, bad_one(tmp_path / "dent/9.png", 9, (mask,))]) == []
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".jpg"])
+def test_a_mask_that_is_taken_for_a_part_is_refused(samples, tmp_path, suffix):
+    path = write(tmp_path / f"areas/1{suffix}", mask_of(1))
+    words = rf"1 of 10 pictures look like masks.*areas/1{suffix}`.*scored\. Move .*`masks/areas`"
+    with pytest.raises(DataError, match=words):
+        check_pictures([*samples, Sample(path, 1, "test", "c", "areas")])
+    with pytest.raises(DataError, match="Read as a part it would be learnt from"):
+        check_pictures([*samples, Sample(path, 0, "train", "c")])
+
+
+def test_what_looks_like_a_mask_of_no_picture_is_told(samples, tmp_path):
+    path = write(tmp_path / "areas/other.png", mask_of(1))
+    (note,) = check_pictures([*samples, Sample(path, 1, "test", "c", "areas")])
+    assert "1 of 10 pictures look like masks" in note
+    assert "`masks`" in note
+
+
+def test_parts_that_are_seen_in_two_values_are_no_masks(tmp_path):
+    found = [
+        Sample(write(tmp_path / f"good/{n}.png", mask_of(n)), 0, "train", "c") for n in range(4)
+    ]
+    bad = Sample(write(tmp_path / "dent/0.png", mask_of(7)), 1, "test", "c", "dent")
+    assert check_pictures([*found, bad]) == []
+
+
+def test_copies_across_splits_and_labels_are_named(samples, tmp_path):
+    copy = tmp_path / "test/copy.png"
+    copy.parent.mkdir()
+    shutil.copy(samples[2].path, copy)
+    (note,) = check_pictures([*samples, Sample(copy, 0, "test", "c")])
+    assert "1 pictures to test or calibrate with are copies of pictures to learn from" in note
+    assert f"`{copy}` of `{samples[2].path}`" in note
+    (note,) = check_pictures([*samples, Sample(copy, 1, "test", "c", "dent")])
+    assert f"`{samples[2].path}` and `{copy}`: one of the two labels is wrong" in note
+    assert check_pictures([*samples, Sample(copy, 0, "train", "c")]) == []
+
+
+def test_pictures_of_one_size_in_bytes_are_no_copies(tmp_path):
+    found = [good_one(tmp_path / f"good/g{n}.bmp", n) for n in range(3)]
+    assert len({sample.path.stat().st_size for sample in found}) == 1
+    middle = bytearray(found[0].path.read_bytes())
+    middle[len(middle) // 3] ^= 1  # neither at the start nor in the middle nor at the end
+    (tmp_path / "almost.bmp").write_bytes(middle)
+    assert check_pictures([*found, Sample(tmp_path / "almost.bmp", 0, "test", "c")]) == []
+
+
+def test_masks_without_a_defect_and_masks_the_wrong_way_round_are_told(samples, tmp_path):
+    black = write(tmp_path / "masks/0.png", np.zeros((32, 32), np.uint8))
+    found = [bad_one(tmp_path / "dent/10.png", 10, (black,))]
+    (note,) = check_pictures([*samples, *found])
+    assert "1 of 1 defective pictures with masks have no defective pixel" in note
+    assert f"`{found[0].path}` with `{black}`" in note
+    inverted = [write(tmp_path / f"masks/i{n}.png", 255 - mask_of(n)) for n in range(3)]
+    found = [bad_one(tmp_path / f"dent/i{n}.png", 20 + n, (m,)) for n, m in enumerate(inverted)]
+    (note,) = check_pictures([*samples, *found])
+    share = np.mean(np.asarray(Image.open(inverted[0])) > 0)
+    assert f"Masks mark {share:.0%} of a picture as defective (median of 3" in note
+    assert "invert them" in note
+
+
+def test_a_mask_of_two_pictures_is_told(samples, tmp_path):
+    mask = write(tmp_path / "masks/0.png", mask_of(0))
+    found = [bad_one(tmp_path / f"dent/s{n}.png", 30 + n, (mask,)) for n in range(2)]
+    (note,) = check_pictures([*samples, *found])
+    assert "1 masks belong to two pictures each" in note
+    assert all(sample.path.name in note for sample in found)
+
+
+def test_a_picture_that_cannot_be_opened_is_an_error(samples, tmp_path):
+    (tmp_path / "good/none.png").write_bytes(b"")
+    with pytest.raises(PictureError, match="none.png` is empty"):
+        check_pictures([*samples, Sample(tmp_path / "good/none.png", 0, "train", "c")])
+
+
+def test_defects_without_a_defective_pixel_are_no_good_pixels(mean_picture, tmp_path):
+    root = write_mvtec_tree(tmp_path / "data", size=32)
+    run = tmp_path / "run"
+    train("mvtec", "toy", mean_picture, data_root=root, output_dir=run)
+    first = root / "toy/ground_truth/square/000_mask.png"
+    Image.new("L", (32, 32)).save(first)
+    emptied = evaluate(run, report=False)
+    first.unlink()
+    without = evaluate(run, report=False)
+    assert emptied.metrics == without.metrics  # as if its truth were not known, which it is not
+    assert any("1 of 4 defective pictures with masks" in note for note in emptied.notes)
