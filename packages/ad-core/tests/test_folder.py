@@ -85,7 +85,10 @@ def test_a_kind_of_defect_keeps_its_name_whatever_folders_are_in_it(good):
         (["test/0.png"], r"whether the 1 pictures in `.*test` are good\. Put them into `test_good"),
         (["train/0.png"], "train` lies beside a folder of good parts.*into one folder"),
         (["val/dent/0.png"], "val` holds defective parts, `dent`.*Move them beside `val`"),
-        (["set/good/0.png"], "set` would be a kind of defect, and has `good` in it, as a data set"),
+        (
+            ["set/good/0.png"],
+            "set` would hold defective parts, and has `good` in it, as a data set",
+        ),
         (["dent/0.png", "gt/0.png", "masks/0.png"], "several folders of masks, `gt`, `masks`"),
         (["dent/0.png", "rust/0.png", "masks/0.png"], "fits two pictures, .*dent.* and .*rust"),
         (["dent/0.png", "dent/0_mask.png", "masks/dent/0.png"], "There are 2 masks of the picture"),
@@ -96,6 +99,19 @@ def test_what_can_be_taken_two_ways_is_refused_with_the_remedy(good, names, word
     put(good, *names)
     with pytest.raises(DataError, match=words):
         read(good)
+
+
+def test_good_parts_among_the_abnormal_ones_of_three_folders_are_refused(good):
+    put(good, "test/good/20.png", "test/dent/0.png")
+    root = type(good)(f"normal={good}/good,abnormal={good}/test")
+    with pytest.raises(DataError, match="test` would hold defective parts, and has `good` in it"):
+        read(root)
+
+
+@pytest.mark.parametrize("name", ["heatmaps/1.png", "good/1_thumb.jpg", "good/heatmap_1.png"])
+def test_thumbnails_and_heat_maps_are_no_parts(good, name):
+    put(good, name)
+    assert read(good) == LEARNT
 
 
 def test_loose_pictures_beside_folders_are_refused(tmp_path):

@@ -23,11 +23,11 @@ def inventory(dataset, root, category="all"):
 
 @pytest.fixture
 def parts(tmp_path):
-    """Ten good parts, two dents of which one has a mask, and seven files that are not read."""
+    """Ten good parts, two dents of which one has a mask, and eight files that are not read."""
     root = put(tmp_path / "parts", *(f"good/{n}.png" for n in range(10)))
     put(root, "dent/0.png", "dent/1.png", "masks/dent/0.png")
     put(root, "masks/rust/7.png", "masks/rust/8.png", "loose.png", "good/masks/1.png")
-    put(root, ".thumbnails/0.png")
+    put(root, ".thumbnails/0.png", "good/1_thumb.png")
     (root / "good/20.heic").touch()
     (root / "notes.txt").touch()
     return root
@@ -47,10 +47,11 @@ def test_what_is_left_out_is_counted_with_its_reason_and_an_example(parts):
         (".", 1, "loose.png"): "not read by the layout `folder`: see `ad datasets folder`",
         (".", 1, "notes.txt"): "`.txt` is no format that is read",
         ("good", 1, "good/20.heic"): "`.heic` is no format that is read",
-        (".thumbnails", 1, ".thumbnails/0.png"): "hidden, or made by a system or viewer",
+        ("good", 1, "good/1_thumb.png"): "thumbnails and heat maps of pictures",
+        (".thumbnails", 1, ".thumbnails/0.png"): "hidden, or made by a system, viewer or detector",
     }
     assert found.left_out[0].files == 2
-    assert found.not_read().startswith("7: 2 in `masks/rust` (masks of no picture")
+    assert found.not_read().startswith("8: 2 in `masks/rust` (masks of no picture")
 
 
 def test_a_note_names_what_may_have_been_meant_to_be_read(parts):
@@ -129,7 +130,7 @@ def test_data_show_says_it_without_learning(run_ad, parts, monkeypatch):
     assert "note: 4 files were left out of the data" in err
     status, out, _ = run_ad("data", "show", "folder", parts, "--json")
     found = json.loads(out)
-    assert sum(one["files"] for one in found["left_out"]) == 7
+    assert sum(one["files"] for one in found["left_out"]) == 8
     assert [part["name"] for part in found["read"]][-1] == "dent"
 
 

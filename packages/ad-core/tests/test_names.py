@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ad.core.data.names import is_left_out, masked_stem, meaning_of
+from ad.core.data.names import drawn_from_stem, is_left_out, masked_stem, meaning_of
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,14 @@ def test_kinds_of_defect_of_published_data_are_no_good_parts_and_no_masks():
 )
 def test_a_file_named_as_a_mask_says_of_which_picture(name, stem):
     assert masked_stem(Path(f"dent/{name}.png")) == stem
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("000_thumb", "000"), ("tn_a", "a"), ("a-heatmap", "a"), ("000", None), ("a_tnx", None)],
+)
+def test_a_file_named_as_a_thumbnail_or_heat_map_says_of_which_picture(name, stem):
+    assert drawn_from_stem(Path(f"{name}.png")) == stem
 
 
 def test_what_systems_put_beside_pictures_is_known():

@@ -190,6 +190,42 @@ def test_the_share_of_false_alarms_is_a_setting_of_training(mean_picture, toy_ro
         train("mvtec", "toy", mean_picture, data_root=toy_root, false_alarms=1.0)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_whole_tree_is_not_taken_as_good_pictures(trained, tmp_path, masked):
+    write(tmp_path / "tree/good", range(300, 304))
+    write(tmp_path / "tree/dent", [9], defect=masked)
+    before = load(trained.run).threshold
+    words = r"does not hold good pictures alone: `dent/9\.png` lies in it.*`--validation`"
+    with pytest.raises(DataError, match=words):
+        recalibrate(trained.run, normals=tmp_path / "tree")
+    assert load(trained.run).threshold == before
+    shutil.rmtree(tmp_path / "tree/dent")  # masks that may be left are not used
+    assert recalibrate(trained.run, normals=tmp_path / "tree").after.num_images == 4
+
+
+@pytest.mark.parametrize("name", ["bad/0.png", "day1/ng/0.png", "nearly_good/0.png"])
+def test_folders_that_say_they_are_not_good_are_refused(trained, normals, name):
+    write((normals / name).parent, [9])
+    with pytest.raises(DataError, match="does not hold good pictures alone"):
+        recalibrate(trained.run, normals=normals)
+
+
+def test_good_pictures_may_lie_in_folders_that_say_so_or_nothing(trained, tmp_path):
+    write(tmp_path / "a/good/day1", range(300, 304))
+    write(tmp_path / "a/test_good", range(310, 312))
+    assert recalibrate(trained.run, normals=tmp_path / "a").after.num_images == 6
+    write(tmp_path / "b/day1", range(300, 304))
+    write(tmp_path / "b/day2", range(310, 313))
+    assert recalibrate(trained.run, normals=tmp_path / "b").after.num_images == 7
+
+
+def test_masks_among_good_pictures_do_not_set_a_threshold(trained, normals):
+    _, mask = make_picture(300, size=32, defect=True)
+    Image.fromarray(mask.astype(np.uint8) * 255).save(normals / "300_mask.png")
+    with pytest.raises(DataError, match="alone: `300_mask.png` lies in it"):
+        recalibrate(trained.run, normals=normals)
+
+
 def test_where_it_was_calibrated_is_recorded(trained, normals):
     def recorded():
         return json.loads((trained.run / "model/config.json").read_text())

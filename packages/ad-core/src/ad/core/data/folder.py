@@ -72,6 +72,7 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
     if parts is not None:
         tree = _Tree(good=[(parts["normal"], None)])
         if "abnormal" in parts:
+            _refuse_data_set(parts["abnormal"])
             tree.kinds = [(parts["abnormal"], "")]
         tree.masks = [parts["masks"]] if "masks" in parts else []
     else:
@@ -253,7 +254,7 @@ def _refuse_data_set(folder: Path) -> None:
     for path in _folders_below(folder):
         if meaning_of(path.name).role in ("good", "split", "doubtful") and pictures_below(path):
             msg = (
-                f"`{folder}` would be a kind of defect, and has `{path.relative_to(folder)}` in "
+                f"`{folder}` would hold defective parts, and has `{path.relative_to(folder)}` in "
                 "it, as a data set of its own has. Move it away, or put defective parts alone "
                 "into the folder."
             )

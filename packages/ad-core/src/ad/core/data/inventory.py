@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ad.core.data.names import masked_stem, meaning_of
+from ad.core.data.names import drawn_from_stem, masked_stem, meaning_of
 from ad.core.data.samples import DatasetSpec, Sample
 from ad.core.data.walking import ALIAS, HIDDEN, OTHER_FORMAT, OURS, everything_below
 from ad.core.errors import ModelFileError
@@ -23,7 +23,8 @@ _GOOD_FOR = {
 }
 _MASKS_OF_GOOD = "masks of good pictures"
 _MASKS_OF_NONE = "masks of no picture that is read"
-_EXPECTED = frozenset({_MASKS_OF_GOOD, ALIAS, HIDDEN, OURS})
+_DRAWN = "thumbnails and heat maps of pictures"
+_EXPECTED = frozenset({_DRAWN, _MASKS_OF_GOOD, ALIAS, HIDDEN, OURS})
 _PICTURE_LIKE = (
     *(".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".heic", ".heif", ".j2k", ".jp2", ".jxl"),
     *(".nef", ".npy", ".npz", ".raw", ".tga"),
@@ -175,6 +176,8 @@ def _why_not_read(
 ) -> str:
     roles = [meaning_of(name).role for name in inside.parts[:-1]]
     stem = masked_stem(path)
+    if drawn_from_stem(path) is not None:
+        return _DRAWN
     if (path.parent, stem or path.stem) in good or ("masks" in roles and "good" in roles):
         return _MASKS_OF_GOOD
     if "masks" in roles or stem is not None:

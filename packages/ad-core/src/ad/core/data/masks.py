@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, final
 
-from ad.core.data.names import masked_stem, meaning_of
+from ad.core.data.names import drawn_from_stem, masked_stem, meaning_of
 from ad.core.data.walking import pictures_below, pictures_in
 from ad.core.errors import DataError, PictureError, listed
 
@@ -37,7 +37,7 @@ def tell_apart(folder: Path) -> tuple[list[Path], list[Path]]:
 
     A mask is what lies in a folder named so, what is named after a picture beside it with a mark
     (``000_mask.png``), and of two files of one stem (``000.jpg``, ``000.png``) the one with two
-    values, most of it black.
+    values, most of it black. Thumbnails and heat maps beside their pictures are neither.
 
     Returns:
         Pictures and masks, each sorted by path.
@@ -93,7 +93,7 @@ def _told_apart(
             trees[home] = MaskTree(home)
     pictures: list[Path] = []
     beside: dict[Path, list[Path]] = {}
-    for paths in places.values():
+    for paths in map(_not_drawn, places.values()):
         masks = _masks_among(paths)
         pictures += [path for path in paths if path not in masks]
         beside |= masks
@@ -250,6 +250,12 @@ def looks_like_mask(path: Path) -> bool:
     except PictureError:  # told of where it is read as a picture
         return False
     return facts.two_valued and 0 < facts.share < 0.5
+
+
+def _not_drawn(paths: Sequence[Path]) -> list[Path]:
+    """Files of one folder without thumbnails and heat maps of pictures beside them."""
+    stems = {path.stem.casefold() for path in paths}
+    return [path for path in paths if (drawn_from_stem(path) or "").casefold() not in stems]
 
 
 def _masks_among(paths: Sequence[Path]) -> dict[Path, list[Path]]:

@@ -45,9 +45,10 @@ _FILLING = _words(
 
 LEFT_OUT_FOLDERS = _words(
     "@eadir @recently-snapshot #recycle #snapshot @recycle $recycle.bin __macosx __pycache__",
-    "_thumbnails _thumbs lost+found thumb thumbnail thumbnails thumbs",
+    "_thumbnails _thumbs anomaly_map anomaly_maps heat_maps heatmap heatmaps lost+found overlays",
+    "thumb thumbnail thumbnails thumbs",
 ) | {"system volume information"}
-"""Folders, in small letters, that systems and viewers make beside pictures; hidden ones too."""
+"""Folders, in small letters, that systems, viewers and detectors make beside pictures."""
 
 
 class Meaning(NamedTuple):
@@ -110,6 +111,20 @@ def masked_stem(path: Path) -> str | None:
     return found["stem"] if found else None
 
 
+_DRAWN = r"(?:thumb(?:nail|s)?|tn|preview|heat[-_. ]?map|overlay|anomaly[-_. ]?map)"
+_DRAWN_AT_END = re.compile(rf"^(?P<stem>.+?)[-_. ]{_DRAWN}$", re.IGNORECASE)
+_DRAWN_AT_START = re.compile(rf"^{_DRAWN}[-_. ](?P<stem>.+)$", re.IGNORECASE)
+
+
+def drawn_from_stem(path: Path) -> str | None:
+    """Stem of the picture that a file named as a thumbnail or heat map was drawn from.
+
+    None for another name. ``000_thumb.jpg`` and ``heatmap_000.png`` are of ``000``.
+    """
+    found = _DRAWN_AT_END.match(path.stem) or _DRAWN_AT_START.match(path.stem)
+    return found["stem"] if found else None
+
+
 def is_left_out(name: str) -> bool:
-    """Whether a file or folder is hidden, or made by a system or viewer and not by a person."""
+    """Whether a file or folder is hidden, or made by a system, a viewer or a detector."""
     return name.startswith((".", "~$")) or name.lower() in LEFT_OUT_FOLDERS

@@ -24,7 +24,7 @@ SUFFIXES = frozenset(
 )
 """File names that end like this are pictures; case does not matter."""
 
-HIDDEN = "hidden, or made by a system or viewer"
+HIDDEN = "hidden, or made by a system, viewer or detector"
 OURS = "what `ad` wrote: runs, predictions, heat maps"
 ALIAS = "a link to a folder that is read already"
 NO_FILE = "a link to nothing, or no plain file"
