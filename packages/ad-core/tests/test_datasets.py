@@ -81,7 +81,7 @@ def test_a_file_is_no_root(tmp_path):
 
 
 def test_a_root_must_be_given_where_there_is_no_default():
-    with pytest.raises(DataError, match="`mvtec` needs its folder: give `--data-root DIR`"):
+    with pytest.raises(DataError, match=r"`mvtec` needs its folder\.(.|\n)*Give `--data-root DIR`"):
         collect(MVTEC, "all", root=None, seed=0)
 
 
@@ -168,7 +168,8 @@ def test_a_folder_may_be_named_as_the_category(tmp_path, monkeypatch):
     put(tmp_path, "parts/good/0.png")
     monkeypatch.chdir(tmp_path)
     assert locate(FOLDER, "./parts", None) == ("all", tmp_path / "parts")
-    assert locate(MVTEC, "./parts", None) == ("./parts", None)
+    with pytest.raises(DataError, match="`mvtec` needs its folder"):
+        locate(MVTEC, "./parts", None)
 
 
 def test_hidden_files_and_other_files_are_left_out(tmp_path):
@@ -272,3 +273,46 @@ def test_a_folder_of_masks_beside_the_defective_ones_is_refused(tmp_path):
     put(tmp_path, *(f"good/{n}.png" for n in range(5)), "dent/1.png", "dent_masks/1.png")
     with pytest.raises(DataError, match="`.*dent_masks` seems to hold masks"):
         collect(FOLDER, "all", root=tmp_path, seed=0)
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A working folder without data, and no `AD_DATA`."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.delenv("AD_DATA", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["mvtec", "mvtec_anomaly_detection", "MVTec"])
+def test_data_are_found_below_ad_data_by_their_usual_names(elsewhere, monkeypatch, name):
+    write_mvtec_tree(elsewhere / "all" / name, "nut", size=16)
+    monkeypatch.setenv("AD_DATA", str(elsewhere / "all"))
+    assert locate(MVTEC, "nut", None) == ("nut", elsewhere / "all" / name)
+
+
+@pytest.mark.parametrize("home", ["data", "datasets"])
+def test_without_ad_data_they_are_found_beside_the_work(elsewhere, home):
+    write_mvtec_tree(elsewhere / "work" / home / "mvtec", "nut", size=16)
+    assert locate(MVTEC, "nut", None)[1] == elsewhere / "work" / home / "mvtec"
+
+
+def test_data_that_are_not_found_are_told_where_they_were_looked_for(elsewhere, monkeypatch):
+    words = r"Looked at `data/mvtec`, `data/mvtec_anomaly_detection`,.*`datasets/mvtec`.*AD_DATA"
+    with pytest.raises(DataError, match=words):
+        locate(MVTEC, "nut", None)
+    write_mvtec_tree(elsewhere / "work/data/mvtec", "nut", size=16)
+    put(elsewhere / "all/mvtec", "pictures/0.png")
+    monkeypatch.setenv("AD_DATA", str(elsewhere / "all"))
+    with pytest.raises(DataError, match=r"`.*all/mvtec` is there, and laid out otherwise"):
+        locate(MVTEC, "nut", None)  # nothing else is looked at where it is set
+
+
+def test_data_that_are_found_twice_are_refused_unless_they_are_the_same(elsewhere):
+    data = elsewhere / "work/data"
+    write_mvtec_tree(data / "mvtec", "nut", size=16)
+    (data / "MVTec").symlink_to(data / "mvtec")
+    assert locate(MVTEC, "nut", None)[1] == data / "mvtec"
+    write_mvtec_tree(elsewhere / "work/datasets/mvtec", "nut", size=16)
+    with pytest.raises(DataError, match=r"is in several places: .*data/mvtec`, .*Say which with"):
+        locate(MVTEC, "nut", None)

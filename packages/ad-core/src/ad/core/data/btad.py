@@ -44,6 +44,7 @@ DATASET = DatasetSpec(
     tree=TREE,
     source="https://github.com/pankajmishra000/VT-ADL",
     licence="CC BY-NC-SA 4.0, no commercial use",
+    folders=("BTAD", "BTech_Dataset_transformed"),
     categories=categories,
     samples=samples,
     archive=Archive(

@@ -61,6 +61,7 @@ DATASET = DatasetSpec(
     tree=TREE,
     source="https://zenodo.org/records/12750201",
     licence="CC BY 4.0",
+    folders=("DAGM", "DAGM2007", "DAGM_2007"),
     categories=categories,
     samples=samples,
 )

@@ -84,6 +84,7 @@ DATASET = DatasetSpec(
     tree=TREE,
     source="https://www.vicos.si/resources/kolektorsdd",
     licence="CC BY-NC-SA 4.0, no commercial use",
+    folders=("KolektorSDD", "KSDD"),
     categories=categories,
     samples=samples,
     archive=Archive(

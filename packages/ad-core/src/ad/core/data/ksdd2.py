@@ -43,6 +43,7 @@ DATASET = DatasetSpec(
     tree=TREE,
     source="https://www.vicos.si/resources/kolektorsdd2",
     licence="CC BY-NC-SA 4.0, no commercial use",
+    folders=("KolektorSDD2", "KSDD2"),
     categories=categories,
     samples=samples,
     archive=Archive(

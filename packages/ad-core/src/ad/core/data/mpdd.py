@@ -23,6 +23,7 @@ DATASET = DatasetSpec(
     tree=TREE,
     source="https://github.com/stepanje/MPDD",
     licence="not stated by its authors; others pass it on as CC BY-NC-SA 4.0, no commercial use",
+    folders=("MPDD",),
     categories=mvtec.categories,
     samples=mvtec.samples,
 )

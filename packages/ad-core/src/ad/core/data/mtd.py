@@ -51,6 +51,7 @@ DATASET = DatasetSpec(
     tree=TREE,
     source="https://github.com/abin24/Magnetic-tile-defect-datasets.",
     licence="free for research; cite Huang, Qiu & Yuan, The Visual Computer 2020",
+    folders=("MTD", "Magnetic-tile-defect-datasets.", "Magnetic-Tile-Defect"),
     categories=categories,
     samples=samples,
 )

@@ -123,6 +123,7 @@ DATASET = DatasetSpec(
     tree=TREE,
     source="https://www.mvtec.com/company/research/datasets/mvtec-ad",
     licence="MVTec AD itself: CC BY-NC-SA 4.0, no commercial use",
+    folders=("mvtec_anomaly_detection", "mvtec_ad", "MVTec", "MVTecAD", "MVTec-AD"),
     categories=categories,
     samples=samples,
     archive=Archive(

@@ -52,6 +52,7 @@ DATASET = DatasetSpec(
     tree=TREE,
     source="https://www.mvtec.com/company/research/datasets/mvtec-ad-2",
     licence="CC BY-NC-SA 4.0, no commercial use",
+    folders=("mvtec_ad_2", "mvtec_ad2", "MVTecAD2", "MVTec-AD-2"),
     categories=categories,
     samples=samples,
     archive=Archive(

@@ -107,6 +107,7 @@ DATASET = DatasetSpec(
     tree=TREE,
     source="https://realiad4ad.github.io/Real-IAD (on request)",
     licence="CC BY-NC-SA 4.0, no commercial use",
+    folders=("Real-IAD", "Real_IAD", "realiad"),
     categories=categories,
     samples=samples,
 )

@@ -106,6 +106,8 @@ class DatasetSpec:
     """Root folder, category and seed (of a split, if the data have none) to samples."""
     prepare: Callable[[Path, list[str], Progress], None] | None = None
     """Called with the root and the categories wanted before their samples are listed."""
+    folders: tuple[str, ...] = ()
+    """Names that the data's folder usually has, beside `name`; `locate` looks for them."""
     default_root: Callable[[], Path] | None = None
     """Where the data are when no root is given; None if a root must be given."""
     path_as_category: bool = False
@@ -140,11 +142,7 @@ def collect(
     """
     if root is None:
         if dataset.default_root is None:
-            msg = (
-                f"The data set `{dataset.name}` needs its folder: give `--data-root DIR` "
-                f"(`data_root=` in Python).\n{describe(dataset)}"
-            )
-            raise DataError(msg)
+            raise DataError(_no_root(dataset))
         root = dataset.default_root()
     known = dataset.categories(root)
     if not known:
@@ -230,10 +228,10 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
         root: As given.
 
     Returns:
-        Category and root; roots are absolute.
+        Category and root; roots are absolute. Without one it is looked for: see `find_root`.
 
     Raises:
-        DataError: If a category that must be a folder is none.
+        DataError: If a category that must be a folder is none, or the data are not found.
     """
     if root is None and dataset.path_as_category:
         folder = Path(category).expanduser()
@@ -245,7 +243,7 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
             raise DataError(msg)
         return "all", folder.resolve()
     if root is None:
-        return category, None
+        return category, None if dataset.default_root is not None else find_root(dataset)
     path = Path(root).expanduser()
     if "=" not in str(root) or path.exists():
         return category, path.resolve()
@@ -253,6 +251,46 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
     parts = (part.partition("=") for part in str(root).split(","))
     whole = (f"{key}={Path(value).expanduser().resolve()}" for key, _, value in parts)
     return category, Path(",".join(whole))
+
+
+def find_root(dataset: DatasetSpec) -> Path:
+    """The folder of a data set where none is given, by one of its names.
+
+    It lies in the folder that the environment variable ``AD_DATA`` names, or without that in
+    ``./data`` or ``./datasets``.
+
+    Raises:
+        DataError: If it is at none of the places, or at several; they are listed.
+    """
+    found = {place.resolve(): place for place in _places(dataset) if dataset.categories(place)}
+    if len(found) > 1:
+        msg = (
+            f"The data set `{dataset.name}` is in several places: "
+            f"{listed(str(place) for place in found)}. Say which with `--data-root DIR` "
+            "(`data_root=` in Python)."
+        )
+        raise DataError(msg)
+    if not found:
+        raise DataError(_no_root(dataset))
+    return next(iter(found))
+
+
+def _places(dataset: DatasetSpec) -> list[Path]:
+    homes = [os.environ["AD_DATA"]] if os.environ.get("AD_DATA") else ["data", "datasets"]
+    names = dict.fromkeys((dataset.name, *dataset.folders))
+    return [Path(home).expanduser() / name for home in homes for name in names]
+
+
+def _no_root(dataset: DatasetSpec) -> str:
+    places = _places(dataset)
+    there = [place for place in places if place.is_dir()]
+    looked = ", ".join(f"`{place}`" for place in places)
+    but = f" (`{there[0]}` is there, and laid out otherwise)" if there else ""
+    return (
+        f"The data set `{dataset.name}` needs its folder. Looked at {looked}{but}. Give "
+        "`--data-root DIR` (`data_root=` in Python), or set `AD_DATA` to the folder around it.\n"
+        f"{describe(dataset)}"
+    )
 
 
 def describe(dataset: DatasetSpec) -> str:
