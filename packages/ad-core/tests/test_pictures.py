@@ -238,13 +238,6 @@ def test_of_a_pair_the_file_that_is_damaged_is_named(tmp_path, pair):
         read_mask(pair[0], picture, 10)
 
 
-def test_a_picture_of_twelve_bits_in_sixteen_is_warned_of(tmp_path):
-    pixels = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
-    path = save(tmp_path / "a.png", Image.fromarray(pixels))
-    with pytest.warns(UserWarning, match=r"No pixel of `.*a\.png` is above 4095"):
-        read_picture(path)
-
-
 def test_headers_are_checked_without_decoding(tmp_path, pair):
     mask, picture = pair
     check_headers(picture, (mask,))
