@@ -270,13 +270,15 @@ def twelve(tmp_path, mean_picture):
 def test_the_level_is_kept_with_the_model(twelve, tmp_path):
     config = json.loads((twelve.run / "model/config.json").read_text())
     assert config["white_level"] == 4095
-    new = tmp_path / "new"
-    new.mkdir()
-    for index in range(40, 45):
-        save(new / f"{index}.png", grey(index)[0] * np.uint16(16))
+    new = tmp_path / "new/good"
+    for folder, indices in ((new, range(40, 45)), (tmp_path / "new/dent", range(50, 53))):
+        folder.mkdir(parents=True)
+        for index in indices:
+            values = grey(index, defect=folder != new)[0] * np.uint16(16)
+            save(folder / f"{index}.png", values)
     before = [finding.score for finding in load(twelve.run).predict(new)]
     recalibrate(twelve.run, normals=new)
-    recalibrate(twelve.run, validation=tmp_path / "parts")
+    recalibrate(twelve.run, validation=tmp_path / "new")
     loaded = load(twelve.run)
     assert loaded.config.white_level == 4095
     assert [finding.score for finding in loaded.predict(new)] == before

@@ -342,7 +342,7 @@ def _first_channel(mask: Image.Image) -> NDArray[Any]:
     # A palette's numbers are the classes, unless one of its colours in use is black.
     pixels = np.asarray(mask)
     if mask.mode in ("P", "PA"):
-        brightest = np.asarray(mask.convert("RGB")).max(axis=2)
+        brightest = np.asarray(mask.convert("RGBA"))[..., :3].max(axis=2)
         numbers = pixels if mask.mode == "P" else pixels[..., 0]
         return brightest if (brightest == 0).any() else numbers
     if pixels.ndim == 2:
