@@ -11,7 +11,7 @@ from PIL import Image
 from ad.core import evaluate, load, train
 from ad.core.data.batches import PictureSet
 from ad.core.data.levels import WHITE_LEVELS, find_white_level
-from ad.core.data.pictures import read_picture, rgb_array
+from ad.core.data.pictures import mask_facts, read_picture, rgb_array
 from ad.core.errors import ModelFileError, PictureError
 from ad.core.files import read_model
 from ad.core.inspection import inspect
@@ -219,6 +219,20 @@ def test_a_set_of_pictures_reads_all_by_its_level(tmp_path):
             (batch,) = pictures.batches(2)
             assert batch.pictures.max() > 100
             assert (batch.pictures[0] == batch.pictures[1]).all()
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_mask_of_small_values_in_a_deep_file_is_not_black(tmp_path, channels):
+    values = np.zeros((9, 6, channels), np.uint16)
+    values[2:5, 1:3] = 200
+    values[..., 3:] = 65535
+    if channels == 2:
+        values[..., 1] = 65535
+    assert mask_facts(write_png(tmp_path / "m.png", values)) == (pytest.approx(6 / 54), True)
+    path = write_tiff(tmp_path / "m.tif", values[..., :1].repeat(3, axis=2), tags=[(274, [6])])
+    assert mask_facts(path) == (pytest.approx(6 / 54), True)
+    with pytest.raises(PictureError, match=r"m\.ppm` cannot be used"):
+        mask_facts(ppm(tmp_path / "m.ppm", values[..., :1].repeat(3, axis=2)))
 
 
 def grey(index, *, defect=False):

@@ -70,8 +70,8 @@ def depth_of(image: Image.Image, path: Path) -> Depth | None:
         bits = tags.get(_BITS_PER_SAMPLE, (1,))
         if len(bits) > 1 and max(bits) > 8 and any(len(str(one[0])) == 1 for one in args):
             msg = (
-                f"The picture `{path}` cannot be used: it keeps {max(bits)} bits a channel in "
-                "planes, uncompressed, which Pillow decodes wrongly. Save it with its channels "
+                f"`{path}` cannot be used: it keeps {max(bits)} bits a channel in planes, "
+                "uncompressed, which Pillow decodes wrongly. Save it with its channels "
                 "interleaved, or with 8 bits a channel."
             )
             raise PictureError(msg)
@@ -140,7 +140,7 @@ def deep_values(image: Image.Image, path: Path, depth: Depth) -> tuple[NDArray[A
 def _args(image: Image.Image) -> list[tuple[Any, ...]]:
     """What Pillow will hand to the decoder of each part; how pixels are stored comes first."""
     parts = image.tile if isinstance(image, ImageFile.ImageFile) else []
-    return [part.args if isinstance(part.args, tuple) else (part.args,) for part in parts]
+    return [part[3] if isinstance(part[3], tuple) else (part[3],) for part in parts]
 
 
 def _other_order(raw: str) -> str | None:
@@ -213,8 +213,8 @@ def check_upper(most: int, path: Path, white: int | None) -> None:
     if white == _FULL or (white is None and most > WHITE_LEVELS[-2] >> 8):
         return
     msg = (
-        f"The picture `{path}` cannot be used: of its 16 bits a channel only the upper 8 can be "
-        f"read, which are at most {most} of 255, and it is not known that white needs all 16: it "
+        f"`{path}` cannot be used: of its 16 bits a channel only the upper 8 can be read, which "
+        f"are at most {most} of 255, and it is not known that white needs all 16: it "
         "would be dark or black. Save it with 8 bits a channel, or scaled to the full 16."
     )
     raise PictureError(msg)

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ad.core.data.levels import check_upper, deep_values, depth_of, to_eight_bits
+from ad.core.data.levels import Depth, check_upper, deep_values, depth_of, to_eight_bits
 from ad.core.data.opening import Size, Stance, opened, stance_of, turn
 from ad.core.errors import PictureError
 
@@ -100,8 +100,7 @@ def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
         PictureError: If the mask cannot be read, does not fit the picture, or shows one thing by
             its colours and another by its alpha channel.
     """
-    values, noisy = _upright_mask(path, picture)
-    defective = _defective(values, noisy)
+    defective = _fitting_mask(path, picture)[0].defective
     image = Image.fromarray(defective.astype(np.uint8))
     small = np.asarray(image.resize((size, size), Image.Resampling.NEAREST)) > 0
     if not small.any():
@@ -123,8 +122,7 @@ def read_mask_values(path: Path, picture: Path) -> NDArray[Any]:
     Raises:
         PictureError: If the mask cannot be read or is of another size than the picture.
     """
-    size = upright_size(picture)
-    values, _ = _upright_mask(path, picture)
+    (values, *_), size = _fitting_mask(path, picture)
     if values.shape != size[::-1]:
         msg = (
             f"The mask `{path}` is {values.shape[1]} x {values.shape[0]} pixels and its picture "
@@ -141,8 +139,7 @@ def shows_defect(mask: Path) -> bool:
     Raises:
         PictureError: If the mask cannot be read.
     """
-    with opened("mask", mask) as image:
-        return bool(_defective(_mask_values(image, mask), _is_noisy(image)).any())
+    return bool(_decoded_mask(mask).defective.any())
 
 
 def mask_facts(path: Path) -> MaskFacts:
@@ -151,14 +148,13 @@ def mask_facts(path: Path) -> MaskFacts:
     Raises:
         PictureError: If the mask cannot be read.
     """
-    with opened("mask", path) as mask:
-        values, noisy = _mask_values(mask, path), _is_noisy(mask)
-        share = float(_defective(values, noisy).mean())
-        if not noisy:
-            return MaskFacts(share, len(np.unique(values)) <= 2)
-        grey = values.astype(np.int64)
-        off = np.minimum(grey - grey.min(), grey.max() - grey) > _JPEG_NOISE
-        return MaskFacts(share, float(off.mean()) <= _MOST_NOISY)
+    mask = _decoded_mask(path)
+    share = float(mask.defective.mean())
+    if not mask.noisy:
+        return MaskFacts(share, len(np.unique(mask.values)) <= 2)
+    grey = mask.values.astype(np.int64)
+    off = np.minimum(grey - grey.min(), grey.max() - grey) > _JPEG_NOISE
+    return MaskFacts(share, float(off.mean()) <= _MOST_NOISY)
 
 
 def check_headers(path: Path, masks: Sequence[Path]) -> None:
@@ -265,14 +261,33 @@ def _stance(noun: str, path: Path, *, decode: bool = True) -> Stance:
         return stance_of(image, decode=decode)
 
 
-def _upright_mask(path: Path, picture: Path) -> tuple[NDArray[Any], bool]:
-    """A mask's values ``[H, W]``, turned as its picture is, and whether their zeros are inexact."""
-    seen = _stance("picture", picture)
+class _Mask(NamedTuple):
+    values: NDArray[Any]
+    """``[H, W]``, turned by the mask's own tag."""
+    noisy: bool
+    """Whether zeros are not exact."""
+    stance: Stance
+
+    @property
+    def defective(self) -> NDArray[np.bool_]:
+        return np.asarray(self.values > (127 if self.noisy else 0))
+
+
+def _decoded_mask(path: Path) -> _Mask:
     with opened("mask", path) as mask:
+        noisy = mask.format in ("JPEG", "MPO")
+        noisy |= mask.info.get("compression") in ("jpeg", "tiff_jpeg")
+        depth = depth_of(mask, path)  # which is forgotten once it is decoded
         stance = stance_of(mask)
-        needed = _check_fits(path, stance, picture, seen)
-        values = _mask_values(mask, path)
-        return turn(turn(values, stance.pending), needed), _is_noisy(mask)
+        return _Mask(turn(_mask_values(mask, path, depth), stance.pending), noisy, stance)
+
+
+def _fitting_mask(path: Path, picture: Path) -> tuple[_Mask, Size]:
+    """A mask as it lies on its picture, and the picture's size."""
+    seen = _stance("picture", picture)
+    mask = _decoded_mask(path)
+    needed = _check_fits(path, mask.stance, picture, seen)
+    return mask._replace(values=turn(mask.values, needed)), seen.upright
 
 
 def _turn_of_mask(mask: Stance, picture: Stance) -> int | None:
@@ -304,16 +319,7 @@ def _same_shape(a: Size, b: Size) -> bool:
     return abs(a[0] * b[1] - a[1] * b[0]) <= _MAX_RATIO_ERROR * a[0] * b[1]
 
 
-def _is_noisy(mask: Image.Image) -> bool:
-    """Whether zeros of a mask are not exact."""
-    return mask.format in ("JPEG", "MPO") or mask.info.get("compression") in ("jpeg", "tiff_jpeg")
-
-
-def _defective(values: NDArray[Any], noisy: bool) -> NDArray[np.bool_]:
-    return np.asarray(values > (127 if noisy else 0))
-
-
-def _mask_values(mask: Image.Image, path: Path) -> NDArray[Any]:
+def _mask_values(mask: Image.Image, path: Path, depth: Depth | None) -> NDArray[Any]:
     """Values of an open mask's pixels ``[H, W]``, as Pillow decodes them."""
     alpha = None
     if mask.mode in ("CMYK", "YCbCr"):  # whose channels are no brightness
@@ -323,6 +329,11 @@ def _mask_values(mask: Image.Image, path: Path) -> NDArray[Any]:
     if mask.has_transparency_data and not mask.mode.startswith("I"):
         alpha = np.asarray(mask.convert("RGBA"))[..., 3]
     values = _first_channel(mask)
+    if depth is not None and depth.raw is not None:
+        colours, whole = deep_values(mask, path, depth)
+        if not whole:
+            check_upper(int(colours.max()), path, None)
+        values = colours.max(axis=2)
     if alpha is None or alpha.min() == alpha.max():
         return values
     constant = values.min() == values.max()
