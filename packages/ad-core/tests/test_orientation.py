@@ -129,6 +129,23 @@ def test_a_mask_that_its_own_tag_turns_away_is_refused(tmp_path):
         read_mask(mask, picture, 8)
 
 
+def test_a_tag_of_the_mask_counts_more_than_that_of_the_picture(tmp_path):
+    picture = put(tmp_path / "p.jpg", np.zeros((24, 40, 3), np.uint8), 6)
+    mask = put(tmp_path / "m.png", drawn(24, 40), 3)  # it stays across, upside down
+    with pytest.raises(PictureError, match=r"m\.png` is 40 x 24 .*p\.jpg` 24 x 40"):
+        read_mask(mask, picture, 8)
+
+
+def test_of_a_nearly_square_picture_the_exact_size_decides(tmp_path):
+    stored = np.zeros((64, 65), np.uint8)
+    stored[:9, :20] = 255
+    picture = put(tmp_path / "p.jpg", np.zeros((64, 65, 3), np.uint8), 6)
+    mask = put(tmp_path / "m.png", stored)
+    np.testing.assert_array_equal(read_mask_values(mask, picture), seen(stored, 6))
+    upright = put(tmp_path / "u.png", seen(stored, 6))
+    np.testing.assert_array_equal(read_mask_values(upright, picture), seen(stored, 6))
+
+
 def test_a_mask_that_lies_across_an_unturned_picture_is_found_by_headers(tmp_path):
     picture = put(tmp_path / "p.png", np.zeros((24, 40, 3), np.uint8))
     with pytest.raises(PictureError, match="must have the same shape"):
