@@ -41,9 +41,9 @@ def test_a_cached_picture_is_decoded_once(files, monkeypatch, ram_budget):
     decoded = []
     real = batches.read_picture
 
-    def counting(path, *, size):
+    def counting(path, **options):
         decoded.append(path)
-        return real(path, size=size)
+        return real(path, **options)
 
     monkeypatch.setattr(batches, "read_picture", counting)
     pictures = PictureSet(files, 16, cache=True, ram_budget=ram_budget)
@@ -57,7 +57,9 @@ def test_without_a_cache_each_pass_decodes_again(files, monkeypatch):
     decoded = []
     real = batches.read_picture
     monkeypatch.setattr(
-        batches, "read_picture", lambda path, *, size: decoded.append(path) or real(path, size=size)
+        batches,
+        "read_picture",
+        lambda path, **options: decoded.append(path) or real(path, **options),
     )
     pictures = PictureSet(files, 16)
     for _ in range(2):

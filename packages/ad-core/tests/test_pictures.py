@@ -10,9 +10,11 @@ from ad.core.data.pictures import (
     check_headers,
     mask_facts,
     read_mask,
+    read_mask_values,
     read_picture,
     resize,
     rgb_array,
+    shows_defect,
 )
 from ad.core.errors import PictureError
 
@@ -238,13 +240,6 @@ def test_of_a_pair_the_file_that_is_damaged_is_named(tmp_path, pair):
         read_mask(pair[0], picture, 10)
 
 
-def test_a_picture_of_twelve_bits_in_sixteen_is_warned_of(tmp_path):
-    pixels = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
-    path = save(tmp_path / "a.png", Image.fromarray(pixels))
-    with pytest.warns(UserWarning, match=r"No pixel of `.*a\.png` is above 4095"):
-        read_picture(path)
-
-
 def test_headers_are_checked_without_decoding(tmp_path, pair):
     mask, picture = pair
     check_headers(picture, (mask,))
@@ -354,3 +349,85 @@ def test_noise_of_a_jpeg_is_no_third_value_and_a_photograph_is_no_mask(tmp_path)
     assert facts == (pytest.approx(23 * 39 / 10000, abs=0.002), True)
     ramp = np.tile(np.linspace(0, 255, 100).astype(np.uint8), (100, 1))
     assert not mask_facts(save(tmp_path / "n.jpg", Image.fromarray(ramp))).two_valued
+
+
+def shown_through(tmp_path, name, colours, alpha, mode):
+    """A mask file of a mode with transparency."""
+    image = Image.fromarray(np.dstack([*([colours] * 3), alpha]).astype(np.uint8))
+    path = tmp_path / name
+    if mode == "P":  # a number for each pair of colour and opacity
+        pairs, numbers = np.unique(
+            np.stack([colours, alpha]).reshape(2, -1), axis=1, return_inverse=True
+        )
+        image = Image.fromarray(numbers.reshape(colours.shape).astype(np.uint8))
+        image.putpalette(pairs[0].astype(np.uint8).repeat(3).tobytes())
+        return save(path, image, transparency=pairs[1].astype(np.uint8).tobytes())
+    return save(path, image.convert(mode))
+
+
+TRANSPARENT = [
+    ("png", "RGBA"),
+    ("png", "LA"),
+    ("png", "P"),
+    ("tif", "RGBA"),
+    ("tif", "LA"),
+    ("webp", "RGBA"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "mode"), TRANSPARENT)
+@pytest.mark.parametrize("colour", [0, 90, 255])
+def test_a_shape_that_is_only_in_the_alpha_channel_is_the_mask(tmp_path, suffix, mode, colour):
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[3:9, 4:10] = True
+    picture = save(tmp_path / "p.png", Image.new("RGB", (30, 20)))
+    colours = np.full((20, 30), colour)
+    if suffix == "webp":
+        path = tmp_path / "m.webp"
+        rgba = np.dstack([*([colours] * 3), mask * 255]).astype(np.uint8)
+        Image.fromarray(rgba).save(path, lossless=True, exact=True)
+    else:
+        path = shown_through(tmp_path, f"m.{suffix}", colours, mask * 255, mode)
+    assert mask_facts(path) == (pytest.approx(mask.mean()), True)
+    assert shows_defect(path)
+    np.testing.assert_array_equal(read_mask_values(path, picture) > 0, mask)
+
+
+@pytest.mark.parametrize(("suffix", "mode"), TRANSPARENT[:5])
+def test_constant_alpha_is_no_part_of_a_mask(tmp_path, suffix, mode):
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[3:9, 4:10] = True
+    for opacity in (0, 128, 255):
+        path = shown_through(tmp_path, f"m.{suffix}", mask * 255, np.full((20, 30), opacity), mode)
+        assert mask_facts(path).share == pytest.approx(mask.mean())
+
+
+@pytest.mark.parametrize(("suffix", "mode"), TRANSPARENT[:5])
+def test_colours_and_alpha_that_agree_are_a_mask(tmp_path, suffix, mode):
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[3:9, 4:10] = True
+    path = shown_through(tmp_path, f"m.{suffix}", mask * 200, mask * 255, mode)
+    assert mask_facts(path).share == pytest.approx(mask.mean())
+
+
+@pytest.mark.parametrize(("suffix", "mode"), TRANSPARENT[:5])
+def test_colours_and_alpha_that_do_not_agree_are_refused(tmp_path, suffix, mode):
+    picture = save(tmp_path / "p.png", Image.new("RGB", (30, 20)))
+    mask, other = np.zeros((2, 20, 30), dtype=bool)
+    mask[3:9, 4:10] = other[5:12, 15:20] = True
+    for colours, alpha in ((mask * 255, other * 255), (np.full((20, 30), 255), 128 + mask * 127)):
+        path = shown_through(tmp_path, f"m.{suffix}", colours, alpha, mode)
+        for read in (mask_facts, shows_defect, lambda path: read_mask(path, picture, 10)):
+            with pytest.raises(
+                PictureError, match=r"m\.\w+` shows one thing by its colours and an"
+            ):
+                read(path)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
+def test_black_is_black_in_every_kind_of_colours(tmp_path, mode):
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[3:9, 4:10] = True
+    image = Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB").convert(mode)
+    facts = mask_facts(save(tmp_path / "m.tif", image))
+    assert facts == (pytest.approx(mask.mean()), True)

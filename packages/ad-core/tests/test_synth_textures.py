@@ -50,6 +50,13 @@ def test_a_texture_is_the_picture_resized(tmp_path):
     assert textures.draw(torch.zeros(1, 3, 8, 8), generators(1)).shape == (1, 3, 8, 8)
 
 
+def test_textures_of_more_than_eight_bits_are_scaled_by_the_largest_of_them(tmp_path):
+    values = np.linspace(0, 4095, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(values).save(tmp_path / "one.png")
+    (drawn,) = FolderTextures(tmp_path).draw(torch.zeros(1, 3, 16, 16), generators(1))
+    np.testing.assert_allclose(drawn[0].numpy() * 255, values >> 4, atol=1.01)
+
+
 def test_a_missing_folder_of_textures_is_an_error(tmp_path):
     with pytest.raises(SettingError) as caught:
         texture_source(str(tmp_path / "nowhere"))

@@ -232,7 +232,9 @@ def measure(
     Raises:
         PictureError: If a picture or mask cannot be read.
     """
-    pictures = PictureSet([sample.path for sample in samples], detector.config.img_size)
+    config = detector.config
+    paths = [sample.path for sample in samples]
+    pictures = PictureSet(paths, config.img_size, white=config.white_level)
     own = range(world.rank, len(samples), world.size)
     scores = np.zeros(len(samples), dtype=np.float32)
     maps: list[NDArray[np.float32] | None] = [None] * len(samples)

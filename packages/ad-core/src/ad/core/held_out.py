@@ -79,7 +79,9 @@ def calibrate_on(
     """
     scores, maxima = [], []
     with progress.step("calibrating", total=len(pictures), unit="pictures") as advance:
-        for batch in PictureSet(pictures, detector.config.img_size).batches(batch_size):
+        config = detector.config
+        read = PictureSet(pictures, config.img_size, white=config.white_level)
+        for batch in read.batches(batch_size):
             batch_scores, maps = detector.score(batch.pictures)
             scores.append(batch_scores)
             if maps is not None:

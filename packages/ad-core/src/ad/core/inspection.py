@@ -14,12 +14,11 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.calibrate import Calibration
 from ad.core.data.pictures import read_picture
 from ad.core.errors import OutputError
 from ad.core.files import free_folder, make_folder, write_atomic
 from ad.core.heatmaps import overlay
-from ad.core.predict import Finding, find_sources, load
+from ad.core.predict import Finding, ModelConfig, find_sources, load
 from ad.core.progress import SILENT, Progress
 
 _NAME_LENGTH = 60  # characters of a heat map's name, the last ones; file systems allow 255 bytes
@@ -128,7 +127,7 @@ def inspect(
             heatmap = None
             if finding.map is not None:
                 heatmap = folder / "heatmaps" / names[number]
-                write_atomic(heatmap, _picture(finding, detector.config.calibration))
+                write_atomic(heatmap, _picture(finding, detector.config))
             rows.append(
                 Row(
                     path=finding.path,
@@ -161,9 +160,10 @@ def _verdict(finding: Finding) -> str:
     return "defective" if finding.anomalous else "good"
 
 
-def _picture(finding: Finding, calibration: Calibration | None) -> bytes:
+def _picture(finding: Finding, config: ModelConfig) -> bytes:
     assert finding.path is not None
     assert finding.map is not None
+    calibration = config.calibration
     heat: NDArray[np.floating[Any]]
     if calibration is not None and finding.normalized is not None:
         heat = calibration.normalize_map(finding.map)
@@ -172,7 +172,8 @@ def _picture(finding: Finding, calibration: Calibration | None) -> bytes:
         low, high = finding.map.min(), finding.map.max()
         heat = (finding.map - low) / max(high - low, np.finfo(np.float32).tiny)
         label = f"score {finding.score:.4g}   colours: this picture's own range"
-    sheet = overlay(read_picture(finding.path), heat, label, outline=calibration is not None)
+    picture = read_picture(finding.path, white=config.white_level)
+    sheet = overlay(picture, heat, label, outline=calibration is not None)
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG", compress_level=4)  # half the time for a tenth more bytes
     return buffer.getvalue()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ad.core.allocation import built_within
 from ad.core.calibrate import Calibration
 from ad.core.data.batches import PictureSet, Source, to_device
+from ad.core.data.levels import WHITE_LEVELS
 from ad.core.data.masks import tell_apart
 from ad.core.data.pictures import rgb_array
 from ad.core.data.walking import NO_FILE, OURS, everything_below
@@ -85,6 +86,8 @@ class ModelConfig:
     """Threshold and scale; None if nothing was held out."""
     calibrated_on: Conditions | None
     """Where they were found; None without them, or if it is not known."""
+    white_level: int | None = None
+    """The value that is white in pictures of more than 8 bits; None if it has learnt from none."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json`` but for the schema's number."""
@@ -97,6 +100,7 @@ class ModelConfig:
             "categories": list(self.categories),
             "calibration": self.calibration.to_json() if self.calibration else None,
             "calibrated_on": asdict(self.calibrated_on) if self.calibrated_on else None,
+            "white_level": self.white_level,
         }
 
     @classmethod
@@ -115,8 +119,9 @@ class ModelConfig:
             "categories": list,
             "calibration": (dict, type(None)),
             "calibrated_on": (dict, type(None)),
+            "white_level": (int, type(None)),
         }
-        values = {"calibrated_on": None, **values}  # was not recorded at first
+        values = {"calibrated_on": None, "white_level": None, **values}  # not recorded at first
         wrong = set(values) ^ set(kinds) or {
             key
             for key, kind in kinds.items()
@@ -124,6 +129,8 @@ class ModelConfig:
         }
         if not wrong and not 1 <= values["img_size"] <= 4096:
             wrong = {"img_size"}
+        if not wrong and values["white_level"] not in (None, *WHITE_LEVELS):
+            wrong = {"white_level"}
         if not wrong and not all(isinstance(name, str) for name in values["categories"]):
             wrong = {"categories"}
         where = None if wrong else values["calibrated_on"]
@@ -200,8 +207,9 @@ class LoadedDetector:
         if batch_size < 1:
             msg = f"`batch_size` must be a whole number from 1; got {batch_size}."
             raise SettingError(msg)
-        sources = find_sources(inputs)
-        pictures = PictureSet(sources, self.config.img_size)
+        white = self.config.white_level
+        sources = find_sources(inputs, white=white)
+        pictures = PictureSet(sources, self.config.img_size, white=white)
         with progress.step("predicting", total=len(sources), unit="pictures") as advance:
             for batch in pictures.batches(batch_size, on_error="record"):
                 scores, maps = self.score(batch.pictures)
@@ -356,17 +364,23 @@ def _threads(number: int) -> str:
     return "1 thread" if number == 1 else f"{number} threads"
 
 
-def find_sources(inputs: Inputs) -> list[Source]:
+def find_sources(inputs: Inputs, *, white: int | None = None) -> list[Source]:
     """The pictures that a caller's paths, folders and arrays stand for, in order.
 
+    Args:
+        inputs: As `LoadedDetector.predict` takes them.
+        white: The value that is white in arrays of uint16; see `ad.core.data.pictures.rgb_array`.
+
     Raises:
+        PictureError: If an array is no picture, or none knows what is white in it.
         DataError: If a path does not exist, or a folder holds no picture.
     """
     many = inputs if isinstance(inputs, Sequence) and not isinstance(inputs, str) else [inputs]
     sources: list[Source] = []
     for one in many:
         if isinstance(one, np.ndarray):
-            sources += [rgb_array(picture) for picture in (one if one.ndim == 4 else [one])]
+            several = one if one.ndim == 4 else [one]
+            sources += [rgb_array(picture, white=white) for picture in several]
             continue
         if not isinstance(one, (str, Path)):
             msg = f"A picture must be a path, a folder or a NumPy array; got {type(one).__name__}."

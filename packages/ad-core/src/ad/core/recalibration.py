@@ -252,7 +252,9 @@ def _refuse_changed(folder: Path, before: Calibration | None) -> None:
 def _by_f1(
     detector: LoadedDetector, samples: Sequence[Sample], batch_size: int, progress: Progress
 ) -> Calibration:
-    pictures = PictureSet([sample.path for sample in samples], detector.config.img_size)
+    config = detector.config
+    paths = [sample.path for sample in samples]
+    pictures = PictureSet(paths, config.img_size, white=config.white_level)
     scores: list[NDArray[Any]] = []
     maxima: list[NDArray[Any]] = []
     known: list[NDArray[np.float32]] = []

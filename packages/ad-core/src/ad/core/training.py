@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet
 from ad.core.data.contents import check_pictures
 from ad.core.data.inventory import take_inventory
+from ad.core.data.levels import find_white_level
 from ad.core.data.samples import Sample, collect, locate
 from ad.core.devices import peak_memory, resolve_device, resolve_precision
 from ad.core.distributed import join_world
@@ -179,6 +181,7 @@ def train(
         if left_out := inventory.not_read():
             progress.tell(f"left out: {left_out}")
     data_notes = [*inventory.notes(), *check_pictures(samples, progress=progress)]
+    white = find_white_level([sample.path for sample in samples], progress=progress)
 
     # Everything that can be refused has been; only now does the run touch the disk.
     trainer = trainer_class(
@@ -209,15 +212,20 @@ def train(
         test=len(test),
     )
     told = Callbacks([log, *callbacks])
-    by_gradient = isinstance(trainer, GradientTrainer)
+    read = partial(
+        PictureSet,
+        size=settings.img_size,
+        cache=isinstance(trainer, GradientTrainer),
+        white=white.value,
+    )
     started = time.perf_counter()
     try:
         if world.main:
             told += [tracker(run, record) for tracker in trackers]
         fit(
             trainer,
-            PictureSet([s.path for s in learning], settings.img_size, cache=by_gradient),
-            held_out=PictureSet([s.path for s in held_out], settings.img_size, cache=by_gradient),
+            read([sample.path for sample in learning]),
+            held_out=read([sample.path for sample in held_out]),
             feature_cache=settings.feature_cache == "auto",
             patience=settings.patience,
             checkpoints=Checkpoints(run / "checkpoint", every_seconds=60 * checkpoint_minutes),
@@ -241,6 +249,7 @@ def train(
         categories=tuple(dict.fromkeys(sample.category for sample in samples)),
         calibration=None,
         calibrated_on=None,
+        white_level=white.value,
     )
     if world.main:
         if held_out:
@@ -272,7 +281,13 @@ def train(
         raise PictureError(msg) from error
     seconds = {"fit": fit_seconds, "test_per_image": evaluation.seconds_per_image}
     peak = peak_memory(target)
-    notes = (*trainer_notes, *calibration_notes(calibration), *data_notes, *evaluation.notes)
+    notes = (
+        *white.notes,
+        *trainer_notes,
+        *calibration_notes(calibration),
+        *data_notes,
+        *evaluation.notes,
+    )
     if gallery is not None:
         gallery.merge(world.gather(gallery.shown))
     if world.main:

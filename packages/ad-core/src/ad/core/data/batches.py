@@ -49,6 +49,8 @@ class PictureSet:
         size: Side of the square pictures, in pixels.
         cache: Keep decoded pictures for further passes: each is decoded once.
         ram_budget: Bytes to keep in memory; a larger cache is a temporary file on disk.
+        white: The value that is white in pictures of more than 8 bits; see
+            `ad.core.data.pictures.read_picture`.
     """
 
     def __init__(
@@ -58,9 +60,11 @@ class PictureSet:
         *,
         cache: bool = False,
         ram_budget: int = RAM_BUDGET,
+        white: int | None = None,
     ) -> None:
         self.sources = sources
         self.size = size
+        self.white = white
         self._cached = np.zeros(len(sources), dtype=bool) if cache else None
         self._cache = _storage((len(sources), size, size, 3), ram_budget) if cache else None
 
@@ -105,9 +109,10 @@ class PictureSet:
         if self._cached is not None and self._cache is not None and self._cached[index]:
             return torch.from_numpy(np.array(self._cache[index]))
         source = self.sources[index]
-        pixels = (
-            read_picture(source, size=self.size) if isinstance(source, Path) else rgb_array(source)
-        )
+        if isinstance(source, Path):
+            pixels = read_picture(source, size=self.size, white=self.white)
+        else:
+            pixels = rgb_array(source, white=self.white)
         picture = resize(pixels, self.size)
         if self._cached is not None and self._cache is not None:
             self._cache[index] = picture.numpy()

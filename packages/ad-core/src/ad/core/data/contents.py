@@ -17,9 +17,9 @@ from typing import TypeVar
 import numpy as np
 
 from ad.core.data.masks import looks_like_mask
-from ad.core.data.pictures import check_headers, mask_facts, upright_size
+from ad.core.data.pictures import check_headers, mask_facts, stored_size
 from ad.core.data.samples import Sample
-from ad.core.errors import DataError, PictureError
+from ad.core.errors import DataError
 from ad.core.progress import SILENT, Progress
 
 Result = TypeVar("Result")
@@ -84,10 +84,7 @@ def _masks_as_pictures(samples: Sequence[Sample]) -> list[str]:
 def _may_be_mask(path: Path) -> bool:
     if path.suffix.lower() in _UNCOMPRESSED:
         return True
-    try:
-        width, height = upright_size(path)
-    except PictureError:  # damaged behind its header: told of where it is decoded
-        return False
+    width, height = stored_size(path)
     return path.stat().st_size < _BYTES_PER_PIXEL * width * height + _HEADER
 
 

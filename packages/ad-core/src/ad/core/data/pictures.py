@@ -8,25 +8,23 @@ path.
 
 from __future__ import annotations
 
-import struct
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ad.core.data.levels import Depth, check_upper, deep_values, depth_of, to_eight_bits
+from ad.core.data.opening import Size, Stance, opened, stance_of, turn
 from ad.core.errors import PictureError
 
-_ORIENTATION = 0x0112  # EXIF tag
 _MAX_RATIO_ERROR = 0.02
-_JPEG_NOISE, _MOST_NOISY = 64, 0.05  # grey levels off the two of a drawn mask; share of the pixels
+_LEAST_CONTRAST, _MOST_BETWEEN = 128, 0.05  # of a drawn mask: grey levels; share of the pixels
 
 
 class MaskFacts(NamedTuple):
@@ -35,29 +33,46 @@ class MaskFacts(NamedTuple):
     share: float
     """Share of them that are defective as `read_mask` takes it, in [0, 1]."""
     two_valued: bool
-    """Whether there are at most two values among them, as in what was drawn as a mask; values
-    near either count as that in a JPEG, where a few in between are the compression's."""
+    """Whether there are at most two values among them, as in what was drawn as a mask, or nearly
+    all are close to one of two that are far apart: soft edges and JPEG leave a few in between."""
 
 
-def read_picture(path: Path, *, size: int | None = None) -> NDArray[np.uint8]:
+def read_picture(
+    path: Path, *, size: int | None = None, white: int | None = None
+) -> NDArray[np.uint8]:
     """Decode a picture.
 
     Args:
         path: The file.
         size: Side in pixels that the picture will be resized to, if known: a JPEG is then decoded
             at a fraction of its size, never below twice this side, which is several times faster.
+        white: The value that is white in pictures of more than 8 bits that do not say it, one of
+            `ad.core.data.levels.WHITE_LEVELS`: the model's. Without it, only those that need all
+            16 bits are read.
 
     Returns:
         ``[H, W, 3]``, RGB, upright.
 
     Raises:
-        PictureError: If the file is missing, empty, truncated or no picture that can be read.
+        PictureError: If the file is missing, empty, truncated or no picture that can be read, or
+            its values are beyond white, or none knows what is white in it.
     """
-    with _opened("picture", path) as image:
+    with opened("picture", path) as image:
         if size is not None:
             # `draft` changes nothing but JPEG, and never goes below what is asked for.
             image.draft(None, (2 * size, 2 * size))
-        return _rgb(ImageOps.exif_transpose(image), path)
+        depth = depth_of(image, path)  # which is forgotten once it is decoded
+        stance = stance_of(image)
+        values, whole = (None, False) if depth is None else deep_values(image, path, depth)
+        if values is not None and not whole:
+            check_upper(int(values.max()), path, white)
+        if values is None or depth is None or not whole:
+            pixels = _rgb(image, path)
+        else:
+            stated = depth.white is not None
+            level = depth.white if stated else white
+            pixels = _colours(to_eight_bits(values, f"The picture `{path}`", level, stated=stated))
+        return np.require(turn(pixels, stance.pending), requirements=["C", "W"])
 
 
 def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
@@ -66,7 +81,12 @@ def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
     Non-zero is defective (above half in a JPEG, whose zeros are not exact), and so is what is not
     black in a palette that has black; then nearest neighbour down to ``size``. Scores are compared
     at this resolution. A defect so thin that all of it falls between the cells keeps the cells
-    that it touches.
+    that it touches. Where the colours are the same everywhere and the alpha channel is not, the
+    alpha channel is the mask; otherwise it counts for nothing.
+
+    A mask is turned as its own EXIF orientation says. Without one, it is taken as drawn on the
+    upright picture, and, if its shape shows that it was drawn on the pixels as they are stored, it
+    is turned as the picture is.
 
     Args:
         path: The mask.
@@ -77,26 +97,16 @@ def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
         ``[size, size]``, True where defective.
 
     Raises:
-        PictureError: If the mask cannot be read or does not fit the picture.
+        PictureError: If the mask cannot be read, does not fit the picture, or shows one thing by
+            its colours and another by its alpha channel.
     """
-    with _opened("picture", picture) as image:
-        stored, turned = image.size, image.getexif().get(_ORIENTATION, 1)
-    with _opened("mask", path) as mask:
-        upright = _check_mask_shape(path, mask.size, picture, stored, turned)
-        defective = Image.fromarray(_defective(mask).astype(np.uint8))
-        turn = mask.getexif().get(_ORIENTATION, 1)
-        if turn == 1 and mask.size == stored and mask.size != upright:
-            turn = turned  # drawn on the stored pixels: turn it as its picture is turned
-        if turn > 1:
-            exif = Image.Exif()
-            exif[_ORIENTATION] = turn
-            defective.info["exif"] = exif.tobytes()
-            defective = ImageOps.exif_transpose(defective)
-        small = np.asarray(defective.resize((size, size), Image.Resampling.NEAREST)) > 0
-        if not small.any():
-            y, x = np.nonzero(np.asarray(defective))
-            small[y * size // defective.height, x * size // defective.width] = True
-        return small
+    defective = _fitting_mask(path, picture)[0].defective
+    image = Image.fromarray(defective.astype(np.uint8))
+    small = np.asarray(image.resize((size, size), Image.Resampling.NEAREST)) > 0
+    if not small.any():
+        y, x = np.nonzero(defective)
+        small[y * size // image.height, x * size // image.width] = True
+    return small
 
 
 def read_mask_values(path: Path, picture: Path) -> NDArray[Any]:
@@ -112,9 +122,7 @@ def read_mask_values(path: Path, picture: Path) -> NDArray[Any]:
     Raises:
         PictureError: If the mask cannot be read or is of another size than the picture.
     """
-    size = upright_size(picture)
-    with _opened("mask", path) as mask:
-        values = _first_channel(mask)
+    (values, *_), size = _fitting_mask(path, picture)
     if values.shape != size[::-1]:
         msg = (
             f"The mask `{path}` is {values.shape[1]} x {values.shape[0]} pixels and its picture "
@@ -131,8 +139,7 @@ def shows_defect(mask: Path) -> bool:
     Raises:
         PictureError: If the mask cannot be read.
     """
-    with _opened("mask", mask) as image:
-        return bool(_defective(image).any())
+    return bool(_decoded_mask(mask).defective.any())
 
 
 def mask_facts(path: Path) -> MaskFacts:
@@ -141,55 +148,71 @@ def mask_facts(path: Path) -> MaskFacts:
     Raises:
         PictureError: If the mask cannot be read.
     """
-    with _opened("mask", path) as mask:
-        values = _first_channel(mask)
-        share = float(_defective(mask).mean())
-        if mask.format != "JPEG":
-            return MaskFacts(share, len(np.unique(values)) <= 2)
-        grey = values.astype(np.int64)
-        off = np.minimum(grey - grey.min(), grey.max() - grey) > _JPEG_NOISE
-        return MaskFacts(share, float(off.mean()) <= _MOST_NOISY)
+    mask = _decoded_mask(path)
+    return MaskFacts(float(mask.defective.mean()), _two_valued(mask.values))
+
+
+def _two_valued(values: NDArray[Any]) -> bool:
+    some = values[:: max(1, values.shape[0] // 64), :: max(1, values.shape[1] // 64)]
+    for part in (some, values):  # a photograph is known by some of its pixels
+        if len(np.unique(part)) <= 2:
+            continue
+        grey = part.astype(np.float64)
+        low, high = float(grey.min()), float(grey.max())
+        between = np.minimum(grey - low, high - grey) > (high - low) / 4
+        # Of the some, many more may be between by chance.
+        allowed = _MOST_BETWEEN if part is values else 4 * _MOST_BETWEEN
+        if high - low < _LEAST_CONTRAST or between.mean() > allowed:
+            return False
+    return True
 
 
 def check_headers(path: Path, masks: Sequence[Path]) -> None:
-    """Check that a picture and its masks can be opened and fit, without decoding them.
-
-    A mask may have the picture's shape or that shape turned: to know which is right, some formats
-    have to be decoded.
+    """Check that a picture and its masks can be opened and fit, mostly without decoding them.
 
     Raises:
         PictureError: If one is missing, empty or no picture, or a mask has another shape.
     """
-    size = _size("picture", path)
+    stance = _stance("picture", path, decode=False)
     for mask in masks:
-        of_mask = _size("mask", mask)
-        if not _same_shape(of_mask, size[::-1]):
-            _check_mask_shape(mask, of_mask, path, size, 1)
+        of_mask = _stance("mask", mask, decode=False)
+        if _turn_of_mask(of_mask, stance) is None:
+            # A PNG may tell its orientation where only decoding finds it.
+            _check_fits(mask, _stance("mask", mask), path, _stance("picture", path))
 
 
-def upright_size(path: Path) -> tuple[int, int]:
+def upright_size(path: Path) -> Size:
     """Width and height of a picture as `read_picture` gives it, from its header.
 
     Raises:
         PictureError: If it is missing, empty or no picture.
     """
-    with _opened("picture", path) as image:
-        turned = image.getexif().get(_ORIENTATION, 1) >= 5
-        return image.size[::-1] if turned else image.size
+    return _stance("picture", path).upright
 
 
-def rgb_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+def stored_size(path: Path) -> Size:
+    """Width and height of a picture as it is stored, from its header alone.
+
+    Raises:
+        PictureError: If it is missing, empty or no picture.
+    """
+    return _stance("picture", path, decode=False).stored
+
+
+def rgb_array(array: NDArray[Any], *, white: int | None = None) -> NDArray[np.uint8]:
     """Turn an array that a caller holds into a picture.
 
     Args:
         array: ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` or ``[H, W, 4]`` (alpha is dropped); uint8,
-            uint16 (full range) or floating point in [0, 1].
+            uint16 or floating point in [0, 1].
+        white: The value that is white in uint16, one of `ad.core.data.levels.WHITE_LEVELS`: the
+            model's. Without it, only arrays that need all 16 bits are taken.
 
     Returns:
         ``[H, W, 3]``, RGB.
 
     Raises:
-        PictureError: If shape, type or range is another.
+        PictureError: If shape, type or range is another, or none knows what is white in uint16.
     """
     array = np.asarray(array)
     if array.ndim == 2:
@@ -198,7 +221,7 @@ def rgb_array(array: NDArray[Any]) -> NDArray[np.uint8]:
         msg = f"An array must be [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]; got {array.shape}."
         raise PictureError(msg)
     if array.dtype == np.uint16:
-        pixels = (array >> 8).astype(np.uint8)
+        pixels = to_eight_bits(array[..., :3], "The array", white)
     elif np.issubdtype(array.dtype, np.floating):
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
             msg = (
@@ -212,8 +235,8 @@ def rgb_array(array: NDArray[Any]) -> NDArray[np.uint8]:
     else:
         msg = f"An array must be uint8, uint16 or floating point in [0, 1]; got {array.dtype}."
         raise PictureError(msg)
-    colours = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
-    return np.require(colours, requirements=["C", "W"])  # torch wants to be able to write
+    # torch wants to be able to write
+    return np.require(_colours(pixels), requirements=["C", "W"])
 
 
 def resize(picture: NDArray[np.uint8], size: int) -> Tensor:
@@ -234,63 +257,13 @@ def resize(picture: NDArray[np.uint8], size: int) -> Tensor:
     return small[0].permute(1, 2, 0)
 
 
-# What Pillow and its plug-ins raise for damaged files, seen by damaging thousands.
-_UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError),
-    *(LookupError, ArithmeticError, AttributeError),
-)
-
-
-@contextmanager
-def _opened(noun: str, path: Path) -> Iterator[Image.Image]:
-    """An open file; whatever fails while it is open is told of as a `PictureError`."""
-    try:
-        with _quiet_open(path) as image:
-            yield image
-    except PictureError:
-        raise
-    except _UNREADABLE as error:
-        raise PictureError(_unreadable(noun, path, error)) from error
-
-
-def _quiet_open(path: Path) -> Image.Image:
-    # Above Pillow's limit is an error here, not a warning that nobody sees. (Filters of warnings
-    # belong to the process and cannot be set for a while by threads that decode.)
-    limit = Image.MAX_IMAGE_PIXELS
-    try:
-        image = Image.open(path)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise PictureError(_too_large(path)) from error
-    if limit is not None and image.width * image.height > limit:
-        image.close()
-        raise PictureError(_too_large(path))
-    return image
-
-
-def _too_large(path: Path) -> str:
-    return (
-        f"`{path}` has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the most that is decoded, "
-        "since a small file can claim any size. Cut it into tiles, or scale it down."
-    )
+def _colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
 
 
 def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
-    if image.mode.startswith("I"):
-        # Pillow's own conversion clips at 255 instead of scaling.
-        pixels = np.asarray(image)
-        if pixels.min() < 0 or pixels.max() > 65535:
-            msg = (
-                f"The picture `{path}` cannot be used: its 32-bit values go beyond 16 bits; save "
-                "it with 8 or 16 bits a channel."
-            )
-            raise PictureError(msg)
-        if 255 < pixels.max() < 4096:
-            warnings.warn(
-                f"No pixel of `{path}` is above 4095: it seems to hold 10 or 12 bits in a file of "
-                "16, and is nearly black when taken as 16. Scale such pictures to 16 or 8 bits.",
-                stacklevel=2,
-            )
-        return rgb_array(pixels.astype(np.uint16))
     if image.mode == "F":
         try:
             return rgb_array(np.asarray(image))
@@ -299,57 +272,110 @@ def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
             raise PictureError(msg) from error
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return np.array(image.convert("RGB"))
+    return np.asarray(image.convert("RGB"))
 
 
-def _defective(mask: Image.Image) -> NDArray[np.bool_]:
-    threshold = 127 if mask.format == "JPEG" else 0
-    return np.asarray(_first_channel(mask) > threshold)
+def _stance(noun: str, path: Path, *, decode: bool = True) -> Stance:
+    with opened(noun, path) as image:
+        return stance_of(image, decode=decode)
+
+
+class _Mask(NamedTuple):
+    values: NDArray[Any]
+    """``[H, W]``, turned by the mask's own tag."""
+    noisy: bool
+    """Whether zeros are not exact."""
+    stance: Stance
+
+    @property
+    def defective(self) -> NDArray[np.bool_]:
+        return np.asarray(self.values > (127 if self.noisy else 0))
+
+
+def _decoded_mask(path: Path) -> _Mask:
+    with opened("mask", path) as mask:
+        noisy = mask.format in ("JPEG", "MPO")
+        noisy |= mask.info.get("compression") in ("jpeg", "tiff_jpeg")
+        depth = depth_of(mask, path)  # which is forgotten once it is decoded
+        stance = stance_of(mask)
+        return _Mask(turn(_mask_values(mask, path, depth), stance.pending), noisy, stance)
+
+
+def _fitting_mask(path: Path, picture: Path) -> tuple[_Mask, Size]:
+    """A mask as it lies on its picture, and the picture's size."""
+    seen = _stance("picture", picture)
+    mask = _decoded_mask(path)
+    needed = _check_fits(path, mask.stance, picture, seen)
+    return mask._replace(values=turn(mask.values, needed)), seen.upright
+
+
+def _turn_of_mask(mask: Stance, picture: Stance) -> int | None:
+    """EXIF's number for how a mask is turned beyond its own tag; None if it does not fit."""
+    if mask.upright == picture.upright:
+        return 1
+    drawn_as_stored = mask.orientation == 1 and _same_shape(mask.stored, picture.stored)
+    if drawn_as_stored and mask.stored == picture.stored:
+        return picture.orientation
+    if _same_shape(mask.upright, picture.upright):
+        return 1
+    return picture.orientation if drawn_as_stored else None
+
+
+def _check_fits(path: Path, mask: Stance, picture_path: Path, picture: Stance) -> int:
+    needed = _turn_of_mask(mask, picture)
+    if needed is not None:
+        return needed
+    size, other = mask.upright, picture.upright
+    turned = " when turned as its EXIF orientation says" if mask.orientation > 1 else ""
+    msg = (
+        f"The mask `{path}` is {size[0]} x {size[1]} pixels{turned} and its picture "
+        f"`{picture_path}` {other[0]} x {other[1]}: they must have the same shape."
+    )
+    raise PictureError(msg)
+
+
+def _same_shape(a: Size, b: Size) -> bool:
+    return abs(a[0] * b[1] - a[1] * b[0]) <= _MAX_RATIO_ERROR * a[0] * b[1]
+
+
+def _mask_values(mask: Image.Image, path: Path, depth: Depth | None) -> NDArray[Any]:
+    """Values of an open mask's pixels ``[H, W]``, as Pillow decodes them."""
+    alpha = None
+    if mask.mode in ("CMYK", "YCbCr"):  # whose channels are no brightness
+        mask = mask.convert("RGB")
+    elif mask.mode in ("La", "RGBa"):  # whose colours are multiplied by alpha
+        mask = mask.convert({"La": "LA", "RGBa": "RGBA"}[mask.mode])
+    if mask.has_transparency_data and not mask.mode.startswith("I"):
+        alpha = np.asarray(mask.convert("RGBA"))[..., 3]
+    values = _first_channel(mask)
+    if depth is not None and depth.raw is not None:
+        colours, whole = deep_values(mask, path, depth)
+        if not whole:
+            check_upper(int(colours.max()), path, None)
+        values = colours.max(axis=2)
+    if alpha is None or alpha.min() == alpha.max():
+        return values
+    constant = values.min() == values.max()
+    if constant and alpha.min() == 0:
+        return alpha
+    if constant or ((values > 0) != (alpha > 0)).any():
+        msg = (
+            f"The mask `{path}` shows one thing by its colours and another by its transparency, so "
+            "it is not known what is defective. Save it without an alpha channel: black, and white "
+            "where it is defective."
+        )
+        raise PictureError(msg)
+    return values
 
 
 def _first_channel(mask: Image.Image) -> NDArray[Any]:
-    # A palette's numbers are the classes, unless one of its colours in use is black; an alpha
-    # channel is no part of the mask.
+    # A palette's numbers are the classes, unless one of its colours in use is black.
     pixels = np.asarray(mask)
-    if mask.mode == "P":
-        brightest = np.asarray(mask.convert("RGB")).max(axis=2)
-        return brightest if (brightest == 0).any() else pixels
+    if mask.mode in ("P", "PA"):
+        brightest = np.asarray(mask.convert("RGBA"))[..., :3].max(axis=2)
+        numbers = pixels if mask.mode == "P" else pixels[..., 0]
+        return brightest if (brightest == 0).any() else numbers
     if pixels.ndim == 2:
         return pixels
     colours = pixels[..., : 1 if mask.mode == "LA" else 3]
     return np.asarray(colours.max(axis=2))
-
-
-def _size(noun: str, path: Path) -> tuple[int, int]:
-    """Width and height of the pixels in a file, from its header."""
-    with _opened(noun, path) as image:
-        return image.size
-
-
-def _check_mask_shape(
-    path: Path, mask: tuple[int, int], picture: Path, size: tuple[int, int], turned: int
-) -> tuple[int, int]:
-    """The picture's size when upright; the mask must have that shape, or the file's."""
-    upright = size if turned < 5 else size[::-1]
-    if not _same_shape(mask, upright) and not _same_shape(mask, size):
-        msg = (
-            f"The mask `{path}` is {mask[0]} x {mask[1]} pixels and its picture `{picture}` "
-            f"{upright[0]} x {upright[1]}: they must have the same shape."
-        )
-        raise PictureError(msg)
-    return upright
-
-
-def _same_shape(a: tuple[int, int], b: tuple[int, int]) -> bool:
-    return abs(a[0] * b[1] - a[1] * b[0]) <= _MAX_RATIO_ERROR * a[0] * b[1]
-
-
-def _unreadable(noun: str, path: Path, error: Exception) -> str:
-    if not path.exists():
-        return f"The {noun} `{path}` does not exist."
-    if path.is_file() and path.stat().st_size == 0:
-        return f"The {noun} `{path}` is empty (0 bytes). Copy it again or remove it."
-    return (
-        f"The {noun} `{path}` cannot be read ({type(error).__name__}: {error}). "
-        "It may be truncated, or no picture: copy it again or remove it."
-    )

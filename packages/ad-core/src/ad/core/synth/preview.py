@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ad.core.data.batches import PictureSet
 from ad.core.data.learning import LearningData
+from ad.core.data.levels import find_white_level
 from ad.core.data.samples import collect, locate, split_seeded
 from ad.core.errors import SettingError
 from ad.core.files import make_folder, write_atomic
@@ -104,12 +105,14 @@ def preview(
     samples = collect(spec, category, root=root, seed=seed, progress=progress)
     good = [sample.path for sample in samples if sample.split == "train"]
     paths, _ = split_seeded(good, min(count, len(good)), seed)
+    white = find_white_level([sample.path for sample in samples], progress=progress)
+    notes += white.notes
     folder = Path(output).expanduser()
     make_folder(folder)
 
     if isinstance(breaking, PerlinAnomalies):
-        let_take_from(breaking.textures, PictureSet(good, img_size))
-    pictures = PictureSet(paths, img_size)
+        let_take_from(breaking.textures, PictureSet(good, img_size, white=white.value))
+    pictures = PictureSet(paths, img_size, white=white.value)
     data = LearningData(pictures, torch.device("cpu"), lambda images: (), cache=False, seed=seed)
     examples: list[tuple[Image.Image, ...]] = []
     shares: list[float] = []

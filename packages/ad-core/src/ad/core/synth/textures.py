@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ad.core.data.batches import PictureSet, to_device
+from ad.core.data.levels import find_white_level
 from ad.core.data.walking import pictures_below
 from ad.core.errors import DataError, SettingError
 from ad.core.synth.perlin import perlin_noise, power_of_two
@@ -102,7 +103,8 @@ class FolderTextures:
         height, width = images.shape[-2:]
         side = max(height, width)
         if side not in self._pictures:
-            self._pictures[side] = PictureSet(self.paths, side, cache=True)
+            white = find_white_level(self.paths).value
+            self._pictures[side] = PictureSet(self.paths, side, cache=True, white=white)
         return _drawn(self._pictures[side], images.device, generators)[:, :, :height, :width]
 
 
