@@ -10,6 +10,7 @@ from ad.core import evaluate, train
 from ad.core.data.contents import check_pictures
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError, PictureError
+from ad.core.inspection import inspect
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
 
 
@@ -129,3 +130,16 @@ def test_defects_without_a_defective_pixel_are_no_good_pixels(mean_picture, tmp_
     without = evaluate(run, report=False)
     assert emptied.metrics == without.metrics  # as if its truth were not known, which it is not
     assert any("1 of 4 defective pictures with masks" in note for note in emptied.notes)
+
+
+def test_heat_maps_are_no_parts_wherever_they_were_moved(mean_picture, samples, tmp_path):
+    root = write_mvtec_tree(tmp_path / "data", size=32)
+    run = train("mvtec", "toy", mean_picture, data_root=root, output_dir=tmp_path / "run").run
+    seen = inspect(run, [samples[-1].path], output=tmp_path / "seen")
+    moved = shutil.copy(seen.rows[0].heatmap, tmp_path / "dent/99.png")
+    words = r"dent/99\.png` is a heat map or another sheet that `ad` drew, and no picture\. Move it"
+    with pytest.raises(PictureError, match=words):
+        check_pictures([*samples, Sample(moved, 1, "test", "c", "dent")])
+    (row,) = inspect(run, [moved], output=tmp_path / "again").rows
+    assert row.verdict == "error"
+    assert "is a heat map" in row.error

@@ -120,3 +120,18 @@ def test_a_mask_is_told_from_a_photograph_by_what_it_shows(tmp_path):
     assert [looks_like_mask(tmp_path / f"{name}.png") for name in names] == [
         *(False, True, False, False, False)
     ]
+
+
+def test_a_mask_with_soft_edges_is_one_and_a_pale_photograph_is_none(tmp_path):
+    _, mask = make_picture(0, size=64, defect=True)
+    soft = Image.fromarray(mask.astype(np.uint8) * 255).resize((160, 160), Image.Resampling.BICUBIC)
+    soft.save(tmp_path / "soft.png")
+    soft.save(tmp_path / "soft.jpg", quality=60)
+    picture, _ = make_picture(0, size=64)
+    grey = np.asarray(Image.fromarray(picture).convert("L"), dtype=float)
+    for name, low, high in (("pale", 90, 150), ("dark", 0, 100), ("full", 0, 255)):
+        spread = (grey - grey.min()) / (grey.max() - grey.min()) * (high - low) + low
+        Image.fromarray(spread.astype(np.uint8)).save(tmp_path / f"{name}.jpg", quality=90)
+        Image.fromarray(spread.astype(np.uint8)).save(tmp_path / f"{name}.png")
+    found = {path.name for path in tmp_path.iterdir() if looks_like_mask(path)}
+    assert found == {"soft.png", "soft.jpg"}

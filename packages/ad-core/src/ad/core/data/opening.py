@@ -7,6 +7,7 @@ other format. `Stance` says the same of all.
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ad.core.errors import PictureError
 
@@ -22,6 +24,9 @@ Size = tuple[int, int]
 """Width and height, in pixels."""
 
 _ORIENTATION = 0x0112  # EXIF tag
+
+
+_DRAWN = "ad, for people to look at"  # in a PNG's text `Software`
 
 
 class Stance(NamedTuple):
@@ -81,6 +86,20 @@ _UNREADABLE = (
 )
 
 
+def drawn_png(sheet: Image.Image, **options: int) -> bytes:
+    """A sheet for people to look at as a PNG that says so: it is never taken for a picture.
+
+    Args:
+        sheet: What was drawn.
+        options: For Pillow's writer.
+    """
+    said = PngInfo()
+    said.add_text("Software", _DRAWN)
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG", pnginfo=said, **options)
+    return buffer.getvalue()
+
+
 @contextmanager
 def opened(noun: str, path: Path) -> Iterator[Image.Image]:
     """An open file; whatever fails while it is open is told of as a `PictureError`.
@@ -91,6 +110,12 @@ def opened(noun: str, path: Path) -> Iterator[Image.Image]:
     """
     try:
         with _quiet_open(path) as image:
+            if image.info.get("Software") == _DRAWN:
+                msg = (
+                    f"`{path}` is a heat map or another sheet that `ad` drew, and no {noun}. Move "
+                    "it out of the data."
+                )
+                raise PictureError(msg)
             yield image
     except PictureError:
         raise

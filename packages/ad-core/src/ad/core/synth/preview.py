@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from ad.core.data.batches import PictureSet
 from ad.core.data.learning import LearningData
 from ad.core.data.levels import find_white_level
+from ad.core.data.opening import drawn_png
 from ad.core.data.samples import collect, locate, split_seeded
 from ad.core.errors import SettingError
 from ad.core.files import make_folder, write_atomic
@@ -125,9 +125,7 @@ def preview(
             examples += zip(*map(_pictures, parts), strict=True)
             advance(len(rows))
     sheet = folder / SHEET
-    buffer = io.BytesIO()
-    _sheet(examples, shares).save(buffer, format="PNG")
-    write_atomic(sheet, buffer.getvalue())
+    write_atomic(sheet, drawn_png(_sheet(examples, shares)))
     return Preview(sheet=sheet, paths=tuple(paths), shares=tuple(shares), notes=tuple(notes))
 
 
