@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.detector import Detector, Prediction, learned_buffer
 from ad.core.errors import DataError, SettingError
 from ad.core.maps import upsample
+from ad.core.options import Field, LearningRate, Name
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 
 Solver = Literal["pca", "sgd"]
@@ -123,18 +124,14 @@ class FreTrainer(GradientTrainer):
         self,
         setup: Setup,
         *,
-        backbone: str = "resnet50",
-        layer: str = "layer3",
+        backbone: Name = "resnet50",
+        layer: Name = "layer3",
         solver: Solver = "pca",
-        latent: int = 220,
-        pool: int = 2,
-        lr: float = 1e-3,
+        latent: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 220,
+        pool: Annotated[int, Field(ge=1, le=256)] = 2,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(setup)
-        for name, value in (("latent", latent), ("pool", pool)):
-            if value < 1:
-                msg = f"`{name}` must be a whole number from 1; got {value}."
-                raise SettingError(msg)
         self.solver: Solver = solver
         self.latent = latent
         self.lr = lr

@@ -22,6 +22,7 @@ from ad.core.data.learning import LearningBatch, stream
 from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
 from ad.core.maps import GaussianBlur
+from ad.core.options import Layers, LearningRate, Name
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 
 _SIGMA = 4.0  # of the map's smoothing, in pixels
@@ -114,9 +115,9 @@ class ReverseDistillationTrainer(GradientTrainer):
         self,
         setup: Setup,
         *,
-        backbone: str = "wide_resnet50_2",
-        layers: tuple[str, ...] = ("layer1", "layer2", "layer3"),
-        lr: float = 0.0025,
+        backbone: Name = "wide_resnet50_2",
+        layers: Layers = ("layer1", "layer2", "layer3"),
+        lr: LearningRate = 0.0025,
         per_pixel: bool = False,
     ) -> None:
         super().__init__(setup)

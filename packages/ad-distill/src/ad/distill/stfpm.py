@@ -20,6 +20,7 @@ from ad.core.backbones import FeatureExtractor, fresh_network
 from ad.core.data.learning import LearningBatch
 from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.maps import upsample
+from ad.core.options import Layers, LearningRate, Name, WeightDecay
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 
 
@@ -103,10 +104,10 @@ class StfpmTrainer(GradientTrainer):
         self,
         setup: Setup,
         *,
-        backbone: str = "resnet50",
-        layers: tuple[str, ...] = ("layer1", "layer2", "layer3"),
-        lr: float = 0.4,
-        weight_decay: float = 1e-4,
+        backbone: Name = "resnet50",
+        layers: Layers = ("layer1", "layer2", "layer3"),
+        lr: LearningRate = 0.4,
+        weight_decay: WeightDecay = 1e-4,
     ) -> None:
         super().__init__(setup)
         self.lr = lr

@@ -12,7 +12,7 @@ Apache-2.0; its scores are squared distances, ours are distances.
 from __future__ import annotations
 
 import warnings
-from typing import Literal, final, get_args
+from typing import Annotated, Literal, final
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from ad.core.backbones import FeatureExtractor
 from ad.core.detector import Detector, Prediction
 from ad.core.errors import SettingError
 from ad.core.maps import GaussianBlur, upsample
+from ad.core.options import Field, Layers, Name
 from ad.core.progress import Advance
 from ad.core.trainer import OnePassTrainer, Setup
 from ad.memory.coreset import k_center_greedy, k_means_medoids, project, random_rows
@@ -137,7 +138,7 @@ class PatchcoreTrainer(OnePassTrainer):
         layers: From shallow to deep; the first one's grid is the map's.
         embedding: ``"official1024"``: the authors' pooling to 1024 features.
             ``"concat1536"``: the layers' averages side by side.
-        coreset_ratio: Part of the patches that is remembered; above 0, at most 1.
+        coreset_ratio: Part of the patches that is remembered.
         coreset: ``"greedy"``: the farthest from all before, again and again, as in the paper.
             ``"kmeans"``: the medoids of clusters. ``"random"``: any.
         proj_dim: To how many dimensions patches are projected at random while the coreset is
@@ -159,32 +160,18 @@ class PatchcoreTrainer(OnePassTrainer):
         self,
         setup: Setup,
         *,
-        backbone: str = "wide_resnet50_2",
-        layers: tuple[str, ...] = ("layer2", "layer3"),
+        backbone: Name = "wide_resnet50_2",
+        layers: Layers = ("layer2", "layer3"),
         embedding: Embedding = "official1024",
-        coreset_ratio: float = 0.1,
+        coreset_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1,
         coreset: Coreset = "greedy",
-        proj_dim: int = 128,
-        n_neighbors: int = 1,
+        proj_dim: Annotated[int, Field(ge=0, le=2**13)] = 128,
+        n_neighbors: Annotated[int, Field(ge=1, le=1000)] = 1,
         score: Score = "max",
         knn_precision: Precision = "exact",
         knn: Backend = "torch",
     ) -> None:
         super().__init__(setup)
-        _check_choice("embedding", embedding, Embedding)
-        _check_choice("coreset", coreset, Coreset)
-        _check_choice("score", score, Score)
-        _check_choice("knn_precision", knn_precision, Precision)
-        _check_choice("knn", knn, Backend)
-        if not 0 < coreset_ratio <= 1:
-            msg = f"`coreset_ratio` must be above 0 and at most 1; got {coreset_ratio}."
-            raise SettingError(msg)
-        if proj_dim < 0:
-            msg = f"`proj_dim` must be at least 1, or 0 for no projection; got {proj_dim}."
-            raise SettingError(msg)
-        if n_neighbors < 1:
-            msg = f"`n_neighbors` must be at least 1; got {n_neighbors}."
-            raise SettingError(msg)
         self.coreset_ratio = coreset_ratio
         self.coreset: Coreset = coreset
         self.proj_dim = proj_dim
@@ -277,10 +264,3 @@ class _Collected:
 
     def rows(self) -> Tensor:
         return self._rows[: self.filled]
-
-
-def _check_choice(name: str, value: str, choices: object) -> None:
-    allowed = get_args(choices)
-    if value not in allowed:
-        msg = f"`{name}` must be one of {', '.join(f'`{a}`' for a in allowed)}; got `{value}`."
-        raise SettingError(msg)
