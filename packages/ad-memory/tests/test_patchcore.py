@@ -325,32 +325,32 @@ def test_learning_from_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize("ratio", [0.0, -0.1, 1.5, float("nan")])
 def test_a_ratio_that_is_no_part_is_refused(ratio: float) -> None:
-    with pytest.raises(SettingError, match=r"`coreset_ratio` must be above 0 and at most 1; got"):
+    with pytest.raises(SettingError, match=r"`coreset_ratio` of `PatchcoreTrainer`: .*; got"):
         trainer(coreset_ratio=ratio)
 
 
 def test_no_neighbours_are_refused() -> None:
-    with pytest.raises(SettingError, match=r"`n_neighbors` must be at least 1; got 0"):
+    with pytest.raises(SettingError, match=r"`n_neighbors` of .* than or equal to 1; got 0"):
         trainer(n_neighbors=0)
 
 
 def test_a_negative_number_of_dimensions_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"`proj_dim` must be at least 1, or 0 for no proj"):
+    with pytest.raises(SettingError, match=r"`proj_dim` of .* than or equal to 0; got -1"):
         trainer(proj_dim=-1)
 
 
 @pytest.mark.parametrize(
     ("option", "allowed"),
     [
-        ("embedding", "`official1024`, `concat1536`"),
-        ("coreset", "`greedy`, `random`, `kmeans`"),
-        ("score", "`max`, `reweight`"),
-        ("knn_precision", "`exact`, `fast`"),
-        ("knn", "`torch`, `faiss`"),
+        ("embedding", "'official1024' or 'concat1536'"),
+        ("coreset", "'greedy', 'random' or 'kmeans'"),
+        ("score", "'max' or 'reweight'"),
+        ("knn_precision", "'exact' or 'fast'"),
+        ("knn", "'torch' or 'faiss'"),
     ],
 )
 def test_a_choice_that_does_not_exist_is_refused(option: str, allowed: str) -> None:
-    with pytest.raises(SettingError, match=f"`{option}` must be one of {allowed}; got `other`"):
+    with pytest.raises(SettingError, match=f"`{option}` of .* should be {allowed}; got 'other'"):
         trainer(**{option: "other"})
 
 

@@ -84,7 +84,6 @@ def allowed_of(trainer: type, name: str) -> tuple[tuple[Any, ...], str]:
 def checking_options(constructor: Callable[..., None]) -> Callable[..., None]:
     """Have a constructor hold its options to their annotations, however it is called."""
 
-    @functools.wraps(constructor)
     def checking(self: object, *args: Any, **given: Any) -> None:  # noqa: ANN401
         known, hints = _keyword_only(constructor), _hints(constructor)
         owner = f"`{type(self).__name__}`"
@@ -96,7 +95,8 @@ def checking_options(constructor: Callable[..., None]) -> Callable[..., None]:
         }
         constructor(self, *args, **values)
 
-    checking.__kwdefaults__ = constructor.__kwdefaults__  # which `wraps` leaves out
+    functools.update_wrapper(checking, constructor)
+    checking.__kwdefaults__ = constructor.__kwdefaults__  # which that leaves out
     return checking
 
 

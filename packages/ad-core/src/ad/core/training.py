@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ad.core.allocation import fits_in_memory
 from ad.core.calibrate import Calibration, calibration_notes
 from ad.core.callbacks import Callback, Callbacks
 from ad.core.checkpoints import Checkpoints
@@ -25,6 +26,7 @@ from ad.core.evaluation import Evaluation, Metrics, measure
 from ad.core.files import save_model, to_json, write_atomic
 from ad.core.held_out import calibrate_on, hold_out
 from ad.core.loop import fit
+from ad.core.options import Minutes, checked
 from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, get_dataset, get_tracker, load_trainer
@@ -162,6 +164,7 @@ def train(
         patience=patience,
         compile=compile,
     )
+    checked(Minutes, checkpoint_minutes, "`checkpoint_minutes`")
     if issubclass(trainer_class, OnePassTrainer):
         _check_one_pass(settings)
     trackers = [get_tracker(name) for name in dict.fromkeys(track)]
@@ -174,21 +177,20 @@ def train(
     _check_pictures(samples, progress)
 
     # Everything that can be refused has been; only now does the run touch the disk.
-    trainer = trainer_class(
-        Setup(
-            img_size=settings.img_size,
-            normalize=settings.normalize,
-            num_epochs=settings.num_epochs,
-            num_steps=settings.num_steps,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            weights=settings.weights,
-            device=target,
-            precision=used_precision,
-            progress=progress,
-        ),
-        **settings.options,
+    setup = Setup(
+        img_size=settings.img_size,
+        normalize=settings.normalize,
+        num_epochs=settings.num_epochs,
+        num_steps=settings.num_steps,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        weights=settings.weights,
+        device=target,
+        precision=used_precision,
+        progress=progress,
     )
+    with fits_in_memory(spec.name):
+        trainer = trainer_class(setup, **settings.options)
     record = describe_run(settings, samples, trainer, target, used_precision, world)
     name = f"{dataset_type}-{title}-{model_type}"
     run = world.tell(_begin(record, name, output_dir, resume) if world.main else Path())

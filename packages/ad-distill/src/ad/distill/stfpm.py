@@ -19,6 +19,7 @@ from torch import Tensor
 from ad.core.backbones import FeatureExtractor, fresh_network
 from ad.core.data.learning import LearningBatch
 from ad.core.detector import Detector, Prediction, trained_flag
+from ad.core.errors import SettingError
 from ad.core.maps import upsample
 from ad.core.options import Layers, LearningRate, Name, WeightDecay
 from ad.core.trainer import GradientTrainer, Optimization, Setup
@@ -94,7 +95,7 @@ class StfpmTrainer(GradientTrainer):
         weight_decay: Its weight decay.
 
     Raises:
-        SettingError: If the backbone or a layer does not exist.
+        SettingError: If an option has a value that cannot work, or pictures are too small.
         WeightsError: If the teacher has no weights.
     """
 
@@ -113,6 +114,13 @@ class StfpmTrainer(GradientTrainer):
         self.lr = lr
         self.weight_decay = weight_decay
         teacher = FeatureExtractor(backbone, layers, setup=setup)
+        if setup.img_size <= (stride := max(teacher.strides)):
+            msg = (
+                f"`img_size` of STFPM must be above {stride}, the pixels of a cell of its deepest "
+                "layer: a single cell is all that a batch of one picture would have, and has no "
+                f"deviation; got {setup.img_size}. Give larger pictures, or shallower `layers`."
+            )
+            raise SettingError(msg)
         student = fresh_network(backbone, layers, seed=setup.seed)
         self.detector = StfpmDetector(teacher, student).to(setup.device)
         self.detector.eval()

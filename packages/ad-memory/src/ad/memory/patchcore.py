@@ -19,13 +19,13 @@ from torch import Tensor
 
 from ad.core.backbones import FeatureExtractor
 from ad.core.detector import Detector, Prediction
-from ad.core.errors import SettingError
+from ad.core.errors import DataError, SettingError
 from ad.core.maps import GaussianBlur, upsample
 from ad.core.options import Field, Layers, Name
 from ad.core.progress import Advance
 from ad.core.trainer import OnePassTrainer, Setup
 from ad.memory.coreset import k_center_greedy, k_means_medoids, project, random_rows
-from ad.memory.neighbors import Backend, NearestNeighbors, Precision
+from ad.memory.neighbors import Backend, NearestNeighbors, Precision, as_stored
 from ad.memory.patches import ConcatenatedPatches, Embedding, PooledPatches
 
 Coreset = Literal["greedy", "random", "kmeans"]
@@ -197,7 +197,11 @@ class PatchcoreTrainer(OnePassTrainer):
         return self.detector.embed(images)
 
     def observe(self, patches: Tensor) -> None:
-        """Collect a batch's patches; see `OnePassTrainer.observe`."""
+        """Collect a batch's patches; see `OnePassTrainer.observe`.
+
+        Raises:
+            DataError: If a feature is no finite number, or beyond float16.
+        """
         if self._collected is None:
             _, height, width, num_features = patches.shape
             total = self._num_images * height * width
@@ -209,6 +213,7 @@ class PatchcoreTrainer(OnePassTrainer):
 
         Raises:
             SettingError: If no picture was observed.
+            DataError: If all features are so small that float16 has no digits for them.
         """
         if self._collected is None:
             msg = "PatchCore cannot learn from 0 pictures; `observe` at least one."
@@ -242,6 +247,7 @@ class _Collected:
     def __init__(self, total: int, num_features: int, *, seed: int) -> None:
         self.seen = 0
         self.filled = 0
+        self.largest = 0.0
         self.kept: Tensor | None = None  # which of all patches, ascending; None for all
         if total > MAX_PATCHES:
             generator = torch.Generator().manual_seed(seed)
@@ -259,8 +265,17 @@ class _Collected:
             low, high = torch.searchsorted(self.kept, torch.tensor([first, self.seen])).tolist()
             patches = patches[(self.kept[low:high] - first).to(patches.device)]
         new = slice(self.filled, self.filled + len(patches))
-        self._rows[new] = patches
+        self._rows[new] = as_stored(patches)
         self.filled = new.stop
+        if len(patches):
+            self.largest = max(self.largest, float(patches.abs().max()))
 
     def rows(self) -> Tensor:
+        if 0 < self.largest < torch.finfo(torch.float16).tiny:
+            msg = (
+                f"No feature is larger than {self.largest:.2g}: patches are stored in float16, "
+                "which has no digits left there. Choose other `layers` or another `backbone`, or "
+                "a model that stores float32, such as `padim`."
+            )
+            raise DataError(msg)
         return self._rows[: self.filled]
