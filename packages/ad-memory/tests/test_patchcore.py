@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from ad.core.errors import ModelFileError, NotFittedError, SettingError
+from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError
 from ad.core.loading import load_tensors
 from ad.core.trainer import Setup
 from ad.memory import patchcore
@@ -320,6 +320,54 @@ def test_learning_from_nothing_is_refused() -> None:
     one_pass.begin(0)
 
     with pytest.raises(SettingError, match="cannot learn from 0 pictures"):
+        one_pass.conclude()
+
+
+@pytest.mark.parametrize("coreset", ["greedy", "random", "kmeans"])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (
+            65_520.0,
+            r"as large as 65,520 cannot be remembered: .* float16, which ends at 65,504",
+        ),
+        (-1e6, r"as large as 1,000,000 cannot be remembered: .*such as `padim`"),
+        (float("inf"), "Features of a patch are no finite numbers: the backbone's weights are not"),
+        (float("nan"), "Features of a patch are no finite numbers"),
+    ],
+)
+def test_features_that_float16_cannot_hold_are_refused(
+    coreset: str, value: float, words: str
+) -> None:
+    one_pass = trainer(coreset=coreset)
+    one_pass.begin(2)
+    patches = noise(2, 4, 4, 8)
+    patches[1, 2, 3, 4] = value
+    with pytest.raises(DataError, match=words):
+        one_pass.observe(patches)
+
+
+@pytest.mark.parametrize("value", [65_504.0, 65_519.0, -65_504.0])  # the last digits are rounded
+def test_features_up_to_the_end_of_float16_are_remembered(value: float) -> None:
+    one_pass = trainer(coreset="random", coreset_ratio=1.0)
+    one_pass.begin(1)
+    patches = noise(1, 4, 4, 8)
+    patches[0, 0, 0, 0] = value
+    one_pass.observe(patches)
+    one_pass.conclude()
+    assert one_pass.detector.memory.bank.float().abs().max() == 65_504
+
+
+def test_features_that_float16_has_no_digits_for_are_refused() -> None:
+    one_pass = trainer()
+    one_pass.begin(2)
+    for patches in (1e-7 * noise(1, 4, 4, 8), torch.zeros(1, 4, 4, 8)):
+        one_pass.observe(patches)
+    with pytest.raises(DataError, match=r"No feature is larger than 1e-07: patches are stored in"):
+        one_pass.conclude()
+    for patches in (1e-7 * noise(1, 4, 4, 8), noise(1, 4, 4, 8)):
+        one_pass.begin(1)  # a flat picture is no harm
+        one_pass.observe(noise(1, 4, 4, 8) + patches)
         one_pass.conclude()
 
 
