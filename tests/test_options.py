@@ -1,6 +1,8 @@
 """Every option of every installed model has limits that hold however its trainer is built."""
 
 import math
+import re
+import sys
 import typing
 import warnings
 from importlib.metadata import entry_points
@@ -13,8 +15,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ad.core import ModelRegistry, Setup
+from ad.core import ModelRegistry, Setup, train
 from ad.core.allocation import built_within
+from ad.core.cli import main
 from ad.core.errors import AdError, SettingError
 from ad.core.options import options_of
 from ad.core.registry import MODELS, load_trainer
@@ -194,3 +197,46 @@ def test_a_name_that_is_none_is_refused_before_anything_is_built(spec):
             allowed = get_args(hint_of(spec, name))
             with pytest.raises(SettingError, match=f"Option `{name}` of `{trainer.__name__}`"):
                 trainer(setup, **{name: allowed[0].title()})
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "words"),
+    [
+        ("stfpm", ["--set", "lr=-1"], "Option `lr` of model `stfpm`: .* greater than 0; got -1"),
+        ("stfpm", ["--set", "weight_decay=-1"], "`weight_decay` .* or equal to 0; got -1"),
+        ("ganomaly", ["--set", "gamma=-1"], "Option `gamma` .* greater than 0; got -1"),
+        (
+            "autoencoder",
+            ["--set", "latent_dim=100000000"],
+            "`latent_dim` .* to 4096; got 1000",
+        ),
+        ("autoencoder", ["--set", "sigma=1e999"], "`sigma` of .* finite number; got inf"),
+        ("autoencoder", ["--set", f"latent_dim={'9' * 5000}"], "`latent_dim` .* valid integer"),
+        ("padim", ["--set", "reduction=Random"], "'random', 'pca' or 'semi_orth'; got 'Random'"),
+        ("stfpm", ["--epochs", "0"], "`num_epochs`: .* or equal to 1; got 0"),
+        ("stfpm", ["--steps", "99999999999"], "`num_steps`: .* or equal to 1000000000; got"),
+        ("stfpm", ["--batch-size", "99999999999"], "`batch_size`: .* or equal to 65536; got"),
+        ("stfpm", ["--img-size", "-3"], "`img_size`: .* or equal to 16; got -3"),
+        ("stfpm", ["--patience", "0"], "`patience`: .* or equal to 1; got 0"),
+        ("stfpm", ["--holdout", "nan"], "`holdout`: .* finite number; got nan"),
+        ("stfpm", ["--false-alarms", "-inf"], "`false_alarms`: .* finite number; got -inf"),
+        ("stfpm", ["--seed", "99999999999999999999"], "`seed`: .* less than 92"),
+    ],
+)
+def test_a_command_names_what_is_wrong_before_it_reads_pictures(
+    monkeypatch, capsys, tmp_path, model, arguments, words
+):
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good/a.png").write_bytes(b"no picture")
+    monkeypatch.setattr(sys, "argv", ["ad", "train", "folder", str(tmp_path), model, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert re.match(f"error: .*{words}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("minutes", [-1, math.nan, math.inf, 10**18, "5"])
+def test_checkpoints_are_due_after_a_time_that_can_be(tmp_path, minutes):
+    (tmp_path / "good").mkdir()
+    with pytest.raises(SettingError, match="`checkpoint_minutes`: input should be .*; got"):
+        train("folder", str(tmp_path), "stfpm", checkpoint_minutes=minutes)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ad.core.callbacks import Callback
 from ad.core.checkpoints import Checkpoints
@@ -28,6 +28,7 @@ from ad.distill.efficientad.trainer import EfficientadTrainer, PenaltyPictures, 
 from ad.distill.models import EFFICIENTAD, EFFICIENTAD_MEDIUM, EFFICIENTAD_SMALL
 from ad.distill.pdn import CHANNELS, Pdn
 
+GOLDEN = Path(__file__).parents[4] / "shared/golden/landed_efficientad.safetensors"
 SIZE = 64
 CPU = torch.device("cpu")
 
@@ -251,7 +252,7 @@ def test_a_map_is_half_of_each_with_a_border_of_0(trained):
 
 
 def with_cells(trained, cells):
-    """What a detector says where its scaled map has these values, ``[B, 8, 8]``."""
+    """What a detector says of pictures of 64 pixels whose scaled map has these values."""
     detector = copy.deepcopy(trained.detector)
     detector.quantiles = torch.tensor([[0.0, 0.05], [0.0, 0.05]])
     raw = network.RawMaps(cells / 2, cells / 2)
@@ -281,6 +282,16 @@ def test_a_score_is_from_inside_the_border(trained):
             assert score <= 0
     assert (found.score < 0).sum() > 10
     assert len(found.score.unique()) == 40, "no two tie"
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not GOLDEN.is_file(), reason="no golden numbers in ../shared")
+def test_maps_and_scores_above_0_are_those_of_others(trained):
+    golden = load_file(GOLDEN)
+    found = with_cells(trained, golden["maps/combined"][:, 0])
+    torch.testing.assert_close(found.map, golden["maps/padded_up64"][:, 0], rtol=0, atol=4e-7)
+    torch.testing.assert_close(found.score, golden["maps/score"], rtol=1e-5, atol=0)
+    assert (found.score > 0).all()
 
 
 def test_a_picture_that_is_good_everywhere_scores_below_0(trained):
