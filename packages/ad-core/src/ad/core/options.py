@@ -39,6 +39,9 @@ WeightDecay = Annotated[float, Field(ge=0, le=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 """From 0 to 1."""
 
+Side = Annotated[int, Field(ge=1, le=4096)]
+"""Of a picture, in pixels."""
+
 Steps = Annotated[int, Field(ge=1, le=10**9)]
 """Batches to learn from."""
 

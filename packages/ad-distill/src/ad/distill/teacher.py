@@ -35,7 +35,18 @@ from ad.core.errors import DataError, Interrupted, OutputError, SettingError
 from ad.core.files import to_json, write_atomic
 from ad.core.loop import fit
 from ad.core.maps import upsample
-from ad.core.options import BatchSize, Minutes, Seed, Steps, checked
+from ad.core.options import (
+    BatchSize,
+    Layers,
+    LearningRate,
+    Minutes,
+    Name,
+    Seed,
+    Side,
+    Steps,
+    WeightDecay,
+    checked,
+)
 from ad.core.progress import SILENT, Advance, Progress
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 from ad.distill.pdn import (
@@ -121,6 +132,7 @@ def distill_teacher(
     """
     for name, hint, value in (
         ("steps", Steps, steps),
+        ("picture_size", Side, picture_size),
         ("batch_size", BatchSize, batch_size),
         ("seed", Seed, seed),
         ("checkpoint_minutes", Minutes, checkpoint_minutes),
@@ -286,12 +298,12 @@ class TeacherTrainer(GradientTrainer):
         self,
         setup: Setup,
         *,
-        backbone: str,
+        backbone: Name,
         model_size: Size,
-        layers: tuple[str, ...] = ("layer2", "layer3"),
-        crop: int | None = None,
-        lr: float = 1e-4,
-        weight_decay: float = 1e-5,
+        layers: Layers = ("layer2", "layer3"),
+        crop: Side | None = None,
+        lr: LearningRate = 1e-4,
+        weight_decay: WeightDecay = 1e-5,
     ) -> None:
         super().__init__(setup)
         if setup.img_size % 32 or setup.img_size < 64:

@@ -23,7 +23,7 @@ from ad.core.data.learning import LearningBatch, stream
 from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
 from ad.core.maps import GaussianBlur
-from ad.core.options import Field, LearningRate
+from ad.core.options import Field, LearningRate, Side
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 from ad.recon.limits import budget_note, check_plain
 
@@ -37,9 +37,6 @@ COLLAPSED = 1e-5
 """Below this loss the discriminator has won, teaches nothing and is started anew."""
 
 ENOUGH_STEPS = 5000
-
-Side = Annotated[int, Field(ge=1, le=4096)]
-"""Of a picture, in pixels."""
 
 _SIGMA = 4.0  # of the map's smoothing, in pixels
 
