@@ -261,7 +261,7 @@ def test_a_random_choice_needs_a_channel_for_every_layer():
         PadimTrainer(setup(), backbone=BACKBONE, n_features=2)
 
 
-@pytest.mark.parametrize(("option", "words"), [("eps", "to 1e-12"), ("sigma", "to 0.001")])
+@pytest.mark.parametrize(("option", "words"), [("eps", r"to 0\.0{11}1"), ("sigma", "to 0.001")])
 def test_eps_and_sigma_must_be_positive(option, words):
     words = rf"`{option}` of `PadimTrainer`: .* greater than or equal {words}; got 0\.0"
     with pytest.raises(SettingError, match=words):

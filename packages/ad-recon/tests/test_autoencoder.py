@@ -162,7 +162,7 @@ def test_an_untrained_network_gives_no_scores():
     ("options", "words"),
     [
         ({"latent_dim": 10**9}, "`latent_dim` of model `autoencoder`: .* than or equal to 4096"),
-        ({"sigma": 1e12}, "`sigma` of model `autoencoder`: .* than or equal to 256; got 1e"),
+        ({"sigma": 1e12}, "`sigma` of model `autoencoder`: .* than or equal to 256; got 10"),
         ({"sigma": 1e-320}, "`sigma` must be a positive number of pixels"),
         ({"lr": float("-1e300")}, "`lr` of model `autoencoder`: .* greater than 0"),
     ],
