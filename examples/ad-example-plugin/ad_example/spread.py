@@ -1,10 +1,13 @@
 """Spread: how many standard deviations a pixel is from the mean good picture."""
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from ad.core import Detector, OnePassTrainer, Prediction, Setup
 from ad.core.detector import learned_buffer
+from ad.core.options import Field
 
 
 class SpreadDetector(Detector):
@@ -30,10 +33,10 @@ class SpreadTrainer(OnePassTrainer):
 
     Args:
         setup: What the run tells every trainer.
-        floor: Least standard deviation, in (0, 1]: users set it with ``--set floor=0.1``.
+        floor: Least standard deviation: users set it with ``--set floor=0.1``.
     """
 
-    def __init__(self, setup: Setup, *, floor: float = 0.02) -> None:
+    def __init__(self, setup: Setup, *, floor: Annotated[float, Field(gt=0, le=1)] = 0.02) -> None:
         super().__init__(setup)
         self.detector: SpreadDetector = SpreadDetector().to(setup.device)
         self.floor = floor

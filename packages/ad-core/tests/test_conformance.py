@@ -5,7 +5,7 @@ import socket
 import sys
 import time
 import warnings
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from ad.core import ModelRegistry, ModelSpec
 from ad.core.cli import main
 from ad.core.detector import Detector, Prediction, learned_buffer
 from ad.core.errors import SettingError, UnknownNameError
+from ad.core.options import Field
 from ad.core.testing import check_model, run_checks
 from ad.core.testing.conformance import CHECKS
 from ad.core.testing.linear_student import LinearStudentTrainer
@@ -192,6 +193,29 @@ def test_a_broken_promise_is_named(broken, monkeypatch, fault, identifier, words
 )
 def test_options_must_be_what_json_brings_back(broken, monkeypatch, default, words):
     monkeypatch.setitem(BrokenTrainer.__init__.__kwdefaults__, "names", default)
+    with pytest.raises(AssertionError, match=f"fails `options`: .*{words}"):
+        check_model(broken)
+
+
+class EndlessTrainer(BrokenTrainer):
+    def __init__(self, setup, *, width: Annotated[int, Field(ge=1)] = 8):
+        super().__init__(setup)
+
+
+class EndlessSidesTrainer(BrokenTrainer):
+    def __init__(self, setup, *, sides: tuple[int, int] = (2, 2)):
+        super().__init__(setup)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "words"),
+    [
+        (EndlessTrainer, "option `width` must refuse 10{18}: give it limits, .*Field"),
+        (EndlessSidesTrainer, r"option `sides` must refuse \[10{18}, 10{18}\]: give it limits"),
+    ],
+)
+def test_options_must_have_limits(broken, monkeypatch, trainer, words):
+    monkeypatch.setattr("ad.core.testing.subject.load_trainer", lambda spec: trainer)
     with pytest.raises(AssertionError, match=f"fails `options`: .*{words}"):
         check_model(broken)
 

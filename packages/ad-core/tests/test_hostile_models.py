@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 from torch import nn
 
-from ad.core import evaluate, load, recalibrate, train, write_report
-from ad.core.allocation import built_within
+from ad.core import allocation, evaluate, load, recalibrate, train, write_report
+from ad.core.allocation import built_within, fits_in_memory
 from ad.core.detector import learned_buffer
 from ad.core.errors import AdError, ModelFileError, SettingError
 from ad.core.evaluation import find_test_samples
@@ -260,9 +260,31 @@ def test_many_tensors_are_refused_as_one_is(tmp_path):
             torch.empty(2**29, dtype=torch.uint8)
 
 
+def test_a_model_to_learn_is_refused_what_the_machine_has_no_memory_for(monkeypatch):
+    monkeypatch.setattr(allocation, "_physical_memory", lambda: 10**6)
+    with fits_in_memory("wide"):
+        Wide(10**4)
+    words = (
+        r"`wide` with these options and `img_size` asks for a tensor of 16,000,000 bytes; this "
+        r"machine has 1,000,000\. Make the pictures or the model smaller; `ad show wide` lists"
+    )
+    with pytest.raises(SettingError, match=words), fits_in_memory("wide"):
+        Wide(10**6)
+    with fits_in_memory("wide"):
+        for _ in range(6):
+            Wide(10**4)
+        with pytest.raises(SettingError, match="asks for tensors of 1,1[0-9,]+ bytes; this"):
+            Wide(10**4)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="which does not tell")
+def test_the_machine_s_memory_is_known():
+    assert 2**28 < allocation._physical_memory() < 2**50
+
+
 def test_errors_of_the_model_s_own_pass(tmp_path):
     setup = Setup(img_size=8, normalize=False, weights="random")
-    with pytest.raises(SettingError, match="`gain` must be above 0"), built_within({}, tmp_path):
+    with pytest.raises(SettingError, match="`gain` .* greater than 0"), built_within({}, tmp_path):
         MeanPictureTrainer(setup, gain=-1.0)
 
 

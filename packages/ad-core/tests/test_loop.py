@@ -12,10 +12,10 @@ from torch import nn
 from ad.core import train
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.learning import LearningData
-from ad.core.errors import LearningError, SettingError
+from ad.core.errors import DataError, LearningError, SettingError
 from ad.core.loop import fit
 from ad.core.testing.linear_student import LinearStudentTrainer
-from ad.core.trainer import GradientTrainer, Optimization
+from ad.core.trainer import GradientTrainer, OnePassTrainer, Optimization
 
 
 def test_every_epoch_shows_each_picture_once_in_an_order_of_its_own():
@@ -260,3 +260,29 @@ def test_one_pass_models_take_neither_steps_nor_patience(mean_picture, toy_root)
 def test_a_budget_of_the_paper_needs_one(student, toy_root):
     with pytest.raises(SettingError, match="has no schedule of its authors"):
         train("mvtec", "toy", student, data_root=toy_root, budget="paper")
+
+
+class BrokenNetworkTrainer(OnePassTrainer):
+    """Says of some pictures what no network should."""
+
+    def __init__(self, setup):
+        super().__init__(setup)
+        self.taken = 0
+
+    def extract(self, images):
+        maps = images.clone()
+        maps[0, 0, 0, 0] = math.nan
+        return [images, maps]
+
+    def observe(self, features):
+        self.taken += 1
+
+    def conclude(self):
+        pass
+
+
+def test_features_that_are_no_numbers_are_not_learnt_from():
+    trainer = BrokenNetworkTrainer(setup())
+    with pytest.raises(DataError, match="What the frozen network says of some pictures is no fin"):
+        fit(trainer, pictures())
+    assert trainer.taken == 0

@@ -49,6 +49,18 @@ def test_blur_refuses_a_sigma_that_is_not_positive(sigma: float) -> None:
         GaussianBlur(sigma)
 
 
+@pytest.mark.parametrize("sigma", [1e-320, 9e-4, 256.5, 1e12])
+def test_blur_refuses_a_sigma_whose_kernel_is_no_kernel_or_takes_the_memory(sigma: float) -> None:
+    with pytest.raises(SettingError, match=r"got .* It may be from 0.001 to 256\."):
+        GaussianBlur(sigma)
+
+
+@pytest.mark.parametrize("sigma", [1e-3, 256.0])
+def test_blur_at_its_limits_keeps_a_constant_map(sigma: float) -> None:
+    flat = torch.full((1, 20, 9), 3.0)
+    torch.testing.assert_close(GaussianBlur(sigma)(flat), flat)
+
+
 def test_upsampling_interpolates_between_cell_centres() -> None:
     # Cells of two pixels have their centres at 0.5 and 2.5; pixels outside keep the edge's value.
     cells = torch.tensor([[[0.0, 4.0]]])

@@ -1,8 +1,10 @@
-from typing import Literal
+import math
+from typing import Annotated, Literal
 
 import pytest
 
 from ad.core.errors import SettingError
+from ad.core.options import Field
 from ad.core.registry import ModelSpec
 from ad.core.settings import parse_assignments, resolve_options, run_settings
 
@@ -75,6 +77,20 @@ def test_options_typed_on_a_command_line_are_understood():
     assert (options["ratio"], options["score"], options["fast"]) == (0.01, "reweight", True)
 
 
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 10**5, "1e999", "NaN", "-Infinity"])
+def test_a_text_that_json_cannot_hold_or_that_is_no_number_is_refused(value):
+    given = parse_assignments([f"limited={value}"])
+    with pytest.raises(SettingError, match="Option `limited` of model `toy`: input should be a"):
+        resolve_options(SPEC, LimitedTrainer, given)
+
+
+class LimitedTrainer:
+    def __init__(
+        self, setup: object, *, ratio: float = 0.1, limited: Annotated[int, Field(ge=1)] = 1
+    ) -> None:
+        pass
+
+
 @pytest.mark.parametrize("text", ["ratio", "=3", "a b=3"])
 def test_what_is_no_assignment_is_refused(text):
     with pytest.raises(SettingError, match="`--set` takes KEY=VALUE"):
@@ -96,12 +112,33 @@ def test_a_run_takes_the_catalogues_numbers_unless_told_otherwise():
         ("holdout", -0.1, "`holdout`: input should be greater than or equal to 0"),
         ("seed", -1, "`seed`: input should be greater than or equal to 0"),
         ("device", "gpu", "`device`: must be `auto`, `cpu`, `cuda` or `cuda:N`; got 'gpu'"),
+        ("num_epochs", 0, "`num_epochs`: input should be greater than or equal to 1; got 0"),
+        ("num_epochs", 10**18, "`num_epochs`: input should be less than or equal to 1000000; got"),
+        ("num_steps", 10**18, "`num_steps`: input should be less than or equal to 1000000000; got"),
+        ("num_steps", -1, "`num_steps`: input should be greater than or equal to 1; got -1"),
+        ("batch_size", 10**18, "`batch_size`: input should be less than or equal to 65536; got 10"),
+        ("batch_size", math.nan, "`batch_size`: input should be a valid integer; got nan"),
+        ("img_size", 10**18, "`img_size`: input should be less than or equal to 4096; got 1000"),
+        ("patience", 0, "`patience`: input should be greater than or equal to 1; got 0"),
+        ("patience", 10**18, "`patience`: input should be less than or equal to 1000000; got"),
+        ("seed", 2**63, "`seed`: input should be less than 9223372036854775808; got 9223"),
+        ("holdout", math.nan, "`holdout`: input should be a finite number; got nan"),
+        ("holdout", -math.inf, "`holdout`: input should be a finite number; got -inf"),
+        ("false_alarms", math.nan, "`false_alarms`: input should be a finite number; got nan"),
+        ("false_alarms", 0.0, "`false_alarms`: input should be greater than 0; got 0.0"),
+        ("false_alarms", 1e300, "`false_alarms`: input should be less than 1; got 1e"),
+        ("weights", "x" * 5000, "`weights`: string should have at most 4096 characters; got 'xxx"),
         ("precision", "fp8", "`precision`: input should be 'auto', 'fp32' or 'bf16'; got 'fp8'"),
     ],
 )
 def test_a_setting_out_of_range_says_what_is_allowed(field, value, words):
     with pytest.raises(SettingError, match=words):
         run_settings(SPEC, Trainer, dataset="mvtec", category="bottle", **{field: value})
+
+
+def test_a_setting_too_long_to_be_shown_is_refused():
+    with pytest.raises(SettingError, match="`num_epochs`: .*; got a int too long to be shown"):
+        run_settings(SPEC, Trainer, dataset="mvtec", category="bottle", num_epochs=10**5000)
 
 
 LONG = ModelSpec(

@@ -1,5 +1,6 @@
 """EfficientAD: its losses, its scale, and that everything random belongs to a picture."""
 
+import copy
 import hashlib
 import math
 import shutil
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ad.core.callbacks import Callback
 from ad.core.checkpoints import Checkpoints
@@ -21,11 +22,13 @@ from ad.core.loading import load_tensors
 from ad.core.loop import fit
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import FROM_MODEL_FILE, Setup
+from ad.distill.efficientad import network
 from ad.distill.efficientad.network import AutoEncoder, cells
 from ad.distill.efficientad.trainer import EfficientadTrainer, PenaltyPictures, hardest, jitter
 from ad.distill.models import EFFICIENTAD, EFFICIENTAD_MEDIUM, EFFICIENTAD_SMALL
 from ad.distill.pdn import CHANNELS, Pdn
 
+GOLDEN = Path(__file__).parents[4] / "shared/golden/landed_efficientad.safetensors"
 SIZE = 64
 CPU = torch.device("cpu")
 
@@ -245,8 +248,59 @@ def test_a_map_is_half_of_each_with_a_border_of_0(trained):
     whole[:, 4:-4, 4:-4] = halves[0] + halves[1]
     expected = torch.nn.functional.interpolate(whole[:, None], SIZE, mode="bilinear")[:, 0]
     torch.testing.assert_close(prediction.map, expected)
-    assert torch.equal(prediction.score, prediction.map.amax((1, 2)))
     assert (prediction.map[:, :14] == 0).all()
+
+
+def with_cells(trained, cells):
+    """What a detector says of pictures of 64 pixels whose scaled map has these values."""
+    detector = copy.deepcopy(trained.detector)
+    detector.quantiles = torch.tensor([[0.0, 0.05], [0.0, 0.05]])
+    raw = network.RawMaps(cells / 2, cells / 2)
+    detector.maps = lambda images, taught: raw
+    with torch.no_grad():
+        return detector(torch.zeros(len(cells), 3, SIZE, SIZE))
+
+
+def linear(values, pixels):
+    """Bilinear values of cells at pixels along one axis, held beyond the ends."""
+    place = (np.arange(pixels) + 0.5) * len(values) / pixels - 0.5
+    return np.interp(place, np.arange(len(values)), values)
+
+
+def test_a_score_is_from_inside_the_border(trained):
+    cells = torch.randn(40, 8, 8, generator=generator())
+    cells -= torch.linspace(0, 6, 40)[:, None, None]  # from good and bad cells to good ones alone
+    found = with_cells(trained, cells)
+    for score, map_, own in zip(found.score, found.map, cells.double().numpy(), strict=True):
+        rows = np.stack([linear(row, 32) for row in own])  # inside alone, 4 pixels a cell
+        inside = np.stack([linear(column, 32) for column in rows.T]).T
+        if map_.max() > 0:  # as in the paper
+            assert score == map_.max()
+            assert inside.max() > 0
+        else:
+            np.testing.assert_allclose(score, inside.max(), rtol=1e-5)
+            assert score <= 0
+    assert (found.score < 0).sum() > 10
+    assert len(found.score.unique()) == 40, "no two tie"
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not GOLDEN.is_file(), reason="no golden numbers in ../shared")
+def test_maps_and_scores_above_0_are_those_of_others(trained):
+    golden = load_file(GOLDEN)
+    found = with_cells(trained, golden["maps/combined"][:, 0])
+    torch.testing.assert_close(found.map, golden["maps/padded_up64"][:, 0], rtol=0, atol=4e-7)
+    torch.testing.assert_close(found.score, golden["maps/score"], rtol=1e-5, atol=0)
+    assert (found.score > 0).all()
+
+
+def test_a_picture_that_is_good_everywhere_scores_below_0(trained):
+    cells = torch.full((2, 8, 8), -1.0)
+    cells[1, 3, 3] = -2
+    found = with_cells(trained, cells)
+    torch.testing.assert_close(found.score, torch.tensor([-1.0, -1.0]))
+    assert found.map.max() == 0
+    assert (found.map[:, :14] == 0).all()
 
 
 def test_a_score_does_not_depend_on_the_batch_and_nothing_is_dropped(trained):
@@ -357,7 +411,7 @@ def test_what_else_is_learnt_from_is_known_by_its_content(tmp_path, penalty):
 def test_what_cannot_work_is_refused(tmp_path, trained):
     with pytest.raises(SettingError, match="`img_size` of EfficientAD must be at least 64"):
         build(setting=setup(img_size=63))
-    with pytest.raises(SettingError, match="`hard_quantile` must be from 0 to below 1; got 1.0"):
+    with pytest.raises(SettingError, match="`hard_quantile` of .* less than 1; got 1.0"):
         build(hard_quantile=1.0)
     with pytest.raises(SettingError, match="`penalty` must be a folder of everyday pictures"):
         build(penalty=str(tmp_path / "missing"))

@@ -128,6 +128,34 @@ def test_pictures_of_another_size_are_refused():
         detector(torch.zeros(1, 3, 96, 96))
 
 
+@pytest.mark.parametrize("size", [(32, 128), (128, 32), (64, 48)])
+def test_pictures_of_another_shape_are_refused_though_they_have_as_many_features(size):
+    detector = fitted()
+    with pytest.raises(
+        SettingError, match=f"fitted to 64 x 64 pixels, .*of {size[0]} x {size[1]} "
+    ):
+        detector(torch.rand(1, 3, *size))
+
+
+def test_a_loaded_plane_of_another_number_of_features_is_refused():
+    detector = fitted()
+    detector.weight, detector.bias = detector.weight[:, :5].clone(), detector.bias[:5].clone()
+    with pytest.raises(ModelFileError, match="plane is of 5 features a picture; these .* changed"):
+        detector(torch.rand(1, 3, SIZE, SIZE))
+
+
+def test_more_cells_than_there_are_cannot_be_pooled():
+    with pytest.raises(SettingError, match="`pool` of FRE must be at most .* 4 x 4 cells .* got 5"):
+        fit(trainer({"pool": 5}), pictures())
+
+
+def test_features_that_are_no_numbers_have_no_plane():
+    rows = torch.ones(4, 6)
+    rows[2, 3] = torch.nan
+    with pytest.raises(DataError, match="Features of the pictures are no finite numbers"):
+        principal_plane(rows, 2)
+
+
 def test_one_picture_is_too_few():
     with pytest.raises(DataError, match="FRE needs at least 2 normal pictures; got 1"):
         fit(trainer(), pictures(1))
@@ -141,7 +169,7 @@ def test_equal_pictures_have_no_plane():
 
 @pytest.mark.parametrize("option", ["latent", "pool"])
 def test_options_below_one_are_refused(option):
-    with pytest.raises(SettingError, match=f"`{option}` must be a whole number from 1; got 0"):
+    with pytest.raises(SettingError, match=f"`{option}` of `FreTrainer`: .* or equal to 1; got 0"):
         trainer({option: 0})
 
 

@@ -156,11 +156,26 @@ def one_teacher_parameters():
         ({"backbone": "mobilenetv2_100"}, {}, "`backbone` of Reverse Distillation must be one of"),
         ({"layers": ("layer2", "layer3")}, {}, "`layers` of Reverse Distillation must be layer1"),
         ({}, {"img_size": 80}, "must be a multiple of 32, .*; got 80"),
+        ({}, {"img_size": 32}, "from 64: at 32 the code is a single cell, .*; got 32"),
     ],
 )
 def test_what_the_decoder_cannot_mirror_is_refused(options, changes, words):
     with pytest.raises(SettingError, match=words):
         trainer(options, **changes)
+
+
+def test_the_smallest_pictures_are_learnt_from_one_by_one():
+    one = trainer(img_size=64, batch_size=1)
+    fit(one, PictureSet([make_picture(0, size=64)[0]], 64))
+    assert one.detector(noise(1, 3, 64, 64)).score.isfinite()
+
+
+def test_sides_that_the_decoder_cannot_meet_are_refused():
+    one = trainer()
+    one.prepare(None)
+    with pytest.raises(SettingError, match="multiples of 32 pixels; got 64 x 80. Resize them"):
+        one.detector(noise(1, 3, 64, 80))
+    assert one.detector(noise(1, 3, 64, 96)).map.shape == (1, 64, 96)
 
 
 def test_an_untrained_student_gives_no_scores():

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from ad.core.data.batches import PictureSet
 from ad.core.data.learning import LearningBatch
-from ad.core.errors import NotFittedError
+from ad.core.errors import NotFittedError, SettingError
 from ad.core.loop import fit
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import Setup
@@ -112,3 +112,12 @@ def test_the_numbers_of_the_paper_are_the_defaults():
 def test_an_untrained_student_gives_no_scores():
     with pytest.raises(NotFittedError, match="`trained` is empty"):
         trainer().detector(noise(1, 3, SIZE, SIZE))
+
+
+def test_pictures_of_a_single_cell_are_refused_and_of_two_by_two_are_learnt_one_by_one():
+    with pytest.raises(SettingError, match="`img_size` of STFPM must be above 16, .*; got 16"):
+        trainer(img_size=16)
+    StfpmTrainer(setup(img_size=16), backbone="resnet18", layers=("layer1",))
+    one = trainer(img_size=17, batch_size=1)
+    fit(one, PictureSet([make_picture(0, size=17)[0]], 17))
+    assert one.detector(noise(1, 3, 17, 17)).score.isfinite()

@@ -181,8 +181,10 @@ def test_statistics_of_many_pictures_are_of_a_part_that_the_seed_chooses(photos,
 def test_what_cannot_work_is_refused(tmp_path, photos):
     with pytest.raises(DataError, match="is no folder with pictures"):
         distill_teacher(tmp_path / "missing", steps=1, **TINY)
-    with pytest.raises(SettingError, match="`steps` must be a whole number from 1; got 0"):
-        distill_teacher(photos, steps=0, **TINY)
+    for name in ("steps", "picture_size", "batch_size", "seed", "checkpoint_minutes"):
+        for value in (-1, 10**30):
+            with pytest.raises(SettingError, match=f"`{name}`: input should be .*; got {value}"):
+                distill_teacher(photos, **{"steps": 1, **TINY, name: value})
     with pytest.raises(SettingError, match="There is nothing to resume"):
         distill_teacher(photos, steps=1, output=tmp_path / "new", resume=True, **TINY)
     with pytest.raises(SettingError, match="multiple of 32 pixels wide, from 64; got 72"):
@@ -192,6 +194,13 @@ def test_what_cannot_work_is_refused(tmp_path, photos):
     for crop in (96, 32, 72):
         with pytest.raises(SettingError, match=f"`crop` must be a multiple of 32.*; got {crop}"):
             TeacherTrainer(setup(), backbone=BACKBONE, model_size="small", crop=crop)
+
+
+def test_weights_beyond_float16_are_not_written_in_half():
+    weight = torch.tensor([1.0, -1e5])
+    assert torch.equal(module._as_written("0.weight", weight, half=False), weight)
+    with pytest.raises(SettingError, match="`0.weight` of the teacher has values up to 100,000, b"):
+        module._as_written("0.weight", weight, half=True)
 
 
 def test_the_command_hands_over_what_was_typed(tmp_path, photos, monkeypatch):

@@ -164,7 +164,7 @@ def test_without_pretraining_a_weights_file_is_a_contradiction():
     ("option", "value", "least"), [("n_components", 0, 1), ("max_points", 1, 2)]
 )
 def test_counts_must_be_large_enough(option, value, least):
-    message = rf"`{option}` must be a whole number from {least}; got {value}\."
+    message = rf"`{option}` of `DfkdeTrainer`: .* greater than or equal to {least}; got {value}\."
     with pytest.raises(SettingError, match=message):
         build(**{option: value})
 

@@ -244,9 +244,14 @@ def test_pictures_of_another_size_are_refused():
 
 
 @pytest.mark.parametrize("reduction", ["random", "pca", "semi_orth"])
-@pytest.mark.parametrize("n_features", [0, 273])
-def test_n_features_must_not_exceed_the_channels(reduction, n_features):
-    message = rf"`n_features` must be between 1 and .* 272; got {n_features}\."
+@pytest.mark.parametrize(
+    ("n_features", "message"),
+    [
+        (0, r"`n_features` of `PadimTrainer`: .* greater than or equal to 1; got 0\."),
+        (273, r"`n_features` must be between 1 and .* 272; got 273\."),
+    ],
+)
+def test_n_features_must_not_exceed_the_channels(reduction, n_features, message):
     with pytest.raises(SettingError, match=message):
         PadimTrainer(setup(), backbone=BACKBONE, reduction=reduction, n_features=n_features)
 
@@ -256,8 +261,9 @@ def test_a_random_choice_needs_a_channel_for_every_layer():
         PadimTrainer(setup(), backbone=BACKBONE, n_features=2)
 
 
-@pytest.mark.parametrize(("option", "words"), [("eps", "`eps` must be"), ("sigma", "`sigma` must")])
+@pytest.mark.parametrize(("option", "words"), [("eps", r"to 0\.0{11}1"), ("sigma", "to 0.001")])
 def test_eps_and_sigma_must_be_positive(option, words):
+    words = rf"`{option}` of `PadimTrainer`: .* greater than or equal {words}; got 0\.0"
     with pytest.raises(SettingError, match=words):
         PadimTrainer(setup(), backbone=BACKBONE, n_features=12, **{option: 0.0})
 

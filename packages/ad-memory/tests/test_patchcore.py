@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from ad.core.errors import ModelFileError, NotFittedError, SettingError
+from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError
 from ad.core.loading import load_tensors
 from ad.core.trainer import Setup
 from ad.memory import patchcore
@@ -323,34 +323,82 @@ def test_learning_from_nothing_is_refused() -> None:
         one_pass.conclude()
 
 
+@pytest.mark.parametrize("coreset", ["greedy", "random", "kmeans"])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (
+            65_520.0,
+            r"as large as 65,520 cannot be remembered: .* float16, which ends at 65,504",
+        ),
+        (-1e6, r"as large as 1,000,000 cannot be remembered: .*such as `padim`"),
+        (float("inf"), "Features of a patch are no finite numbers: the backbone's weights are not"),
+        (float("nan"), "Features of a patch are no finite numbers"),
+    ],
+)
+def test_features_that_float16_cannot_hold_are_refused(
+    coreset: str, value: float, words: str
+) -> None:
+    one_pass = trainer(coreset=coreset)
+    one_pass.begin(2)
+    patches = noise(2, 4, 4, 8)
+    patches[1, 2, 3, 4] = value
+    with pytest.raises(DataError, match=words):
+        one_pass.observe(patches)
+
+
+@pytest.mark.parametrize("value", [65_504.0, 65_519.0, -65_504.0])  # the last digits are rounded
+def test_features_up_to_the_end_of_float16_are_remembered(value: float) -> None:
+    one_pass = trainer(coreset="random", coreset_ratio=1.0)
+    one_pass.begin(1)
+    patches = noise(1, 4, 4, 8)
+    patches[0, 0, 0, 0] = value
+    one_pass.observe(patches)
+    one_pass.conclude()
+    assert one_pass.detector.memory.bank.float().abs().max() == 65_504
+
+
+def test_features_that_float16_has_no_digits_for_are_refused() -> None:
+    one_pass = trainer()
+    one_pass.begin(2)
+    for patches in (1e-7 * noise(1, 4, 4, 8), torch.zeros(1, 4, 4, 8)):
+        one_pass.observe(patches)
+    with pytest.raises(DataError, match=r"No feature is larger than 1e-07: patches are stored in"):
+        one_pass.conclude()
+    for patches in (1e-7 * noise(1, 4, 4, 8), noise(1, 4, 4, 8)):
+        one_pass.begin(1)  # a flat picture is no harm
+        one_pass.observe(noise(1, 4, 4, 8) + patches)
+        one_pass.conclude()
+
+
 @pytest.mark.parametrize("ratio", [0.0, -0.1, 1.5, float("nan")])
 def test_a_ratio_that_is_no_part_is_refused(ratio: float) -> None:
-    with pytest.raises(SettingError, match=r"`coreset_ratio` must be above 0 and at most 1; got"):
+    with pytest.raises(SettingError, match=r"`coreset_ratio` of `PatchcoreTrainer`: .*; got"):
         trainer(coreset_ratio=ratio)
 
 
 def test_no_neighbours_are_refused() -> None:
-    with pytest.raises(SettingError, match=r"`n_neighbors` must be at least 1; got 0"):
+    with pytest.raises(SettingError, match=r"`n_neighbors` of .* than or equal to 1; got 0"):
         trainer(n_neighbors=0)
 
 
 def test_a_negative_number_of_dimensions_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"`proj_dim` must be at least 1, or 0 for no proj"):
+    with pytest.raises(SettingError, match=r"`proj_dim` of .* than or equal to 0; got -1"):
         trainer(proj_dim=-1)
 
 
 @pytest.mark.parametrize(
     ("option", "allowed"),
     [
-        ("embedding", "`official1024`, `concat1536`"),
-        ("coreset", "`greedy`, `random`, `kmeans`"),
-        ("score", "`max`, `reweight`"),
-        ("knn_precision", "`exact`, `fast`"),
-        ("knn", "`torch`, `faiss`"),
+        ("embedding", "'official1024' or 'concat1536'"),
+        ("coreset", "'greedy', 'random' or 'kmeans'"),
+        ("score", "'max' or 'reweight'"),
+        ("knn_precision", "'exact' or 'fast'"),
+        ("knn", "'torch' or 'faiss'"),
     ],
 )
 def test_a_choice_that_does_not_exist_is_refused(option: str, allowed: str) -> None:
-    with pytest.raises(SettingError, match=f"`{option}` must be one of {allowed}; got `other`"):
+    with pytest.raises(SettingError, match=f"`{option}` of .* should be {allowed}; got 'other'"):
         trainer(**{option: "other"})
 
 

@@ -10,7 +10,7 @@ from tiny_batches import batch_of
 from ad.core import load
 from ad.core.callbacks import Callback
 from ad.core.data.batches import PictureSet, to_device
-from ad.core.errors import ModelFileError, NotFittedError, SettingError
+from ad.core.errors import NotFittedError, SettingError
 from ad.core.files import save_model
 from ad.core.loop import fit
 from ad.core.predict import ModelConfig
@@ -133,8 +133,13 @@ def test_a_short_run_says_so():
     [
         ({}, {"img_size": 40}, "a multiple of 16 from 16, so .*; got 40"),
         ({"norm": True}, {"img_size": 16}, "a multiple of 16 from 32, so .*; got 16"),
-        ({"latent_dim": 0}, {}, "`latent_dim` must be a whole number from 1; got 0"),
-        ({"sigma": -1}, {}, "`sigma` must be a positive number of pixels; got -1"),
+        ({"latent_dim": 0}, {}, "`latent_dim` of `AutoencoderTrainer`: .* or equal to 1; got 0"),
+        ({"sigma": -1}, {}, "`sigma` of `AutoencoderTrainer`: .* or equal to 0; got -1"),
+        (
+            {"sigma": 1e-320},
+            {},
+            "`sigma` must be a positive .* may be from 0.001 to",
+        ),
         ({}, {"normalize": True}, "`normalize` of the auto-encoder must be off: it rebuilds"),
     ],
 )
@@ -153,10 +158,19 @@ def test_an_untrained_network_gives_no_scores():
         trainer().detector(images())
 
 
-def test_a_saved_code_too_long_for_any_memory_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"latent_dim": 10**9}, "`latent_dim` of model `autoencoder`: .* than or equal to 4096"),
+        ({"sigma": 1e12}, "`sigma` of model `autoencoder`: .* than or equal to 256; got 10"),
+        ({"sigma": 1e-320}, "`sigma` must be a positive number of pixels"),
+        ({"lr": float("-1e300")}, "`lr` of model `autoencoder`: .* greater than 0"),
+    ],
+)
+def test_a_saved_option_beyond_its_limits_is_refused(tmp_path, options, words):
     config = ModelConfig(
         model="autoencoder",
-        options={"latent_dim": 10**9},
+        options=options,
         img_size=SIZE,
         normalize=False,
         precision="fp32",
@@ -165,5 +179,5 @@ def test_a_saved_code_too_long_for_any_memory_is_refused(tmp_path):
         calibrated_on=None,
     )
     save_model(tmp_path / "model", trained(), config.to_json())
-    with pytest.raises(ModelFileError, match=r"`config.json` .* asks for a tensor of [\d,]+ bytes"):
+    with pytest.raises(SettingError, match=words):
         load(tmp_path / "model", device="cpu")

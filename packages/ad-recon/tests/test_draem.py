@@ -234,9 +234,9 @@ def test_textures_are_needed_to_learn_and_not_to_predict(tmp_path):
     [
         ({}, {"img_size": 80}, "`img_size` of DRAEM must be a multiple of 32 from 64, .*; got 80"),
         ({}, {"img_size": 32}, "a multiple of 32 from 64, .*; got 32"),
-        ({"width": 5}, {}, "`width` must be an even number from 2; got 5"),
-        ({"width": 0}, {}, "`width` must be an even number from 2; got 0"),
-        ({"rotate_prob": 1.5}, {}, "`rotate_prob` must be a probability from 0 to 1; got 1.5"),
+        ({"width": 5}, {}, "`width` of `DraemTrainer`: .* multiple of 2; got 5"),
+        ({"width": 0}, {}, "`width` of `DraemTrainer`: .* or equal to 2; got 0"),
+        ({"rotate_prob": 1.5}, {}, "`rotate_prob` of .* less than or equal to 1; got 1.5"),
         ({"textures": "/nowhere"}, {}, "`textures` must be a folder of pictures"),
         ({}, {"normalize": True}, "`normalize` of DRAEM must be off"),
     ],

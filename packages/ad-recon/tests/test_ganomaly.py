@@ -256,8 +256,8 @@ def test_the_catalogues_rate_and_steps_are_said_to_be_small():
             "`input_size` 256 x 256 and `img_size` 64 of GANomaly must agree. Give both, "
             "`--img-size N --set input_size=N,N`",
         ),
-        ({"n_features": 0}, {}, "`n_features` must be a whole number from 1; got 0"),
-        ({"latent_vec_size": 0}, {}, "`latent_vec_size` must be a whole number from 1; got 0"),
+        ({"n_features": 0}, {}, "`n_features` of `GanomalyTrainer`: .* or equal to 1; got 0"),
+        ({"latent_vec_size": 0}, {}, "`latent_vec_size` of .* or equal to 1; got 0"),
         ({}, {"normalize": True}, "`normalize` of GANomaly must be off"),
     ],
 )

@@ -1,12 +1,14 @@
-"""Keeps the building of a saved model from taking memory that its tensors do not need.
+"""Keeps the building of a model from taking memory that it must not have.
 
-A model is built from a configuration before its tensors can be compared, and a configuration of a
-few bytes can ask for terabytes.
+A saved model is built from a configuration before its tensors can be compared, and a configuration
+of a few bytes can ask for terabytes. Options that are each within their limits can ask together for
+more than a machine has, and its system would end the process without a word.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ad.core.errors import AdError, ModelFileError
+from ad.core.errors import AdError, ModelFileError, SettingError
 
 _ROOM = 2**30
 """Bytes that any one tensor may take: what a trainer makes beside the detector is not saved."""
@@ -45,8 +47,18 @@ def built_within(tensors: Mapping[str, Tensor], folder: Path) -> Iterator[None]:
         ModelFileError: If what is to be made is larger, or the model cannot be built.
     """
     saved = sum(tensor.nbytes for tensor in tensors.values())
+    largest = max(saved, _ROOM)
+
+    def refused(what: str, size: int, limit: int) -> ModelFileError:
+        msg = (
+            f"The `config.json` of the saved model `{folder}` asks for {what} of {size:,} bytes; "
+            f"{limit:,} are the most that its saved tensors explain. It was changed, or belongs to "
+            "another model; take it from the original again."
+        )
+        return ModelFileError(msg)
+
     try:
-        with _Limit(max(saved, _ROOM), folder):
+        with _Limit(largest, _MANY * largest, refused):
             yield
     except (AdError, torch.OutOfMemoryError):  # the latter is the device's, and full of others
         raise
@@ -59,15 +71,56 @@ def built_within(tensors: Mapping[str, Tensor], folder: Path) -> Iterator[None]:
         raise ModelFileError(msg) from error
 
 
+@contextlib.contextmanager
+def fits_in_memory(model: str) -> Iterator[None]:
+    """Let a model be built in here to learn, and refuse what this machine has no memory for.
+
+    Args:
+        model: Its name, for the error.
+
+    Raises:
+        SettingError: If its tensors would take more than all memory there is.
+    """
+    there = _physical_memory()
+
+    def refused(what: str, size: int, limit: int) -> SettingError:
+        msg = (
+            f"`{model}` with these options and `img_size` asks for {what} of {size:,} bytes; this "
+            f"machine has {limit:,}. Make the pictures or the model smaller; `ad show {model}` "
+            "lists its options."
+        )
+        return SettingError(msg)
+
+    with contextlib.nullcontext() if there is None else _Limit(there, there, refused):
+        yield
+
+
+def _physical_memory() -> int | None:
+    """Bytes of memory of this machine; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows, or a system that does not know
+        return None
+
+
 @final
 class _Limit(TorchFunctionMode):
-    """Looks at each tensor's size before it is made."""
+    """Looks at each tensor's size before it is made.
 
-    def __init__(self, largest: int, folder: Path) -> None:
+    Args:
+        largest: Bytes of any one.
+        most: Bytes of all together.
+        refused: From what there is too much of, its bytes and those allowed to the error.
+    """
+
+    def __init__(
+        self, largest: int, most: int, refused: Callable[[str, int, int], AdError]
+    ) -> None:
         super().__init__()
         self.largest = largest
+        self.most = most
+        self.refused = refused
         self.made = 0  # bytes so far
-        self.folder = folder
 
     def __torch_function__(
         self,
@@ -85,15 +138,10 @@ class _Limit(TorchFunctionMode):
         self.made += planned
         for size, limit, what in (
             (planned, self.largest, "a tensor"),
-            (self.made, _MANY * self.largest, "tensors"),
+            (self.made, self.most, "tensors"),
         ):
             if size > limit:
-                msg = (
-                    f"The `config.json` of the saved model `{self.folder}` asks for {what} of "
-                    f"{size:,} bytes; {limit:,} are the most that its saved tensors explain. It "
-                    "was changed, or belongs to another model; take it from the original again."
-                )
-                raise ModelFileError(msg)
+                raise self.refused(what, size, limit)
 
 
 def _planned_bytes(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from ad.core.callbacks import Callback, Callbacks, LoopState
 from ad.core.checkpoints import Checkpoints
@@ -14,8 +16,10 @@ from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import LearningData
 from ad.core.descent import Descent
 from ad.core.distributed import ALONE, World
-from ad.core.errors import PluginError, SettingError
+from ad.core.errors import DataError, PluginError, SettingError
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Trainer
+
+T = TypeVar("T")
 
 
 def fit(
@@ -47,6 +51,7 @@ def fit(
 
     Raises:
         PictureError: If a picture cannot be read.
+        DataError: If what a frozen network says of a picture is no finite number.
         SettingError: If there is ``patience`` but nothing to judge progress by, or a batch
             cannot be shared by the processes.
         LearningError: If a loss is not finite.
@@ -116,7 +121,10 @@ def _pass_once(
         with setup.progress.step("learning", total=len(pictures), unit="pictures") as advance:
             for _ in range(0, len(groups), world.size):
                 extracted = [
-                    (trainer.extract(to_device(batch.pictures, setup.device)), len(batch.indices))
+                    (
+                        _finite(trainer.extract(to_device(batch.pictures, setup.device))),
+                        len(batch.indices),
+                    )
                     for batch in islice(batches, 1)  # in the last round there may be none for all
                 ]
                 for found in world.gather(extracted):
@@ -127,6 +135,18 @@ def _pass_once(
             trainer.conclude()
         ended = LoopState(epoch=0, step=len(groups), total_steps=len(groups))
         callbacks.tell("on_fit_end", ended)
+
+
+def _finite(extracted: T) -> T:
+    """What was extracted, checked: statistics of what is no number fail far from the reason."""
+    for part in extracted if isinstance(extracted, tuple | list) else (extracted,):
+        if isinstance(part, Tensor) and not part.isfinite().all():
+            msg = (
+                "What the frozen network says of some pictures is no finite number: its weights "
+                "are not what they should be. Look at where they come from."
+            )
+            raise DataError(msg)
+    return extracted
 
 
 @contextmanager

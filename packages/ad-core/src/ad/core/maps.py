@@ -5,14 +5,22 @@ Knows tensors only. Everything here can be exported: index arithmetic, one scatt
 
 from __future__ import annotations
 
-import math
-from typing import final
+from typing import Annotated, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ad.core.errors import SettingError
+from ad.core.options import Field
+
+_SMALLEST, _LARGEST = 1e-3, 256.0
+
+Sigma = Annotated[float, Field(ge=_SMALLEST, le=_LARGEST)]
+"""Standard deviation of smoothing, in pixels."""
+
+SigmaOrNone = Annotated[float, Field(ge=0, le=_LARGEST)]
+"""The same; 0 for no smoothing."""
 
 
 def upsample(anomaly_map: Tensor, size: tuple[int, int]) -> Tensor:
@@ -41,16 +49,19 @@ class GaussianBlur(nn.Module):
     is quicker than two depthwise convolutions over a padded map.
 
     Args:
-        sigma: Standard deviation in pixels.
+        sigma: Standard deviation in pixels, from 0.001 to 256.
 
     Raises:
-        SettingError: If ``sigma`` is not a positive number.
+        SettingError: If ``sigma`` is not.
     """
 
     def __init__(self, sigma: float) -> None:
         super().__init__()
-        if not (math.isfinite(sigma) and sigma > 0):
-            msg = f"`sigma` must be a positive number of pixels; got {sigma}."
+        if not _SMALLEST <= sigma <= _LARGEST:
+            msg = (
+                f"`sigma` must be a positive number of pixels; got {sigma}. It may be from "
+                f"{_SMALLEST} to {_LARGEST:g}."
+            )
             raise SettingError(msg)
         self.sigma = sigma
         self.radius = int(4 * sigma + 0.5)

@@ -7,15 +7,23 @@ trainer has, and are checked against their annotations.
 from __future__ import annotations
 
 import inspect
-import json
-import typing
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ad.core.errors import SettingError, listed, nearest
+from ad.core.options import (
+    BatchSize,
+    PathName,
+    Seed,
+    Steps,
+    allowed_of,
+    check_option,
+    json_or_text,
+    options_of,
+    shown,
+)
 from ad.core.registry import ModelSpec
 from ad.core.trainer import Trainer
 
@@ -26,7 +34,7 @@ DEFAULT_FALSE_ALARMS = 0.01
 class RunSettings(BaseModel):
     """One run, resolved: everything that is needed to repeat it, and nothing that varies by it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     dataset: str
     """Name of the data set layout."""
@@ -36,13 +44,13 @@ class RunSettings(BaseModel):
     """Registry name of the model."""
     data_root: str | None
     """The data set's folder; None where the layout has a default."""
-    num_epochs: Annotated[int, Field(ge=1)]
+    num_epochs: Annotated[int, Field(ge=1, le=10**6)]
     """How often each training picture is seen."""
-    num_steps: Annotated[int, Field(ge=1)] | None = None
+    num_steps: Steps | None = None
     """Batches to learn from, in place of `num_epochs`; None for epochs."""
     budget: Literal["default", "paper"] = "default"
     """Where the numbers come from that the user left open: the catalogue, or the authors."""
-    batch_size: Annotated[int, Field(ge=1)]
+    batch_size: BatchSize
     """Pictures in a training batch."""
     img_size: Annotated[int, Field(ge=16, le=4096)]
     """Side of the square pictures, in pixels."""
@@ -50,13 +58,13 @@ class RunSettings(BaseModel):
     """ImageNet normalisation, inside the detector."""
     options: dict[str, Any]
     """The model's own options, all of them."""
-    weights: Annotated[str, Field(min_length=1)] = "auto"
+    weights: Annotated[PathName, Field(min_length=1)] = "auto"
     """``auto``, ``random`` or a file: see `ad.core.backbones`."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """Where to run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of frozen networks."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Seed = 0
     """Seed of every random choice."""
     holdout: Annotated[float, Field(ge=0, lt=1)] = DEFAULT_HOLDOUT
     """Share of the training pictures kept back to calibrate the threshold; 0 for none."""
@@ -64,7 +72,7 @@ class RunSettings(BaseModel):
     """Share of good pictures that the threshold may call defective."""
     feature_cache: Literal["auto", "off"] = "auto"
     """Whether outputs of frozen networks are kept while learning by gradient."""
-    patience: Annotated[int, Field(ge=1)] | None = None
+    patience: Annotated[int, Field(ge=1, le=10**6)] | None = None
     """Stop after so many epochs that bring nothing on held-out good pictures; None for never."""
     compile: bool = False
     """Whether the computation of losses is compiled."""
@@ -120,12 +128,7 @@ def resolve_options(
         SettingError: On an unknown option or a value of the wrong type; names the nearest
             option, or the values that are allowed.
     """
-    parameters = {
-        name: parameter
-        for name, parameter in inspect.signature(trainer.__init__).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    hints = typing.get_type_hints(trainer.__init__)
+    parameters = options_of(trainer)
     for name in {**spec.model, **given}:
         if name not in parameters:
             msg = (
@@ -137,7 +140,7 @@ def resolve_options(
     for name, parameter in parameters.items():
         if name in given or name in spec.model:
             value = given.get(name, spec.model.get(name))
-            options[name] = _check(spec.name, name, hints.get(name, Any), value)
+            options[name] = check_option(trainer, name, value, f"model `{spec.name}`")
         elif parameter.default is inspect.Parameter.empty:
             msg = f"Model `{spec.name}` needs a value for its option `{name}`."
             raise SettingError(msg)
@@ -150,13 +153,8 @@ def describe_options(
     spec: ModelSpec, trainer: type[Trainer]
 ) -> dict[str, tuple[Any, tuple[Any, ...]]]:
     """A model's options with their defaults and, where it is one of few, the values allowed."""
-    hints = typing.get_type_hints(trainer.__init__)
     options = resolve_options(spec, trainer, {})
-    choices = {name: hints[name] for name in options if typing.get_origin(hints[name]) is Literal}
-    return {
-        name: (value, typing.get_args(choices[name]) if name in choices else ())
-        for name, value in options.items()
-    }
+    return {name: (value, allowed_of(trainer, name)[0]) for name, value in options.items()}
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -174,36 +172,8 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if not (key.isidentifier() and equals):
             msg = f"`--set` takes KEY=VALUE, such as `--set coreset_ratio=0.01`; got `{text}`."
             raise SettingError(msg)
-        options[key] = _json_or_text(value)
+        options[key] = json_or_text(value)
     return options
-
-
-def _json_or_text(value: str) -> Any:  # noqa: ANN401 - any option
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
-
-
-def _check(model: str, name: str, hint: Any, value: Any) -> Any:  # noqa: ANN401 - any option
-    if isinstance(value, str) and typing.get_origin(hint) in (tuple, list):
-        value = [part.strip() for part in value.split(",")]
-        if str not in typing.get_args(hint):
-            value = [_json_or_text(part) for part in value]
-    try:
-        # Strict as JSON: "4" is no int and 1 no bool, but a list is welcome where a tuple is meant.
-        return TypeAdapter(hint).validate_json(json.dumps(value, default=_plain), strict=True)
-    except ValidationError as error:
-        reasons = sorted({e["msg"][0].lower() + e["msg"][1:] for e in error.errors()})
-        msg = f"Option `{name}` of model `{model}`: {'; or '.join(reasons)}; got {value!r}."
-        raise SettingError(msg) from error
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Path):
-        return str(value)
-    msg = f"An option must be numbers, texts, lists of them or None; got {value!r}."
-    raise SettingError(msg)
 
 
 def _explain(error: ValidationError) -> str:
@@ -213,5 +183,5 @@ def _explain(error: ValidationError) -> str:
         reason = problem["msg"][0].lower() + problem["msg"][1:]
         if name == "device":
             reason = "must be `auto`, `cpu`, `cuda` or `cuda:N`"
-        lines.append(f"`{name}`: {reason}; got {problem['input']!r}.")
+        lines.append(f"`{name}`: {reason}; got {shown(problem['input'])}.")
     return "\n".join(lines)

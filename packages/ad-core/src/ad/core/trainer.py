@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from ad.core.detector import mark_trained
+from ad.core.options import checking_options
 from ad.core.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -59,11 +60,17 @@ class Trainer(abc.ABC):
     """Builds one detector and teaches it.
 
     The constructor builds the detector, unfitted and on ``setup.device``. Its keyword-only
-    arguments after ``setup`` are the model's options; their annotations (`Literal`, `int`,
-    `tuple[str, ...]`, ...) are what the registry checks a user's options against.
+    arguments after ``setup`` are the model's options. Whoever calls it, values are held to their
+    annotations (`Literal`, `Annotated[int, Field(ge=1, le=64)]`, `tuple[str, ...]`, ...) before
+    it runs, with a `SettingError` that says what is allowed; see `ad.core.options`.
     """
 
     detector: Detector
+
+    def __init_subclass__(cls, **arguments: object) -> None:
+        super().__init_subclass__(**arguments)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = checking_options(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from ad.core.allocation import fits_in_memory
 from ad.core.calibrate import Calibration, calibration_notes
 from ad.core.callbacks import Callback, Callbacks
 from ad.core.checkpoints import Checkpoints
@@ -28,6 +29,7 @@ from ad.core.evaluation import Evaluation, Metrics, measure
 from ad.core.files import save_model, to_json, write_atomic
 from ad.core.held_out import calibrate_on, hold_out
 from ad.core.loop import fit
+from ad.core.options import Minutes, checked
 from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, get_dataset, get_tracker, load_trainer
@@ -165,6 +167,7 @@ def train(
         patience=patience,
         compile=compile,
     )
+    checked(Minutes, checkpoint_minutes, "`checkpoint_minutes`")
     if issubclass(trainer_class, OnePassTrainer):
         _check_one_pass(settings)
     trackers = [get_tracker(name) for name in dict.fromkeys(track)]
@@ -184,21 +187,20 @@ def train(
     white = find_white_level([sample.path for sample in samples], progress=progress)
 
     # Everything that can be refused has been; only now does the run touch the disk.
-    trainer = trainer_class(
-        Setup(
-            img_size=settings.img_size,
-            normalize=settings.normalize,
-            num_epochs=settings.num_epochs,
-            num_steps=settings.num_steps,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            weights=settings.weights,
-            device=target,
-            precision=used_precision,
-            progress=progress,
-        ),
-        **settings.options,
+    setup = Setup(
+        img_size=settings.img_size,
+        normalize=settings.normalize,
+        num_epochs=settings.num_epochs,
+        num_steps=settings.num_steps,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        weights=settings.weights,
+        device=target,
+        precision=used_precision,
+        progress=progress,
     )
+    with fits_in_memory(spec.name):
+        trainer = trainer_class(setup, **settings.options)
     record = describe_run(
         settings, samples, trainer, target, used_precision, world, read=inventory.to_json()
     )

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,9 @@ from torch import Tensor
 from ad.core.backbones import FeatureExtractor
 from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.detector import Detector, Prediction, learned_buffer
-from ad.core.errors import DataError, SettingError
+from ad.core.errors import DataError, ModelFileError, SettingError
 from ad.core.maps import upsample
+from ad.core.options import Field, LearningRate, Name
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 
 Solver = Literal["pca", "sgd"]
@@ -46,6 +47,7 @@ class FreDetector(Detector):
     Args:
         extractor: The frozen network, with one layer.
         pool: Side of the square of cells that are averaged before flattening.
+        img_size: Side of the pictures, in pixels: each feature has its place in them.
     """
 
     weight: Tensor
@@ -55,17 +57,30 @@ class FreDetector(Detector):
     bias: Tensor
     """``[D]``"""
 
-    def __init__(self, extractor: FeatureExtractor, *, pool: int) -> None:
+    def __init__(self, extractor: FeatureExtractor, *, pool: int, img_size: int) -> None:
         super().__init__()
         self.extractor = extractor
         self.pool = pool
+        self.img_size = img_size
         learned_buffer(self, "weight", shape=("h", "D"))
         learned_buffer(self, "code_bias", shape=("h",))
         learned_buffer(self, "bias", shape=("D",))
 
     def features(self, images: Tensor) -> Tensor:
-        """Pooled maps, ``[B, C, h, w]``, float32."""
+        """Pooled maps, ``[B, C, h, w]``, float32.
+
+        Raises:
+            SettingError: If the maps are smaller than what is pooled.
+        """
         (maps,) = self.extractor(images)
+        height, width = maps.shape[2], maps.shape[3]
+        if min(height, width) < self.pool:
+            msg = (
+                f"`pool` of FRE must be at most the side of the layer's map, {height} x {width} "
+                f"cells for pictures of {images.shape[2]} x {images.shape[3]} pixels; got "
+                f"{self.pool}."
+            )
+            raise SettingError(msg)
         return F.avg_pool2d(maps.float(), self.pool)
 
     def error(self, features: Tensor) -> Tensor:
@@ -82,20 +97,28 @@ class FreDetector(Detector):
         Raises:
             NotFittedError: If the detector has not been fitted.
             SettingError: If the images are not of the size it was fitted at.
+            ModelFileError: If what was loaded is not of their features.
         """
         self.require_fitted()
+        height, width = images.shape[2], images.shape[3]
+        if (height, width) != (self.img_size, self.img_size):
+            msg = (
+                f"FRE was fitted to {self.img_size} x {self.img_size} pixels, "
+                f"{self.weight.shape[1]} features a picture; pictures of {height} x {width} pixels "
+                "have others, or elsewhere. Resize the pictures, or train at their size."
+            )
+            raise SettingError(msg)
         features = self.features(images)
         own = features.shape[1:].numel()
         if own != self.weight.shape[1]:
             msg = (
-                f"FRE was fitted to {self.weight.shape[1]} features a picture; pictures of "
-                f"{images.shape[2]} x {images.shape[3]} pixels have {own}. Resize the pictures, or "
-                "train at their size."
+                f"FRE's plane is of {self.weight.shape[1]} features a picture; these pictures have "
+                f"{own}. The saved model was changed; take it from the original again."
             )
-            raise SettingError(msg)
+            raise ModelFileError(msg)
         with torch.autocast(images.device.type, enabled=False):  # small differences are the signal
             square = self.error(features.flatten(1)).square().view_as(features).sum(1)
-        anomaly_map = upsample(square, (images.shape[2], images.shape[3]))
+        anomaly_map = upsample(square, (height, width))
         return Prediction(square.sum(dim=(1, 2)), anomaly_map)
 
 
@@ -123,23 +146,20 @@ class FreTrainer(GradientTrainer):
         self,
         setup: Setup,
         *,
-        backbone: str = "resnet50",
-        layer: str = "layer3",
+        backbone: Name = "resnet50",
+        layer: Name = "layer3",
         solver: Solver = "pca",
-        latent: int = 220,
-        pool: int = 2,
-        lr: float = 1e-3,
+        latent: Annotated[int, Field(ge=1, le=MAX_PICTURES)] = 220,
+        pool: Annotated[int, Field(ge=1, le=256)] = 2,
+        lr: LearningRate = 1e-3,
     ) -> None:
         super().__init__(setup)
-        for name, value in (("latent", latent), ("pool", pool)):
-            if value < 1:
-                msg = f"`{name}` must be a whole number from 1; got {value}."
-                raise SettingError(msg)
         self.solver: Solver = solver
         self.latent = latent
         self.lr = lr
         extractor = FeatureExtractor(backbone, (layer,), setup=setup)
-        self.detector = FreDetector(extractor, pool=pool).to(setup.device)
+        self.detector = FreDetector(extractor, pool=pool, img_size=setup.img_size)
+        self.detector.to(setup.device)
         self.detector.eval()
 
     @property
@@ -226,7 +246,7 @@ def principal_plane(rows: Tensor, latent: int) -> tuple[Tensor, Tensor]:
         direction is positive, since which way it points is otherwise arbitrary.
 
     Raises:
-        DataError: If all rows are the same.
+        DataError: If all rows are the same, or hold what is no finite number.
     """
     pieces = torch.split(rows, _CHUNK, dim=1)
     means = [some.double().mean(0) for some in pieces]
@@ -234,6 +254,12 @@ def principal_plane(rows: Tensor, latent: int) -> tuple[Tensor, Tensor]:
     for some, mean in zip(pieces, means, strict=True):
         gap = some.double() - mean
         gram.addmm_(gap, gap.T)
+    if not gram.isfinite().all():
+        msg = (
+            "Features of the pictures are no finite numbers: the backbone's weights are not what "
+            "they should be. Look at where they come from."
+        )
+        raise DataError(msg)
     variance, vectors = torch.linalg.eigh(gram)  # ascending
     variance, vectors = variance.flip(0)[:latent], vectors.flip(1)[:, :latent]
     if variance[0] <= 0:

@@ -22,7 +22,11 @@ from ad.core.data.learning import LearningBatch, stream
 from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
 from ad.core.maps import GaussianBlur
+from ad.core.options import Layers, LearningRate, Name
 from ad.core.trainer import GradientTrainer, Optimization, Setup
+
+STRIDE = 32
+"""Pixels along the side of a cell of the code."""
 
 _SIGMA = 4.0  # of the map's smoothing, in pixels
 
@@ -72,10 +76,17 @@ class ReverseDistillationDetector(Detector):
 
         Raises:
             NotFittedError: If the detector has not been trained.
+            SettingError: If a side of the images is not a multiple of 32.
         """
         self.require_fitted()
-        taught = self.teacher(images)
         size = (images.shape[2], images.shape[3])
+        if size[0] % STRIDE or size[1] % STRIDE:
+            msg = (
+                f"Reverse Distillation takes pictures whose sides are multiples of {STRIDE} "
+                f"pixels; got {size[0]} x {size[1]}. Resize them."
+            )
+            raise SettingError(msg)
+        taught = self.teacher(images)
         total = images.new_zeros(len(images), *size)
         for theirs, ours in zip(taught, self.rebuild(taught), strict=True):
             angle = 1 - F.cosine_similarity(theirs.float(), ours.float(), dim=1)
@@ -114,9 +125,9 @@ class ReverseDistillationTrainer(GradientTrainer):
         self,
         setup: Setup,
         *,
-        backbone: str = "wide_resnet50_2",
-        layers: tuple[str, ...] = ("layer1", "layer2", "layer3"),
-        lr: float = 0.0025,
+        backbone: Name = "wide_resnet50_2",
+        layers: Layers = ("layer1", "layer2", "layer3"),
+        lr: LearningRate = 0.0025,
         per_pixel: bool = False,
     ) -> None:
         super().__init__(setup)
@@ -131,10 +142,12 @@ class ReverseDistillationTrainer(GradientTrainer):
                 f"mirrors these; got {', '.join(layers)}."
             )
             raise SettingError(msg)
-        if setup.img_size % 32:
+        if setup.img_size % STRIDE or setup.img_size < 2 * STRIDE:
             msg = (
-                f"`img_size` of Reverse Distillation must be a multiple of 32, so that the decoder "
-                f"meets the teacher's maps; got {setup.img_size}."
+                f"`img_size` of Reverse Distillation must be a multiple of {STRIDE}, so that the "
+                f"decoder meets the teacher's maps, from {2 * STRIDE}: at {STRIDE} the code is a "
+                f"single cell, which a batch of one picture has no deviation for; got "
+                f"{setup.img_size}."
             )
             raise SettingError(msg)
         self.lr = lr

@@ -19,7 +19,9 @@ from torch import Tensor
 from ad.core.backbones import FeatureExtractor, fresh_network
 from ad.core.data.learning import LearningBatch
 from ad.core.detector import Detector, Prediction, trained_flag
+from ad.core.errors import SettingError
 from ad.core.maps import upsample
+from ad.core.options import Layers, LearningRate, Name, WeightDecay
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 
 
@@ -93,7 +95,7 @@ class StfpmTrainer(GradientTrainer):
         weight_decay: Its weight decay.
 
     Raises:
-        SettingError: If the backbone or a layer does not exist.
+        SettingError: If an option has a value that cannot work, or pictures are too small.
         WeightsError: If the teacher has no weights.
     """
 
@@ -103,15 +105,22 @@ class StfpmTrainer(GradientTrainer):
         self,
         setup: Setup,
         *,
-        backbone: str = "resnet50",
-        layers: tuple[str, ...] = ("layer1", "layer2", "layer3"),
-        lr: float = 0.4,
-        weight_decay: float = 1e-4,
+        backbone: Name = "resnet50",
+        layers: Layers = ("layer1", "layer2", "layer3"),
+        lr: LearningRate = 0.4,
+        weight_decay: WeightDecay = 1e-4,
     ) -> None:
         super().__init__(setup)
         self.lr = lr
         self.weight_decay = weight_decay
         teacher = FeatureExtractor(backbone, layers, setup=setup)
+        if setup.img_size <= (stride := max(teacher.strides)):
+            msg = (
+                f"`img_size` of STFPM must be above {stride}, the pixels of a cell of its deepest "
+                "layer: a single cell is all that a batch of one picture would have, and has no "
+                f"deviation; got {setup.img_size}. Give larger pictures, or shallower `layers`."
+            )
+            raise SettingError(msg)
         student = fresh_network(backbone, layers, seed=setup.seed)
         self.detector = StfpmDetector(teacher, student).to(setup.device)
         self.detector.eval()

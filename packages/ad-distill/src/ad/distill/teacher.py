@@ -36,6 +36,18 @@ from ad.core.errors import DataError, Interrupted, OutputError, SettingError
 from ad.core.files import to_json, write_atomic
 from ad.core.loop import fit
 from ad.core.maps import upsample
+from ad.core.options import (
+    BatchSize,
+    Layers,
+    LearningRate,
+    Minutes,
+    Name,
+    Seed,
+    Side,
+    Steps,
+    WeightDecay,
+    checked,
+)
 from ad.core.progress import SILENT, Advance, Progress
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 from ad.distill.pdn import (
@@ -119,9 +131,14 @@ def distill_teacher(
         WeightsError: If the backbone has no weights.
         Interrupted: On SIGTERM or Ctrl-C, after the step was finished and saved.
     """
-    if steps < 1:
-        msg = f"`steps` must be a whole number from 1; got {steps}."
-        raise SettingError(msg)
+    for name, hint, value in (
+        ("steps", Steps, steps),
+        ("picture_size", Side, picture_size),
+        ("batch_size", BatchSize, batch_size),
+        ("seed", Seed, seed),
+        ("checkpoint_minutes", Minutes, checkpoint_minutes),
+    ):
+        checked(hint, value, f"`{name}`")
     folder = Path(images).expanduser()
     paths = pictures_below(folder)
     if not paths:
@@ -191,12 +208,22 @@ def distill_teacher(
         "dtype": "float16" if half else "float32",
     }
     state = trainer.detector.pdn.layers.state_dict()
-    dtype = torch.float16 if half else torch.float32
-    tensors = {name: tensor.cpu().to(dtype).contiguous() for name, tensor in state.items()}
+    tensors = {name: _as_written(name, tensor, half=half) for name, tensor in state.items()}
     write_atomic(target.with_suffix(".json"), to_json(card))
     write_atomic(target, save(tensors))  # last, so that weights are never without their card
     shutil.rmtree(work, ignore_errors=True)
     return DistilledTeacher(path=target, card=card)
+
+
+def _as_written(name: str, tensor: Tensor, *, half: bool) -> Tensor:
+    written = tensor.cpu().to(torch.float16 if half else torch.float32).contiguous()
+    if not written.isfinite().all():
+        msg = (
+            f"`{name}` of the teacher has values up to {tensor.abs().max():,.0f}, beyond float16. "
+            "Leave `half` out and give `resume`, which goes on from the last checkpoint."
+        )
+        raise SettingError(msg)
+    return written
 
 
 @final
@@ -272,12 +299,12 @@ class TeacherTrainer(GradientTrainer):
         self,
         setup: Setup,
         *,
-        backbone: str,
+        backbone: Name,
         model_size: Size,
-        layers: tuple[str, ...] = ("layer2", "layer3"),
-        crop: int | None = None,
-        lr: float = 1e-4,
-        weight_decay: float = 1e-5,
+        layers: Layers = ("layer2", "layer3"),
+        crop: Side | None = None,
+        lr: LearningRate = 1e-4,
+        weight_decay: WeightDecay = 1e-5,
     ) -> None:
         super().__init__(setup)
         if setup.img_size % 32 or setup.img_size < 64:

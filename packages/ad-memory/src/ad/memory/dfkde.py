@@ -10,7 +10,7 @@ There is no paper: a baseline known from the anomalib library.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Literal, final
+from typing import Annotated, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from ad.core.backbones import FeatureExtractor
 from ad.core.detector import Detector, Prediction, learned_buffer
 from ad.core.errors import DataError, ModelFileError, SettingError
+from ad.core.options import Field, Layers, Name
 from ad.core.trainer import FROM_MODEL_FILE, OnePassTrainer, Setup
 from ad.memory.density import GaussianKde
 
@@ -121,20 +122,14 @@ class DfkdeTrainer(OnePassTrainer):
         self,
         setup: Setup,
         *,
-        backbone: str = "resnet50",
-        layers: tuple[str, ...] = ("layer4",),
+        backbone: Name = "resnet50",
+        layers: Layers = ("layer4",),
         pre_trained: bool = True,
-        n_components: int = 16,
+        n_components: Annotated[int, Field(ge=1, le=4096)] = 16,
         scaling: Scaling = "scale",
-        max_points: int = 40_000,
+        max_points: Annotated[int, Field(ge=2, le=10**6)] = 40_000,
     ) -> None:
         super().__init__(setup)
-        if n_components < 1:
-            msg = f"`n_components` must be a whole number from 1; got {n_components}."
-            raise SettingError(msg)
-        if max_points < 2:
-            msg = f"`max_points` must be a whole number from 2; got {max_points}."
-            raise SettingError(msg)
         if not pre_trained:
             setup = _without_pretraining(setup)
         self.n_components = n_components

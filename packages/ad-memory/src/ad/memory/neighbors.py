@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ad.core.detector import learned_buffer
-from ad.core.errors import MissingExtraError, SettingError
+from ad.core.errors import DataError, MissingExtraError, SettingError
 
 Precision = Literal["exact", "fast"]
 Backend = Literal["torch", "faiss"]
@@ -65,6 +65,33 @@ def nearest(
     return Index(bank).search(queries, k, precision)
 
 
+def as_stored(rows: Tensor) -> Tensor:
+    """Rows in float16, the type of a bank.
+
+    Args:
+        rows: ``[N, D]``, floating point.
+
+    Raises:
+        DataError: If a value is no finite number, or beyond float16: distances to it would be
+            infinite.
+    """
+    stored = rows.to(torch.float16)
+    if stored.isfinite().all():
+        return stored
+    if not rows.isfinite().all():
+        msg = (
+            "Features of a patch are no finite numbers: the backbone's weights are not what they "
+            "should be. Look at where they come from."
+        )
+        raise DataError(msg)
+    msg = (
+        f"Features as large as {rows.abs().max():,.0f} cannot be remembered: patches are stored in "
+        f"float16, which ends at {torch.finfo(torch.float16).max:,.0f}. Choose other `layers` or "
+        "another `backbone`, or a model that stores float32, such as `padim`."
+    )
+    raise DataError(msg)
+
+
 @final
 class NearestNeighbors(nn.Module):
     """A memory bank that answers which of its rows are nearest.
@@ -94,9 +121,13 @@ class NearestNeighbors(nn.Module):
         self.register_load_state_dict_post_hook(_forget_index)  # type: ignore[no-untyped-call]  # untyped in torch
 
     def remember(self, bank: Tensor) -> None:
-        """Take over a bank, ``[M, D]``, floating point."""
+        """Take over a bank, ``[M, D]``, floating point.
+
+        Raises:
+            DataError: If a value is no finite number, or beyond float16.
+        """
         with torch.inference_mode(False):
-            self.bank = bank.to(torch.float16).clone()
+            self.bank = as_stored(bank).clone()
 
     def forward(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         """Find the ``k`` nearest rows; see `nearest`."""

@@ -17,7 +17,7 @@ How the features are reduced (``reduction``):
 
 from __future__ import annotations
 
-from typing import final
+from typing import Annotated, final
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ from torch import Tensor
 from ad.core.backbones import FeatureExtractor
 from ad.core.detector import Detector, Prediction
 from ad.core.errors import SettingError
-from ad.core.maps import GaussianBlur, upsample
+from ad.core.maps import GaussianBlur, Sigma, upsample
+from ad.core.options import Field, Layers, Name
 from ad.core.trainer import OnePassTrainer, Setup
 from ad.memory.gaussian import GaussianFit, PositionGaussians, start_fit, too_few
 from ad.memory.patch_pca import PatchPca
@@ -113,12 +114,12 @@ class PadimTrainer(OnePassTrainer):
         self,
         setup: Setup,
         *,
-        backbone: str = "wide_resnet50_2",
-        layers: tuple[str, ...] = ("layer1", "layer2", "layer3"),
+        backbone: Name = "wide_resnet50_2",
+        layers: Layers = ("layer1", "layer2", "layer3"),
         reduction: Reduction = "random",
-        n_features: int = 550,
-        eps: float = 0.01,
-        sigma: float = 4.0,
+        n_features: Annotated[int, Field(ge=1, le=2**15)] = 550,
+        eps: Annotated[float, Field(ge=1e-12, le=1e6)] = 0.01,
+        sigma: Sigma = 4.0,
     ) -> None:
         super().__init__(setup)
         self.reduction = reduction

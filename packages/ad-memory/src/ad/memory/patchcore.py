@@ -12,19 +12,20 @@ Apache-2.0; its scores are squared distances, ours are distances.
 from __future__ import annotations
 
 import warnings
-from typing import Literal, final, get_args
+from typing import Annotated, Literal, final
 
 import torch
 from torch import Tensor
 
 from ad.core.backbones import FeatureExtractor
 from ad.core.detector import Detector, Prediction
-from ad.core.errors import SettingError
+from ad.core.errors import DataError, SettingError
 from ad.core.maps import GaussianBlur, upsample
+from ad.core.options import Field, Layers, Name
 from ad.core.progress import Advance
 from ad.core.trainer import OnePassTrainer, Setup
 from ad.memory.coreset import k_center_greedy, k_means_medoids, project, random_rows
-from ad.memory.neighbors import Backend, NearestNeighbors, Precision
+from ad.memory.neighbors import Backend, NearestNeighbors, Precision, as_stored
 from ad.memory.patches import ConcatenatedPatches, Embedding, PooledPatches
 
 Coreset = Literal["greedy", "random", "kmeans"]
@@ -137,7 +138,7 @@ class PatchcoreTrainer(OnePassTrainer):
         layers: From shallow to deep; the first one's grid is the map's.
         embedding: ``"official1024"``: the authors' pooling to 1024 features.
             ``"concat1536"``: the layers' averages side by side.
-        coreset_ratio: Part of the patches that is remembered; above 0, at most 1.
+        coreset_ratio: Part of the patches that is remembered.
         coreset: ``"greedy"``: the farthest from all before, again and again, as in the paper.
             ``"kmeans"``: the medoids of clusters. ``"random"``: any.
         proj_dim: To how many dimensions patches are projected at random while the coreset is
@@ -159,32 +160,18 @@ class PatchcoreTrainer(OnePassTrainer):
         self,
         setup: Setup,
         *,
-        backbone: str = "wide_resnet50_2",
-        layers: tuple[str, ...] = ("layer2", "layer3"),
+        backbone: Name = "wide_resnet50_2",
+        layers: Layers = ("layer2", "layer3"),
         embedding: Embedding = "official1024",
-        coreset_ratio: float = 0.1,
+        coreset_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1,
         coreset: Coreset = "greedy",
-        proj_dim: int = 128,
-        n_neighbors: int = 1,
+        proj_dim: Annotated[int, Field(ge=0, le=2**13)] = 128,
+        n_neighbors: Annotated[int, Field(ge=1, le=1000)] = 1,
         score: Score = "max",
         knn_precision: Precision = "exact",
         knn: Backend = "torch",
     ) -> None:
         super().__init__(setup)
-        _check_choice("embedding", embedding, Embedding)
-        _check_choice("coreset", coreset, Coreset)
-        _check_choice("score", score, Score)
-        _check_choice("knn_precision", knn_precision, Precision)
-        _check_choice("knn", knn, Backend)
-        if not 0 < coreset_ratio <= 1:
-            msg = f"`coreset_ratio` must be above 0 and at most 1; got {coreset_ratio}."
-            raise SettingError(msg)
-        if proj_dim < 0:
-            msg = f"`proj_dim` must be at least 1, or 0 for no projection; got {proj_dim}."
-            raise SettingError(msg)
-        if n_neighbors < 1:
-            msg = f"`n_neighbors` must be at least 1; got {n_neighbors}."
-            raise SettingError(msg)
         self.coreset_ratio = coreset_ratio
         self.coreset: Coreset = coreset
         self.proj_dim = proj_dim
@@ -210,7 +197,11 @@ class PatchcoreTrainer(OnePassTrainer):
         return self.detector.embed(images)
 
     def observe(self, patches: Tensor) -> None:
-        """Collect a batch's patches; see `OnePassTrainer.observe`."""
+        """Collect a batch's patches; see `OnePassTrainer.observe`.
+
+        Raises:
+            DataError: If a feature is no finite number, or beyond float16.
+        """
         if self._collected is None:
             _, height, width, num_features = patches.shape
             total = self._num_images * height * width
@@ -222,6 +213,7 @@ class PatchcoreTrainer(OnePassTrainer):
 
         Raises:
             SettingError: If no picture was observed.
+            DataError: If all features are so small that float16 has no digits for them.
         """
         if self._collected is None:
             msg = "PatchCore cannot learn from 0 pictures; `observe` at least one."
@@ -255,6 +247,7 @@ class _Collected:
     def __init__(self, total: int, num_features: int, *, seed: int) -> None:
         self.seen = 0
         self.filled = 0
+        self.largest = 0.0
         self.kept: Tensor | None = None  # which of all patches, ascending; None for all
         if total > MAX_PATCHES:
             generator = torch.Generator().manual_seed(seed)
@@ -272,15 +265,17 @@ class _Collected:
             low, high = torch.searchsorted(self.kept, torch.tensor([first, self.seen])).tolist()
             patches = patches[(self.kept[low:high] - first).to(patches.device)]
         new = slice(self.filled, self.filled + len(patches))
-        self._rows[new] = patches
+        self._rows[new] = as_stored(patches)
         self.filled = new.stop
+        if len(patches):
+            self.largest = max(self.largest, float(patches.abs().max()))
 
     def rows(self) -> Tensor:
+        if 0 < self.largest < torch.finfo(torch.float16).tiny:
+            msg = (
+                f"No feature is larger than {self.largest:.2g}: patches are stored in float16, "
+                "which has no digits left there. Choose other `layers` or another `backbone`, or "
+                "a model that stores float32, such as `padim`."
+            )
+            raise DataError(msg)
         return self._rows[: self.filled]
-
-
-def _check_choice(name: str, value: str, choices: object) -> None:
-    allowed = get_args(choices)
-    if value not in allowed:
-        msg = f"`{name}` must be one of {', '.join(f'`{a}`' for a in allowed)}; got `{value}`."
-        raise SettingError(msg)

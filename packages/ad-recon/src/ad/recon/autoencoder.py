@@ -13,7 +13,7 @@ and its loss and map are the sum of both kinds of error that they compare.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import Annotated, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from ad.core.data.learning import LearningBatch, stream
 from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
-from ad.core.maps import GaussianBlur
+from ad.core.maps import GaussianBlur, SigmaOrNone
+from ad.core.options import Field, LearningRate, WeightDecay
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 from ad.recon.limits import budget_note, check_plain
 from ad.recon.ssim import ssim
@@ -142,12 +143,12 @@ class AutoencoderTrainer(GradientTrainer):
         self,
         setup: Setup,
         *,
-        latent_dim: int = 128,
+        latent_dim: Annotated[int, Field(ge=1, le=4096)] = 128,
         norm: bool = False,
-        sigma: float = 4.0,
+        sigma: SigmaOrNone = 4.0,
         score: Score = "max",
-        lr: float = 1e-3,
-        weight_decay: float = 1e-5,
+        lr: LearningRate = 1e-3,
+        weight_decay: WeightDecay = 1e-5,
     ) -> None:
         super().__init__(setup)
         self.steps = 0  # so far
@@ -158,9 +159,6 @@ class AutoencoderTrainer(GradientTrainer):
                 f"`img_size` of the auto-encoder must be a multiple of 16 from {smallest}, so that "
                 f"four halvings come out even; got {setup.img_size}."
             )
-            raise SettingError(msg)
-        if latent_dim < 1:
-            msg = f"`latent_dim` must be a whole number from 1; got {latent_dim}."
             raise SettingError(msg)
         self.lr = lr
         self.weight_decay = weight_decay

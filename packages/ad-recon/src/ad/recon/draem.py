@@ -15,7 +15,7 @@ Attentive Block for Anomaly Detection", CVPR 2022, arXiv 2111.09099; written fro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, final
+from typing import Annotated, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.data.samples import fingerprint_of
 from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
+from ad.core.options import Field, LearningRate, PathName, Probability
 from ad.core.synth.anomalies import PerlinAnomalies
 from ad.core.synth.textures import FolderTextures, let_take_from, texture_source
 from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Precision, Setup
@@ -238,10 +239,10 @@ class DraemTrainer(GradientTrainer):
         setup: Setup,
         *,
         sspcab: bool = True,
-        textures: str = "",
-        rotate_prob: float = 0.3,
-        width: int = 128,
-        lr: float = 1e-4,
+        textures: PathName = "",
+        rotate_prob: Probability = 0.3,
+        width: Annotated[int, Field(ge=2, le=256, multiple_of=2)] = 128,
+        lr: LearningRate = 1e-4,
     ) -> None:
         super().__init__(setup)
         check_plain(setup, "DRAEM")
@@ -250,9 +251,6 @@ class DraemTrainer(GradientTrainer):
                 "`img_size` of DRAEM must be a multiple of 32 from 64, so that five halvings come "
                 f"out even and leave more than one cell; got {setup.img_size}."
             )
-            raise SettingError(msg)
-        if width < 2 or width % 2:
-            msg = f"`width` must be an even number from 2; got {width}."
             raise SettingError(msg)
         self.lr = lr
         self.steps = 0  # so far

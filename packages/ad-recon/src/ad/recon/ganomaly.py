@@ -13,7 +13,7 @@ are for pictures of 32 x 32; on whole products the score is often below chance: 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, final
+from typing import Annotated, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from ad.core.data.learning import LearningBatch, stream
 from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
 from ad.core.maps import GaussianBlur
+from ad.core.options import Field, LearningRate, Side
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 from ad.recon.limits import budget_note, check_plain
 
@@ -222,19 +223,15 @@ class GanomalyTrainer(GradientTrainer):
         self,
         setup: Setup,
         *,
-        input_size: tuple[int, int] = (256, 256),
-        n_features: int = 64,
-        latent_vec_size: int = 256,
-        gamma: float = 0.01,
-        lr: float | None = None,
+        input_size: tuple[Side, Side] = (256, 256),
+        n_features: Annotated[int, Field(ge=1, le=256)] = 64,
+        latent_vec_size: Annotated[int, Field(ge=1, le=4096)] = 256,
+        gamma: Annotated[float, Field(gt=0, le=10**4)] = 0.01,
+        lr: LearningRate | None = None,
     ) -> None:
         super().__init__(setup)
         check_plain(setup, "GANomaly")
         size = _check_size(input_size, setup.img_size)
-        for name, value in (("n_features", n_features), ("latent_vec_size", latent_vec_size)):
-            if value < 1:
-                msg = f"`{name}` must be a whole number from 1; got {value}."
-                raise SettingError(msg)
         self.gamma = gamma
         self.lr = lr
         self.steps = 0  # so far

@@ -12,8 +12,10 @@ def show(model: ModelArgument) -> None:
     Example: [bold]ad show patchcore[/bold]
     """
     from rich.table import Table
+    from rich.text import Text
 
     from ad.core.cli.console import out
+    from ad.core.options import allowed_of
     from ad.core.settings import describe_options
 
     spec = ModelRegistry.get(model)
@@ -36,8 +38,11 @@ def show(model: ModelArgument) -> None:
     for key, value in spec.train.items():
         table.add_row(key, str(value))
     table.add_section()
-    for key, (value, allowed) in describe_options(spec, load_trainer(spec)).items():
-        text = ",".join(value) if isinstance(value, tuple) else str(value)
+    trainer = load_trainer(spec)
+    for key, (value, allowed) in describe_options(spec, trainer).items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        limits = allowed_of(trainer, key)[1]
         others = f"   ({', '.join(map(str, allowed))})" if allowed else ""
-        table.add_row(f"--set {key}=", f"{text}{others}")
+        others = f"   (in {limits})" if limits else others
+        table.add_row(f"--set {key}=", Text(f"{text}{others}"))
     out().print(table)

@@ -6,13 +6,14 @@ For tests of the loop, and a pattern for one's own. It needs no weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import final
+from typing import Annotated, final
 
 import torch
 from torch import Tensor, nn
 
 from ad.core.data.learning import LearningBatch
 from ad.core.detector import Detector, Prediction, trained_flag
+from ad.core.options import Field
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 
 _CHANNELS = 4
@@ -59,7 +60,7 @@ class LinearStudentTrainer(GradientTrainer):
 
     detector: LinearStudentDetector
 
-    def __init__(self, setup: Setup, *, dropout: float = 0.0) -> None:
+    def __init__(self, setup: Setup, *, dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0) -> None:
         super().__init__(setup)
         self.detector = LinearStudentDetector(dropout=dropout, seed=setup.seed).to(setup.device)
 

@@ -5,13 +5,13 @@ For tests of what surrounds a model, and a pattern for one's own. It needs no we
 
 from __future__ import annotations
 
-from typing import final
+from typing import Annotated, final
 
 import torch
 from torch import Tensor
 
 from ad.core.detector import Detector, Prediction, learned_buffer
-from ad.core.errors import SettingError
+from ad.core.options import Field
 from ad.core.trainer import OnePassTrainer, Setup
 
 
@@ -39,17 +39,11 @@ class MeanPictureTrainer(OnePassTrainer):
 
     Args:
         setup: What the run tells every trainer.
-        gain: Factor on every score, above 0.
-
-    Raises:
-        SettingError: If ``gain`` is not above 0.
+        gain: Factor on every score.
     """
 
-    def __init__(self, setup: Setup, *, gain: float = 1.0) -> None:
+    def __init__(self, setup: Setup, *, gain: Annotated[float, Field(gt=0, le=1000)] = 1.0) -> None:
         super().__init__(setup)
-        if not gain > 0:
-            msg = f"`gain` must be above 0; got {gain}."
-            raise SettingError(msg)
         detector = MeanPictureDetector(gain=gain, img_size=setup.img_size)
         self.detector: MeanPictureDetector = detector.to(setup.device)
         self._sum = torch.zeros(3, setup.img_size, setup.img_size, device=setup.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -22,9 +23,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ad.core.errors import AdError, NotFittedError, listed
+from ad.core.errors import AdError, NotFittedError, SettingError, listed
 from ad.core.files import read_model, save_model
 from ad.core.loading import load_tensors
+from ad.core.options import check_option
 from ad.core.registry import MODELS
 from ad.core.settings import resolve_options
 from ad.core.testing.subject import Model, predict
@@ -88,6 +90,22 @@ def _check_options(model: Model) -> None:
     text = json.dumps(model.options)
     back = resolve_options(model.spec, model.trainer_class, json.loads(text))
     assert back == model.options, "options must be what JSON can hold, and come back from it"
+    for name, value in model.options.items():
+        count = len(value) if isinstance(value, tuple) else None
+        for extreme in (math.nan, math.inf, -1e300, 10**18):
+            given = extreme if count is None else [extreme] * count
+            assert _is_refused(model, name, given), (
+                f"the annotation of option `{name}` must refuse {given}: give it limits, "
+                "`Annotated[float, Field(ge=0, le=1)]`, or one saved model can take all memory"
+            )
+
+
+def _is_refused(model: Model, name: str, value: object) -> bool:
+    try:
+        check_option(model.trainer_class, name, value, f"model `{model.spec.name}`")
+    except SettingError:
+        return True
+    return False
 
 
 def _check_unfitted(model: Model) -> None:

@@ -91,7 +91,10 @@ class EfficientadDetector(Detector):
 
         Returns:
             The mean of both maps, each scaled so that of the values on good pictures 90 % are
-            below 0 and 99.5 % below 0.1; and the largest of each image as its score.
+            below 0 and 99.5 % below 0.1; and the largest of each image inside the border as its
+            score. That is the paper's where it is above 0. Its score is never below: it counts
+            the border too, of which nothing is known and which is 0, so that most good pictures
+            score 0 and none is better than another.
 
         Raises:
             NotFittedError: If the detector has not been trained.
@@ -112,9 +115,14 @@ class EfficientadDetector(Detector):
         ):
             total = total + 0.05 * (raw - low) / (high - low)
         # After scaling, so that the border, of which nothing is known, is 0: neither good nor bad.
-        padded = F.pad(total, (_BORDER,) * 4)
-        anomaly_map = upsample(padded, (height, width))
-        return Prediction(anomaly_map.amax(dim=(1, 2)), anomaly_map)
+        anomaly_map = upsample(F.pad(total, (_BORDER,) * 4), (height, width))
+        # With the edge's own values out there, the largest is one from inside, of any sign; both
+        # agree on the sign.
+        edges = F.pad(total[:, None], (_BORDER,) * 4, mode="replicate")[:, 0]
+        inside = upsample(edges, (height, width))
+        largest = anomaly_map.amax(dim=(1, 2))
+        score = torch.where(largest > 0, largest, inside.amax(dim=(1, 2)))
+        return Prediction(score, anomaly_map)
 
 
 @final

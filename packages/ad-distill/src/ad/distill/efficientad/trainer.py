@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import final
+from typing import Annotated, final
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from ad.core.data.pictures import read_picture, resize
 from ad.core.data.samples import fingerprint_of
 from ad.core.data.walking import pictures_below
 from ad.core.errors import DataError, SettingError
+from ad.core.options import Field, LearningRate, PathName, WeightDecay
 from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Setup
 from ad.distill.efficientad.network import (
     MIN_SIZE,
@@ -63,11 +64,11 @@ class EfficientadTrainer(GradientTrainer):
         setup: Setup,
         *,
         model_size: Size = "medium",
-        teacher: str = "",
-        penalty: str = "",
-        hard_quantile: float = 0.999,
-        lr: float = 1e-4,
-        weight_decay: float = 1e-5,
+        teacher: PathName = "",
+        penalty: PathName = "",
+        hard_quantile: Annotated[float, Field(ge=0, lt=1)] = 0.999,
+        lr: LearningRate = 1e-4,
+        weight_decay: WeightDecay = 1e-5,
     ) -> None:
         super().__init__(setup)
         if setup.img_size < MIN_SIZE:
@@ -75,9 +76,6 @@ class EfficientadTrainer(GradientTrainer):
                 f"`img_size` of EfficientAD must be at least {MIN_SIZE} pixels, so that its "
                 f"patches of 33 fit; the paper's is 256. Got {setup.img_size}."
             )
-            raise SettingError(msg)
-        if not 0 <= hard_quantile < 1:
-            msg = f"`hard_quantile` must be from 0 to below 1; got {hard_quantile}."
             raise SettingError(msg)
         self.hard_quantile = hard_quantile
         self.lr = lr

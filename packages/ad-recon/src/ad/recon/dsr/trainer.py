@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import Annotated, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.data.samples import fingerprint_of
 from ad.core.errors import SettingError
-from ad.core.synth.anomalies import PerlinAnomalies, check_probability
+from ad.core.options import Field, LearningRate, PathName, Probability, Steps
+from ad.core.synth.anomalies import PerlinAnomalies
 from ad.core.synth.perlin import perlin_masks
 from ad.core.synth.rotation import turn_some
 from ad.core.synth.textures import (
@@ -49,6 +50,7 @@ PICTURE = 10.0
 
 # Steps without use after which a code starts anew, and how many at least if there are fewer steps.
 _IDLE, _LEAST_IDLE = 500, 10
+_LEAST_CODES = 3  # a code is broken into one that is neither the nearest nor the farthest
 _LEAST_VARIANCE = 1e-3  # of pictures, which the error of rebuilding them is divided by
 
 
@@ -72,15 +74,16 @@ class DsrTrainer(GradientTrainer):
     Args:
         setup: What the run sets.
         latent_anomaly_strength: Least share of the codebook that a broken code is drawn from, from
-            the nearest code on; from 0.05, below which all are too near, to 1.
+            the nearest code on; below 0.05 all are too near.
         embedding_dim: Numbers in a code, and channels of the restriction modules.
         num_embeddings: Codes in each of the two codebooks.
         vq_weights: Safetensors file with a trained quantiser; empty to learn one: see
             `ad.recon.dsr.weights`.
-        vq_steps: Steps of learning one; None for as many as the run has, up to 20,000.
+        vq_steps: Steps of learning one; None for as many as the run has, up to 20,000. One that
+            needs no steps is given as ``vq_weights``.
         textures: Folder of pictures of anything, at any depth, that a quantiser learns from beside
             the run's; empty for textures made by code.
-        refine_share: Share of the run's steps for refinement; above 0, below 1.
+        refine_share: Share of the run's steps for refinement.
         rotate_prob: Probability that a picture is turned by up to 90 degrees while detection
             learns, and three quarters of it in refinement; 0 for parts that always lie in the same
             way.
@@ -100,23 +103,20 @@ class DsrTrainer(GradientTrainer):
         self,
         setup: Setup,
         *,
-        latent_anomaly_strength: float = 0.2,
-        embedding_dim: int = 128,
-        num_embeddings: int = 4096,
-        vq_weights: str = "",
-        vq_steps: int | None = None,
-        textures: str = "",
-        refine_share: float = 0.3,
-        rotate_prob: float = 0.4,
-        width: int = 64,
-        lr: float = 2e-4,
+        latent_anomaly_strength: Annotated[float, Field(ge=NEAREST, le=1)] = 0.2,
+        embedding_dim: Annotated[int, Field(ge=1, le=512)] = 128,
+        num_embeddings: Annotated[int, Field(ge=_LEAST_CODES, le=2**16)] = 4096,
+        vq_weights: PathName = "",
+        vq_steps: Steps | None = None,
+        textures: PathName = "",
+        refine_share: Annotated[float, Field(gt=0, lt=1)] = 0.3,
+        rotate_prob: Probability = 0.4,
+        width: Annotated[int, Field(ge=1, le=256)] = 64,
+        lr: LearningRate = 2e-4,
     ) -> None:
         super().__init__(setup)
         check_plain(setup, "DSR")
         check_size(setup.img_size, setup.img_size)
-        _check_shares(latent_anomaly_strength, refine_share)
-        check_probability("rotate_prob", rotate_prob)
-        _check_sizes(embedding_dim=embedding_dim, num_embeddings=num_embeddings, width=width)
         _check_quantizer(vq_weights, vq_steps, textures)
         self.strength = latent_anomaly_strength
         self.vq_given = bool(vq_weights)
@@ -328,27 +328,6 @@ def _generators(batch: LearningBatch) -> list[torch.Generator]:
     return [batch.generator(row) for row in range(len(batch.indices))]
 
 
-def _check_shares(strength: float, refine_share: float) -> None:
-    if not NEAREST <= strength <= 1:
-        msg = (
-            f"`latent_anomaly_strength` must be from {NEAREST} to 1: a share of the codebook, of "
-            f"which the nearest {NEAREST:.0%} are too near to be a defect; got {strength}."
-        )
-        raise SettingError(msg)
-    if not 0 < refine_share < 1:
-        msg = f"`refine_share` must be above 0 and below 1; got {refine_share}."
-        raise SettingError(msg)
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        # A code is broken into one that is neither the nearest nor the farthest.
-        least = 3 if name == "num_embeddings" else 1
-        if size < least:
-            msg = f"`{name}` must be a whole number from {least}; got {size}."
-            raise SettingError(msg)
-
-
 def _check_quantizer(vq_weights: str, vq_steps: int | None, textures: str) -> None:
     for name, value in (("vq_steps", vq_steps), ("textures", textures or None)):
         if vq_weights and value is not None:
@@ -357,9 +336,3 @@ def _check_quantizer(vq_weights: str, vq_steps: int | None, textures: str) -> No
                 f"learnt; got both, {value!r} and {vq_weights!r}. Leave one out."
             )
             raise SettingError(msg)
-    if vq_steps is not None and vq_steps < 1:
-        msg = (
-            f"`vq_steps` must be a whole number from 1; got {vq_steps}. A quantiser that needs no "
-            "steps is given as `vq_weights`."
-        )
-        raise SettingError(msg)

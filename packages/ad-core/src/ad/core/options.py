@@ -1,0 +1,219 @@
+"""What the options of a trainer may be: its signature says it, and every value is held to it.
+
+An option is a keyword-only argument of the constructor. Its annotation is its type and its limits:
+``lr: Annotated[float, Field(gt=0, le=10)]``; what several models have is named here. Numbers have
+limits on both sides, so that no saved model and no slip of a key asks for all of the memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import Field as Field
+from pydantic.errors import PydanticUserError
+
+from ad.core.errors import PluginError, SettingError
+
+Name = Annotated[str, Field(max_length=200)]
+"""A name, such as a backbone's."""
+
+Layers = Annotated[tuple[Name, ...], Field(max_length=64)]
+"""Names of a backbone's layers."""
+
+PathName = Annotated[str, Field(max_length=4096)]
+"""A file or a folder; empty for none."""
+
+LearningRate = Annotated[float, Field(gt=0, le=10)]
+"""Of an optimiser."""
+
+WeightDecay = Annotated[float, Field(ge=0, le=1)]
+"""Of an optimiser."""
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+"""From 0 to 1."""
+
+Side = Annotated[int, Field(ge=1, le=4096)]
+"""Of a picture, in pixels."""
+
+Steps = Annotated[int, Field(ge=1, le=10**9)]
+"""Batches to learn from."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""Of random choices."""
+
+BatchSize = Annotated[int, Field(ge=1, le=2**16)]
+"""Pictures in a batch."""
+
+Minutes = Annotated[float, Field(ge=0, le=10**6)]
+"""A span of time; a million minutes are two years."""
+
+_FINITE = ConfigDict(allow_inf_nan=False)
+_SHOWN = 100  # characters of a value in an error
+
+
+def options_of(trainer: type) -> dict[str, inspect.Parameter]:
+    """The options of a trainer: the keyword-only arguments of its constructor."""
+    return _keyword_only(_constructor(trainer))
+
+
+def check_option(trainer: type, name: str, value: Any, owner: str) -> Any:  # noqa: ANN401
+    """Hold a value to the annotation of one option of a trainer; see `checked`."""
+    hint = _hints(_constructor(trainer)).get(name, Any)
+    return checked(hint, value, f"Option `{name}` of {owner}")
+
+
+def allowed_of(trainer: type, name: str) -> tuple[tuple[Any, ...], str]:
+    """What one option of a trainer may be, to be shown.
+
+    Returns:
+        The choices of a `Literal`, and the limits of a number, as ``(0, 10]``; empty if none.
+    """
+    hint = _hints(_constructor(trainer)).get(name, Any)
+    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    schema = _adapter(hint).json_schema()
+    for one in (schema, *schema.get("anyOf", ())):
+        if one.get("type") in ("integer", "number"):
+            return choices, _interval(one)
+    return choices, ""
+
+
+def checking_options(constructor: Callable[..., None]) -> Callable[..., None]:
+    """Have a constructor hold its options to their annotations, however it is called."""
+
+    def checking(self: object, *args: Any, **given: Any) -> None:  # noqa: ANN401
+        known, hints = _keyword_only(constructor), _hints(constructor)
+        owner = f"`{type(self).__name__}`"
+        values = {
+            name: checked(hints.get(name, Any), value, f"Option `{name}` of {owner}")
+            if name in known
+            else value
+            for name, value in given.items()
+        }
+        constructor(self, *args, **values)
+
+    functools.update_wrapper(checking, constructor)
+    checking.__kwdefaults__ = constructor.__kwdefaults__  # which that leaves out
+    return checking
+
+
+def checked(hint: Any, value: Any, what: str) -> Any:  # noqa: ANN401 - any option
+    """Hold a value to an annotation.
+
+    Args:
+        hint: The annotation.
+        value: As a user may have given it: what JSON can hold, or a path. A comma list will do
+            where several values are meant.
+        what: What it is for, for the error.
+
+    Returns:
+        The value in the annotation's own type, such as a tuple for a list.
+
+    Raises:
+        SettingError: If it is of another type or beyond a limit; no number may be infinite or nan.
+        PluginError: If nothing can be held to the annotation.
+    """
+    adapter = _adapter(hint)
+    plain = _bare(hint)
+    if isinstance(value, str) and typing.get_origin(plain) in (tuple, list):
+        value = [part.strip() for part in value.split(",")]
+        if str not in map(_bare, typing.get_args(plain)):
+            value = [json_or_text(part) for part in value]
+    try:
+        # Strict as JSON: "4" is no int and 1 no bool, but a list is welcome where a tuple is meant.
+        return adapter.validate_json(_as_json(value, what), strict=True)
+    except ValidationError as error:
+        reasons = sorted({e["msg"][0].lower() + e["msg"][1:] for e in error.errors()})
+        msg = f"{what}: {'; or '.join(reasons)}; got {shown(value)}."
+        raise SettingError(msg) from error
+
+
+def json_or_text(value: str) -> Any:  # noqa: ANN401 - any option
+    """Read a text as JSON where it is JSON, and as text otherwise."""
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):  # no JSON, a number of too many digits, or nested too deep
+        return value
+
+
+def shown(value: object) -> str:
+    """A value for an error, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, or nested too deep
+        return f"a {type(value).__name__} too long to be shown"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _as_json(value: object, what: str) -> str:
+    try:
+        return json.dumps(value, default=_plain)
+    except SettingError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        msg = f"{what}: {str(error)[:_SHOWN]}; got {shown(value)}."
+        raise SettingError(msg) from error
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    msg = f"An option must be numbers, texts, lists of them or None; got {shown(value)}."
+    raise SettingError(msg)
+
+
+def _constructor(trainer: type) -> Callable[..., None]:
+    constructor: Callable[..., None] = trainer.__init__  # type: ignore[misc]  # of the class itself
+    return constructor
+
+
+def _keyword_only(constructor: Callable[..., None]) -> dict[str, inspect.Parameter]:
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(constructor).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+@functools.lru_cache(maxsize=1024)
+def _hints(constructor: Callable[..., None]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(constructor, include_extras=True)
+    except NameError as error:
+        msg = (
+            f"The annotations of `{constructor.__qualname__}` cannot be read ({error}), so no "
+            "option can be checked. Import what they name outside of `TYPE_CHECKING`."
+        )
+        raise PluginError(msg) from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _adapter(hint: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - any annotation
+    try:
+        return TypeAdapter(hint, config=_FINITE)
+    except PydanticUserError as error:
+        msg = (
+            f"No value can be checked against the annotation `{hint}` of an option. Annotate it "
+            "with `int`, `float`, `bool`, `str`, `Literal[...]` or tuples of these."
+        )
+        raise PluginError(msg) from error
+
+
+def _bare(hint: Any) -> Any:  # noqa: ANN401 - any annotation
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+
+
+def _interval(schema: Mapping[str, Any]) -> str:
+    above, least = schema.get("exclusiveMinimum"), schema.get("minimum")
+    below, most = schema.get("exclusiveMaximum"), schema.get("maximum")
+    if above is least is below is most is None:
+        return ""
+    low = f"({above:g}" if above is not None else "(-inf" if least is None else f"[{least:g}"
+    high = f"{below:g})" if below is not None else "inf)" if most is None else f"{most:g}]"
+    return f"{low}, {high}"
