@@ -13,7 +13,7 @@ Source: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World" (2005)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from typing import Any, NoReturn, Self, final
@@ -112,20 +112,25 @@ class Calibration:
 
     def promise(self) -> str:
         """Say how many false alarms to expect, and what more images would buy."""
-        if self.rate is None:
+        if self.rate is None or self.rank is None:
             return (
                 f"F1 {self.f1:.3f} on the {self.num_images} good and {self.num_defective} "
                 "defective pictures it was chosen on; no rate of false alarms is promised"
             )
         asked = _exact(self.rate)
-        promised = 1 - Fraction(_rank(self.num_images, asked), self.num_images + 1)
+        promised = 1 - Fraction(self.rank, self.num_images + 1)
         short = ""
         if self.needed is not None:
-            short = f"; {_odds(asked)} was asked for, which needs {self.needed}"
+            short = f"; {odds(asked)} was asked for, which needs {self.needed}"
         return (
-            f"expected false alarms: at most {_odds(promised)} good pictures "
+            f"expected false alarms: at most {odds(promised)} good pictures "
             f"({self.num_images} held out{short})"
         )
+
+    @property
+    def rank(self) -> int | None:
+        """Which of the sorted scores, from 1, set the threshold; None if none promises a rate."""
+        return None if self.rate is None else _rank(self.num_images, _exact(self.rate))
 
     @property
     def needed(self) -> int | None:
@@ -172,26 +177,6 @@ class Calibration:
                 _refuse(f"`{name}` must be a whole number from {least}; it is {data[name]}")
         _check_origin(data)
         return cls(**data)
-
-
-_THRESHOLD, _NO_THRESHOLD = "Threshold ", "Nothing was held out: "
-"""How notes on a calibration begin."""
-
-
-def calibration_notes(calibration: Calibration | None) -> list[str]:
-    """What a user must know of a run's threshold, or of its having none."""
-    if calibration is None:
-        return [
-            f"{_NO_THRESHOLD}there is no threshold, no verdict and no 0-to-1 score. Scores "
-            "still rank pictures. Train with `holdout` above 0 to have them."
-        ]
-    return [f"{_THRESHOLD}{calibration.threshold:.4g}; {calibration.promise()}."]
-
-
-def renewed_notes(notes: Sequence[str], calibration: Calibration | None) -> list[str]:
-    """A run's notes, with what they say of its threshold true of the one that it has now."""
-    others = [note for note in notes if not note.startswith((_THRESHOLD, _NO_THRESHOLD))]
-    return [*calibration_notes(calibration), *others]
 
 
 def calibrate(
@@ -341,7 +326,8 @@ def _exact(rate: float) -> Fraction:
     return Fraction(repr(float(rate)))
 
 
-def _odds(rate: Fraction) -> str:
+def odds(rate: Fraction) -> str:
+    """A share for a person, such as ``1 in 10``."""
     return f"{rate.numerator} in {rate.denominator}"
 
 

@@ -18,7 +18,8 @@ from ad.core.progress import Advance
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ad.core.evaluation import Metrics, Verdicts
+    from ad.core.evaluation import Metrics
+    from ad.core.verdicts import Verdicts
 
 _SECONDS_BETWEEN_LINES = 10.0
 _WIDTH_OF_FILES = 160  # characters in a line

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ad.core.calibrate import calibration_notes, renewed_notes
 from ad.core.data.pictures import upright_size
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError
@@ -21,6 +20,7 @@ from ad.core.predict import ModelConfig
 from ad.core.report.gallery import Gallery, Shown
 from ad.core.report.page import data_uri, write_page
 from ad.core.run_directory import RUN, read_log, read_run
+from ad.core.verdicts import calibration_notes, renewed_notes
 
 if TYPE_CHECKING:
     from ad.core.evaluation import Evaluation
@@ -151,7 +151,8 @@ def _notes_again(run: Path, config: ModelConfig, evaluation: Evaluation) -> list
     if changed:
         reason = "The figures differ from those that training found: data, device or versions have"
         return [f"{reason} changed ({'; '.join(changed)}).", again, *notes]
-    return [again, *renewed_notes(then["notes"], config.calibration)]
+    verdicts, categories = evaluation.verdicts, len(evaluation.categories)
+    return [again, *renewed_notes(then["notes"], config.calibration, verdicts, categories)]
 
 
 def _figure(value: float | None) -> str:
