@@ -3,8 +3,8 @@
 From normal images the promise holds by split conformal prediction: of n held-out scores and one
 new good picture's, each order is equally likely, so the k-th smallest is exceeded with
 probability at most 1 - k / (n + 1), whatever the scores' distribution. From labelled images the
-threshold is the one of the largest F1 score, which promises nothing. Knows nothing of detectors;
-numpy alone.
+threshold is the one of the largest F1 score, which promises nothing; nor does one that a person
+chose. Knows nothing of detectors; numpy alone.
 
 Source: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World" (2005), and Lei et al.,
 "Distribution-Free Predictive Inference for Regression" (2018), section 2.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from typing import Any, NoReturn, Self, final
 
@@ -56,11 +56,12 @@ class Calibration:
     """As `scale`, for pixels; None exactly if `pixel_threshold` is."""
     rate: float | None
     """Share of good pictures that may be called anomalous, as asked for, in (0, 1); None if the
-    threshold was chosen by F1."""
+    threshold was chosen by F1 or by hand."""
     promised_rate: float | None
     """The share that this many held-out images can promise; above `rate` if they are too few."""
     num_images: int
-    """Normal images that were used; the detector has learnt from none of them."""
+    """Normal images that were used; the detector has learnt from none of them. 0 exactly if the
+    threshold was chosen by hand."""
     num_defective: int = 0
     """Defective images that were used; above 0 exactly if the threshold was chosen by F1."""
     f1: float | None = None
@@ -110,8 +111,43 @@ class Calibration:
         distance = (anomaly_map.astype(np.float64) - self.pixel_threshold) / self.pixel_scale
         return (0.5 + 0.5 * np.tanh(distance / 2)).astype(np.float32)
 
+    def by_hand(self, threshold: float, pixel_threshold: float | None = None) -> Self:
+        """The same with a threshold that a person chose, which promises nothing.
+
+        The scales stay: they say how much good pictures vary, whatever the threshold.
+
+        Args:
+            threshold: In the units of the detector's scores.
+            pixel_threshold: In those of its maps; None leaves it as it is.
+
+        Raises:
+            SettingError: If one is no finite number, or there is no pixel threshold to replace.
+        """
+        image = _chosen("threshold", threshold)
+        pixels = self.pixel_threshold
+        if pixel_threshold is not None:
+            if pixels is None:
+                msg = (
+                    f"`pixel_threshold` {pixel_threshold} is for detectors that had maps when they "
+                    "were calibrated; this one had none. Leave it out."
+                )
+                raise SettingError(msg)
+            pixels = _chosen("pixel_threshold", pixel_threshold)
+        return replace(
+            self,
+            threshold=image,
+            pixel_threshold=pixels,
+            rate=None,
+            promised_rate=None,
+            num_images=0,
+            num_defective=0,
+            f1=None,
+        )
+
     def promise(self) -> str:
         """Say how many false alarms to expect, and what more images would buy."""
+        if self.num_images == 0:
+            return "chosen by hand; no rate of false alarms is promised"
         if self.rate is None or self.rank is None:
             return (
                 f"F1 {self.f1:.3f} on the {self.num_images} good and {self.num_defective} "
@@ -172,7 +208,8 @@ class Calibration:
         for one, other in (("pixel_threshold", "pixel_scale"), ("rate", "promised_rate")):
             if (data[one] is None) != (data[other] is None):
                 _refuse(f"`{one}` and `{other}` must both be numbers or both be null")
-        for name, least in (("num_images", 1), ("num_defective", 0)):
+        by_hand = data["rate"] is None and data["f1"] is None and data["num_defective"] == 0
+        for name, least in (("num_images", 0 if by_hand else 1), ("num_defective", 0)):
             if not isinstance(data[name], int) or data[name] < least:
                 _refuse(f"`{name}` must be a whole number from {least}; it is {data[name]}")
         _check_origin(data)
@@ -338,6 +375,17 @@ def _number(score: float) -> float:
     return float(score)
 
 
+def _chosen(name: str, value: float) -> float:
+    """A threshold that somebody gave."""
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if not number or isinstance(value, bool) or not abs(value) <= _FLOAT32_MAX:
+        msg = (
+            f"`{name}` must be a score, a finite float32 number such as 0.5 or -12; got {value!r}."
+        )
+        raise SettingError(msg)
+    return float(value)
+
+
 def _checked(
     name: str, scores: ArrayLike, like: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
@@ -363,12 +411,14 @@ def _checked(
 
 
 def _check_origin(data: Mapping[str, Any]) -> None:
-    """Check that a saved calibration is by rate or by F1, and what it says of either."""
+    """Check that a saved calibration is by rate, F1 or hand, and what it says of either."""
     num_images, rate, f1 = data["num_images"], data["rate"], data["f1"]
+    if num_images == 0:
+        return
     if (rate is None) == (f1 is None) or (f1 is None) == (data["num_defective"] > 0):
         _refuse(
-            "it must have a `rate`, or an `f1` and `num_defective` above 0; they are "
-            f"{rate}, {f1} and {data['num_defective']}"
+            "it must have a `rate`, or an `f1` and `num_defective` above 0, or `num_images` 0 if "
+            f"chosen by hand; they are {rate}, {f1}, {data['num_defective']} and {num_images}"
         )
     if f1 is not None:
         if not 0 < f1 <= 1:

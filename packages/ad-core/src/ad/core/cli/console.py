@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -101,9 +103,15 @@ def kinds_table(kinds: Mapping[str, Mapping[str, Metrics]]) -> None:
 
 
 def notes(texts: Sequence[str]) -> None:
-    """Print what a user should know, one note a line."""
+    """Print what a user should know, one note a line; a terminal breaks none inside a word."""
     for text in texts:
-        say(f"note: {text}")
+        note = f"note: {text}"
+        if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns
+            note = textwrap.fill(
+                note, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+            )
+        say(note)
 
 
 def say_verdicts(verdicts: Verdicts | None) -> None:

@@ -253,7 +253,9 @@ def _facts(record: Mapping[str, Any], config: ModelConfig) -> list[dict[str, Any
     settings, data, machine = record["settings"], record["data"], record["machine"]
     calibration = config.calibration
     set_on = "none" if calibration is None else f"{calibration.num_images} good"
-    if calibration is not None and calibration.num_defective:
+    if calibration is not None and not calibration.num_images:
+        set_on = "none: it was chosen by hand"
+    elif calibration is not None and calibration.num_defective:
         set_on += f" and {calibration.num_defective} defective"
     chosen = {
         key: value
