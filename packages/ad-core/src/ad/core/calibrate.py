@@ -1,13 +1,9 @@
 """Thresholds and 0-to-1 scores, from held-out normal images or from labelled ones.
 
 From normal images the promise holds by split conformal prediction: of n held-out scores and one
-new good picture's, each order is equally likely, so the k-th smallest is exceeded with
-probability at most 1 - k / (n + 1), whatever the scores' distribution. From labelled images the
+new good picture's, each order is equally likely: see `ad.core.conformal`. From labelled images the
 threshold is the one of the largest F1 score, which promises nothing; nor does one that a person
 chose. Knows nothing of detectors; numpy alone.
-
-Source: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World" (2005), and Lei et al.,
-"Distribution-Free Predictive Inference for Regression" (2018), section 2.
 """
 
 from __future__ import annotations
@@ -16,19 +12,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
-from typing import Any, NoReturn, Self, final
+from typing import Any, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError, listed
+from ad.core.conformal import exact, odds, promised_rate, rank_of
+from ad.core.errors import DataError, NotFittedError, SettingError
 from ad.core.metrics import f1_max
+from ad.core.saved_calibration import checked_values
 
 _LOW = math.log(9)  # the logistic function is 0.1 here, to the left of its middle
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)
 _FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_FLOAT64_MAX = float(np.finfo(np.float64).max)
 # How far a threshold keeps from the score it is set by, whose picture then has one verdict: sums
 # come out in another order, and a score's last digits with them, in another batch. Measured over
 # batches of 1, 2, 3, 5, 8 and 16 of 40 good pictures, 64 and 128 pixels, fp32 and bf16 on a CPU
@@ -38,7 +35,6 @@ _FLOAT64_MAX = float(np.finfo(np.float64).max)
 # an auto-encoder 0.00018 and 0.0000018, DFKDE 0.000041 of the scale (its threshold is about 0).
 # bf16 changed no more than fp32.
 _MARGIN_OF_SCALE, _MARGIN_OF_THRESHOLD = 1e-3, 1e-5
-_NULLABLE = ("pixel_threshold", "pixel_scale", "rate", "promised_rate", "f1")
 
 
 @final
@@ -153,7 +149,7 @@ class Calibration:
                 f"F1 {self.f1:.3f} on the {self.num_images} good and {self.num_defective} "
                 "defective pictures it was chosen on; no rate of false alarms is promised"
             )
-        asked = _exact(self.rate)
+        asked = exact(self.rate)
         promised = 1 - Fraction(self.rank, self.num_images + 1)
         short = ""
         if self.needed is not None:
@@ -166,14 +162,14 @@ class Calibration:
     @property
     def rank(self) -> int | None:
         """Which of the sorted scores, from 1, set the threshold; None if none promises a rate."""
-        return None if self.rate is None else _rank(self.num_images, _exact(self.rate))
+        return None if self.rate is None else rank_of(self.num_images, exact(self.rate))
 
     @property
     def needed(self) -> int | None:
         """How many good pictures the rate that was asked for takes; None if there were enough."""
         if self.rate is None:
             return None
-        needed = math.ceil(1 / _exact(self.rate)) - 1
+        needed = math.ceil(1 / exact(self.rate)) - 1
         return needed if self.num_images < needed else None
 
     def to_json(self) -> dict[str, float | int | None]:
@@ -187,33 +183,7 @@ class Calibration:
         Raises:
             ModelFileError: If a key is unknown or missing, or a value cannot be right.
         """
-        names = {field.name for field in fields(cls)}
-        if unknown := set(data) - names:
-            _refuse(f"unknown keys {listed(unknown)}; known are {listed(names)}")
-        # Files from before thresholds could be chosen by F1 lack what only these have.
-        data = {"num_defective": 0, "f1": None, **data}
-        if missing := names - set(data):
-            _refuse(f"missing keys {listed(missing)}")
-        for name in sorted(names):
-            value = data[name]
-            if value is None and name in _NULLABLE:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                _refuse(f"`{name}` must be a number; it is {value!r}")
-            if not abs(value) <= _FLOAT64_MAX:
-                shown = value if isinstance(value, float) else "a whole number beyond any float"
-                _refuse(f"`{name}` must be finite; it is {shown}")
-            if name in ("scale", "pixel_scale") and value <= 0:
-                _refuse(f"`{name}` must be positive; it is {value}")
-        for one, other in (("pixel_threshold", "pixel_scale"), ("rate", "promised_rate")):
-            if (data[one] is None) != (data[other] is None):
-                _refuse(f"`{one}` and `{other}` must both be numbers or both be null")
-        by_hand = data["rate"] is None and data["f1"] is None and data["num_defective"] == 0
-        for name, least in (("num_images", 0 if by_hand else 1), ("num_defective", 0)):
-            if not isinstance(data[name], int) or data[name] < least:
-                _refuse(f"`{name}` must be a whole number from {least}; it is {data[name]}")
-        _check_origin(data)
-        return cls(**data)
+        return cls(**checked_values(data, {field.name for field in fields(cls)}))
 
 
 def calibrate(
@@ -252,7 +222,7 @@ def calibrate(
         pixel_threshold=pixel_threshold,
         pixel_scale=pixel_scale,
         rate=float(rate),
-        promised_rate=_promised(image_scores.size, rate),
+        promised_rate=promised_rate(image_scores.size, rate),
         num_images=image_scores.size,
     )
 
@@ -322,7 +292,7 @@ def _best_f1(scores: NDArray[Any], defective: NDArray[np.bool_]) -> tuple[float,
 
 def _above_quantile(scores: NDArray[np.float64], rate: float) -> tuple[float, float]:
     """What at most a share of as many new scores exceed, by the conformal argument; its scale."""
-    score = float(np.sort(scores)[_rank(scores.size, _exact(rate)) - 1])
+    score = float(np.sort(scores)[rank_of(scores.size, exact(rate)) - 1])
     return score + _margin(score, scores), _scale(score, scores)
 
 
@@ -347,25 +317,6 @@ def _margin(score: float, others: NDArray[Any]) -> float:
     """How far from a score a threshold must be for the same verdict in every batch."""
     of_scale = _MARGIN_OF_SCALE * _spread(score, others) / _LOW
     return max(of_scale, _MARGIN_OF_THRESHOLD * abs(score), _FLOAT32_TINY)
-
-
-def _rank(num_images: int, rate: Fraction) -> int:
-    """Which of the sorted scores, counted from 1, is the threshold."""
-    return min(num_images, math.ceil((num_images + 1) * (1 - rate)))
-
-
-def _promised(num_images: int, rate: float) -> float:
-    return float(1 - Fraction(_rank(num_images, _exact(rate)), num_images + 1))
-
-
-def _exact(rate: float) -> Fraction:
-    # 0.3 means 3 in 10; its float is a little less, and would cost a rank at n = 9.
-    return Fraction(repr(float(rate)))
-
-
-def odds(rate: Fraction) -> str:
-    """A share for a person, such as ``1 in 10``."""
-    return f"{rate.numerator} in {rate.denominator}"
 
 
 def _number(score: float) -> float:
@@ -408,32 +359,3 @@ def _checked(
         )
         raise DataError(msg)
     return values
-
-
-def _check_origin(data: Mapping[str, Any]) -> None:
-    """Check that a saved calibration is by rate, F1 or hand, and what it says of either."""
-    num_images, rate, f1 = data["num_images"], data["rate"], data["f1"]
-    if num_images == 0:
-        return
-    if (rate is None) == (f1 is None) or (f1 is None) == (data["num_defective"] > 0):
-        _refuse(
-            "it must have a `rate`, or an `f1` and `num_defective` above 0, or `num_images` 0 if "
-            f"chosen by hand; they are {rate}, {f1}, {data['num_defective']} and {num_images}"
-        )
-    if f1 is not None:
-        if not 0 < f1 <= 1:
-            _refuse(f"`f1` must be above 0 and at most 1; it is {f1}")
-        return
-    if not 0 < rate < 1:
-        _refuse(f"`rate` must be between 0 and 1; it is {rate}")
-    promised = _promised(num_images, rate)
-    if not math.isclose(data["promised_rate"], promised):
-        _refuse(
-            f"`promised_rate` must be {promised} for {num_images} images at a rate of {rate}; "
-            f"it is {data['promised_rate']}"
-        )
-
-
-def _refuse(reason: str) -> NoReturn:
-    msg = f"A saved calibration cannot be read: {reason}."
-    raise ModelFileError(msg)

@@ -1,19 +1,13 @@
-"""What a threshold called the test pictures, and what a user must know of it.
-
-A threshold by a rate is the k-th smallest of n held-out scores. If m good test pictures are like
-the held-out ones, each order of the n + m scores is equally likely, so how many of the m exceed it
-is beta-binomial: of m draws, with a rate that is itself drawn from Beta(n + 1 - k, k). Equal scores
-only make it fewer.
-"""
+"""What a threshold called the test pictures, and what a user must know of it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from ad.core.calibrate import Calibration, odds
+from ad.core.calibrate import Calibration
+from ad.core.conformal import chance_of_alarms, odds
 
 _SURPRISE = 0.01
 """Chance below which false alarms are no longer taken for bad luck."""
@@ -30,32 +24,6 @@ class Verdicts(NamedTuple):
     """Good pictures that were called defective."""
     good: int
     """Good pictures in all."""
-
-
-def chance_of_alarms(held_out: int, rank: int, good: int, alarms: int) -> float:
-    """The chance of at least so many false alarms on pictures that are like the held-out ones.
-
-    Args:
-        held_out: Pictures that the threshold was set on, at least 1.
-        rank: Which of their sorted scores it is, counted from 1.
-        good: Good pictures that were tested.
-        alarms: How many of them scored above the threshold.
-    """
-
-    def log_choose(whole: int, part: int) -> float:
-        return math.lgamma(whole + 1) - math.lgamma(part + 1) - math.lgamma(whole - part + 1)
-
-    orders = log_choose(held_out + good, good)
-    # Above the threshold are `above` of the tested and `held_out - rank` held-out ones.
-    chances = (
-        math.exp(
-            log_choose(held_out - rank + above, above)
-            + log_choose(rank - 1 + good - above, good - above)
-            - orders
-        )
-        for above in range(alarms, good + 1)
-    )
-    return min(1.0, math.fsum(chances))
 
 
 _THRESHOLD, _NO_THRESHOLD = "Threshold ", "Nothing was held out: "

@@ -69,7 +69,7 @@ function bestF1() {
 function typed() {
   const low = sorted.findLast((score) => score <= state.threshold) ?? -Infinity;
   const high = sorted.find((score) => score > state.threshold) ?? Infinity;
-  const away = Math.min((high - low) / 10, axis.pad / 4);
+  const away = Math.min((high - low) / 10, axis.pad / 20);
   const wanted = Math.max(low + away, Math.min(high - away, state.threshold));
   for (let digits = 4; digits < 17; digits += 1) {
     const rounded = Number(wanted.toPrecision(digits));
