@@ -127,15 +127,33 @@ def test_renewed_notes_compare_with_the_promise_of_now():
         assert "18 of 18" in notes[1]
 
 
+def brighten(folder):
+    """As on another day."""
+    for path in folder.iterdir():
+        with Image.open(path) as image:
+            image.point(lambda level: min(255, level + 60)).save(path)
+
+
 @pytest.fixture
 def brighter(mean_picture, tmp_path):
     """A run whose good test pictures are of another day."""
     root = write_mvtec_tree(tmp_path / "data", size=32, train=30, good=14)
-    for path in (root / "toy/test/good").iterdir():
-        with Image.open(path) as image:
-            image.point(lambda level: min(255, level + 60)).save(path)
+    brighten(root / "toy/test/good")
     return train("mvtec", "toy", mean_picture, data_root=root, output_dir=tmp_path / "run",
                  holdout=0.5)  # fmt: skip
+
+
+def test_several_categories_are_tested_together(mean_picture, tmp_path):
+    for name in ("one", "two"):
+        root = write_mvtec_tree(tmp_path / "data", name, size=32, train=20, good=7)
+        brighten(root / name / "test/good")
+    result = train("mvtec", "all", mean_picture, data_root=root, output_dir=tmp_path / "run",
+                   holdout=0.5)  # fmt: skip
+    for notes in (result.notes, Page(write_report(result.run)).data["notes"]):
+        (note,) = (note for note in notes if note.startswith("False alarms"))
+        assert "14 of 14 good test pictures" in note
+        assert "at most 1 in 21 were promised" in note
+        assert "categories in other shares" in note
 
 
 def test_train_evaluate_and_reports_say_it(brighter, mean_picture, run_ad, tmp_path):
