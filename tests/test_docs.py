@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from safetensors.torch import save_file
+from scipy import stats
 
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
 
@@ -84,3 +85,17 @@ def test_the_examples_of_a_page_run(page, home):
 def test_every_page_is_linked_from_the_readme():
     readme = (ROOT / "README.md").read_text()
     assert all(f"docs/{page.name}" in readme for page in PAGES[1:])
+
+
+def test_the_rates_that_draws_of_held_out_pictures_give_are_those_of_the_beta_distribution():
+    text = (ROOT / "docs/thresholds.md").read_text()
+    row = re.compile(
+        r"^\| (\d+) \| 1 in (\d+), (\S+) % \| (\S+) % to (\S+) % \| (\S+) % \|$", re.MULTILINE
+    )
+    rows = [[*map(float, cells)] for cells in row.findall(text)]
+    assert len(rows) == 5
+    for held_out, one_in, percent, *found in rows:
+        above = round((held_out + 1) / one_in)  # scores of the held-out and the new, above the rank
+        rates = 100 * stats.beta(above, held_out + 1 - above).ppf([0.25, 0.75, 0.95])
+        assert percent == 100 / one_in
+        assert found == [round(rate, 1) for rate in rates]

@@ -30,14 +30,16 @@ float32 = st.floats(-(2.0**100), 2.0**100, width=32)
 def test_the_threshold_is_the_conformal_quantile(num_images, rate, rank):
     scores = np.random.default_rng(0).permutation(np.arange(1, num_images + 1))
     calibration = calibrate(scores, rate=rate)
-    assert calibration.threshold == rank  # the rank-th smallest of 1..n
+    # The rank-th smallest of 1..n, and a thousandth of the scale, which puts the median at 0.1.
+    scale = (rank - np.median(scores)) / math.log(9)
+    assert calibration.threshold == pytest.approx(rank + 0.001 * scale, rel=1e-12)
     assert calibration.promised_rate == pytest.approx(1 - rank / (num_images + 1))
     assert calibration.promised_rate <= rate
 
 
 def test_too_few_images_give_the_maximum_and_the_honest_promise():
     calibration = calibrate(np.arange(76), rate=0.01)
-    assert calibration.threshold == 75
+    assert 75 < calibration.threshold < 75.02
     assert calibration.promised_rate == pytest.approx(1 / 77)
     assert calibration.promise() == (
         "expected false alarms: at most 1 in 77 good pictures "
@@ -86,17 +88,44 @@ def test_ties_only_make_false_alarms_rarer():
 
 def test_a_score_on_the_threshold_is_good():
     calibration = calibrate([1.0, 2.0, 3.0], rate=0.25)
-    assert not calibration.is_anomalous(3.0)
-    assert calibration.is_anomalous(np.nextafter(3.0, 4.0))
+    assert not calibration.is_anomalous(calibration.threshold)
+    assert calibration.is_anomalous(np.nextafter(calibration.threshold, 4.0))
+
+
+@pytest.mark.parametrize("offset", [-100.0, 0.0, 4.0, 3000.0])
+def test_last_digits_change_no_verdict_of_a_held_out_picture(offset):
+    """What batches were measured to change, five times over, as a share of scale or threshold."""
+    scores = offset + np.random.default_rng(0).normal(size=19).astype(np.float32)
+    for rate in (0.05, 0.3):
+        calibration = calibrate(scores, scores, rate=rate)
+        called = sum(calibration.is_anomalous(score) for score in scores)
+        digits = max(5 * 0.00018 * calibration.scale, 0.0000072 * abs(offset))
+        for wobble in (-digits, digits):
+            moved = scores + wobble
+            assert sum(calibration.is_anomalous(score) for score in moved) == called
+            assert (moved > calibration.pixel_threshold).sum() == called
+        # And it hides nothing that matters: what scores higher by a fiftieth of the scale is seen.
+        on_it = np.sort(scores)[len(scores) - called - 1]
+        seen = on_it + max(0.02 * calibration.scale, 0.0001 * abs(offset))
+        assert calibration.is_anomalous(seen)
+
+
+def test_detectors_that_give_zero_to_what_is_good_see_the_least_above_it():
+    calibration = calibrate([0.0] * 9, rate=0.1)
+    assert not calibration.is_anomalous(0.0)
+    assert calibration.is_anomalous(1e-30)
 
 
 def test_normalised_scores_mark_the_threshold_and_the_typical_good_picture():
     calibration = calibrate([1.0, 2.0, 7.0], [10.0, 30.0, 20.0], rate=0.25)
-    assert calibration.normalize(7.0) == 0.5
-    assert calibration.normalize(2.0) == pytest.approx(0.1)
-    assert calibration.normalize(12.0) == pytest.approx(0.9)
+    assert calibration.normalize(calibration.threshold) == 0.5
+    # A thousandth of the scale above the score it was set on: logistic(x - 0.001).
+    assert calibration.normalize(7.0) == pytest.approx(0.5 - 0.001 / 4, rel=1e-6)
+    assert calibration.normalize(2.0) == pytest.approx(0.1 - 0.09 * 0.001, rel=1e-5)
+    assert calibration.normalize(12.0) == pytest.approx(0.9 - 0.09 * 0.001, rel=1e-5)
+    expected = [[0.1 - 0.00009, 0.5 - 0.00025, 0.9 - 0.00009]]
     np.testing.assert_allclose(
-        calibration.normalize_map(np.float32([[20, 30, 40]])), [[0.1, 0.5, 0.9]], rtol=1e-6
+        calibration.normalize_map(np.float32([[20, 30, 40]])), expected, rtol=1e-5
     )
 
 
@@ -137,8 +166,8 @@ def test_held_out_scores_without_spread_still_tell_higher_from_lower(scores):
 
 def test_when_the_threshold_is_the_median_the_whole_range_sets_the_scale():
     calibration = calibrate([1.0, 1.0, 1.0, 5.0], rate=0.5)
-    assert calibration.threshold == 1.0
-    assert calibration.normalize(5.0) == pytest.approx(0.9)
+    assert 1.0 < calibration.threshold < 1.002
+    assert calibration.normalize(5.0) == pytest.approx(0.9, abs=1e-4)
 
 
 def test_a_calibration_survives_json():
@@ -232,6 +261,14 @@ def test_the_f1_threshold_is_the_best_of_all(seed):
     assert 2 * (called & bad).sum() / (called.sum() + bad.sum()) == pytest.approx(pixel_f1)
 
 
+def test_of_equally_good_f1_thresholds_the_highest_is_taken():
+    scores, bad = np.float32([1, 2, 3, 4, 5]), np.array([0, 1, 0, 0, 1], dtype=bool)
+    # Called defective from 5: 2 * 1 / (1 + 2). From 2: 2 * 2 / (4 + 2), the same.
+    calibration = calibrate_by_f1(scores, bad, scores)
+    assert calibration.f1 == pytest.approx(2 / 3)
+    assert (calibration.threshold, calibration.pixel_threshold) == (4.5, 4.5)
+
+
 def test_pixels_are_judged_by_their_truth_where_it_is_known():
     maps = np.float32([[[0, 1], [2, 5]], [[4, 1], [9, 8]]])
     truth = np.array([[[0, 0], [0, 0]], [[0, 0], [1, 1]]], dtype=bool)
@@ -255,7 +292,7 @@ def test_f1_marks_the_middle_and_the_typical_good_picture():
 
 def test_a_defective_picture_is_found_even_where_all_must_be_called_so():
     calibration = calibrate_by_f1([1.0, 1.0], [False, True])
-    assert calibration.is_anomalous(1.0)
+    assert calibration.is_anomalous(1.0 - 5e-6)  # in another batch, too
 
 
 @pytest.mark.parametrize(

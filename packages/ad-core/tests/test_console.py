@@ -62,3 +62,16 @@ def test_a_terminal_gets_one_line_with_the_same(clock, monkeypatch):
     assert "95/100 steps 0.25 steps/s" in re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert "epoch 4" in shown
     assert shown.endswith("learning: 5 steps after 90 in 20.0 s\n")
+
+
+def test_notes_fit_a_terminal_without_a_broken_word_and_are_lines_elsewhere(monkeypatch, capsys):
+    text = "Set it on good pictures as they are now, ad calibrate RUN --normals DIR, or train again"
+    console.notes([text])
+    assert capsys.readouterr().err == f"note: {text}\n"
+    monkeypatch.setenv("COLUMNS", "24")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    console.notes([text])
+    lines = terminal.getvalue().splitlines()
+    assert max(map(len, lines)) <= 24
+    assert " ".join(line.strip() for line in lines) == f"note: {text}"
+    assert any("--normals" in line for line in lines)

@@ -7,10 +7,11 @@ import os
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from ad.core import train, write_report
+from ad.core import evaluate, train, write_report
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -267,6 +268,65 @@ def test_the_best_f1_is_the_best_of_all_thresholds(page, trained):
     assert f1(counts(page)) == pytest.approx(trained.metrics["image_f1max"])
 
 
+KEEP = "getComputedStyle(document.getElementById('keep')).display !== 'none'"
+
+
+def command_of(page):
+    """What follows ``ad calibrate`` in the command beside the slider."""
+    return page.text("#keep-command").removeprefix("ad calibrate RUN ").split()
+
+
+@pytest.mark.parametrize("moves", [1, 4, 11, -1])
+def test_the_command_beside_the_slider_gives_the_detector_the_verdicts_that_it_shows(
+    page, trained, run_ad, moves
+):
+    assert not page.run(KEEP)  # the saved one needs no command
+    page.run("document.getElementById('slider').focus()")
+    page.press("ArrowRight" if moves > 0 else "ArrowLeft", abs(moves))
+    assert page.run(KEEP)
+    shown, at = counts(page), threshold_of(page)
+    option, number = command_of(page)
+    assert (option, float(number)) != ("--threshold", at)  # which is the score of a picture
+    assert len(number.strip("0.")) <= 8
+    assert f"--threshold {number}" in page.text("#next")
+    assert f"threshold={number})" in page.text("#next")
+    run_ad("calibrate", trained.run, option, number)
+    verdicts = evaluate(trained.run, report=False).verdicts
+    assert (verdicts.found, verdicts.false_alarms) == (shown["found"], shown["alarms"])
+
+
+def test_every_threshold_is_typed_so_that_it_separates_the_same_pictures(page, trained):
+    lines = [json.loads(line) for line in (trained.run / "scores.jsonl").read_text().splitlines()]
+    scores = np.unique([line["score"] for line in lines])
+    between = (scores[1:] + scores[:-1]) / 2
+    wanted = [-3.0, *scores, *between, *np.nextafter(scores, 9), *np.nextafter(scores, -9), 77.121]
+    for threshold in wanted:
+        page.run(
+            f"document.getElementById('number').value = {float(threshold)!r};"
+            "document.getElementById('number').dispatchEvent(new Event('change'))"
+        )
+        number = float(command_of(page)[1])
+        assert ((scores > number) == (scores > threshold)).all()
+        assert np.abs(scores - number).min() > 1e-4 * np.diff(scores).min()
+    assert number == 77.12  # four digits are enough there
+    page.run("document.querySelector('#presets button').click()")
+    assert not page.run(KEEP)
+
+
+def test_the_command_can_be_copied_by_keyboard(page):
+    page.run("[...document.querySelectorAll('#presets button')].at(-1).click()")
+    page.run("window.copied = []; navigator.clipboard.writeText = async text => copied.push(text);"
+             "document.getElementById('keep-copy').focus()")  # fmt: skip
+    page.press("Enter")
+    assert page.run("copied") == [page.text("#keep-command")]
+    assert page.text("#keep-copy") == "Copied"
+    page.run("navigator.clipboard.writeText = async () => { throw new Error('no'); }")
+    page.press("Enter")
+    page.settle()
+    assert page.text("#keep-copy") == "Marked"
+    assert page.run("getSelection().toString()") == page.text("#keep-command")
+
+
 def test_the_gallery_shows_more_and_less_when_asked(page):
     assert len(cards(page)) == 24
     page.run("document.getElementById('more').focus()")
@@ -418,6 +478,8 @@ def test_a_run_with_less_in_it_has_a_page_too(browser, mean_picture, tmp_path, k
     assert hidden == (kind == "no pictures")
     if not hidden:
         assert "no threshold of its own" in browser.text("#moved")
+        assert "no scale yet" in browser.text("#keep-words")
+        assert command_of(browser) == ["--normals", "DIR"]
         assert counts(browser)["found"] == 4
     assert browser.complaints() == []
 

@@ -3,10 +3,12 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
+from ad.core.calibrate import calibrate
 from ad.core.data.batches import PictureSet
 from ad.core.errors import DataError, ModelFileError, SettingError
 from ad.core.loading import load_tensors
 from ad.core.loop import fit
+from ad.core.predict import LoadedDetector, ModelConfig
 from ad.core.settings import run_settings
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import Setup
@@ -180,3 +182,23 @@ def test_loaded_tensors_of_another_shape_are_refused(name, shape):
     state = {**fitted().state_dict(), name: torch.ones(shape)}
     with pytest.raises(ModelFileError, match="Tensor `.*` of the saved model .* is needed"):
         load_tensors(trainer().detector, state, "elsewhere")
+
+
+def test_pictures_have_the_same_verdict_alone_and_in_batches():
+    config = ModelConfig(
+        model="fre-resnet18", options={}, img_size=SIZE, normalize=True, precision="fp32",
+        categories=("toy",), calibration=None, calibrated_on=None,
+    )  # fmt: skip
+    loaded = LoadedDetector(fitted(), config, torch.device("cpu"))
+    held_out = np.stack([make_picture(i, size=SIZE)[0] for i in range(20, 33)])
+    alone, *others = (
+        np.array([finding.score for finding in loaded.predict(held_out, batch_size=size)])
+        for size in (1, 2, 5, 8)
+    )
+    if all((scores == alone).all() for scores in others):
+        pytest.skip("this machine computes the same in every batch")
+    for rate in np.arange(1, 14) / 14:  # each picture sets the threshold once
+        calibration = calibrate(alone, rate=float(rate))
+        verdicts = [[calibration.is_anomalous(score) for score in scores]
+                    for scores in (alone, *others)]  # fmt: skip
+        assert verdicts == [verdicts[0]] * 4

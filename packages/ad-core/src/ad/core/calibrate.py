@@ -1,35 +1,40 @@
 """Thresholds and 0-to-1 scores, from held-out normal images or from labelled ones.
 
 From normal images the promise holds by split conformal prediction: of n held-out scores and one
-new good picture's, each order is equally likely, so the k-th smallest is exceeded with
-probability at most 1 - k / (n + 1), whatever the scores' distribution. From labelled images the
-threshold is the one of the largest F1 score, which promises nothing. Knows nothing of detectors;
-numpy alone.
-
-Source: Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World" (2005), and Lei et al.,
-"Distribution-Free Predictive Inference for Regression" (2018), section 2.
+new good picture's, each order is equally likely: see `ad.core.conformal`. From labelled images the
+threshold is the one of the largest F1 score, which promises nothing; nor does one that a person
+chose. Knows nothing of detectors; numpy alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
-from typing import Any, NoReturn, Self, final
+from typing import Any, Self, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError, listed
+from ad.core.conformal import exact, odds, promised_rate, rank_of
+from ad.core.errors import DataError, NotFittedError, SettingError
 from ad.core.metrics import f1_max
+from ad.core.saved_calibration import checked_values
 
 _LOW = math.log(9)  # the logistic function is 0.1 here, to the left of its middle
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)
 _FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_FLOAT64_MAX = float(np.finfo(np.float64).max)
-_NULLABLE = ("pixel_threshold", "pixel_scale", "rate", "promised_rate", "f1")
+# How far a threshold keeps from the score it is set by, whose picture then has one verdict: sums
+# come out in another order, and a score's last digits with them, in another batch. Measured over
+# batches of 1, 2, 3, 5, 8 and 16 of 40 good pictures, 64 and 128 pixels, fp32 and bf16 on a CPU
+# with AVX512-BF16, the largest change of scores and of maxima of maps as a share of the scale, and
+# as one of the threshold: PaDiM 0.000021 and 0.0000021, PatchCore 0.000049 and 0.0000025, FRE
+# 0.000086 and 0.0000072, STFPM 0.00007 and 0.0000057, reverse distillation 0.000041 and 0.0000005,
+# an auto-encoder 0.00018 and 0.0000018, DFKDE 0.000041 of the scale (its threshold is about 0).
+# bf16 changed no more than fp32.
+_MARGIN_OF_SCALE, _MARGIN_OF_THRESHOLD = 1e-3, 1e-5
 
 
 @final
@@ -47,11 +52,12 @@ class Calibration:
     """As `scale`, for pixels; None exactly if `pixel_threshold` is."""
     rate: float | None
     """Share of good pictures that may be called anomalous, as asked for, in (0, 1); None if the
-    threshold was chosen by F1."""
+    threshold was chosen by F1 or by hand."""
     promised_rate: float | None
     """The share that this many held-out images can promise; above `rate` if they are too few."""
     num_images: int
-    """Normal images that were used; the detector has learnt from none of them."""
+    """Normal images that were used; the detector has learnt from none of them. 0 exactly if the
+    threshold was chosen by hand."""
     num_defective: int = 0
     """Defective images that were used; above 0 exactly if the threshold was chosen by F1."""
     f1: float | None = None
@@ -101,29 +107,69 @@ class Calibration:
         distance = (anomaly_map.astype(np.float64) - self.pixel_threshold) / self.pixel_scale
         return (0.5 + 0.5 * np.tanh(distance / 2)).astype(np.float32)
 
+    def by_hand(self, threshold: float, pixel_threshold: float | None = None) -> Self:
+        """The same with a threshold that a person chose, which promises nothing.
+
+        The scales stay: they say how much good pictures vary, whatever the threshold.
+
+        Args:
+            threshold: In the units of the detector's scores.
+            pixel_threshold: In those of its maps; None leaves it as it is.
+
+        Raises:
+            SettingError: If one is no finite number, or there is no pixel threshold to replace.
+        """
+        image = _chosen("threshold", threshold)
+        pixels = self.pixel_threshold
+        if pixel_threshold is not None:
+            if pixels is None:
+                msg = (
+                    f"`pixel_threshold` {pixel_threshold} is for detectors that had maps when they "
+                    "were calibrated; this one had none. Leave it out."
+                )
+                raise SettingError(msg)
+            pixels = _chosen("pixel_threshold", pixel_threshold)
+        return replace(
+            self,
+            threshold=image,
+            pixel_threshold=pixels,
+            rate=None,
+            promised_rate=None,
+            num_images=0,
+            num_defective=0,
+            f1=None,
+        )
+
     def promise(self) -> str:
         """Say how many false alarms to expect, and what more images would buy."""
-        if self.rate is None:
+        if self.num_images == 0:
+            return "chosen by hand; no rate of false alarms is promised"
+        if self.rate is None or self.rank is None:
             return (
                 f"F1 {self.f1:.3f} on the {self.num_images} good and {self.num_defective} "
                 "defective pictures it was chosen on; no rate of false alarms is promised"
             )
-        asked = _exact(self.rate)
-        promised = 1 - Fraction(_rank(self.num_images, asked), self.num_images + 1)
+        asked = exact(self.rate)
+        promised = 1 - Fraction(self.rank, self.num_images + 1)
         short = ""
         if self.needed is not None:
-            short = f"; {_odds(asked)} was asked for, which needs {self.needed}"
+            short = f"; {odds(asked)} was asked for, which needs {self.needed}"
         return (
-            f"expected false alarms: at most {_odds(promised)} good pictures "
+            f"expected false alarms: at most {odds(promised)} good pictures "
             f"({self.num_images} held out{short})"
         )
+
+    @property
+    def rank(self) -> int | None:
+        """Which of the sorted scores, from 1, set the threshold; None if none promises a rate."""
+        return None if self.rate is None else rank_of(self.num_images, exact(self.rate))
 
     @property
     def needed(self) -> int | None:
         """How many good pictures the rate that was asked for takes; None if there were enough."""
         if self.rate is None:
             return None
-        needed = math.ceil(1 / _exact(self.rate)) - 1
+        needed = math.ceil(1 / exact(self.rate)) - 1
         return needed if self.num_images < needed else None
 
     def to_json(self) -> dict[str, float | int | None]:
@@ -137,52 +183,7 @@ class Calibration:
         Raises:
             ModelFileError: If a key is unknown or missing, or a value cannot be right.
         """
-        names = {field.name for field in fields(cls)}
-        if unknown := set(data) - names:
-            _refuse(f"unknown keys {listed(unknown)}; known are {listed(names)}")
-        # Files from before thresholds could be chosen by F1 lack what only these have.
-        data = {"num_defective": 0, "f1": None, **data}
-        if missing := names - set(data):
-            _refuse(f"missing keys {listed(missing)}")
-        for name in sorted(names):
-            value = data[name]
-            if value is None and name in _NULLABLE:
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                _refuse(f"`{name}` must be a number; it is {value!r}")
-            if not abs(value) <= _FLOAT64_MAX:
-                shown = value if isinstance(value, float) else "a whole number beyond any float"
-                _refuse(f"`{name}` must be finite; it is {shown}")
-            if name in ("scale", "pixel_scale") and value <= 0:
-                _refuse(f"`{name}` must be positive; it is {value}")
-        for one, other in (("pixel_threshold", "pixel_scale"), ("rate", "promised_rate")):
-            if (data[one] is None) != (data[other] is None):
-                _refuse(f"`{one}` and `{other}` must both be numbers or both be null")
-        for name, least in (("num_images", 1), ("num_defective", 0)):
-            if not isinstance(data[name], int) or data[name] < least:
-                _refuse(f"`{name}` must be a whole number from {least}; it is {data[name]}")
-        _check_origin(data)
-        return cls(**data)
-
-
-_THRESHOLD, _NO_THRESHOLD = "Threshold ", "Nothing was held out: "
-"""How notes on a calibration begin."""
-
-
-def calibration_notes(calibration: Calibration | None) -> list[str]:
-    """What a user must know of a run's threshold, or of its having none."""
-    if calibration is None:
-        return [
-            f"{_NO_THRESHOLD}there is no threshold, no verdict and no 0-to-1 score. Scores "
-            "still rank pictures. Train with `holdout` above 0 to have them."
-        ]
-    return [f"{_THRESHOLD}{calibration.threshold:.4g}; {calibration.promise()}."]
-
-
-def renewed_notes(notes: Sequence[str], calibration: Calibration | None) -> list[str]:
-    """A run's notes, with what they say of its threshold true of the one that it has now."""
-    others = [note for note in notes if not note.startswith((_THRESHOLD, _NO_THRESHOLD))]
-    return [*calibration_notes(calibration), *others]
+        return cls(**checked_values(data, {field.name for field in fields(cls)}))
 
 
 def calibrate(
@@ -190,8 +191,10 @@ def calibrate(
 ) -> Calibration:
     """Find the thresholds that keep false alarms on good pictures below a rate.
 
-    The pixel threshold is found from the largest pixel score of each map, so that at most that
-    share of good pictures shows any anomalous pixel.
+    A threshold is a held-out picture's score and a hair more, a thousandth of the scale or so,
+    since that picture's score comes out a little otherwise in another batch. The pixel threshold
+    is found from the largest pixel score of each map, so that at most that share of good pictures
+    shows any anomalous pixel.
 
     Args:
         scores: ``[n]``, image scores of normal images that the detector has not learnt from.
@@ -208,19 +211,18 @@ def calibrate(
         msg = f"`rate` is a share of good pictures and must be between 0 and 1; got {rate}."
         raise SettingError(msg)
     image_scores = _checked("scores", scores)
-    threshold = _quantile(image_scores, rate)
+    threshold, scale = _above_quantile(image_scores, rate)
     pixel_threshold, pixel_scale = None, None
     if map_maxima is not None:
         pixel_scores = _checked("map_maxima", map_maxima, like=image_scores)
-        pixel_threshold = _quantile(pixel_scores, rate)
-        pixel_scale = _scale(pixel_threshold, pixel_scores)
+        pixel_threshold, pixel_scale = _above_quantile(pixel_scores, rate)
     return Calibration(
         threshold=threshold,
-        scale=_scale(threshold, image_scores),
+        scale=scale,
         pixel_threshold=pixel_threshold,
         pixel_scale=pixel_scale,
         rate=float(rate),
-        promised_rate=_promised(image_scores.size, rate),
+        promised_rate=promised_rate(image_scores.size, rate),
         num_images=image_scores.size,
     )
 
@@ -282,45 +284,39 @@ def _best_f1(scores: NDArray[Any], defective: NDArray[np.bool_]) -> tuple[float,
     assert best is not None  # there are defective ones
     below = scores[scores < best.threshold]
     if not below.size:  # all are called defective
-        return float(np.nextafter(np.float32(best.threshold), np.float32(-np.inf))), best.value
+        return best.threshold - _margin(best.threshold, scores), best.value
     lower = float(below.max())
     middle = (best.threshold + lower) / 2
     return middle if middle < best.threshold else lower, best.value
 
 
-def _quantile(scores: NDArray[np.float64], rate: float) -> float:
-    """The score that at most a share of as many new ones exceed, by the conformal argument."""
-    return float(np.sort(scores)[_rank(scores.size, _exact(rate)) - 1])
+def _above_quantile(scores: NDArray[np.float64], rate: float) -> tuple[float, float]:
+    """What at most a share of as many new scores exceed, by the conformal argument; its scale."""
+    score = float(np.sort(scores)[rank_of(scores.size, exact(rate)) - 1])
+    return score + _margin(score, scores), _scale(score, scores)
 
 
 def _scale(threshold: float, good: NDArray[np.float64]) -> float:
     """The logistic scale that puts the median of good pictures at 0.1."""
+    return (_spread(threshold, good) or 1.0) / _LOW
+
+
+def _spread(threshold: float, good: NDArray[Any]) -> float:
+    """How far good pictures are from the threshold; 0 if all is 0."""
     spread = threshold - float(np.median(good))
     # Differences beneath what float32 scores resolve say nothing of how good pictures vary.
     resolution = max(abs(threshold) * _FLOAT32_EPS, _FLOAT32_TINY)
     if spread <= resolution:
         spread = float(good.max() - good.min())
     if spread <= resolution:
-        spread = abs(threshold) if abs(threshold) > _FLOAT32_TINY else 1.0
-    return spread / _LOW
+        spread = abs(threshold) if abs(threshold) > _FLOAT32_TINY else 0.0
+    return spread
 
 
-def _rank(num_images: int, rate: Fraction) -> int:
-    """Which of the sorted scores, counted from 1, is the threshold."""
-    return min(num_images, math.ceil((num_images + 1) * (1 - rate)))
-
-
-def _promised(num_images: int, rate: float) -> float:
-    return float(1 - Fraction(_rank(num_images, _exact(rate)), num_images + 1))
-
-
-def _exact(rate: float) -> Fraction:
-    # 0.3 means 3 in 10; its float is a little less, and would cost a rank at n = 9.
-    return Fraction(repr(float(rate)))
-
-
-def _odds(rate: Fraction) -> str:
-    return f"{rate.numerator} in {rate.denominator}"
+def _margin(score: float, others: NDArray[Any]) -> float:
+    """How far from a score a threshold must be for the same verdict in every batch."""
+    of_scale = _MARGIN_OF_SCALE * _spread(score, others) / _LOW
+    return max(of_scale, _MARGIN_OF_THRESHOLD * abs(score), _FLOAT32_TINY)
 
 
 def _number(score: float) -> float:
@@ -328,6 +324,17 @@ def _number(score: float) -> float:
         msg = "A score must be a number; got nan. It would pass as good."
         raise DataError(msg)
     return float(score)
+
+
+def _chosen(name: str, value: float) -> float:
+    """A threshold that somebody gave."""
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if not number or isinstance(value, bool) or not abs(value) <= _FLOAT32_MAX:
+        msg = (
+            f"`{name}` must be a score, a finite float32 number such as 0.5 or -12; got {value!r}."
+        )
+        raise SettingError(msg)
+    return float(value)
 
 
 def _checked(
@@ -352,30 +359,3 @@ def _checked(
         )
         raise DataError(msg)
     return values
-
-
-def _check_origin(data: Mapping[str, Any]) -> None:
-    """Check that a saved calibration is by rate or by F1, and what it says of either."""
-    num_images, rate, f1 = data["num_images"], data["rate"], data["f1"]
-    if (rate is None) == (f1 is None) or (f1 is None) == (data["num_defective"] > 0):
-        _refuse(
-            "it must have a `rate`, or an `f1` and `num_defective` above 0; they are "
-            f"{rate}, {f1} and {data['num_defective']}"
-        )
-    if f1 is not None:
-        if not 0 < f1 <= 1:
-            _refuse(f"`f1` must be above 0 and at most 1; it is {f1}")
-        return
-    if not 0 < rate < 1:
-        _refuse(f"`rate` must be between 0 and 1; it is {rate}")
-    promised = _promised(num_images, rate)
-    if not math.isclose(data["promised_rate"], promised):
-        _refuse(
-            f"`promised_rate` must be {promised} for {num_images} images at a rate of {rate}; "
-            f"it is {data['promised_rate']}"
-        )
-
-
-def _refuse(reason: str) -> NoReturn:
-    msg = f"A saved calibration cannot be read: {reason}."
-    raise ModelFileError(msg)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from ad.core.registry import get_dataset
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
 from ad.core.run_directory import pictures_of, read_run
+from ad.core.verdicts import Verdicts, false_alarm_notes
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_05")
@@ -35,19 +36,6 @@ say how much of a defect has to be found, also `SATURATED_METRICS` of `ad.core.k
 
 Watch = Callable[[Batch, NDArray[np.float32], NDArray[np.float32] | None], None]
 """Told of each batch with its scores ``[B]`` and maps ``[B, S, S]``, or None for maps."""
-
-
-class Verdicts(NamedTuple):
-    """What the threshold called the test pictures."""
-
-    found: int
-    """Defective pictures that were called defective."""
-    defective: int
-    """Defective pictures in all."""
-    false_alarms: int
-    """Good pictures that were called defective."""
-    good: int
-    """Good pictures in all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,14 +272,16 @@ def _evaluation(
             kinds[name] = kind_metrics(own, scores[rows], own_maps, progress)
             mean = mean_of_kinds(kinds[name])
             categories[name] |= {key: mean[key] for key in SATURATED_METRICS}
+    verdicts = _verdicts(detector, samples, scores)
+    alarms = false_alarm_notes(detector.config.calibration, verdicts, len(categories))
     return Evaluation(
         metrics=_mean(list(categories.values())),
         categories=categories,
         kinds=kinds,
         num_images=len(samples),
         resolution=detector.config.img_size,
-        notes=tuple(_notes(detector, samples, categories)),
-        verdicts=_verdicts(detector, samples, scores),
+        notes=(*alarms, *_notes(detector, samples, categories)),
+        verdicts=verdicts,
         scores=tuple(float(score) for score in scores),
         seconds_per_image=seconds_per_image,
     )

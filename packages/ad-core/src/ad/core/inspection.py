@@ -91,6 +91,7 @@ def inspect(
     output: str | Path | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
+    threshold: float | None = None,
     progress: Progress = SILENT,
 ) -> Inspection:
     """Predict on pictures and write ``predictions.csv`` and ``heatmaps/*.png``.
@@ -106,14 +107,16 @@ def inspect(
             behind it when that is taken.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         precision: ``auto`` is the one that the threshold was set in.
+        threshold: For this use in place of the saved one: see `ad.core.predict.load`.
         progress: Where to show how far it is.
 
     Raises:
         ModelFileError: If the run holds no model.
         DataError: If there are no pictures.
+        SettingError: If the threshold is no finite number, or the run has no calibration.
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
-    detector = load(run, device=device, precision=precision)
+    detector = load(run, device=device, precision=precision, threshold=threshold)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     home = Path(run).parent if (Path(run) / "manifest.json").exists() else Path(run)
     folder = free_folder(home / "predictions") if output is None else Path(output)

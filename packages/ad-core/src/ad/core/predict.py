@@ -259,6 +259,7 @@ def load(
     *,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
+    threshold: float | None = None,
 ) -> LoadedDetector:
     """Load a detector that was trained and saved.
 
@@ -266,6 +267,8 @@ def load(
         run: A run directory, or the ``model`` folder of one.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         precision: ``auto`` is the one it was calibrated in, in which its threshold holds.
+        threshold: Score above which pictures are called anomalous, for this use in place of the
+            saved one; nothing is saved. 0-to-1 scores are 0.5 there; maps stay as they are.
 
     Returns:
         The detector. There is a warning if precision, device or, on a CPU, the number of threads
@@ -274,12 +277,16 @@ def load(
     Raises:
         ModelFileError: If the folder holds no model, or one that was changed.
         UnknownNameError: If the model's family is not installed.
+        SettingError: If the threshold is no finite number, or the detector has no calibration.
     """
     folder = model_folder(run)
     tensors, config = _read(folder)
+    if threshold is not None:
+        config = chosen_by_hand(config, run, threshold)
     target = resolve_device(device)
     used = config.precision if precision == "auto" else resolve_precision(precision, target)
-    _warn_of_other_conditions(Path(run), config, used, target)
+    if threshold is None:  # where another one was found is not known
+        _warn_of_other_conditions(Path(run), config, used, target)
     return _build(folder, tensors, config, used, target)
 
 
@@ -300,6 +307,25 @@ def load_for_calibration(
     if precision != "auto":
         config = replace(config, precision=resolve_precision(precision, target))
     return _build(folder, tensors, config, config.precision, target), folder
+
+
+def chosen_by_hand(
+    config: ModelConfig, run: str | Path, threshold: float, pixel_threshold: float | None = None
+) -> ModelConfig:
+    """A detector's configuration with a threshold that a person chose.
+
+    Raises:
+        SettingError: If a threshold is no finite number, or there is no calibration whose scale
+            0-to-1 scores could keep.
+    """
+    if config.calibration is None:
+        msg = (
+            f"`{run}` has no calibration, as nothing was held out, and so no scale that 0-to-1 "
+            f"scores around the threshold {threshold} could be on. First set one from good "
+            f"pictures: ad calibrate {run} --normals DIR"
+        )
+        raise SettingError(msg)
+    return replace(config, calibration=config.calibration.by_hand(threshold, pixel_threshold))
 
 
 def model_folder(run: str | Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,14 @@ from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.evaluation import read_truth, samples_of
 from ad.core.files import alone, read_config, rewrite_config
 from ad.core.held_out import calibrate_on, hold_out
-from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load_for_calibration
+from ad.core.predict import (
+    Conditions,
+    LoadedDetector,
+    ModelConfig,
+    chosen_by_hand,
+    load_for_calibration,
+    model_folder,
+)
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.run_directory import RunLog, pictures_of, read_run
@@ -40,7 +47,8 @@ class Recalibration:
     tested: bool
     """Whether the run has figures, whose verdicts were made by the threshold before."""
     checked: bool
-    """Whether it is known that the detector has not learnt from the pictures' files."""
+    """Whether it is known that the detector has not learnt from the pictures' files; True if the
+    threshold was chosen by hand, without any."""
     notes: tuple[str, ...]
     """What a user should know: why that is not known."""
 
@@ -51,6 +59,8 @@ def recalibrate(
     normals: str | Path | None = None,
     validation: str | Path | None = None,
     false_alarms: float | None = None,
+    threshold: float | None = None,
+    pixel_threshold: float | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     batch_size: int = 8,
@@ -58,10 +68,10 @@ def recalibrate(
 ) -> Recalibration:
     """Set the thresholds of a trained detector anew and save them with it.
 
-    From good pictures by a rate of false alarms, or from good and defective ones by the largest
-    F1 score. Scores stay as they are; verdicts and 0-to-1 scores change. The model's files are
-    whole at any moment. What the run's ``metrics.json`` says of verdicts was true of the threshold
-    before; `ad.core.evaluate` tells those of the new one.
+    From good pictures by a rate of false alarms, from good and defective ones by the largest F1
+    score, or to what a person chose. Scores stay as they are; verdicts and 0-to-1 scores change.
+    The model's files are whole at any moment. What the run's ``metrics.json`` says of verdicts was
+    true of the threshold before; `ad.core.evaluate` tells those of the new one.
 
     Pictures that were learnt from are refused as far as that is known: it takes the run's own data,
     where and as they were. The result says if they are not.
@@ -73,23 +83,38 @@ def recalibrate(
         validation: Folder of good and defective pictures in the layout ``folder``, in its place.
         false_alarms: Share of good pictures that may be called defective, in (0, 1); 0.01 by
             default, and only with ``normals``.
+        threshold: A score chosen by hand, in place of both folders; it promises nothing, and no
+            picture is scored. The run must have a calibration, whose scales stay.
+        pixel_threshold: The same for pixels, only with ``threshold``; None leaves it as it is.
         device: ``auto``, ``cpu`` or ``cuda[:N]``: where the detector will work.
         precision: Precision that the threshold will hold in; ``auto`` leaves it as it is.
         batch_size: Pictures scored at once; does not change the result.
         progress: Where to show how far it is.
 
     Raises:
-        SettingError: If not exactly one of the folders is given, or the share does not fit.
+        SettingError: If not exactly one of folders and threshold is given, or what goes with
+            another one; if a threshold is no finite number.
         DataError: If a folder holds no pictures, or some that the detector has learnt from.
         PictureError: If a picture cannot be read.
         ModelFileError: If the run holds no model.
         OutputError: If it cannot be written, or another process set the thresholds while this one
             scored; the calibration that was there then still holds.
     """
+    if threshold is not None or pixel_threshold is not None:
+        others = {
+            "normals": normals,
+            "validation": validation,
+            "false_alarms": false_alarms,
+            "device": None if device == "auto" else device,
+            "precision": None if precision == "auto" else precision,
+        }
+        _refuse_beside(threshold, pixel_threshold, others)
+        assert threshold is not None
+        return _by_hand(run, threshold, pixel_threshold)
     if (normals is None) == (validation is None):
         msg = (
-            "Give either good pictures (`normals`) or good and defective ones (`validation`); got "
-            f"{'neither' if normals is None else 'both'}."
+            "Give either good pictures (`normals`) or good and defective ones (`validation`), or a "
+            f"`threshold` of your own; got {'neither' if normals is None else 'both'}."
         )
         raise SettingError(msg)
     if validation is not None and false_alarms is not None:
@@ -99,7 +124,7 @@ def recalibrate(
         )
         raise SettingError(msg)
     detector, folder = load_for_calibration(run, device=device, precision=precision)
-    home = folder.parent if (folder.parent / "run.json").exists() else None
+    home = _home(folder)
     samples = _pictures(Path(normals)) if normals is not None else _labelled(validation)
     unknown = _refuse_learnt(home, samples, progress)
     if normals is not None:
@@ -112,28 +137,74 @@ def recalibrate(
     config = replace(
         detector.config, calibration=after, calibrated_on=Conditions.of(detector.device)
     )
-    log = RunLog((home or folder) / "log.jsonl")
     with alone(folder):
         _refuse_changed(folder, before)
-        # The line comes first, so that no calibration is lost, whenever the process is killed.
-        log.write(
-            "calibrate",
-            pictures=str(normals if normals is not None else validation),
-            before=before.to_json() if before else None,
-            after=after.to_json(),
-            precision=config.precision,
-            checked=unknown is None,
+        given = normals if normals is not None else validation
+        return _save(folder, before, config, pictures=str(given), unknown=unknown)
+
+
+def _refuse_beside(
+    threshold: float | None, pixel_threshold: float | None, others: Mapping[str, object]
+) -> None:
+    """Refuse what cannot be meant together with a threshold that is given."""
+    if threshold is None:
+        msg = (
+            f"`pixel_threshold` {pixel_threshold} goes with a `threshold` for pictures: give both. "
+            "The one that a run has is printed by its training and is in its report."
         )
-        rewrite_config(folder, config.to_json())
-    tested = home is not None and (home / "metrics.json").exists()
+        raise SettingError(msg)
+    beside = [f"`{name}` {value}" for name, value in others.items() if value is not None]
+    if beside:
+        msg = (
+            f"A `threshold` that is given ({threshold}) is taken as it is and no picture is "
+            f"scored; got {', '.join(beside)} beside it. Give one or the other."
+        )
+        raise SettingError(msg)
+
+
+def _by_hand(run: str | Path, threshold: float, pixel_threshold: float | None) -> Recalibration:
+    folder = model_folder(run)
+    with alone(folder):
+        before = ModelConfig.from_json(read_config(folder), folder)
+        config = chosen_by_hand(before, run, threshold, pixel_threshold)
+        return _save(folder, before.calibration, config, pictures=None, unknown=None)
+
+
+def _save(
+    folder: Path,
+    before: Calibration | None,
+    config: ModelConfig,
+    *,
+    pictures: str | None,
+    unknown: str | None,
+) -> Recalibration:
+    """Give a model its new calibration, which nobody else must change meanwhile."""
+    home, after = _home(folder), config.calibration
+    assert after is not None
+    log = RunLog((home or folder) / "log.jsonl")
+    # The line comes first, so that no calibration is lost, whenever the process is killed.
+    log.write(
+        "calibrate",
+        pictures=pictures,
+        before=before.to_json() if before else None,
+        after=after.to_json(),
+        precision=config.precision,
+        checked=unknown is None,
+    )
+    rewrite_config(folder, config.to_json())
     return Recalibration(
         before=before,
         after=after,
         log=log.path,
-        tested=tested,
+        tested=home is not None and (home / "metrics.json").exists(),
         checked=unknown is None,
         notes=() if unknown is None else (unknown,),
     )
+
+
+def _home(folder: Path) -> Path | None:
+    """The run directory around a model's folder, if there is one."""
+    return folder.parent if (folder.parent / "run.json").exists() else None
 
 
 def _pictures(folder: Path) -> list[Sample]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ad.core.allocation import fits_in_memory
-from ad.core.calibrate import Calibration, calibration_notes
+from ad.core.calibrate import Calibration
 from ad.core.callbacks import Callback, Callbacks
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet
@@ -39,6 +39,7 @@ from ad.core.run_directory import RunLog, describe_run, forget, make_run, resume
 from ad.core.settings import DEFAULT_FALSE_ALARMS, RunSettings, run_settings
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Setup
+from ad.core.verdicts import calibration_notes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,22 @@ def calibrate(
         ),
     ] = None,
     false_alarms: FalseAlarmsOption[float | None] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SCORE",
+            help="In their place: a score of your choice, as the report's slider has it.",
+            show_default=False,
+        ),
+    ] = None,
+    pixel_threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SCORE",
+            help="With --threshold: the same for pixels; else theirs stays.",
+            show_default=False,
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the detector will work.")
     ] = "auto",
@@ -35,7 +51,7 @@ def calibrate(
     ] = Precision.auto,
     json: JsonOption = False,
 ) -> None:
-    """Set the threshold of a trained detector anew, from pictures it has not seen.
+    """Set the threshold of a trained detector anew, from pictures it has not seen or by hand.
 
     Example: [bold]ad calibrate runs/folder-parts-patchcore --normals ./new_good_parts[/bold]
     """
@@ -47,6 +63,8 @@ def calibrate(
         normals=normals,
         validation=validation,
         false_alarms=false_alarms,
+        threshold=threshold,
+        pixel_threshold=pixel_threshold,
         device=device,
         precision=precision.value,
         progress=ConsoleProgress(),
@@ -79,4 +97,4 @@ def _described(calibration: Calibration | None) -> str:
         return "no threshold"
     pixels = calibration.pixel_threshold
     of_pixels = "" if pixels is None else f", {pixels:.4g} for pixels"
-    return f"threshold {calibration.threshold:.4g}{of_pixels}; {calibration.promise()}"
+    return f"threshold {calibration.threshold:.4g}{of_pixels}\n        {calibration.promise()}"

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ad.core.data.inventory import Inventory
-    from ad.core.evaluation import Metrics, Verdicts
+    from ad.core.evaluation import Metrics
+    from ad.core.verdicts import Verdicts
 
 _SECONDS_BETWEEN_LINES = 10.0
 _WIDTH_OF_FILES = 160  # characters in a line
@@ -124,9 +127,15 @@ def inventory_table(inventory: Inventory) -> None:
 
 
 def notes(texts: Sequence[str]) -> None:
-    """Print what a user should know, one note a line."""
+    """Print what a user should know, one note a line; a terminal breaks none inside a word."""
     for text in texts:
-        say(f"note: {text}")
+        note = f"note: {text}"
+        if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns
+            note = textwrap.fill(
+                note, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+            )
+        say(note)
 
 
 def say_verdicts(verdicts: Verdicts | None) -> None:

@@ -28,6 +28,14 @@ def predict(
     precision: Annotated[
         Precision, typer.Option(help="Of frozen networks; auto: that of the threshold.")
     ] = Precision.auto,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SCORE",
+            help="Call defective what scores above it, this time; the saved one stays.",
+            show_default=False,
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Score new pictures; write verdicts and heat map overlays. Status 1 if one cannot be read.
@@ -43,6 +51,7 @@ def predict(
         output=output,
         device=device,
         precision=precision.value,
+        threshold=threshold,
         progress=ConsoleProgress(),
     )
     if json:

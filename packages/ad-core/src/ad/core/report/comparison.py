@@ -11,13 +11,13 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from ad.core.calibrate import Calibration, renewed_notes
+from ad.core.calibrate import Calibration
 from ad.core.errors import ModelFileError
-from ad.core.evaluation import Verdicts
 from ad.core.files import LARGEST_LINES, read_limited
 from ad.core.report.page import write_page
 from ad.core.report.run import REPORT, as_text, figures, run_title
 from ad.core.run_directory import RUN, read_run
+from ad.core.verdicts import Verdicts, renewed_notes
 
 _DOTS = 200
 """Scores of a run that are drawn, of good and of defective pictures each; more become quantiles."""
@@ -54,12 +54,11 @@ class _Finished:
     def calls_defective(self, one: _Scored) -> bool:
         return self.calibration is not None and self.calibration.is_anomalous(one.score)
 
-    def verdicts(self) -> dict[str, int] | None:
-        """How the threshold of now does on the test pictures; that of then without their scores."""
+    def verdicts(self) -> Verdicts | None:
+        """How the threshold of now does on the test pictures; None without their scores."""
         scored = [one for own in self.scored.values() for one in own]
         if self.calibration is None or not scored:
-            written: dict[str, int] | None = self.metrics["verdicts"]
-            return written
+            return None
         called = [one.defective for one in scored if self.calls_defective(one)]
         defective = sum(one.defective for one in scored)
         return Verdicts(
@@ -67,7 +66,7 @@ class _Finished:
             defective=defective,
             false_alarms=len(called) - sum(called),
             good=len(scored) - defective,
-        )._asdict()
+        )
 
 
 def write_comparison(path: Path, runs: Sequence[Path]) -> None:
@@ -150,6 +149,7 @@ def _scores(path: Path) -> dict[str, list[_Scored]]:
 
 def _run(run: _Finished, page: Path) -> dict[str, Any]:
     scored = [one for own in run.scored.values() for one in own]
+    verdicts = run.verdicts()
     report = run.folder / REPORT
     link = None
     if report.exists() and report.resolve() != page.resolve():
@@ -161,11 +161,12 @@ def _run(run: _Finished, page: Path) -> dict[str, Any]:
         "link": link,
         "mean": run.metrics["metrics"],
         "columns": {run.column(name): values for name, values in run.metrics["categories"].items()},
-        "verdicts": run.verdicts(),
+        # Without scores, what the threshold of then called them.
+        "verdicts": run.metrics["verdicts"] if verdicts is None else verdicts._asdict(),
         "threshold": None if run.calibration is None else run.calibration.threshold,
         "good": _dots([one.score for one in scored if not one.defective]),
         "defective": _dots([one.score for one in scored if one.defective]),
-        "notes": renewed_notes(run.metrics["notes"], run.calibration),
+        "notes": renewed_notes(run.metrics["notes"], run.calibration, verdicts, len(run.scored)),
         "command": run.record["command"],
     }
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from ad.core.calibrate import calibration_notes, renewed_notes
 from ad.core.data.inventory import Inventory
 from ad.core.data.pictures import upright_size
 from ad.core.data.samples import Sample
@@ -22,6 +21,7 @@ from ad.core.predict import ModelConfig
 from ad.core.report.gallery import Gallery, Shown
 from ad.core.report.page import data_uri, write_page
 from ad.core.run_directory import RUN, read_log, read_run
+from ad.core.verdicts import calibration_notes, renewed_notes
 
 if TYPE_CHECKING:
     from ad.core.evaluation import Evaluation
@@ -152,7 +152,8 @@ def _notes_again(run: Path, config: ModelConfig, evaluation: Evaluation) -> list
     if changed:
         reason = "The figures differ from those that training found: data, device or versions have"
         return [f"{reason} changed ({'; '.join(changed)}).", again, *notes]
-    return [again, *renewed_notes(then["notes"], config.calibration)]
+    verdicts, categories = evaluation.verdicts, len(evaluation.categories)
+    return [again, *renewed_notes(then["notes"], config.calibration, verdicts, categories)]
 
 
 def _figure(value: float | None) -> str:
@@ -253,7 +254,9 @@ def _facts(record: Mapping[str, Any], config: ModelConfig) -> list[dict[str, Any
     settings, data, machine = record["settings"], record["data"], record["machine"]
     calibration = config.calibration
     set_on = "none" if calibration is None else f"{calibration.num_images} good"
-    if calibration is not None and calibration.num_defective:
+    if calibration is not None and not calibration.num_images:
+        set_on = "none: it was chosen by hand"
+    elif calibration is not None and calibration.num_defective:
         set_on += f" and {calibration.num_defective} defective"
     chosen = {
         key: value

@@ -62,6 +62,22 @@ function bestF1() {
   return best.threshold;
 }
 
+/**
+ * The threshold in few digits, which calls every picture here what the threshold itself calls it.
+ * It keeps off the scores beside it: those come out a little otherwise in another batch.
+ */
+function typed() {
+  const low = sorted.findLast((score) => score <= state.threshold) ?? -Infinity;
+  const high = sorted.find((score) => score > state.threshold) ?? Infinity;
+  const away = Math.min((high - low) / 10, axis.pad / 20);
+  const wanted = Math.max(low + away, Math.min(high - away, state.threshold));
+  for (let digits = 4; digits < 17; digits += 1) {
+    const rounded = Number(wanted.toPrecision(digits));
+    if (rounded >= low + away / 2 && rounded <= high - away / 2) return rounded;
+  }
+  return wanted;
+}
+
 /** Share with the interval in which 19 of 20 such samples have the true one (Wilson). */
 function interval(part, whole) {
   const z = 1.96, share = part / whole;
@@ -176,6 +192,30 @@ function showCounts() {
   at("slider").setAttribute("aria-valuetext",
     `${short(state.threshold)}: ${missed} missed, ${count(alarm, "false alarm")}`);
   return errors;
+}
+
+/** How the detector gets the threshold that is set; nothing to say of the one that it has. */
+function showKeep() {
+  at("keep").hidden = state.threshold === saved;
+  if (saved === null) {
+    at("keep-words").textContent = "The detector has no scale yet to keep a threshold on. Good pictures give it one; RUN is the run's directory:";
+    at("keep-command").textContent = "ad calibrate RUN --normals DIR";
+    return;
+  }
+  at("keep-command").textContent = `ad calibrate RUN --threshold ${typed()}`;
+}
+
+/** Put a command on the clipboard, or mark it where the browser lets no page do that. */
+async function copyCommand() {
+  const button = at("keep-copy");
+  try {
+    await navigator.clipboard.writeText(at("keep-command").textContent);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(at("keep-command"));
+    button.textContent = "Marked";
+  }
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
 }
 
 function showKinds() {
@@ -401,11 +441,16 @@ function showMade() {
 }
 
 function showNext() {
-  const threshold = saved === null ? "finding.score > " : "finding.anomalous, or finding.score > ";
+  const moved = pictures.length > 0 && state.threshold !== saved;
+  const python = saved === null ? `finding.score > ${typed()}`
+    : moved ? `ad.core.load("RUN", threshold=${typed()})` : 'ad.core.load("RUN")';
+  const once = ["The same at the threshold that is set above, without keeping it",
+    make("code", {}, `ad predict RUN PICTURE_OR_FOLDER --threshold ${typed()}`)];
   at("next").replaceChildren(...pairs([
     ["Verdicts and maps of new pictures", make("code", {}, "ad predict RUN PICTURE_OR_FOLDER")],
+    ...(moved && saved !== null ? [once] : []),
     ["The figures again, where the model is to run", make("code", {}, "ad evaluate RUN")],
-    ...(pictures.length ? [["In Python, with the threshold as it is set above", make("code", {}, threshold + state.threshold)]] : []),
+    ...(pictures.length ? [["In Python, with the threshold as it is set above", make("code", {}, python)]] : []),
   ]));
 }
 
@@ -432,6 +477,7 @@ function update({ resting = true } = {}) {
   if (document.activeElement !== at("number")) at("number").value = state.threshold;
   histogram();
   showCounts();
+  showKeep();
   showKinds();
   showNext();
   for (const button of at("presets").children) {
@@ -508,6 +554,7 @@ function listen() {
     at("gallery").children[first]?.querySelector("button").focus();
   });
   at("save").addEventListener("click", saveVerdicts);
+  at("keep-copy").addEventListener("click", copyCommand);
   at("viewer-close").addEventListener("click", closeViewer);
   at("viewer").addEventListener("cancel", (event) => { event.preventDefault(); closeViewer(); });
   at("viewer-back").addEventListener("click", () => view(state.viewed - 1));
