@@ -26,7 +26,7 @@ from ad.core.errors import (
     SettingError,
     UnknownNameError,
 )
-from ad.core.files import claim
+from ad.core.claims import claim
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs its signals")
 

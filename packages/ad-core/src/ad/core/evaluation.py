@@ -23,7 +23,7 @@ from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
-from ad.core.run_directory import read_run, training_pictures
+from ad.core.run_directory import read_run, tidy, training_pictures
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_05")
@@ -113,6 +113,7 @@ def evaluate(
     if not test:
         msg = f"The data of `{run}` have no test pictures: there is nothing to evaluate on."
         raise DataError(msg)
+    tidy(Path(run))
     detector = load(run, device=device)
     gallery = Gallery(test, detector.config.calibration) if report else None
     evaluation = measure(

@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.calibrate import Calibration
+from ad.core.claims import letting_go, make_folder, make_free_folder
 from ad.core.data.pictures import read_picture
 from ad.core.errors import OutputError
-from ad.core.files import free_folder, make_folder, write_atomic
+from ad.core.files import write_atomic
 from ad.core.heatmaps import overlay
 from ad.core.predict import Finding, find_sources, load
 from ad.core.progress import SILENT, Progress
+from ad.core.run_directory import tidy
 
 _NAME_LENGTH = 60  # characters of a heat map's name, the last ones; file systems allow 255 bytes
 
@@ -85,6 +87,7 @@ class Inspection:
         return f"{len(self.rows)} pictures: {', '.join(counts)}"
 
 
+@letting_go()
 def inspect(
     run: str | Path,
     paths: Sequence[str | Path],
@@ -117,12 +120,16 @@ def inspect(
     detector = load(run, device=device, precision=precision)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     home = Path(run).parent if (Path(run) / "manifest.json").exists() else Path(run)
-    folder = free_folder(home / "predictions") if output is None else Path(output)
-    make_folder(folder)
-    (folder / "heatmaps").mkdir()
+    tidy(home)
+    if output is None:
+        folder = make_free_folder(home / "predictions")
+    else:
+        folder = Path(output)
+        make_folder(folder)
     names = _heatmap_names([source for source in sources if isinstance(source, Path)])
     rows = []
     with _Table(folder / "predictions.csv") as table:
+        (folder / "heatmaps").mkdir()
         for number, finding in enumerate(detector.stream(sources, progress=progress)):
             assert finding.path is not None  # only paths were given
             heatmap = None
@@ -184,7 +191,11 @@ class _Table:
     def __init__(self, path: Path) -> None:
         self.path = path
         # Names that are no valid text are written as the bytes they are.
-        self.file = path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+        try:
+            self.file = path.open("x", newline="", encoding="utf-8", errors="surrogateescape")
+        except OSError as error:
+            msg = f"`{path}` cannot be written ({error.strerror})."
+            raise OutputError(msg) from error
         self.writer = csv.writer(self.file)
         self._write(("path", "score", "normalized", "verdict", "heatmap", "error"))
 

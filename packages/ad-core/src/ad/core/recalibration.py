@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.calibrate import Calibration, calibrate_by_f1
+from ad.core.claims import alone, hold, letting_go
 from ad.core.data.batches import PictureSet
 from ad.core.data.pictures import check_headers
 from ad.core.data.samples import Sample, collect, pictures_below
 from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.evaluation import read_truth, samples_of
-from ad.core.files import alone, read_config, rewrite_config
+from ad.core.files import read_config, rewrite_config
 from ad.core.held_out import calibrate_on, hold_out
 from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load_for_calibration
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
-from ad.core.run_directory import RunLog, read_run, training_pictures
+from ad.core.run_directory import LOG, RunLog, claim_run, read_run, tidy, training_pictures
 from ad.core.settings import DEFAULT_FALSE_ALARMS
 
 
@@ -43,6 +44,7 @@ class Recalibration:
     """What a user should know: why that is not known."""
 
 
+@letting_go()
 def recalibrate(
     run: str | Path,
     *,
@@ -81,8 +83,8 @@ def recalibrate(
         DataError: If a folder holds no pictures, or some that the detector has learnt from.
         PictureError: If a picture cannot be read.
         ModelFileError: If the run holds no model.
-        OutputError: If it cannot be written, or another process set the thresholds while this one
-            scored; the calibration that was there then still holds.
+        OutputError: If it cannot be written, another process trains there, or one set the
+            thresholds while this one scored; the calibration that was there then still holds.
     """
     if (normals is None) == (validation is None):
         msg = (
@@ -98,6 +100,9 @@ def recalibrate(
         raise SettingError(msg)
     detector, folder = load_for_calibration(run, device=device, precision=precision)
     home = folder.parent if (folder.parent / "run.json").exists() else None
+    if home is not None:
+        hold(claim_run(home, shared=True))
+        tidy(home)
     samples = _pictures(Path(normals)) if normals is not None else _labelled(validation)
     unknown = _refuse_learnt(home, samples, progress)
     if normals is not None:
@@ -110,7 +115,7 @@ def recalibrate(
     config = replace(
         detector.config, calibration=after, calibrated_on=Conditions.of(detector.device)
     )
-    log = RunLog((home or folder) / "log.jsonl")
+    log = RunLog((home or folder) / LOG)
     with alone(folder):
         _refuse_changed(folder, before)
         # The line comes first, so that no calibration is lost, whenever the process is killed.

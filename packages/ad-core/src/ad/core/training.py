@@ -15,6 +15,7 @@ from typing import Any, Literal
 from ad.core.calibrate import Calibration, calibration_notes
 from ad.core.callbacks import Callback, Callbacks
 from ad.core.checkpoints import Checkpoints
+from ad.core.claims import letting_go
 from ad.core.data.batches import PictureSet
 from ad.core.data.pictures import check_headers
 from ad.core.data.samples import Sample, collect, locate
@@ -30,7 +31,7 @@ from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, get_dataset, get_tracker, load_trainer
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_run_report
-from ad.core.run_directory import RunLog, describe_run, forget, make_run, resume_run
+from ad.core.run_directory import LOG, RunLog, describe_run, forget, make_run, resume_run
 from ad.core.settings import DEFAULT_FALSE_ALARMS, RunSettings, run_settings
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Setup
@@ -60,6 +61,7 @@ class TrainResult:
     """The report that was written, if one was."""
 
 
+@letting_go()
 def train(
     dataset_type: str,
     category: str,
@@ -192,7 +194,7 @@ def train(
     record = describe_run(settings, samples, trainer, target, used_precision, world)
     name = f"{dataset_type}-{title}-{model_type}"
     run = world.tell(_begin(record, name, output_dir, resume) if world.main else Path())
-    log = RunLog(run / "log.jsonl", quiet=not world.main)
+    log = RunLog(run / LOG, quiet=not world.main)
     log.write(
         "start" if resume is None else "resume",
         learning=len(learning),
@@ -324,7 +326,11 @@ def _begin(
     if resume is not None:
         return resume_run(Path(resume), record, output_dir)
     run = make_run(name, output_dir)
-    write_atomic(run / "run.json", to_json(record))
+    try:
+        write_atomic(run / "run.json", to_json(record))
+    except OutputError:
+        forget(run)
+        raise
     return run
 
 

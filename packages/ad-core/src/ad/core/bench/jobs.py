@@ -19,7 +19,7 @@ from ad.core.data.samples import DatasetSpec, collect, fingerprint, locate
 from ad.core.errors import DataError, SettingError, listed
 from ad.core.files import to_json
 from ad.core.registry import ModelRegistry, get_dataset, load_trainer
-from ad.core.run_directory import command_line, read_log
+from ad.core.run_directory import claim_run, command_line, read_log
 from ad.core.settings import RunSettings, run_settings
 
 _LAST_WORDS = 2000
@@ -168,10 +168,15 @@ def finished(job: Job) -> bool:
 
 
 def clear_way(job: Job) -> None:
-    """Remove what a killed run left that cannot be gone on with."""
+    """Remove what a killed run left that cannot be gone on with.
+
+    Raises:
+        OutputError: If another process trains there.
+    """
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     if job.folder.exists() and not (job.folder / "checkpoint").is_dir():
-        shutil.rmtree(job.folder)
+        with claim_run(job.folder):  # nobody else trains there
+            shutil.rmtree(job.folder)
 
 
 def start(job: Job, environment: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:

@@ -12,6 +12,7 @@ from ad.core.progress import SILENT, Progress
 from ad.core.report.comparison import write_comparison
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
+from ad.core.run_directory import tidy
 
 COMPARISON = "comparison.html"
 """Where the report of several runs goes by default."""
@@ -67,6 +68,7 @@ def write_report(
         return path
     (run,) = folders
     test = find_test_samples(run, data_root=data_root, progress=progress)
+    tidy(run)
     detector = load(run, device=device)
     gallery = Gallery(test, detector.config.calibration)
     evaluation = measure(detector, test, progress=progress, watch=gallery.see)

@@ -12,11 +12,12 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ad.core.claims import letting_go, make_folder
 from ad.core.data.batches import PictureSet
 from ad.core.data.learning import LearningData
 from ad.core.data.samples import collect, locate, split_seeded
 from ad.core.errors import SettingError
-from ad.core.files import make_folder, write_atomic
+from ad.core.files import write_atomic
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.synth.anomalies import Broken, PerlinAnomalies
@@ -56,6 +57,7 @@ class Preview:
         return {"sheet": str(self.sheet), "examples": rows, "notes": list(self.notes)}
 
 
+@letting_go()
 def preview(
     dataset: str,
     category: str,
