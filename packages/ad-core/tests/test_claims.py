@@ -123,9 +123,11 @@ def test_a_folder_is_held_until_the_job_ends_and_without_locks_by_nobody(tmp_pat
         make_folder(tmp_path / "a")
         with letting_go(), pytest.raises(OutputError, match=words):
             make_folder(tmp_path / "a")
-        with pytest.raises(ZeroDivisionError), letting_go():
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b/x").touch()
+        with pytest.raises(OutputError, match="is not empty"), letting_go():
             make_folder(tmp_path / "b")
-            1 / 0  # noqa: B018
+        (tmp_path / "b/x").unlink()
         make_folder(tmp_path / "b")
         monkeypatch.setattr("fcntl.flock", without_locks)
         make_folder(tmp_path / "a")

@@ -293,8 +293,15 @@ def load_for_calibration(
 
 
 def model_folder(run: str | Path) -> Path:
-    """The folder of the saved model: that of a run, or the one that is given."""
+    """The folder of the saved model: that of a run, or the one that is given.
+
+    Raises:
+        ModelFileError: If there is a file in its place.
+    """
     folder = Path(run)
+    if (folder / "model").is_file():
+        msg = f"`{folder / 'model'}` is a file: a run's model is a folder. `{folder}` is no run."
+        raise ModelFileError(msg)
     return folder / "model" if (folder / "model").is_dir() else folder
 
 

@@ -291,8 +291,12 @@ def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | No
             "have.",
             stacklevel=3,
         )
+    for folder in (run / "model", run / "checkpoint"):
+        if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+            msg = f"`{folder}` is in the way: the run has a folder there. Move it away."
+            raise OutputError(msg)
     tidy(run)
-    if (run / "model").is_dir():  # it was saved, but the run did not live to test it
+    if (run / "model").exists():  # it was saved, but the run did not live to test it
         shutil.rmtree(run / "model")
     return run
 

@@ -329,7 +329,7 @@ def _begin(
     try:
         write_atomic(run / "run.json", to_json(record))
     except OutputError:
-        forget(run)
+        (run / LOG).unlink()  # so that the same command can be tried again
         raise
     return run
 
