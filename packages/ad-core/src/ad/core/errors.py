@@ -75,6 +75,10 @@ class DownloadError(AdError, OSError):
     """A file cannot be fetched, or is not the one that was promised."""
 
 
+class PathError(AdError, FileNotFoundError):
+    """A path that was given is empty."""
+
+
 class OutputError(AdError, OSError):
     """A result cannot be written where it was asked for."""
 

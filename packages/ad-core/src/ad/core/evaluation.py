@@ -18,6 +18,7 @@ from ad.core.distributed import ALONE, World
 from ad.core.errors import DataError, OutputError, listed
 from ad.core.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
 from ad.core.metrics import image_metrics, pixel_metrics
+from ad.core.paths import given_path
 from ad.core.predict import LoadedDetector, load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
@@ -109,11 +110,12 @@ def evaluate(
         DataError: If the data are gone or changed their layout.
         OutputError: If the report cannot be written.
     """
-    test = find_test_samples(Path(run), data_root=data_root, progress=progress)
+    run = given_path(run, "the run")
+    test = find_test_samples(run, data_root=data_root, progress=progress)
     if not test:
         msg = f"The data of `{run}` have no test pictures: there is nothing to evaluate on."
         raise DataError(msg)
-    tidy(Path(run))
+    tidy(run)
     detector = load(run, device=device)
     gallery = Gallery(test, detector.config.calibration) if report else None
     evaluation = measure(
@@ -125,7 +127,7 @@ def evaluate(
     )
     if gallery is not None:
         try:
-            write_again(Path(run) / REPORT, Path(run), detector.config, evaluation, gallery)
+            write_again(run / REPORT, run, detector.config, evaluation, gallery)
         except OutputError as error:
             msg = f"{error}\nhint: the figures alone need no report: ad evaluate --no-report {run}"
             raise OutputError(msg) from error

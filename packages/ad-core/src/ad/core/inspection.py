@@ -20,6 +20,7 @@ from ad.core.data.pictures import read_picture
 from ad.core.errors import OutputError
 from ad.core.files import write_atomic
 from ad.core.heatmaps import overlay
+from ad.core.paths import given_path
 from ad.core.predict import Finding, find_sources, load
 from ad.core.progress import SILENT, Progress
 from ad.core.run_directory import tidy
@@ -124,7 +125,7 @@ def inspect(
     if output is None:
         folder = make_free_folder(home / "predictions")
     else:
-        folder = Path(output)
+        folder = given_path(output, "the output")
         make_folder(folder)
     names = _heatmap_names([source for source in sources if isinstance(source, Path)])
     rows = []

@@ -22,6 +22,7 @@ from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, ModelFileError, SettingError
 from ad.core.files import read_model
 from ad.core.loading import load_tensors
+from ad.core.paths import given_path
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.settings import resolve_options
@@ -298,7 +299,7 @@ def model_folder(run: str | Path) -> Path:
     Raises:
         ModelFileError: If there is a file in its place.
     """
-    folder = Path(run)
+    folder = given_path(run, "the run")
     if (folder / "model").is_file():
         msg = f"`{folder / 'model'}` is a file: a run's model is a folder. `{folder}` is no run."
         raise ModelFileError(msg)
@@ -366,6 +367,7 @@ def find_sources(inputs: Inputs) -> list[Source]:
 
     Raises:
         DataError: If a path does not exist, or a folder holds no picture.
+        PathError: If a path is empty.
     """
     many = inputs if isinstance(inputs, Sequence) and not isinstance(inputs, str) else [inputs]
     sources: list[Source] = []
@@ -376,7 +378,7 @@ def find_sources(inputs: Inputs) -> list[Source]:
         if not isinstance(one, (str, Path)):
             msg = f"A picture must be a path, a folder or a NumPy array; got {type(one).__name__}."
             raise DataError(msg)
-        path = Path(one)
+        path = given_path(one, "a picture")
         if path.is_dir():
             inside = pictures_below(path)
             if not inside:

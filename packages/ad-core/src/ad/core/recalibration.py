@@ -19,6 +19,7 @@ from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.evaluation import read_truth, samples_of
 from ad.core.files import read_config, rewrite_config
 from ad.core.held_out import calibrate_on, hold_out
+from ad.core.paths import given_path
 from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load_for_calibration
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
@@ -98,12 +99,13 @@ def recalibrate(
             "threshold is the one of the largest F1 score. Leave it out, or give `normals`."
         )
         raise SettingError(msg)
+    given = given_path(normals if normals is not None else str(validation), "the pictures")
     detector, folder = load_for_calibration(run, device=device, precision=precision)
     home = folder.parent if (folder.parent / "run.json").exists() else None
     if home is not None:
         hold(claim_run(home, shared=True))
         tidy(home)
-    samples = _pictures(Path(normals)) if normals is not None else _labelled(validation)
+    samples = _pictures(given) if validation is None else _labelled(given)
     unknown = _refuse_learnt(home, samples, progress)
     if normals is not None:
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
@@ -151,9 +153,8 @@ def _pictures(folder: Path) -> list[Sample]:
     return [Sample(path, 0, "test", folder.name) for path in found]
 
 
-def _labelled(folder: str | Path | None) -> list[Sample]:
-    assert folder is not None
-    samples = collect(get_dataset("folder"), "all", root=Path(folder), seed=0)
+def _labelled(folder: Path) -> list[Sample]:
+    samples = collect(get_dataset("folder"), "all", root=folder, seed=0)
     for label, noun in ((0, "good"), (1, "defective")):
         if not any(sample.label == label for sample in samples):
             msg = (

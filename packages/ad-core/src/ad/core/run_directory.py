@@ -30,6 +30,7 @@ from ad.core.data.samples import Sample, fingerprint
 from ad.core.distributed import World
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
 from ad.core.files import LARGEST_LINES, read_limited, to_json
+from ad.core.paths import given_path
 from ad.core.registry import ModelRegistry
 from ad.core.settings import RunSettings
 from ad.core.trainer import Trainer
@@ -57,7 +58,7 @@ def make_run(name: str, output_dir: str | Path | None) -> Path:
         OutputError: If it cannot be made, is not empty, or another process works in it.
     """
     if output_dir is not None:
-        folder = Path(output_dir)
+        folder = given_path(output_dir, "the output")
         if (folder / LOG).is_file():
             with claim_run(folder, shared=True):  # refuses one that is in use in other words
                 pass

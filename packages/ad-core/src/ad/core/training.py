@@ -26,6 +26,7 @@ from ad.core.evaluation import Evaluation, Metrics, measure
 from ad.core.files import save_model, to_json, write_atomic
 from ad.core.held_out import calibrate_on, hold_out
 from ad.core.loop import fit
+from ad.core.paths import given_path
 from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, get_dataset, get_tracker, load_trainer
@@ -324,7 +325,7 @@ def _begin(
 ) -> Path:
     """Make the folder of a run, or find the one that goes on."""
     if resume is not None:
-        return resume_run(Path(resume), record, output_dir)
+        return resume_run(given_path(resume, "the run to resume"), record, output_dir)
     run = make_run(name, output_dir)
     try:
         write_atomic(run / "run.json", to_json(record))

@@ -35,6 +35,7 @@ from ad.core.errors import DataError, Interrupted, OutputError, SettingError
 from ad.core.files import to_json, write_atomic
 from ad.core.loop import fit
 from ad.core.maps import upsample
+from ad.core.paths import given_path
 from ad.core.progress import SILENT, Advance, Progress
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 from ad.distill.pdn import (
@@ -121,12 +122,12 @@ def distill_teacher(
     if steps < 1:
         msg = f"`steps` must be a whole number from 1; got {steps}."
         raise SettingError(msg)
-    folder = Path(images).expanduser()
+    folder = given_path(images, "the pictures").expanduser()
     paths = pictures_below(folder)
     if not paths:
         msg = f"`{folder}` is no folder with pictures. Name one with pictures of anything."
         raise DataError(msg)
-    target = Path(output).expanduser() / teacher_file(size)
+    target = given_path(output, "the output").expanduser() / teacher_file(size)
     if target.exists():
         msg = f"`{target}` exists already. Name another output folder, or remove it first."
         raise OutputError(msg)

@@ -25,6 +25,7 @@ from ad.core.cli.options import (
     ReportOption,
     StepsOption,
     WeightsOption,
+    path_of,
 )
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def bench(
     gpus: Annotated[
         float, typer.Option(metavar="F", min=0, help="GPUs of a run, with Ray; may be a part.")
     ] = 0.0,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the bench.")] = Path(
-        "bench"
-    ),
+    output: Annotated[
+        Path, typer.Option(parser=path_of("`--output`"), metavar="DIR", help="Folder of the bench.")
+    ] = Path("bench"),
     data_root: Annotated[
         list[str] | None,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ad.core.cli.options import FalseAlarmsOption, JsonOption, Precision, RunArgument
+from ad.core.cli.options import FalseAlarmsOption, JsonOption, Precision, RunArgument, path_of
 
 if TYPE_CHECKING:
     from ad.core.calibrate import Calibration
@@ -17,11 +17,16 @@ def calibrate(
     run: RunArgument,
     normals: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Good pictures that the detector has not learnt from."),
+        typer.Option(
+            parser=path_of("`--normals`"),
+            metavar="DIR",
+            help="Good pictures that the detector has not learnt from.",
+        ),
     ] = None,
     validation: Annotated[
         Path | None,
         typer.Option(
+            parser=path_of("`--validation`"),
             metavar="DIR",
             help="In their place: `good` and folders of defective pictures, for the best F1.",
         ),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ad.core.cli.options import JsonOption
+from ad.core.cli.options import JsonOption, path_of
 
 app = typer.Typer(
     help="Fetch a data set, or verify one on disk.",
@@ -20,7 +20,10 @@ app = typer.Typer(
 @app.command("download")
 def download(
     name: Annotated[str, typer.Argument(help="A data set of `ad datasets`.")],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make for it.")],
+    output: Annotated[
+        Path,
+        typer.Option(parser=path_of("`--output`"), metavar="DIR", help="Folder to make for it."),
+    ],
     yes: Annotated[bool, typer.Option("--yes", help="Agree to the licence beforehand.")] = False,
 ) -> None:
     """Fetch the official file of a data set, check it and unpack it, if its terms suit you.
@@ -47,10 +50,17 @@ def download(
 
 @app.command("verify")
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(parser=path_of("the folder"), metavar="DIR", help="Folder of the data set."),
+    ],
     manifest: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The manifest; DIR/ad-manifest.json by default."),
+        typer.Option(
+            parser=path_of("`--manifest`"),
+            metavar="FILE",
+            help="The manifest; DIR/ad-manifest.json by default.",
+        ),
     ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Write the manifest, also in place of an older one.")

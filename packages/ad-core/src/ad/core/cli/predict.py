@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ad.core.cli.options import DeviceOption, JsonOption, Precision, RunArgument
+from ad.core.cli.options import DeviceOption, JsonOption, Precision, RunArgument, path_of
 
 if TYPE_CHECKING:
     from ad.core.inspection import Inspection
@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 def predict(
     run: RunArgument,
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Pictures and folders of pictures.")
+        list[Path],
+        typer.Argument(
+            parser=path_of("a picture or folder"),
+            metavar="PATH...",
+            help="Pictures and folders of pictures.",
+        ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Where to write; `predictions` in the run directory by default."
+            parser=path_of("`--output`"),
+            metavar="DIR",
+            help="Where to write; `predictions` in the run directory by default.",
         ),
     ] = None,
     device: DeviceOption = "auto",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ad.core.errors import OutputError, SettingError
 from ad.core.evaluation import find_test_samples, measure
+from ad.core.paths import given_path
 from ad.core.predict import load
 from ad.core.progress import SILENT, Progress
 from ad.core.report.comparison import write_comparison
@@ -48,16 +49,16 @@ def write_report(
         DataError: If the data of one run are gone or changed their layout.
         OutputError: If the file cannot be written.
     """
-    folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    several = [runs] if isinstance(runs, str | Path) else runs
+    folders = [given_path(run, "a run") for run in several]
     if not folders:
         msg = "There is no run to report on: give one run directory or several."
         raise SettingError(msg)
-    several = len(folders) > 1
-    path = Path(output) if output is not None else Path(COMPARISON)
-    if output is None and not several:
+    path = given_path(COMPARISON if output is None else output, "the report")
+    if output is None and len(folders) == 1:
         path = folders[0] / REPORT
     _check_output(path)  # before minutes of scoring
-    if several:
+    if len(folders) > 1:
         if data_root is not None:
             msg = (
                 f"`data_root` is for one run, whose pictures are scored again; got {len(folders)} "

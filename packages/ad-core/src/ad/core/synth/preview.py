@@ -18,6 +18,7 @@ from ad.core.data.learning import LearningData
 from ad.core.data.samples import collect, locate, split_seeded
 from ad.core.errors import SettingError
 from ad.core.files import write_atomic
+from ad.core.paths import given_path
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.synth.anomalies import Broken, PerlinAnomalies
@@ -106,7 +107,7 @@ def preview(
     samples = collect(spec, category, root=root, seed=seed, progress=progress)
     good = [sample.path for sample in samples if sample.split == "train"]
     paths, _ = split_seeded(good, min(count, len(good)), seed)
-    folder = Path(output).expanduser()
+    folder = given_path(output, "the output").expanduser()
     make_folder(folder)
 
     if isinstance(breaking, PerlinAnomalies):
