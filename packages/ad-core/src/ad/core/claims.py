@@ -21,11 +21,9 @@ from pathlib import Path
 from typing import IO
 
 from ad.core.errors import OutputError
+from ad.core.paths import LONGEST_NAME
 
 _TEMPORARY = re.compile(r"\.(.*\.)?[0-9a-f]{32}\.tmp", re.DOTALL)
-
-_LONGEST_NAME = 255
-"""Bytes of a file's name that file systems allow."""
 
 
 @contextlib.contextmanager
@@ -159,7 +157,7 @@ def temporary_name(path: Path) -> Path:
     """
     tag = f"{uuid.uuid4().hex}.tmp"
     whole = f".{path.name}.{tag}"
-    fits = len(os.fsencode(whole)) <= _LONGEST_NAME
+    fits = len(os.fsencode(whole)) <= LONGEST_NAME
     return path.with_name(whole if fits else f".{tag}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import os
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from ad.core.calibrate import Calibration
 from ad.core.claims import letting_go, make_folder, make_free_folder
 from ad.core.data.pictures import read_picture
-from ad.core.errors import OutputError
+from ad.core.errors import OutputError, PictureError
 from ad.core.files import write_atomic
 from ad.core.heatmaps import overlay
 from ad.core.paths import given_path
@@ -25,7 +26,8 @@ from ad.core.predict import Finding, find_sources, load
 from ad.core.progress import SILENT, Progress
 from ad.core.run_directory import tidy
 
-_NAME_LENGTH = 60  # characters of a heat map's name, the last ones; file systems allow 255 bytes
+_NAME_LENGTH = 60  # characters of a heat map's name, the last ones: up to 240 bytes of 255
+_REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # too long, or not in this text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,14 +134,18 @@ def inspect(
     with _Table(folder / "predictions.csv") as table:
         (folder / "heatmaps").mkdir()
         for number, finding in enumerate(detector.stream(sources, progress=progress)):
-            assert finding.path is not None  # only paths were given
+            path = finding.path
+            assert path is not None  # only paths were given
             heatmap = None
             if finding.map is not None:
-                heatmap = folder / "heatmaps" / names[number]
-                write_atomic(heatmap, _picture(finding, detector.config.calibration))
+                try:
+                    picture = _picture(finding, detector.config.calibration)
+                    heatmap = _write(folder / "heatmaps", names[number], picture)
+                except PictureError as error:  # it is not the one any more that was scored
+                    finding = Finding(path=path, score=None, error=str(error))
             rows.append(
                 Row(
-                    path=finding.path,
+                    path=path,
                     score=finding.score,
                     normalized=finding.normalized,
                     verdict=_verdict(finding),
@@ -149,6 +155,18 @@ def inspect(
             )
             table.add(rows[-1])
     return Inspection(output=folder, threshold=detector.threshold, rows=tuple(rows))
+
+
+def _write(folder: Path, name: str, picture: bytes) -> Path:
+    """Write a heat map, under its number alone where the file system refuses its name."""
+    try:
+        write_atomic(folder / name, picture)
+    except OutputError as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _REFUSED_NAMES:
+            raise
+        name = f"{name.partition('-')[0]}.png"
+        write_atomic(folder / name, picture)
+    return folder / name
 
 
 def _heatmap_names(paths: Sequence[Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Paths that a user gives. Torch-free."""
+"""Paths that a user gives, and names that file systems take. Torch-free."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import os
 from pathlib import Path
 
 from ad.core.errors import PathError
+
+LONGEST_NAME = 255
+"""Bytes of a name that file systems allow."""
+
+
+def ending(name: str, size: int) -> str:
+    """As much of a name's end as fits into a number of bytes, in whole characters."""
+    while len(os.fsencode(name)) > size:
+        name = name[1:]
+    return name
 
 
 def given_path(path: str | os.PathLike[str], what: str) -> Path:

@@ -30,7 +30,7 @@ from ad.core.data.samples import Sample, fingerprint
 from ad.core.distributed import World
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
 from ad.core.files import LARGEST_LINES, read_limited, to_json
-from ad.core.paths import given_path
+from ad.core.paths import ending, given_path
 from ad.core.registry import ModelRegistry
 from ad.core.settings import RunSettings
 from ad.core.trainer import Trainer
@@ -43,6 +43,9 @@ LOG = "log.jsonl"
 
 _CLAIMS, _PAUSE = 10, 0.05
 """Attempts to claim a run and the seconds between: some claims last for a moment only."""
+
+_ROOM = 200
+"""Bytes of a run's name, which has that of its category in it."""
 
 _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy", "timm", "faiss-cpu", "faiss-gpu")
 """Whose versions a run records, where they are installed."""
@@ -67,9 +70,14 @@ def make_run(name: str, output_dir: str | Path | None) -> Path:
             return folder
         raise OutputError(_in_use(folder))  # where folders cannot be held
     while True:
-        folder = make_free_folder(Path("runs") / re.sub(r"[^\w.-]+", "-", name))
+        folder = make_free_folder(Path("runs") / folder_name(name))
         if _begin(folder):  # or somebody has named this folder meanwhile
             return folder
+
+
+def folder_name(name: str) -> str:
+    """A run's name as that of a folder, with room for a number or a suffix behind it."""
+    return ending(re.sub(r"[^\w.-]+", "-", name), _ROOM)
 
 
 def _begin(folder: Path) -> bool:
