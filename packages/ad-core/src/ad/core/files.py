@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ad.core.claims import alone, temporary_name
 from ad.core.errors import ModelFileError, OutputError
+from ad.core.printable import escaped_json
 
 SCHEMA = 1
 """Version of the format of a saved model; a newer one is refused."""
@@ -61,8 +62,11 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def to_json(value: object) -> bytes:
-    """JSON as people and tools like it: indented, keys in the order given, newline at the end."""
-    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    """JSON as people and tools like it: indented, keys in the order given, newline at the end.
+
+    It can be printed as it is: what a terminal would obey is escaped.
+    """
+    text = escaped_json(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)) + "\n"
     try:
         return text.encode()
     except UnicodeEncodeError:  # a file name that is no valid text: escaped, it still is JSON

@@ -180,7 +180,7 @@ def _roots(datasets: Sequence[str], given: Sequence[str]) -> dict[str, str]:
 @contextmanager
 def _watched(total: int) -> Iterator[Callable[[Outcome], None]]:
     """Say what came of each run; on a terminal, with a table of all figures so far below."""
-    from ad.core.cli.console import say
+    from ad.core.cli.console import console, say
 
     count = 0
 
@@ -192,13 +192,11 @@ def _watched(total: int) -> Iterator[Callable[[Outcome], None]]:
     if not sys.stderr.isatty():
         yield tell
         return
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console(stderr=True, highlight=False, markup=False)
     table = _LiveTable(total)
     # What is said goes to stderr, which the display catches and prints above itself.
-    with Live(table, console=console, transient=True, refresh_per_second=2):
+    with Live(table, console=console(stderr=True), transient=True, refresh_per_second=2):
 
         def tell_and_show(outcome: Outcome) -> None:
             table.add(outcome)

@@ -44,7 +44,7 @@ def calibrate(
 
     Example: [bold]ad calibrate runs/folder-parts-patchcore --normals ./new_good_parts[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, notes, print_json, say
+    from ad.core.cli.console import ConsoleProgress, notes, print_json, put, say
     from ad.core.recalibration import recalibrate
 
     result = recalibrate(
@@ -68,8 +68,8 @@ def calibrate(
             }
         )
     else:
-        print(f"before  {_described(result.before)}")
-        print(f"now     {_described(result.after)}")
+        put(f"before  {_described(result.before)}")
+        put(f"now     {_described(result.after)}")
     notes(result.notes)
     say(f"the calibration before is kept in {result.log}")
     if result.tested:

@@ -32,7 +32,7 @@ def download(
 
     Example: [bold]ad data download visa --output ./visa[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, say
+    from ad.core.cli.console import ConsoleProgress, put, say
     from ad.core.data.download import download as run_download
     from ad.core.data.samples import describe_source
     from ad.core.registry import get_dataset
@@ -44,7 +44,7 @@ def download(
             say("nothing was fetched\n\nhint: `--yes` agrees beforehand")
             raise typer.Exit(1)
     root = run_download(dataset, output, progress=ConsoleProgress())
-    print(root)
+    put(str(root))
     say(f"\nhint: ad train {name} CATEGORY MODEL --data-root {root}")
 
 
@@ -71,8 +71,9 @@ def verify(
 
     Example: [bold]ad data verify ./mvtec_ad --write[/bold], and later the same without --write
     """
-    from ad.core.cli.console import ConsoleProgress, print_json, say
+    from ad.core.cli.console import ConsoleProgress, print_json, put, say
     from ad.core.data.manifest import NAME, compare, write_manifest
+    from ad.core.printable import in_one_line
 
     file = folder / NAME if manifest is None else manifest
     if write:
@@ -89,7 +90,7 @@ def verify(
     else:
         for kind, names in kinds.items():
             for name in names:
-                print(f"{kind:8}{name}")
+                put(f"{kind:8}{in_one_line(name)}")
     if found.same:
         say(f"{found.num_files} files are as in {file}")
         return

@@ -68,6 +68,7 @@ def _print(result: Inspection) -> None:
     from rich.table import Table
 
     from ad.core.cli.console import out, say
+    from ad.core.printable import in_one_line
 
     table = Table(header_style="bold")
     table.add_column("picture", overflow="fold")
@@ -75,10 +76,10 @@ def _print(result: Inspection) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     for row in result.rows:
         if row.error is not None:
-            table.add_row(str(row.path), "-", "-", "error")
+            table.add_row(in_one_line(row.path), "-", "-", "error")
             continue
         scaled = "-" if row.normalized is None else f"{row.normalized:.3f}"
-        table.add_row(str(row.path), f"{row.score:.4g}", scaled, row.verdict)
+        table.add_row(in_one_line(row.path), f"{row.score:.4g}", scaled, row.verdict)
     out().print(table)
     say(result.summary())
     say(f"written to {result.output}")
