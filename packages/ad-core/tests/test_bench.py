@@ -384,5 +384,5 @@ def test_a_report_that_cannot_be_written_costs_no_figures(bench_here, tmp_path):
 
 def test_ray_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(PluginError, match=r"(?s)Ray is not installed .*'ad-core\[ray\]'"):
+    with pytest.raises(PluginError, match=r"(?s)Ray is not .*'./packages/ad-core\[ray\]'"):
         RayExecutor()

@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple, Protocol, final
 
 from ad.core.bench.jobs import Job, Outcome, clear_way, finished, outcome_of, start, why_failed
 from ad.core.claims import claim
-from ad.core.errors import AdError, Interrupted, OutputError, PluginError
+from ad.core.errors import AdError, Interrupted, OutputError, PluginError, how_to_install
 from ad.core.signals import noted_signals
 
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -143,7 +143,7 @@ class RayExecutor:
         try:
             import ray
         except ImportError as error:
-            msg = f"Ray is not installed ({error}).\nhint: pip install 'ad-core[ray]'"
+            msg = f"Ray is not installed ({error}).\nhint: {how_to_install('ad-core', 'ray')}"
             raise PluginError(msg) from error
         self.ray = ray
         self.cores = cores
