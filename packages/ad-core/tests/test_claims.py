@@ -1,6 +1,7 @@
 """Folders of one's own, however many ask at once, and what killed processes leave."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from ad.core.claims import (
     make_free_folder,
     temporary_name,
 )
+from ad.core.data.synthetic.tree import NOTE, Settings, _as_json, write_tree
 from ad.core.errors import OutputError
 from ad.core.files import save_model, write_atomic
 
@@ -29,6 +31,7 @@ RACE = """
 import os, sys, time
 from pathlib import Path
 from ad.core.claims import letting_go, make_folder
+from ad.core.data.synthetic.tree import NOTE, Settings, _as_json, write_tree
 from ad.core.errors import OutputError
 from ad.core.run_directory import make_run
 
@@ -245,3 +248,14 @@ def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path):
     write_atomic(path, b"whole")
     assert [found.name for found in Path(tmp_path).iterdir()] == [path.name]
     save_model(tmp_path / ("m" * 255), nn.Linear(1, 1), {})
+
+
+@with_locks
+def test_a_tree_of_synthetic_pictures_is_cleared_of_halves(tmp_path):
+    settings = Settings(categories=("metal",), train=1, test_good=1, test_defective=0, seed=0, size=64)
+    good = tmp_path / "metal/train/good"
+    good.mkdir(parents=True)
+    temporary_name(good / "000.png").write_text("half")
+    (tmp_path / NOTE).write_text(json.dumps({**_as_json(settings), "complete": False}))
+    write_tree(tmp_path, settings, lambda count: None)
+    assert [path.name for path in good.iterdir()] == ["000.png"]

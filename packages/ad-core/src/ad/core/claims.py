@@ -80,7 +80,10 @@ def letting_go() -> Iterator[None]:
 
 def hold(file: IO[bytes]) -> None:
     """Keep a claimed file open until the job that goes on ends."""
-    _held.get().enter_context(file)
+    if sys.platform == "win32":  # where it keeps nobody out, and could not be removed
+        file.close()
+    else:
+        _held.get().enter_context(file)
 
 
 def make_folder(path: Path) -> None:

@@ -88,8 +88,8 @@ def _begin(folder: Path) -> bool:
         return False
     except OSError as error:
         raise OutputError(_unwritable(folder / LOG, error)) from error
-    hold(log)
     claim(log, wait=True)  # for those who look for a moment whether it is in use
+    hold(log)
     return True
 
 

@@ -174,7 +174,9 @@ def clear_way(job: Job) -> None:
     """
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     if job.folder.exists() and not (job.folder / "checkpoint").is_dir():
-        with claim_run(job.folder):  # nobody else trains there
+        with claim_run(job.folder) as log:  # nobody else trains there
+            if sys.platform == "win32":  # where an open file cannot be removed
+                log.close()
             shutil.rmtree(job.folder)
 
 
