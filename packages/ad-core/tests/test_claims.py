@@ -252,10 +252,24 @@ def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path):
 
 @with_locks
 def test_a_tree_of_synthetic_pictures_is_cleared_of_halves(tmp_path):
-    settings = Settings(categories=("metal",), train=1, test_good=1, test_defective=0, seed=0, size=64)
+    settings = Settings(
+        categories=("metal",), train=1, test_good=1, test_defective=0, seed=0, size=64
+    )
     good = tmp_path / "metal/train/good"
     good.mkdir(parents=True)
     temporary_name(good / "000.png").write_text("half")
     (tmp_path / NOTE).write_text(json.dumps({**_as_json(settings), "complete": False}))
     write_tree(tmp_path, settings, lambda count: None)
     assert [path.name for path in good.iterdir()] == ["000.png"]
+
+
+def test_a_folder_that_somebody_makes_at_the_same_moment_is_theirs(tmp_path, monkeypatch):
+    mkdir = Path.mkdir
+
+    def overtaken(path, *arguments, **settings):
+        if path.name in ("run", "run-2"):
+            mkdir(path)
+        mkdir(path, *arguments, **settings)
+
+    monkeypatch.setattr(Path, "mkdir", overtaken)
+    assert make_free_folder(tmp_path / "run").name == "run-3"
