@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,43 @@ def test_the_page_shows_every_file_as_it_is():
     }
     assert set(shown) == set(files)
     assert [name for name in files if files[name] != shown[name]] == []
+
+
+def make_from_the_page(folder):
+    """What somebody has who follows the page: its files, and no other."""
+    for name, text in SHOWN.findall((ROOT / "docs/plugins.md").read_text()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def python_with_hatchling():
+    """This environment's Python, or the one beneath it, as where Hatch runs the tests."""
+    for python in (sys.executable, sys._base_executable):
+        if subprocess.run([python, "-c", "import hatchling"], capture_output=True).returncode == 0:
+            return python
+    pytest.skip("hatchling is not installed: nothing can be built")
+
+
+HOOK = "import sys, hatchling.build as b; print(getattr(b, sys.argv[1])('..'))"
+
+
+@pytest.mark.parametrize("hook", ["build_wheel", "prepare_metadata_for_build_editable"])
+def test_what_the_page_shows_can_be_built_with_nothing_else(tmp_path, hook):
+    """The second is what `pip install --editable .` asks for first."""
+    folder = make_from_the_page(tmp_path / "mine")
+    command = [python_with_hatchling(), "-c", HOOK, hook]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    made = tmp_path / done.stdout.split()[-1]
+    if hook == "build_wheel":
+        with zipfile.ZipFile(made) as wheel:
+            points = wheel.read("ad_example_plugin-0.1.0.dist-info/entry_points.txt").decode()
+            assert "ad_example/spread.py" in wheel.namelist()
+        assert "spread = ad_example.catalogue:SPREAD" in points
+        assert "picture-list = ad_example.picture_list:DATASET" in points
+    else:
+        assert "Requires-Dist: ad-core~=0.1.0" in (made / "METADATA").read_text()
 
 
 def test_it_needs_the_core_of_this_version():
@@ -56,8 +94,7 @@ def installed(tmp_path_factory):
         pytest.skip("uv is not installed: no empty environment can be made")
     home = tmp_path_factory.mktemp("empty")
     commands = home / ("Scripts" if sys.platform == "win32" else "bin")
-    # From a copy: building must leave nothing in the source tree.
-    copy = shutil.copytree(EXAMPLE, home / "example")
+    copy = make_from_the_page(home / "example")
     for command in (
         [uv, "venv", "--quiet", "--python", sys.executable, "--allow-existing", str(home)],
         [uv, "pip", "install", "--quiet", "--python", str(commands / "python"),

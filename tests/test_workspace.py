@@ -11,7 +11,7 @@ import pytest
 
 import ad
 from ad.core import ModelRegistry
-from ad.core.registry import _HOMES, MODELS, dataset_names, get_dataset, load_trainer
+from ad.core.registry import _HOMES, _PLANNED, MODELS, dataset_names, get_dataset, load_trainer
 from ad.core.settings import resolve_options
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +74,21 @@ def test_hints_name_the_right_distribution():
     for point in entry_points(group=MODELS):
         names = _HOMES[point.dist.name]
         assert any(point.name == n or point.name.startswith(f"{n}-") for n in names)
+        assert not any(point.name == n or point.name.startswith(f"{n}-") for n in _PLANNED)
+    assert set(_HOMES) == {path.name for path in PACKAGES} - {"ad-core"}
+
+
+def test_nothing_says_that_a_package_of_ours_can_be_had_from_an_index():
+    """Until it is true; `./packages/ad-memory`, a path of a clone, is."""
+    texts = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    texts += [path for package in PACKAGES for path in package.rglob("*.md")]
+    texts += [path for package in PACKAGES for path in (package / "src").rglob("*.py")]
+    claim = re.compile(r"pip install[^`\n]*[\s'\"]ad-[a-z]+")
+    assert claim.search("pip install ad-core ad-memory")
+    assert claim.search("pip install 'ad-core[timm]'")
+    assert [str(path) for path in texts if claim.search(path.read_text())] == []
+    named = {n for path in texts for n in re.findall(r"\./packages/(ad-\w+)", path.read_text())}
+    assert named == {path.name for path in PACKAGES}
 
 
 @pytest.mark.parametrize("name", [point.name for point in entry_points(group=MODELS)])

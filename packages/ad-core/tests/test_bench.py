@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from ad.core.bench import compare, run_bench, summarise
 from ad.core.bench.executors import LocalExecutor, RayExecutor, train_here
 from ad.core.bench.jobs import Outcome, finished, outcome_of
+from ad.core.claims import claim
 from ad.core.cli import app
 from ad.core.errors import (
     DataError,
@@ -26,7 +27,6 @@ from ad.core.errors import (
     SettingError,
     UnknownNameError,
 )
-from ad.core.files import claim
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs its signals")
 
@@ -384,5 +384,5 @@ def test_a_report_that_cannot_be_written_costs_no_figures(bench_here, tmp_path):
 
 def test_ray_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(PluginError, match=r"(?s)Ray is not installed .*'ad-core\[ray\]'"):
+    with pytest.raises(PluginError, match=r"(?s)Ray is not .*'./packages/ad-core\[ray\]'"):
         RayExecutor()

@@ -1,7 +1,5 @@
-import errno
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from torch import nn
 import ad.core
 from ad.core.detector import learned_buffer
 from ad.core.errors import ModelFileError, OutputError
-from ad.core.files import claim, free_folder, make_folder, read_model, save_model, write_atomic
+from ad.core.files import read_model, save_model, write_atomic
 from ad.core.loading import load_tensors
 
 
@@ -149,30 +147,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_an_output_folder_that_holds_something_is_refused(tmp_path):
-    make_folder(tmp_path / "new")
-    make_folder(tmp_path / "new")  # still empty
-    (tmp_path / "new" / "x").touch()
-    with pytest.raises(OutputError, match="is not empty. Name another one"):
-        make_folder(tmp_path / "new")
-
-
-def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot be made"):
-        make_folder(tmp_path / "file" / "sub")
-
-
-def test_a_free_folder_gets_the_next_number(tmp_path):
-    wanted = tmp_path / "run"
-    names = []
-    for _ in range(3):
-        folder = free_folder(wanted)
-        folder.mkdir()
-        names.append(folder.name)
-    assert names == ["run", "run-2", "run-3"]
-
-
 def test_nothing_in_this_package_can_load_code_from_a_file():
     forbidden = r"\bpickle\b|torch\.load|torch\.save|joblib|yaml|marshal|(?<![.\w])(eval|exec)\("
     package = Path(ad.core.__file__).parent
@@ -183,21 +157,3 @@ def test_nothing_in_this_package_can_load_code_from_a_file():
         if re.search(forbidden, line)
     ]
     assert offending == []
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="everybody can claim a file there")
-def test_a_file_is_claimed_until_it_is_closed_where_there_are_locks(tmp_path, monkeypatch):
-    with (tmp_path / "a").open("ab") as first, (tmp_path / "a").open("ab") as second:
-        assert claim(first)
-        assert claim(first)
-        assert not claim(second)
-        first.close()
-        assert claim(second)
-        with (tmp_path / "a").open("ab") as third:
-            assert not claim(third)
-
-            def without_locks(handle, how):
-                raise OSError(errno.ENOLCK, "No locks available")
-
-            monkeypatch.setattr("fcntl.flock", without_locks)
-            assert claim(third)

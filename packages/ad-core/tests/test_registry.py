@@ -111,8 +111,16 @@ def test_an_unknown_model_is_told_the_nearest_name(installed):
 
 
 def test_a_known_model_that_is_not_installed_is_told_its_package(installed):
-    with pytest.raises(UnknownNameError, match="hint: pip install ad-flow"):
-        ModelRegistry.get("fastflow-resnet50")
+    words = "hint: `ad-memory` brings it; in a clone .*: pip install ./packages/ad-memory$"
+    with pytest.raises(UnknownNameError, match=words):
+        ModelRegistry.get("padim-resnet18")
+
+
+@pytest.mark.parametrize("name", ["fastflow-resnet50", "cfa", "dinomaly-base-392"])
+def test_a_model_that_is_planned_is_told_to_be_nowhere_yet(installed, name):
+    with pytest.raises(UnknownNameError, match=f"`{name}` is planned; no package .* yet") as told:
+        ModelRegistry.get(name)
+    assert "install " not in str(told.value)
 
 
 def test_two_distributions_of_one_name_are_both_named(installed):

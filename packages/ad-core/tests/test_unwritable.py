@@ -12,9 +12,10 @@ import torch
 
 from ad.core import recalibrate, train
 from ad.core.checkpoints import Checkpoints
+from ad.core.claims import make_folder
 from ad.core.data.batches import PictureSet
 from ad.core.errors import OutputError
-from ad.core.files import make_folder, read_model, rewrite_config, write_atomic
+from ad.core.files import read_model, rewrite_config, write_atomic
 from ad.core.inspection import inspect
 from ad.core.report.run import read_times
 from ad.core.run_directory import read_log

@@ -278,5 +278,7 @@ def test_faiss_that_is_not_installed_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
 
-    with pytest.raises(MissingExtraError, match=r"pip install 'ad-memory\[faiss\]'"):
+    with pytest.raises(
+        MissingExtraError, match=r"in a clone .*: pip install './packages/ad-memory\[faiss\]'"
+    ):
         NearestNeighbors(backend="faiss")

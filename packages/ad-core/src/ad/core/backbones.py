@@ -33,7 +33,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ad.core.data.learning import stream
-from ad.core.errors import MissingExtraError, SettingError, WeightsError, listed
+from ad.core.errors import MissingExtraError, SettingError, WeightsError, how_to_install, listed
 from ad.core.filter_bank import FilterBank
 from ad.core.trainer import FROM_MODEL_FILE as FROM_MODEL_FILE
 from ad.core.trainer import Precision, Setup
@@ -42,7 +42,8 @@ try:
     import timm
     from huggingface_hub import try_to_load_from_cache
 except ImportError as error:
-    _msg = "Pretrained backbones need timm, which is not installed: pip install 'ad-core[timm]'"
+    _how = how_to_install("ad-core", "timm")
+    _msg = f"Pretrained backbones need timm, which is not installed.\nhint: {_how}"
     raise MissingExtraError(_msg) from error
 
 FILTER_BANK = "filter_bank"

@@ -75,8 +75,18 @@ class DownloadError(AdError, OSError):
     """A file cannot be fetched, or is not the one that was promised."""
 
 
+class PathError(AdError, FileNotFoundError):
+    """A path that was given is empty."""
+
+
 class OutputError(AdError, OSError):
     """A result cannot be written where it was asked for."""
+
+
+def how_to_install(package: str, extra: str = "") -> str:
+    """What to type for one of this project's packages, which are on no index."""
+    path = f"./packages/{package}" if not extra else f"'./packages/{package}[{extra}]'"
+    return f"in a clone of this project: pip install {path}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -19,12 +19,13 @@ from ad.core.distributed import ALONE, World
 from ad.core.errors import DataError, OutputError, listed
 from ad.core.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
 from ad.core.metrics import image_metrics, pixel_metrics
+from ad.core.paths import given_path
 from ad.core.predict import LoadedDetector, load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
-from ad.core.run_directory import pictures_of, read_run
+from ad.core.run_directory import pictures_of, read_run, tidy
 from ad.core.verdicts import Verdicts, false_alarm_notes
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
@@ -98,7 +99,8 @@ def evaluate(
         DataError: If the data are gone or changed their layout.
         OutputError: If the report cannot be written.
     """
-    record, samples = _unseen_samples(Path(run), data_root, progress)
+    run = given_path(run, "the run")
+    record, samples = _unseen_samples(run, data_root, progress)
     test = [sample for sample in samples if sample.split == "test"]
     if not test:
         msg = f"The data of `{run}` have no test pictures: there is nothing to evaluate on."
@@ -107,6 +109,7 @@ def evaluate(
         *_other_test_pictures(record, samples),
         *check_pictures(samples, progress=progress),
     ]
+    tidy(run)
     detector = load(run, device=device)
     gallery = Gallery(test, detector.config.calibration) if report else None
     evaluation = measure(
@@ -119,7 +122,7 @@ def evaluate(
     evaluation = replace(evaluation, notes=(*data_notes, *evaluation.notes))
     if gallery is not None:
         try:
-            write_again(Path(run) / REPORT, Path(run), detector.config, evaluation, gallery)
+            write_again(run / REPORT, run, detector.config, evaluation, gallery)
         except OutputError as error:
             msg = f"{error}\nhint: the figures alone need no report: ad evaluate --no-report {run}"
             raise OutputError(msg) from error

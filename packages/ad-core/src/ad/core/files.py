@@ -13,17 +13,17 @@ import hashlib
 import json
 import os
 import shutil
-import sys
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ad.core.claims import alone, temporary_name
 from ad.core.errors import ModelFileError, OutputError
+from ad.core.printable import escaped_json
 
 SCHEMA = 1
 """Version of the format of a saved model; a newer one is refused."""
@@ -44,13 +44,15 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         OutputError: If it cannot be written; an older file of that name is then still there.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = temporary_name(path)
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.touch(exist_ok=False)
+        with alone(temporary):
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):  # such as a name that is too long
@@ -60,38 +62,15 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def to_json(value: object) -> bytes:
-    """JSON as people and tools like it: indented, keys in the order given, newline at the end."""
-    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    """JSON as people and tools like it: indented, keys in the order given, newline at the end.
+
+    It can be printed as it is: what a terminal would obey is escaped.
+    """
+    text = escaped_json(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)) + "\n"
     try:
         return text.encode()
     except UnicodeEncodeError:  # a file name that is no valid text: escaped, it still is JSON
         return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
-
-
-def free_folder(wanted: Path) -> Path:
-    """The folder's name, with the first number behind it that is not taken, if it is taken."""
-    folder, number = wanted, 1
-    while folder.exists():
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    return folder
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder for results; refuse one that already holds something.
-
-    Raises:
-        OutputError: If it cannot be made or is not empty.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        taken = any(path.iterdir())
-    except OSError as error:
-        msg = f"The output folder `{path}` cannot be made ({error.strerror})."
-        raise OutputError(msg) from error
-    if taken:
-        msg = f"The output folder `{path}` is not empty. Name another one, or remove it first."
-        raise OutputError(msg)
 
 
 def save_model(folder: Path, module: nn.Module, config: Mapping[str, Any]) -> None:
@@ -114,17 +93,18 @@ def save_tensors(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[st
         msg = f"`{folder}` exists already; a saved model is never overwritten."
         raise OutputError(msg)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    temporary = temporary_name(folder)
     try:
         temporary.mkdir(parents=True)
-        save_file(tensors, temporary / TENSORS)
-        with (temporary / TENSORS).open("rb+") as file:
-            os.fsync(file.fileno())
-        (temporary / TENSORS).chmod(0o666 & ~_umask())
-        write_atomic(temporary / CONFIG, to_json({"schema": SCHEMA, **config}))
-        hashes = {name: _sha256(temporary / name) for name in (TENSORS, CONFIG)}
-        write_atomic(temporary / MANIFEST, to_json({"schema": SCHEMA, "sha256": hashes}))
-        temporary.rename(folder)
+        with alone(temporary):
+            save_file(tensors, temporary / TENSORS)
+            with (temporary / TENSORS).open("rb+") as file:
+                os.fsync(file.fileno())
+            (temporary / TENSORS).chmod(0o666 & ~_umask())
+            write_atomic(temporary / CONFIG, to_json({"schema": SCHEMA, **config}))
+            hashes = {name: _sha256(temporary / name) for name in (TENSORS, CONFIG)}
+            write_atomic(temporary / MANIFEST, to_json({"schema": SCHEMA, "sha256": hashes}))
+            temporary.rename(folder)
         _sync_folder(folder.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -157,45 +137,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelFileError: As `read_model` does, but for the tensors.
     """
     return _read_description(folder)[1]
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time change what is in a folder; others wait until it is done.
-
-    The lock is the system's and no file: it ends with its process, however that ends. On Windows,
-    and on a file system without locks, nobody waits.
-    """
-    with contextlib.ExitStack() as stack:
-        if sys.platform != "win32":
-            import fcntl
-
-            with contextlib.suppress(OSError):
-                handle = os.open(folder, os.O_RDONLY)
-                stack.callback(os.close, handle)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def claim(file: IO[bytes]) -> bool:
-    """Claim an open file for this process and those that inherit it, until all have closed it.
-
-    The lock is the system's: it ends with the last of these processes, however that ends. On
-    Windows, and on a file system without locks, everybody can claim it.
-
-    Returns:
-        Whether nobody else has claimed it.
-    """
-    if sys.platform != "win32":
-        import fcntl
-
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass  # no locks there
-    return True
 
 
 def rewrite_config(folder: Path, config: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +14,19 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ad.core.claims import letting_go, make_folder, make_free_folder
 from ad.core.data.opening import drawn_png
 from ad.core.data.pictures import read_picture
-from ad.core.errors import OutputError
-from ad.core.files import free_folder, make_folder, write_atomic
+from ad.core.errors import OutputError, PictureError
+from ad.core.files import write_atomic
 from ad.core.heatmaps import overlay
+from ad.core.paths import given_path
 from ad.core.predict import Finding, ModelConfig, find_sources, load
 from ad.core.progress import SILENT, Progress
+from ad.core.run_directory import tidy
 
-_NAME_LENGTH = 60  # characters of a heat map's name, the last ones; file systems allow 255 bytes
+_NAME_LENGTH = 60  # characters of a heat map's name, the last ones: up to 240 bytes of 255
+_REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # too long, or not in this text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +89,7 @@ class Inspection:
         return f"{len(self.rows)} pictures: {', '.join(counts)}"
 
 
+@letting_go()
 def inspect(
     run: str | Path,
     paths: Sequence[str | Path],
@@ -119,21 +125,29 @@ def inspect(
     detector = load(run, device=device, precision=precision, threshold=threshold)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     home = Path(run).parent if (Path(run) / "manifest.json").exists() else Path(run)
-    folder = free_folder(home / "predictions") if output is None else Path(output)
-    make_folder(folder)
-    (folder / "heatmaps").mkdir()
+    tidy(home)
+    if output is None:
+        folder = make_free_folder(home / "predictions")
+    else:
+        folder = given_path(output, "the output")
+        make_folder(folder)
     names = _heatmap_names([source for source in sources if isinstance(source, Path)])
     rows = []
     with _Table(folder / "predictions.csv") as table:
+        (folder / "heatmaps").mkdir()
         for number, finding in enumerate(detector.stream(sources, progress=progress)):
-            assert finding.path is not None  # only paths were given
+            path = finding.path
+            assert path is not None  # only paths were given
             heatmap = None
             if finding.map is not None:
-                heatmap = folder / "heatmaps" / names[number]
-                write_atomic(heatmap, _picture(finding, detector.config))
+                try:
+                    picture = _picture(finding, detector.config)
+                    heatmap = _write(folder / "heatmaps", names[number], picture)
+                except PictureError as error:  # it is not the one any more that was scored
+                    finding = Finding(path=path, score=None, error=str(error))
             rows.append(
                 Row(
-                    path=finding.path,
+                    path=path,
                     score=finding.score,
                     normalized=finding.normalized,
                     verdict=_verdict(finding),
@@ -143,6 +157,18 @@ def inspect(
             )
             table.add(rows[-1])
     return Inspection(output=folder, threshold=detector.threshold, rows=tuple(rows))
+
+
+def _write(folder: Path, name: str, picture: bytes) -> Path:
+    """Write a heat map, under its number alone where the file system refuses its name."""
+    try:
+        write_atomic(folder / name, picture)
+    except OutputError as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _REFUSED_NAMES:
+            raise
+        name = f"{name.partition('-')[0]}.png"
+        write_atomic(folder / name, picture)
+    return folder / name
 
 
 def _heatmap_names(paths: Sequence[Path]) -> list[str]:
@@ -186,7 +212,11 @@ class _Table:
     def __init__(self, path: Path) -> None:
         self.path = path
         # Names that are no valid text are written as the bytes they are.
-        self.file = path.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+        try:
+            self.file = path.open("x", newline="", encoding="utf-8", errors="surrogateescape")
+        except OSError as error:
+            msg = f"`{path}` cannot be written ({error.strerror})."
+            raise OutputError(msg) from error
         self.writer = csv.writer(self.file)
         self._write(("path", "score", "normalized", "verdict", "heatmap", "error"))
 

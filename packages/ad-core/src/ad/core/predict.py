@@ -19,12 +19,13 @@ from ad.core.data.batches import PictureSet, Source, to_device
 from ad.core.data.levels import WHITE_LEVELS
 from ad.core.data.masks import tell_apart
 from ad.core.data.pictures import rgb_array
-from ad.core.data.walking import NO_FILE, OURS, everything_below
+from ad.core.data.walking import NO_FILE, OURS, SUFFIXES, everything_below
 from ad.core.detector import Detector
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, ModelFileError, SettingError
 from ad.core.files import read_model
 from ad.core.loading import load_tensors
+from ad.core.paths import given_path
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.settings import resolve_options
@@ -329,8 +330,15 @@ def chosen_by_hand(
 
 
 def model_folder(run: str | Path) -> Path:
-    """The folder of the saved model: that of a run, or the one that is given."""
-    folder = Path(run)
+    """The folder of the saved model: that of a run, or the one that is given.
+
+    Raises:
+        ModelFileError: If there is a file in its place.
+    """
+    folder = given_path(run, "the run")
+    if (folder / "model").is_file():
+        msg = f"`{folder / 'model'}` is a file: a run's model is a folder. `{folder}` is no run."
+        raise ModelFileError(msg)
     return folder / "model" if (folder / "model").is_dir() else folder
 
 
@@ -400,6 +408,7 @@ def find_sources(inputs: Inputs, *, white: int | None = None) -> list[Source]:
     Raises:
         PictureError: If an array is no picture, or none knows what is white in it.
         DataError: If a path does not exist, or a folder holds no picture.
+        PathError: If a path is empty.
     """
     many = inputs if isinstance(inputs, Sequence) and not isinstance(inputs, str) else [inputs]
     sources: list[Source] = []
@@ -411,7 +420,7 @@ def find_sources(inputs: Inputs, *, white: int | None = None) -> list[Source]:
         if not isinstance(one, (str, Path)):
             msg = f"A picture must be a path, a folder or a NumPy array; got {type(one).__name__}."
             raise DataError(msg)
-        path = Path(one)
+        path = given_path(one, "a picture")
         if path.is_dir():
             sources += _parts_below(path)
         elif path.exists():
@@ -432,7 +441,11 @@ def _parts_below(folder: Path) -> list[Path]:
         DataError: If there is none.
     """
     pictures, masks = tell_apart(folder)
-    others = Counter(why for _, why in everything_below(folder) if why in (OURS, NO_FILE))
+    others = Counter(
+        why
+        for path, why in everything_below(folder)
+        if why in (OURS, NO_FILE) and path.suffix.lower() in SUFFIXES
+    )
     if masks:
         others["masks"] = len(masks)
     left_out = ", ".join(f"{count} ({why})" for why, count in others.items())

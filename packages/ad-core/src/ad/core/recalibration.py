@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.calibrate import Calibration, calibrate_by_f1
+from ad.core.claims import alone, hold, letting_go
 from ad.core.data.batches import PictureSet
 from ad.core.data.contents import check_pictures
 from ad.core.data.masks import tell_apart
@@ -18,8 +19,9 @@ from ad.core.data.names import meaning_of
 from ad.core.data.samples import Sample, collect
 from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.evaluation import read_truth, samples_of
-from ad.core.files import alone, read_config, rewrite_config
+from ad.core.files import read_config, rewrite_config
 from ad.core.held_out import calibrate_on, hold_out
+from ad.core.paths import given_path
 from ad.core.predict import (
     Conditions,
     LoadedDetector,
@@ -30,7 +32,7 @@ from ad.core.predict import (
 )
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
-from ad.core.run_directory import RunLog, pictures_of, read_run
+from ad.core.run_directory import LOG, RunLog, claim_run, pictures_of, read_run, tidy
 from ad.core.settings import DEFAULT_FALSE_ALARMS
 
 
@@ -53,6 +55,7 @@ class Recalibration:
     """What a user should know: why that is not known."""
 
 
+@letting_go()
 def recalibrate(
     run: str | Path,
     *,
@@ -97,8 +100,8 @@ def recalibrate(
         DataError: If a folder holds no pictures, or some that the detector has learnt from.
         PictureError: If a picture cannot be read.
         ModelFileError: If the run holds no model.
-        OutputError: If it cannot be written, or another process set the thresholds while this one
-            scored; the calibration that was there then still holds.
+        OutputError: If it cannot be written, another process trains there, or one set the
+            thresholds while this one scored; the calibration that was there then still holds.
     """
     if threshold is not None or pixel_threshold is not None:
         others = {
@@ -123,9 +126,10 @@ def recalibrate(
             "threshold is the one of the largest F1 score. Leave it out, or give `normals`."
         )
         raise SettingError(msg)
+    given = given_path(normals if normals is not None else str(validation), "the pictures")
     detector, folder = load_for_calibration(run, device=device, precision=precision)
-    home = _home(folder)
-    samples = _pictures(Path(normals)) if normals is not None else _labelled(validation)
+    home = _claimed_home(folder)
+    samples = _pictures(given) if validation is None else _labelled(given)
     unknown = _refuse_learnt(home, samples, progress)
     if normals is not None:
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
@@ -139,7 +143,6 @@ def recalibrate(
     )
     with alone(folder):
         _refuse_changed(folder, before)
-        given = normals if normals is not None else validation
         return _save(folder, before, config, pictures=str(given), unknown=unknown)
 
 
@@ -164,6 +167,7 @@ def _refuse_beside(
 
 def _by_hand(run: str | Path, threshold: float, pixel_threshold: float | None) -> Recalibration:
     folder = model_folder(run)
+    _claimed_home(folder)
     with alone(folder):
         before = ModelConfig.from_json(read_config(folder), folder)
         config = chosen_by_hand(before, run, threshold, pixel_threshold)
@@ -181,7 +185,7 @@ def _save(
     """Give a model its new calibration, which nobody else must change meanwhile."""
     home, after = _home(folder), config.calibration
     assert after is not None
-    log = RunLog((home or folder) / "log.jsonl")
+    log = RunLog((home or folder) / LOG)
     # The line comes first, so that no calibration is lost, whenever the process is killed.
     log.write(
         "calibrate",
@@ -205,6 +209,15 @@ def _save(
 def _home(folder: Path) -> Path | None:
     """The run directory around a model's folder, if there is one."""
     return folder.parent if (folder.parent / "run.json").exists() else None
+
+
+def _claimed_home(folder: Path) -> Path | None:
+    """The run directory around a model's folder, tidy and kept from those that train there."""
+    home = _home(folder)
+    if home is not None:
+        hold(claim_run(home, shared=True))
+        tidy(home)
+    return home
 
 
 def _pictures(folder: Path) -> list[Sample]:
@@ -247,9 +260,8 @@ def _not_good(folder: Path, pictures: Sequence[Path], masks: Sequence[Path]) -> 
     return masks[0] if masks else None  # masks are of defects
 
 
-def _labelled(folder: str | Path | None) -> list[Sample]:
-    assert folder is not None
-    samples = collect(get_dataset("folder"), "all", root=Path(folder), seed=0)
+def _labelled(folder: Path) -> list[Sample]:
+    samples = collect(get_dataset("folder"), "all", root=folder, seed=0)
     for label, noun in ((0, "good"), (1, "defective")):
         if not any(sample.label == label for sample in samples):
             msg = (

@@ -7,12 +7,20 @@ asked for, its code when it is trained or loaded, and neither before. No torch h
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
-from ad.core.errors import AdError, PluginError, SettingError, UnknownNameError, listed, nearest
+from ad.core.errors import (
+    AdError,
+    PluginError,
+    SettingError,
+    UnknownNameError,
+    how_to_install,
+    listed,
+    nearest,
+)
 
 if TYPE_CHECKING:
     from ad.core.data.samples import DatasetSpec
@@ -27,12 +35,13 @@ TRACKERS = "ad.trackers"
 # Only for the hint in an error message; tests/test_workspace.py keeps it true.
 _HOMES = {
     "ad-memory": ("padim", "patchcore", "dfkde"),
-    "ad-flow": ("cflow", "fastflow", "csflow", "uflow"),
     "ad-distill": ("stfpm", "fre", "reverse-distillation", "efficientad"),
     "ad-recon": ("autoencoder", "ganomaly", "draem", "dsr"),
-    "ad-adapt": ("dfm", "cfa"),
-    "ad-foundation": ("dinomaly", "supersimplenet", "uninet"),
 }
+_PLANNED = (
+    *("cflow", "fastflow", "csflow", "uflow", "dfm", "cfa"),
+    *("dinomaly", "supersimplenet", "uninet"),
+)
 
 _TRAIN_KEYS = {"num_epochs": int, "batch_size": int, "img_size": int, "normalize": bool}
 
@@ -275,14 +284,19 @@ def _owner(point: EntryPoint) -> str:
     return f"`{point.dist.name}`" if point.dist else "an unnamed distribution"
 
 
+def _is_of(name: str, families: Iterable[str]) -> bool:
+    return any(name == family or name.startswith(f"{family}-") for family in families)
+
+
 def _unknown_model(name: str, installed: list[str]) -> str:
     lines = [f"No model named `{name}` is installed.{nearest(name, installed)}"]
     lines.append(f"Installed: {listed(installed)}.")
     homes = [
         package
         for package, families in _HOMES.items()
-        if any(name == family or name.startswith(f"{family}-") for family in families)
-        and not any(family in installed for family in families)
+        if _is_of(name, families) and not any(family in installed for family in families)
     ]
-    lines += [f"hint: pip install {home}" for home in homes]
+    lines += [f"hint: `{home}` brings it; {how_to_install(home)}" for home in homes]
+    if _is_of(name, _PLANNED):
+        lines.append(f"hint: `{name}` is planned; no package of this project brings it yet")
     return "\n".join(lines)

@@ -19,21 +19,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, final
+from typing import IO, Any, final
 
 import torch
 
 from ad.core.callbacks import Callback, LoopState
+from ad.core.checkpoints import Checkpoints
+from ad.core.claims import claim, clear_leftovers, hold, make_folder, make_free_folder
 from ad.core.data.samples import Sample, fingerprint
 from ad.core.distributed import World
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
-from ad.core.files import LARGEST_LINES, free_folder, make_folder, read_limited, to_json
+from ad.core.files import LARGEST_LINES, read_limited, to_json
+from ad.core.paths import ending, given_path
 from ad.core.registry import ModelRegistry
 from ad.core.settings import RunSettings
 from ad.core.trainer import Trainer
 
 RUN = "run directory"
 """What `ad.core.files.read_limited` calls the folder of a run."""
+
+LOG = "log.jsonl"
+"""The log, which whoever works on a run has claimed."""
+
+_CLAIMS, _PAUSE = 10, 0.05
+"""Attempts to claim a run and the seconds between: some claims last for a moment only."""
+
+_ROOM = 200
+"""Bytes of a run's name, which has that of its category in it."""
 
 _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy", "timm", "faiss-cpu", "faiss-gpu")
 """Whose versions a run records, where they are installed."""
@@ -42,16 +54,83 @@ _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy", "timm", "faiss-
 def make_run(name: str, output_dir: str | Path | None) -> Path:
     """The folder of a new run: the one named, or the first free one of a name below ``runs``.
 
+    It belongs to this process until the job ends, see `ad.core.claims.letting_go`. Of several that
+    ask for one folder at once, one gets it.
+
     Raises:
-        OutputError: If it cannot be made or is not empty.
+        OutputError: If it cannot be made, is not empty, or another process works in it.
     """
     if output_dir is not None:
-        folder = Path(output_dir)
+        folder = given_path(output_dir, "the output")
+        if (folder / LOG).is_file():
+            with claim_run(folder, shared=True):  # refuses one that is in use in other words
+                pass
         make_folder(folder)
-        return folder
-    folder = free_folder(Path("runs") / re.sub(r"[^\w.-]+", "-", name))
-    make_folder(folder)
-    return folder
+        if _begin(folder):
+            return folder
+        raise OutputError(_in_use(folder))  # where folders cannot be held
+    while True:
+        folder = make_free_folder(Path("runs") / folder_name(name))
+        if _begin(folder):  # or somebody has named this folder meanwhile
+            return folder
+
+
+def folder_name(name: str) -> str:
+    """A run's name as that of a folder, with room for a number or a suffix behind it."""
+    return ending(re.sub(r"[^\w.-]+", "-", name), _ROOM)
+
+
+def _begin(folder: Path) -> bool:
+    """Whether this process is the one that begins a run in an empty folder."""
+    try:
+        log = (folder / LOG).open("x+b")
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise OutputError(_unwritable(folder / LOG, error)) from error
+    claim(log, wait=True)  # for those who look for a moment whether it is in use
+    hold(log)
+    return True
+
+
+def claim_run(run: Path, *, shared: bool = False) -> IO[bytes]:
+    """Claim a run that was begun, for as long as the file that is returned is open.
+
+    Args:
+        run: Its folder.
+        shared: For a job that leaves what was learnt as it is, and minds only those who do not.
+
+    Raises:
+        OutputError: If another process trains in it or, for a claim of one's own, works on it.
+    """
+    try:
+        file = (run / LOG).open("a+b", buffering=0)
+    except OSError as error:
+        raise OutputError(_unwritable(run / LOG, error)) from error
+    for _ in range(_CLAIMS):
+        if claim(file, shared=shared):
+            return file
+        time.sleep(_PAUSE)
+    file.close()
+    raise OutputError(_in_use(run))
+
+
+def tidy(run: Path) -> None:
+    """Remove what jobs that were killed have left in a run's folder, and nobody needs."""
+    clear_leftovers(run, run / "model", run / "checkpoint")
+    if (run / "metrics.json").is_file():
+        Checkpoints(run / "checkpoint").clear()
+
+
+def _in_use(run: Path) -> str:
+    return (
+        f"Another process trains or calibrates in `{run}`, so nothing there was touched. Wait "
+        "until it has ended, or name another folder."
+    )
+
+
+def _unwritable(log: Path, error: OSError) -> str:
+    return f"The log `{log}` cannot be written ({error.strerror})."
 
 
 def describe_run(
@@ -178,6 +257,8 @@ def read_run(run: Path) -> dict[str, Any]:
 def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | None) -> Path:
     """Check that a run was started with the same settings on the same data, and is not finished.
 
+    It belongs to this process until the job ends, see `ad.core.claims.letting_go`.
+
     Args:
         run: Its folder.
         record: What `describe_run` says of the run that is to go on.
@@ -190,11 +271,14 @@ def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | No
         SettingError: If a setting differs, or the run is finished.
         DataError: If the data changed.
         ModelFileError: If the folder is no run.
+        OutputError: If another process works in it.
     """
     if output_dir is not None and Path(output_dir).resolve() != run.resolve():
         msg = f"A resumed run stays where it is, `{run}`; leave out the output `{output_dir}`."
         raise SettingError(msg)
-    whole = read_run(run)
+    read_run(run)  # what is no run is left alone
+    hold(claim_run(run))
+    whole = read_run(run)  # nobody else changes it now
     before = whole["settings"]
     for name, value in json.loads(to_json(record["settings"])).items():
         if before.get(name) != value:
@@ -229,6 +313,11 @@ def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | No
             "have.",
             stacklevel=3,
         )
+    for folder in (run / "model", run / "checkpoint"):
+        if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+            msg = f"`{folder}` is in the way: the run has a folder there. Move it away."
+            raise OutputError(msg)
+    tidy(run)
     if (run / "model").exists():  # it was saved, but the run did not live to test it
         shutil.rmtree(run / "model")
     return run
@@ -248,7 +337,7 @@ def _named(inputs: Mapping[str, str] | None) -> str:
 
 def forget(run: Path) -> None:
     """Remove a run that came to nothing, so that the same command can be tried again."""
-    for name in ("run.json", "log.jsonl"):
+    for name in ("run.json", LOG):
         (run / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody put a file there
         run.rmdir()
@@ -275,8 +364,7 @@ class RunLog(Callback):
         try:
             _append(self.path, line.encode() + b"\n")
         except OSError as error:
-            msg = f"The log `{self.path}` cannot be written ({error.strerror})."
-            raise OutputError(msg) from error
+            raise OutputError(_unwritable(self.path, error)) from error
 
     def on_epoch_end(self, state: LoopState) -> None:
         """Add an epoch's line; see `ad.core.callbacks.Callback`."""
@@ -307,7 +395,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
     A line that is not whole is left out: what wrote it was killed, or found the disk full.
     """
-    path = run / "log.jsonl"
+    path = run / LOG
     events = []
     content = read_limited(path, RUN, largest=LARGEST_LINES) if path.is_file() else b""
     for line in content.splitlines():

@@ -17,6 +17,7 @@ from ad.core.allocation import fits_in_memory
 from ad.core.calibrate import Calibration
 from ad.core.callbacks import Callback, Callbacks
 from ad.core.checkpoints import Checkpoints
+from ad.core.claims import letting_go
 from ad.core.data.batches import PictureSet
 from ad.core.data.contents import check_pictures
 from ad.core.data.inventory import take_inventory
@@ -30,12 +31,13 @@ from ad.core.files import save_model, to_json, write_atomic
 from ad.core.held_out import calibrate_on, hold_out
 from ad.core.loop import fit
 from ad.core.options import Minutes, checked
+from ad.core.paths import given_path
 from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, get_dataset, get_tracker, load_trainer
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_run_report
-from ad.core.run_directory import RunLog, describe_run, forget, make_run, resume_run
+from ad.core.run_directory import LOG, RunLog, describe_run, forget, make_run, resume_run
 from ad.core.settings import DEFAULT_FALSE_ALARMS, RunSettings, run_settings
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Setup
@@ -66,6 +68,7 @@ class TrainResult:
     """The report that was written, if one was."""
 
 
+@letting_go()
 def train(
     dataset_type: str,
     category: str,
@@ -207,7 +210,7 @@ def train(
     )
     name = f"{dataset_type}-{title}-{model_type}"
     run = world.tell(_begin(record, name, output_dir, resume) if world.main else Path())
-    log = RunLog(run / "log.jsonl", quiet=not world.main)
+    log = RunLog(run / LOG, quiet=not world.main)
     log.write(
         "start" if resume is None else "resume",
         learning=len(learning),
@@ -349,9 +352,13 @@ def _begin(
 ) -> Path:
     """Make the folder of a run, or find the one that goes on."""
     if resume is not None:
-        return resume_run(Path(resume), record, output_dir)
+        return resume_run(given_path(resume, "the run to resume"), record, output_dir)
     run = make_run(name, output_dir)
-    write_atomic(run / "run.json", to_json(record))
+    try:
+        write_atomic(run / "run.json", to_json(record))
+    except OutputError:
+        (run / LOG).unlink()  # so that the same command can be tried again
+        raise
     return run
 
 

@@ -15,6 +15,7 @@ from ad.core.cli.options import (
     Precision,
     SeedOption,
     WeightsOption,
+    path_of,
 )
 
 
@@ -27,7 +28,12 @@ class Size(StrEnum):
 
 def distill_teacher(
     images: Annotated[
-        Path, typer.Option(metavar="DIR", help="Pictures of anything, the more varied the better.")
+        Path,
+        typer.Option(
+            parser=path_of("`--images`"),
+            metavar="DIR",
+            help="Pictures of anything, the more varied the better.",
+        ),
     ],
     backbone: Annotated[
         str, typer.Option(metavar="NAME", help="The network to imitate: a timm model.")
@@ -35,7 +41,12 @@ def distill_teacher(
     size: Annotated[Size, typer.Option(help="Of the teacher.")] = Size.small,
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Batches to learn from.")] = 60_000,
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder for the weights and their card.")
+        Path,
+        typer.Option(
+            parser=path_of("`--output`"),
+            metavar="DIR",
+            help="Folder for the weights and their card.",
+        ),
     ] = Path("."),
     crop: Annotated[
         int | None,

@@ -48,6 +48,7 @@ from ad.core.options import (
     WeightDecay,
     checked,
 )
+from ad.core.paths import given_path
 from ad.core.progress import SILENT, Advance, Progress
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 from ad.distill.pdn import (
@@ -139,12 +140,12 @@ def distill_teacher(
         ("checkpoint_minutes", Minutes, checkpoint_minutes),
     ):
         checked(hint, value, f"`{name}`")
-    folder = Path(images).expanduser()
+    folder = given_path(images, "the pictures").expanduser()
     paths = pictures_below(folder)
     if not paths:
         msg = f"`{folder}` is no folder with pictures. Name one with pictures of anything."
         raise DataError(msg)
-    target = Path(output).expanduser() / teacher_file(size)
+    target = given_path(output, "the output").expanduser() / teacher_file(size)
     if target.exists():
         msg = f"`{target}` exists already. Name another output folder, or remove it first."
         raise OutputError(msg)

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from ad.core.detector import learned_buffer
-from ad.core.errors import DataError, MissingExtraError, SettingError
+from ad.core.errors import DataError, MissingExtraError, SettingError, how_to_install
 
 Precision = Literal["exact", "fast"]
 Backend = Literal["torch", "faiss"]
@@ -370,7 +370,8 @@ def _import_faiss() -> Any:  # noqa: ANN401 - faiss has no types
     except ImportError as error:
         msg = (
             '`knn="faiss"` needs faiss, which is not installed.\n'
-            "hint: pip install 'ad-memory[faiss]', or choose `knn=\"torch\"`, equally exact"
+            'hint: choose `knn="torch"`, equally exact, or '
+            f"{how_to_install('ad-memory', 'faiss')}"
         )
         raise MissingExtraError(msg) from error
     return faiss

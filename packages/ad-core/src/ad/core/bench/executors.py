@@ -10,8 +10,8 @@ from subprocess import Popen
 from typing import IO, Any, NamedTuple, Protocol, final
 
 from ad.core.bench.jobs import Job, Outcome, clear_way, finished, outcome_of, start, why_failed
-from ad.core.errors import AdError, Interrupted, PluginError
-from ad.core.files import claim
+from ad.core.claims import claim
+from ad.core.errors import AdError, Interrupted, OutputError, PluginError, how_to_install
 from ad.core.signals import noted_signals
 
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -118,7 +118,11 @@ def _begin(job: Job, environment: Mapping[str, str]) -> _Running | Outcome:
         log.close()
         return outcome_of(job)
     begun = log.tell()
-    return _Running(job, start(job, environment, log), log, begun)
+    try:
+        return _Running(job, start(job, environment, log), log, begun)
+    except OutputError as error:
+        log.close()
+        return outcome_of(job, error=str(error))
 
 
 @final
@@ -139,7 +143,7 @@ class RayExecutor:
         try:
             import ray
         except ImportError as error:
-            msg = f"Ray is not installed ({error}).\nhint: pip install 'ad-core[ray]'"
+            msg = f"Ray is not installed ({error}).\nhint: {how_to_install('ad-core', 'ray')}"
             raise PluginError(msg) from error
         self.ray = ray
         self.cores = cores
@@ -197,13 +201,13 @@ def train_here(job: Job, cores: int) -> str | None:
     if finished(job):  # by a worker that died right after
         return None
     torch.set_num_threads(cores)
-    clear_way(job)
     values = job.settings.model_dump()
     names = {"dataset": "dataset_type", "model": "model_type", "options": "model"}
     given: dict[str, Any] = {names.get(key, key): value for key, value in values.items()}
     goes_on = (job.folder / "checkpoint").is_dir()
     given["resume" if goes_on else "output_dir"] = job.folder
     try:
+        clear_way(job)
         train(**given)
     except AdError as error:
         return str(error)

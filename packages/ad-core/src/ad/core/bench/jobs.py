@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from ad.core.data.samples import DatasetSpec, collect, fingerprint, locate
 from ad.core.errors import DataError, SettingError, listed
 from ad.core.files import to_json
 from ad.core.registry import ModelRegistry, get_dataset, load_trainer
-from ad.core.run_directory import command_line, read_log
+from ad.core.run_directory import claim_run, command_line, folder_name, read_log
 from ad.core.settings import RunSettings, run_settings
 
 _LAST_WORDS = 2000
@@ -53,7 +52,7 @@ class Job:
     @property
     def log(self) -> Path:
         """What the run says."""
-        return self.folder.with_suffix(".log")
+        return self.folder.with_name(f"{self.name}.log")
 
     def words(self) -> list[str]:
         """The command line that begins the run, or goes on with it, after the interpreter."""
@@ -157,7 +156,7 @@ def plan(
                 content = [settings.model_dump(), fingerprint(samples)]
                 digest = hashlib.sha256(to_json(content)).hexdigest()[:10]
                 name = f"{dataset.name}-{title}-{model}-seed{seed}-{digest}"
-                folder = output.absolute() / "runs" / re.sub(r"[^\w.-]+", "-", name)
+                folder = output.absolute() / "runs" / folder_name(name)
                 jobs.append(Job(settings=settings, category=title, folder=folder))
     return jobs
 
@@ -168,10 +167,17 @@ def finished(job: Job) -> bool:
 
 
 def clear_way(job: Job) -> None:
-    """Remove what a killed run left that cannot be gone on with."""
+    """Remove what a killed run left that cannot be gone on with.
+
+    Raises:
+        OutputError: If another process trains there.
+    """
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     if job.folder.exists() and not (job.folder / "checkpoint").is_dir():
-        shutil.rmtree(job.folder)
+        with claim_run(job.folder) as log:  # nobody else trains there
+            if sys.platform == "win32":  # where an open file cannot be removed
+                log.close()
+            shutil.rmtree(job.folder)
 
 
 def start(job: Job, environment: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:

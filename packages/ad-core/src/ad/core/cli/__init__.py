@@ -32,6 +32,7 @@ from ad.core.cli import (
 )
 from ad.core.distributed import end_process, is_main
 from ad.core.errors import AdError, Interrupted, LearningError, PluginError
+from ad.core.printable import printable
 from ad.core.registry import COMMANDS
 
 app = typer.Typer(
@@ -93,7 +94,7 @@ def _show_warning(
 ) -> None:
     """A warning that is meant for the user, without the line of code that it comes from."""
     where = "" if category is UserWarning else f" ({category.__name__}, {filename}:{lineno})"
-    print(f"warning: {message}{where}", file=sys.stderr, flush=True)
+    print(printable(f"warning: {message}{where}"), file=sys.stderr, flush=True)
 
 
 def main() -> None:

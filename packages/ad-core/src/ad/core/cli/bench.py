@@ -25,6 +25,7 @@ from ad.core.cli.options import (
     ReportOption,
     StepsOption,
     WeightsOption,
+    path_of,
 )
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def bench(
     gpus: Annotated[
         float, typer.Option(metavar="F", min=0, help="GPUs of a run, with Ray; may be a part.")
     ] = 0.0,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the bench.")] = Path(
-        "bench"
-    ),
+    output: Annotated[
+        Path, typer.Option(parser=path_of("`--output`"), metavar="DIR", help="Folder of the bench.")
+    ] = Path("bench"),
     data_root: Annotated[
         list[str] | None,
         typer.Option(
@@ -179,7 +180,7 @@ def _roots(datasets: Sequence[str], given: Sequence[str]) -> dict[str, str]:
 @contextmanager
 def _watched(total: int) -> Iterator[Callable[[Outcome], None]]:
     """Say what came of each run; on a terminal, with a table of all figures so far below."""
-    from ad.core.cli.console import say
+    from ad.core.cli.console import console, say
 
     count = 0
 
@@ -191,13 +192,11 @@ def _watched(total: int) -> Iterator[Callable[[Outcome], None]]:
     if not sys.stderr.isatty():
         yield tell
         return
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console(stderr=True, highlight=False, markup=False)
     table = _LiveTable(total)
     # What is said goes to stderr, which the display catches and prints above itself.
-    with Live(table, console=console, transient=True, refresh_per_second=2):
+    with Live(table, console=console(stderr=True), transient=True, refresh_per_second=2):
 
         def tell_and_show(outcome: Outcome) -> None:
             table.add(outcome)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ad.core.cli.options import FalseAlarmsOption, JsonOption, Precision, RunArgument
+from ad.core.cli.options import FalseAlarmsOption, JsonOption, Precision, RunArgument, path_of
 
 if TYPE_CHECKING:
     from ad.core.calibrate import Calibration
@@ -17,11 +17,16 @@ def calibrate(
     run: RunArgument,
     normals: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Good pictures that the detector has not learnt from."),
+        typer.Option(
+            parser=path_of("`--normals`"),
+            metavar="DIR",
+            help="Good pictures that the detector has not learnt from.",
+        ),
     ] = None,
     validation: Annotated[
         Path | None,
         typer.Option(
+            parser=path_of("`--validation`"),
             metavar="DIR",
             help="In their place: `good` and folders of defective pictures, for the best F1.",
         ),
@@ -55,7 +60,7 @@ def calibrate(
 
     Example: [bold]ad calibrate runs/folder-parts-patchcore --normals ./new_good_parts[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, notes, print_json, say
+    from ad.core.cli.console import ConsoleProgress, notes, print_json, put, say
     from ad.core.recalibration import recalibrate
 
     result = recalibrate(
@@ -81,8 +86,8 @@ def calibrate(
             }
         )
     else:
-        print(f"before  {_described(result.before)}")
-        print(f"now     {_described(result.after)}")
+        put(f"before  {_described(result.before)}")
+        put(f"now     {_described(result.after)}")
     notes(result.notes)
     say(f"the calibration before is kept in {result.log}")
     if result.tested:

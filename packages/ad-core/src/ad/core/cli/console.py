@@ -13,8 +13,9 @@ import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from ad.core.printable import in_one_line, printable
 from ad.core.progress import Advance
 
 if TYPE_CHECKING:
@@ -41,21 +42,37 @@ TITLES = {
 
 def out() -> Console:
     """The console for data: stdout. A file or a pipe has room for wide tables."""
-    from rich.console import Console
-
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES
-    return Console(highlight=False, soft_wrap=False, markup=False, width=wide)
+    return console(width=wide)
+
+
+def console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console that shows what a terminal would obey, in texts and the cells of tables."""
+    from rich.console import Console
+    from rich.text import Text
+
+    class Showing(Console):
+        # All text that is no `Text` yet passes here.
+        def render_str(self, text: str, **settings: Any) -> Text:  # noqa: ANN401
+            return super().render_str(printable(text), **settings)
+
+    return Showing(stderr=stderr, highlight=False, soft_wrap=False, markup=False, width=width)
+
+
+def put(text: str) -> None:
+    """Print a line of data to stdout, whatever its length."""
+    print(printable(text))
 
 
 def say(text: str) -> None:
     """Tell a person something: to stderr, so that stdout stays data."""
-    print(text, file=sys.stderr, flush=True)
+    _say(printable(text))
 
 
 def print_error(error: Exception) -> None:
     """Say what went wrong; ``hint:`` lines stand apart."""
     message, *hints = str(error).split("\nhint: ")
-    say(f"{_red('error')}: {message}")
+    _say(f"{_red('error')}: {printable(message)}")
     for hint in hints:
         say(f"\nhint: {hint}")
 
@@ -161,7 +178,7 @@ class ConsoleProgress:
         else:
             yield _Lines(pace, sys.stderr).advance
         after = f" after {done}" if done else ""
-        say(f"{name}: {pace.done - done} {unit}{after} in {duration(pace.seconds)}")
+        say(f"{pace.name}: {pace.done - done} {unit}{after} in {duration(pace.seconds)}")
 
     def tell(self, text: str) -> None:
         """Say it; see `ad.core.progress.Progress.tell`."""
@@ -172,14 +189,14 @@ class _Pace:
     """How far a step of work is, and how fast."""
 
     def __init__(self, name: str, total: int, unit: str, done: int) -> None:
-        self.name, self.total, self.unit = name, total, unit
+        self.name, self.total, self.unit = in_one_line(name), total, in_one_line(unit)
         self.before = self.done = done
         self.note = ""
         self.started = time.monotonic()
 
     def advance(self, count: int, note: str) -> None:
         self.done += count
-        self.note = note or self.note
+        self.note = in_one_line(note) or self.note
 
     @property
     def seconds(self) -> float:
@@ -200,7 +217,6 @@ class _Pace:
 
 @contextmanager
 def _bar(pace: _Pace) -> Iterator[Advance]:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -210,17 +226,19 @@ def _bar(pace: _Pace) -> Iterator[Advance]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(pace.unit),
-        TextColumn("{task.fields[speed]}"),
+        TextColumn("{task.fields[unit]}", markup=False),
+        TextColumn("{task.fields[speed]}", markup=False),
         TimeRemainingColumn(),
         TextColumn("left"),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(pace.name, total=pace.total, completed=pace.done, speed="", note="")
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task(
+            pace.name, total=pace.total, completed=pace.done, unit=pace.unit, speed="", note=""
+        )
 
         def advance(count: int, note: str = "") -> None:
             pace.advance(count, note)
@@ -259,6 +277,10 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _figure(value: float | None) -> str:

@@ -14,6 +14,7 @@ from ad.core.cli.options import (
     DatasetArgument,
     JsonOption,
     SeedOption,
+    path_of,
 )
 
 app = typer.Typer(
@@ -56,7 +57,10 @@ def show(
 @app.command("download")
 def download(
     name: Annotated[str, typer.Argument(help="A data set of `ad datasets`.")],
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make for it.")],
+    output: Annotated[
+        Path,
+        typer.Option(parser=path_of("`--output`"), metavar="DIR", help="Folder to make for it."),
+    ],
     yes: Annotated[bool, typer.Option("--yes", help="Agree to the licence beforehand.")] = False,
 ) -> None:
     """Fetch the official file of a data set, check it and unpack it, if its terms suit you.
@@ -65,7 +69,7 @@ def download(
 
     Example: [bold]ad data download visa --output ./visa[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, say
+    from ad.core.cli.console import ConsoleProgress, put, say
     from ad.core.data.download import download as run_download
     from ad.core.data.samples import describe_source
     from ad.core.registry import get_dataset
@@ -77,16 +81,23 @@ def download(
             say("nothing was fetched\n\nhint: `--yes` agrees beforehand")
             raise typer.Exit(1)
     root = run_download(dataset, output, progress=ConsoleProgress())
-    print(root)
+    put(str(root))
     say(f"\nhint: ad train {name} CATEGORY MODEL --data-root {root}")
 
 
 @app.command("verify")
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(parser=path_of("the folder"), metavar="DIR", help="Folder of the data set."),
+    ],
     manifest: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The manifest; DIR/ad-manifest.json by default."),
+        typer.Option(
+            parser=path_of("`--manifest`"),
+            metavar="FILE",
+            help="The manifest; DIR/ad-manifest.json by default.",
+        ),
     ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Write the manifest, also in place of an older one.")
@@ -97,8 +108,9 @@ def verify(
 
     Example: [bold]ad data verify ./mvtec_ad --write[/bold], and later the same without --write
     """
-    from ad.core.cli.console import ConsoleProgress, print_json, say
+    from ad.core.cli.console import ConsoleProgress, print_json, put, say
     from ad.core.data.manifest import NAME, compare, write_manifest
+    from ad.core.printable import in_one_line
 
     file = folder / NAME if manifest is None else manifest
     if write:
@@ -115,7 +127,7 @@ def verify(
     else:
         for kind, names in kinds.items():
             for name in names:
-                print(f"{kind:8}{name}")
+                put(f"{kind:8}{in_one_line(name)}")
     if found.same:
         say(f"{found.num_files} files are as in {file}")
         return

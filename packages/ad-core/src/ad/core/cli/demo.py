@@ -20,11 +20,11 @@ def demo() -> None:
 
     Example: [bold]ad demo[/bold]
     """
+    from ad.core.claims import make_free_folder
     from ad.core.cli.console import ConsoleProgress, say
     from ad.core.cli.train import print_result
     from ad.core.data.samples import collect
     from ad.core.data.synthetic.dataset import DATASET
-    from ad.core.files import free_folder
     from ad.core.inspection import inspect
     from ad.core.registry import ModelRegistry
     from ad.core.training import train
@@ -35,7 +35,9 @@ def demo() -> None:
         "Its features come from a fixed filter bank: nothing pretrained, nothing downloaded.\n"
     )
     progress = ConsoleProgress()
-    pictures, run = HOME / "pictures", free_folder(HOME / "run")
+    pictures = HOME / "pictures"
+    samples = collect(DATASET, "all", root=pictures, seed=0, progress=progress)
+    run = make_free_folder(HOME / "run")
     result = train(
         "synthetic",
         "all",
@@ -45,7 +47,6 @@ def demo() -> None:
         model=OPTIONS,
         progress=progress,
     )
-    samples = collect(DATASET, "all", root=pictures, seed=0)
     first = {(s.category, s.group): s.path for s in reversed(samples) if s.split == "test"}
     shown = inspect(run, sorted(first.values()), output=run / "predictions", progress=progress)
     say("")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ad.core.cli.options import JsonOption
-from ad.core.errors import PluginError
+from ad.core.errors import PluginError, how_to_install
 from ad.core.registry import ModelRegistry
 
 
@@ -35,7 +35,7 @@ def models(json: JsonOption = False) -> None:
         print_json({"models": rows, "broken": [{"name": n, "error": e} for n, e in broken]})
         return
     if not specs:
-        notes(["No models are installed. Install a family, such as: pip install ad-memory"])
+        notes([f"No models are installed. Install a family, {how_to_install('ad-memory')}"])
     else:
         from rich.table import Table
 

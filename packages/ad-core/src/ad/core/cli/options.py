@@ -6,13 +6,25 @@ there. What may be unset in one command and not in another takes its type: ``Img
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
+from ad.core.paths import given_path
+
 T = TypeVar("T")
+
+
+def path_of(what: str) -> Callable[[str], Path]:
+    """Read a path from the command line; an empty one is refused, and `what` names the option."""
+
+    def path(text: str) -> Path:
+        return given_path(text, what)
+
+    return path
 
 
 class Precision(StrEnum):
@@ -35,7 +47,10 @@ CategoryArgument = Annotated[
     str, typer.Argument(help="A category, a comma list, or `all`; for `folder`, also a path.")
 ]
 ModelArgument = Annotated[str, typer.Argument(help="A name from `ad models`.")]
-RunArgument = Annotated[Path, typer.Argument(help="A run directory that `ad train` wrote.")]
+RunArgument = Annotated[
+    Path,
+    typer.Argument(parser=path_of("the run"), help="A run directory that `ad train` wrote."),
+]
 
 DataRootOption = Annotated[str | None, typer.Option(metavar="DIR", help="Folder of the data set.")]
 EpochsOption = Annotated[

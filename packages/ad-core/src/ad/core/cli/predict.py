@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ad.core.cli.options import DeviceOption, JsonOption, Precision, RunArgument
+from ad.core.cli.options import DeviceOption, JsonOption, Precision, RunArgument, path_of
 
 if TYPE_CHECKING:
     from ad.core.inspection import Inspection
@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 def predict(
     run: RunArgument,
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Pictures and folders of pictures.")
+        list[Path],
+        typer.Argument(
+            parser=path_of("a picture or folder"),
+            metavar="PATH...",
+            help="Pictures and folders of pictures.",
+        ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Where to write; `predictions` in the run directory by default."
+            parser=path_of("`--output`"),
+            metavar="DIR",
+            help="Where to write; `predictions` in the run directory by default.",
         ),
     ] = None,
     device: DeviceOption = "auto",
@@ -70,6 +77,7 @@ def _print(result: Inspection) -> None:
     from rich.table import Table
 
     from ad.core.cli.console import out, say
+    from ad.core.printable import in_one_line
 
     table = Table(header_style="bold")
     table.add_column("picture", overflow="fold")
@@ -77,10 +85,10 @@ def _print(result: Inspection) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     for row in result.rows:
         if row.error is not None:
-            table.add_row(str(row.path), "-", "-", "error")
+            table.add_row(in_one_line(row.path), "-", "-", "error")
             continue
         scaled = "-" if row.normalized is None else f"{row.normalized:.3f}"
-        table.add_row(str(row.path), f"{row.score:.4g}", scaled, row.verdict)
+        table.add_row(in_one_line(row.path), f"{row.score:.4g}", scaled, row.verdict)
     out().print(table)
     say(result.summary())
     say(f"written to {result.output}")

@@ -7,14 +7,20 @@ from typing import Annotated
 
 import typer
 
+from ad.core.cli.options import path_of
+
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run directories that `ad train` wrote.")
+        list[Path],
+        typer.Argument(
+            parser=path_of("a run"), metavar="RUN...", help="Run directories that `ad train` wrote."
+        ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
+            parser=path_of("`--output`"),
             metavar="FILE",
             help="Where to write; `report.html` in the run directory of one run by default, "
             "`comparison.html` for several.",

@@ -15,6 +15,7 @@ from ad.core.cli.options import (
     ImgSizeOption,
     JsonOption,
     SeedOption,
+    path_of,
 )
 
 
@@ -28,16 +29,23 @@ class Recipe(StrEnum):
 def synth(
     dataset: DatasetArgument,
     category: CategoryArgument,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make for the sheet.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            parser=path_of("`--output`"), metavar="DIR", help="Folder to make for the sheet."
+        ),
+    ],
     data_root: DataRootOption = None,
     count: Annotated[int, typer.Option(metavar="N", min=1, help="Examples to show.")] = 8,
     seed: SeedOption = 0,
     textures: Annotated[
-        str,
+        Path | None,
         typer.Option(
-            metavar="DIR", help="Pictures to fill defects with; made by code if left out."
+            parser=path_of("`--textures`"),
+            metavar="DIR",
+            help="Pictures to fill defects with; made by code if left out.",
         ),
-    ] = "",
+    ] = None,
     recipe: Annotated[
         Recipe, typer.Option(help="Blotches of texture, or parts of the picture put elsewhere.")
     ] = Recipe.draem,
@@ -58,7 +66,7 @@ def synth(
         data_root=data_root,
         count=count,
         seed=seed,
-        textures=textures,
+        textures="" if textures is None else str(textures),
         recipe=recipe.value,
         img_size=img_size,
         progress=ConsoleProgress(),

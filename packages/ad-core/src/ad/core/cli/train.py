@@ -29,6 +29,7 @@ from ad.core.cli.options import (
     SetOption,
     StepsOption,
     WeightsOption,
+    path_of,
 )
 
 if TYPE_CHECKING:
@@ -80,11 +81,16 @@ def train(
         typer.Option(metavar="NAME", help="Also tell `tensorboard` or `mlflow` how it goes."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Run directory to make.")
+        Path | None,
+        typer.Option(parser=path_of("`--output`"), metavar="DIR", help="Run directory to make."),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with a run that was stopped, settings as then."),
+        typer.Option(
+            parser=path_of("`--resume`"),
+            metavar="RUN",
+            help="Go on with a run that was stopped, settings as then.",
+        ),
     ] = None,
     report: ReportOption = True,
     json: JsonOption = False,

@@ -16,6 +16,7 @@ import numpy as np
 
 from ad.core.data.walking import folders_in
 from ad.core.errors import DataError, PictureError, listed, nearest
+from ad.core.paths import given_path
 from ad.core.progress import SILENT, Progress
 
 Item = TypeVar("Item")
@@ -234,7 +235,7 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
         DataError: If a category that must be a folder is none, or the data are not found.
     """
     if root is None and dataset.path_as_category:
-        folder = Path(category).expanduser()
+        folder = given_path(category, "the folder of pictures").expanduser()
         if not folder.is_dir():
             msg = (
                 f"There is no folder `{category}`. Give the folder of your pictures, or a category "
@@ -244,12 +245,13 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
         return "all", folder.resolve()
     if root is None:
         return category, None if dataset.default_root is not None else find_root(dataset)
-    path = Path(root).expanduser()
+    path = given_path(root, "the data root").expanduser()
     if "=" not in str(root) or path.exists():
         return category, path.resolve()
     # Parts, such as `normal=DIR,abnormal=DIR`: each is a folder.
     parts = (part.partition("=") for part in str(root).split(","))
-    whole = (f"{key}={Path(value).expanduser().resolve()}" for key, _, value in parts)
+    named = ((key, given_path(value, f"`{key}=`")) for key, _, value in parts)
+    whole = (f"{key}={value.expanduser().resolve()}" for key, value in named)
     return category, Path(",".join(whole))
 
 

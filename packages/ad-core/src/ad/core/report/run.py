@@ -13,7 +13,7 @@ import numpy as np
 from ad.core.data.inventory import Inventory
 from ad.core.data.pictures import upright_size
 from ad.core.data.samples import Sample
-from ad.core.errors import DataError
+from ad.core.errors import DataError, ModelFileError
 from ad.core.files import read_limited
 from ad.core.heatmaps import colour_table
 from ad.core.metrics import auroc
@@ -142,18 +142,27 @@ def _notes_again(run: Path, config: ModelConfig, evaluation: Evaluation) -> list
     notes = [*calibration_notes(config.calibration), *evaluation.notes]
     try:
         then = json.loads(read_limited(run / "metrics.json", RUN))
+        figures, noted = dict(then["metrics"]), list(then["notes"])
     except FileNotFoundError:
         return [again, *notes]
+    except ModelFileError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        msg = (
+            f"`{run / 'metrics.json'}` cannot be read ({type(error).__name__}: {error}). Move it "
+            "away: then the run is told of without the figures that training found."
+        )
+        raise ModelFileError(msg) from error
     changed = [
-        f"{key} {_figure(then['metrics'].get(key))} then, {_figure(value)} now"
+        f"{key} {_figure(figures.get(key))} then, {_figure(value)} now"
         for key, value in evaluation.metrics.items()
-        if _figure(then["metrics"].get(key)) != _figure(value)
+        if _figure(figures.get(key)) != _figure(value)
     ]
     if changed:
         reason = "The figures differ from those that training found: data, device or versions have"
         return [f"{reason} changed ({'; '.join(changed)}).", again, *notes]
     verdicts, categories = evaluation.verdicts, len(evaluation.categories)
-    return [again, *renewed_notes(then["notes"], config.calibration, verdicts, categories)]
+    return [again, *renewed_notes(noted, config.calibration, verdicts, categories)]
 
 
 def _figure(value: float | None) -> str:

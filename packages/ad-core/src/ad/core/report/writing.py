@@ -7,11 +7,13 @@ from pathlib import Path
 
 from ad.core.errors import OutputError, SettingError
 from ad.core.evaluation import find_test_samples, measure
+from ad.core.paths import given_path
 from ad.core.predict import load
 from ad.core.progress import SILENT, Progress
 from ad.core.report.comparison import write_comparison
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
+from ad.core.run_directory import tidy
 
 COMPARISON = "comparison.html"
 """Where the report of several runs goes by default."""
@@ -47,16 +49,16 @@ def write_report(
         DataError: If the data of one run are gone or changed their layout.
         OutputError: If the file cannot be written.
     """
-    folders = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    several = [runs] if isinstance(runs, str | Path) else runs
+    folders = [given_path(run, "a run") for run in several]
     if not folders:
         msg = "There is no run to report on: give one run directory or several."
         raise SettingError(msg)
-    several = len(folders) > 1
-    path = Path(output) if output is not None else Path(COMPARISON)
-    if output is None and not several:
+    path = given_path(COMPARISON if output is None else output, "the report")
+    if output is None and len(folders) == 1:
         path = folders[0] / REPORT
     _check_output(path)  # before minutes of scoring
-    if several:
+    if len(folders) > 1:
         if data_root is not None:
             msg = (
                 f"`data_root` is for one run, whose pictures are scored again; got {len(folders)} "
@@ -67,6 +69,7 @@ def write_report(
         return path
     (run,) = folders
     test = find_test_samples(run, data_root=data_root, progress=progress)
+    tidy(run)
     detector = load(run, device=device)
     gallery = Gallery(test, detector.config.calibration)
     evaluation = measure(detector, test, progress=progress, watch=gallery.see)

@@ -11,13 +11,15 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ad.core.claims import letting_go, make_folder
 from ad.core.data.batches import PictureSet
 from ad.core.data.learning import LearningData
 from ad.core.data.levels import find_white_level
 from ad.core.data.opening import drawn_png
 from ad.core.data.samples import collect, locate, split_seeded
 from ad.core.errors import SettingError
-from ad.core.files import make_folder, write_atomic
+from ad.core.files import write_atomic
+from ad.core.paths import given_path
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.synth.anomalies import Broken, PerlinAnomalies
@@ -57,6 +59,7 @@ class Preview:
         return {"sheet": str(self.sheet), "examples": rows, "notes": list(self.notes)}
 
 
+@letting_go()
 def preview(
     dataset: str,
     category: str,
@@ -107,7 +110,7 @@ def preview(
     paths, _ = split_seeded(good, min(count, len(good)), seed)
     white = find_white_level([sample.path for sample in samples], progress=progress)
     notes += white.notes
-    folder = Path(output).expanduser()
+    folder = given_path(output, "the output").expanduser()
     make_folder(folder)
 
     if isinstance(breaking, PerlinAnomalies):

@@ -2,7 +2,7 @@
 
 ``log.jsonl`` in the run directory is always written. Others are entry points of the group
 ``ad.trackers``, whose value is a subclass of `Tracker`; here are TensorBoard and MLflow, whose
-packages are extras: ``pip install ad-core[tensorboard]``, ``ad-core[mlflow]``.
+packages are the extras ``tensorboard`` and ``mlflow`` of ad-core.
 """
 
 from __future__ import annotations

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any, final
 
 from ad.core.callbacks import LoopState
-from ad.core.errors import Interrupted, PluginError
+from ad.core.errors import Interrupted, PluginError, how_to_install
 from ad.core.tracking import Tracker
 
 try:
     import sqlalchemy  # noqa: F401 - what keeps mlflow.db, and no part of mlflow-skinny
     from mlflow import MlflowClient
 except ImportError as error:
-    msg = f"The tracker `mlflow` lacks a package ({error}).\nhint: pip install 'ad-core[mlflow]'"
+    how = how_to_install("ad-core", "mlflow")
+    msg = f"The tracker `mlflow` lacks a package ({error}).\nhint: {how}"
     raise PluginError(msg) from error
 
 EXPERIMENT = "ad"

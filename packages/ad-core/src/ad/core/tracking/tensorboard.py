@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from typing import final
 
 from ad.core.callbacks import LoopState
-from ad.core.errors import PluginError
+from ad.core.errors import PluginError, how_to_install
 from ad.core.tracking import Tracker
 
 try:
     from torch.utils.tensorboard import SummaryWriter
 except ImportError as error:
-    msg = (
-        f"The tracker `tensorboard` lacks a package ({error}).\n"
-        "hint: pip install 'ad-core[tensorboard]'"
-    )
+    how = how_to_install("ad-core", "tensorboard")
+    msg = f"The tracker `tensorboard` lacks a package ({error}).\nhint: {how}"
     raise PluginError(msg) from error
 
 

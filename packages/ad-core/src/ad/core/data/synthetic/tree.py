@@ -7,7 +7,6 @@ that settings cannot be mixed and an interrupted writing is noticed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ad.core.claims import alone, clear_leftovers, temporary_name
 from ad.core.data.synthetic import DEFECTS
 from ad.core.data.synthetic.picture import draw
 from ad.core.errors import DataError, OutputError
@@ -60,6 +60,8 @@ def write_tree(root: Path, settings: Settings, advance: Callable[[int], None]) -
     if _is_complete(root, settings):
         advance(len(entries))
         return
+    folders = {path.parent for one in entries for path in (one.picture, one.mask) if path}
+    clear_leftovers(root, *folders)
     try:
         _write_note(root, settings, complete=False)
         for entry in entries:
@@ -154,9 +156,11 @@ def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 def _write(path: Path, save: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = temporary_name(path)
     try:
-        save(part)
-        part.replace(path)
+        part.touch(exist_ok=False)
+        with alone(part):
+            save(part)
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
