@@ -189,6 +189,19 @@ def test_any_value_but_zero_is_defective(pair):
     np.testing.assert_array_equal(read_mask(*pair, 10), expected)
 
 
+@pytest.mark.parametrize("size", [7, 10, 40])
+def test_masks_are_resized_by_the_nearest_neighbour(tmp_path, size):
+    """A cell is what the pixel under its middle is, whatever is around it."""
+    mask = np.random.default_rng(0).random((20, 30)) < 0.5
+    mask = save(tmp_path / "m.png", Image.fromarray(mask.astype(np.uint8)))
+    picture = save(tmp_path / "p.png", Image.new("RGB", (30, 20)))
+    stored = np.asarray(Image.open(mask))
+    expected = np.empty((size, size), dtype=bool)
+    for y, x in np.ndindex(size, size):
+        expected[y, x] = stored[(2 * y + 1) * 20 // (2 * size), (2 * x + 1) * 30 // (2 * size)]
+    np.testing.assert_array_equal(read_mask(mask, picture, size), expected)
+
+
 def test_noise_of_a_jpeg_mask_is_not_defective(tmp_path, pair):
     mask = np.zeros((20, 30), dtype=np.uint8)
     mask[:, 21:] = 255  # inside a block of 8: its zeros are not exact

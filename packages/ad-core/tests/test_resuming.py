@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import torch
 from small_learning import Interrupting, StopsAfter, assert_equal, learnt, pictures, setup
 
 from ad.core import train
@@ -68,6 +69,35 @@ def test_resuming_in_the_middle_of_an_epoch_is_bit_equal(tmp_path):
     fit(resumed, pictures(), checkpoints=always, callbacks=[Watched(0)])
     assert_equal(learnt(resumed), learnt(whole))
     assert states == full[1:]
+
+
+class Judged(LinearStudentTrainer):
+    """Its epochs are as good as it is told they are."""
+
+    def __init__(self, values):
+        super().__init__(setup(num_epochs=6))
+        self.values = iter(values)
+
+    def monitor(self, images):
+        return torch.full((len(images),), next(self.values))
+
+
+def test_an_early_best_epoch_is_kept_by_a_run_that_is_resumed_after_it(tmp_path):
+    held_out, checkpoints = pictures(4, start=50), Checkpoints(tmp_path / "run/checkpoint")
+    best = Judged([3.0, 1.0])
+    fit(best, pictures(), held_out=held_out, callbacks=[StopsAfter(2)])
+    with pytest.raises(Interrupted):
+        fit(
+            Judged([3.0, 1.0, 4.0]), pictures(), held_out=held_out, checkpoints=checkpoints,
+            callbacks=[Interrupting(3)],
+        )  # fmt: skip
+    resumed, watched = Judged([2.0, 1.5]), StopsAfter(0)
+    fit(
+        resumed, pictures(), held_out=held_out, checkpoints=checkpoints, patience=3,
+        callbacks=[watched],
+    )  # fmt: skip
+    assert_equal(learnt(resumed), learnt(best))
+    assert [state.epoch for state in watched.states] == [3, 4]  # patience counts from the best
 
 
 def test_a_damaged_checkpoint_is_left_out_with_a_warning(tmp_path):
