@@ -165,6 +165,7 @@ def test_the_loss_does_not_change_when_the_batch_is_doubled():
     images = noise(2, 3, SIZE, SIZE)
     once = one.losses(batch_of(one, images))
     twice = one.losses(batch_of(one, torch.cat([images, images])))
+    assert list(once) == ["layer1", "layer2", "layer3"]
     for name in once:
         torch.testing.assert_close(once[name], twice[name])
 
