@@ -64,7 +64,10 @@ def run(command):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_the_examples_of_a_page_run(page, home):
-    for file, language, text in _BLOCK.findall(page.read_text()):
+    written = page.read_text()
+    blocks = _BLOCK.findall(written)
+    assert blocks or "```" not in written
+    for file, language, text in blocks:
         if file:
             (home / file).parent.mkdir(parents=True, exist_ok=True)
             (home / file).write_text(text)

@@ -19,6 +19,7 @@ pytestmark = [
         not (SHARED / "data").is_dir() or not (SHARED / "weights").is_dir(),
         reason="no real pictures and weights in ../shared",
     ),
+    pytest.mark.timeout(900),  # the textbook is slow, the more so beside other tests
 ]
 
 SLACK = 0.01

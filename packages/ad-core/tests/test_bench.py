@@ -153,6 +153,7 @@ def test_a_process_that_fails_costs_only_itself_and_says_why(mean_picture, roots
     """The model is registered here alone, so every process of its own must fail."""
     jobs = planned(mean_picture, roots, tmp_path / "out", ["toy"])
     outcomes = list(LocalExecutor(2).run(jobs))
+    assert len(jobs) == len(outcomes) == 2
     assert {outcome.job.name for outcome in outcomes} == {job.name for job in jobs}
     assert all("No model named `mean-picture` is installed" in o.error for o in outcomes)
 

@@ -67,8 +67,12 @@ def test_a_folder_holds_three_files_and_no_leftovers(saved):
 
 def test_equal_models_are_equal_files(saved, fitted, tmp_path):
     save_model(tmp_path / "again", fitted, {"model": "small"})
-    for path in saved.iterdir():
-        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+    first, again = (
+        {path.name: path.read_bytes() for path in folder.iterdir()}
+        for folder in (saved, tmp_path / "again")
+    )
+    assert set(first) == {"model.safetensors", "config.json", "manifest.json"}
+    assert first == again
 
 
 def test_a_saved_model_is_never_overwritten(saved, fitted):

@@ -339,6 +339,7 @@ def test_real_iad_of_several_resolutions_wants_one_named(tmp_path):
     with pytest.raises(DataError, match=words):
         collect(REAL_IAD, "toy", root=tmp_path, seed=0)
     samples = collect(REAL_IAD, "toy", root=tmp_path / "realiad_256", seed=0)
+    assert len(samples) == 3
     assert all("realiad_256" in s.path.parts for s in samples)
 
 

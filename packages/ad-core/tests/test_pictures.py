@@ -149,6 +149,18 @@ def test_a_reduced_jpeg_stays_close_to_the_whole_one(tmp_path):
     assert difference.abs().max() <= 2
 
 
+def test_a_reduced_jpeg_keeps_what_is_in_it(tmp_path):
+    """A ramp stays one however it is thinned out; spots of 4 pixels do not."""
+    spots = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    large = Image.fromarray(spots).resize((512, 512), Image.Resampling.BICUBIC)
+    path = save(tmp_path / "a.jpg", large, quality=95, subsampling=0)
+    reduced, whole = resize(read_picture(path, size=64), 64), resize(read_picture(path), 64)
+    assert whole.float().std() > 20
+    difference = (reduced.int() - whole.int()).abs().float()
+    assert difference.mean() < 3  # every fourth pixel alone: 7; decoded at half the size: 10
+    assert difference.max() < 15  # 35 and 44
+
+
 @pytest.mark.parametrize("shape", [(64, 64), (37, 91), (8, 8)])
 def test_resizing_agrees_with_pillow(shape):
     picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -196,6 +208,19 @@ def test_any_value_but_zero_is_defective(pair):
     expected = np.zeros((10, 10), dtype=bool)
     expected[:5, :5] = True
     np.testing.assert_array_equal(read_mask(*pair, 10), expected)
+
+
+@pytest.mark.parametrize("size", [7, 10, 40])
+def test_masks_are_resized_by_the_nearest_neighbour(tmp_path, size):
+    """A cell is what the pixel under its middle is, whatever is around it."""
+    mask = np.random.default_rng(0).random((20, 30)) < 0.5
+    mask = save(tmp_path / "m.png", Image.fromarray(mask.astype(np.uint8)))
+    picture = save(tmp_path / "p.png", Image.new("RGB", (30, 20)))
+    stored = np.asarray(Image.open(mask))
+    expected = np.empty((size, size), dtype=bool)
+    for y, x in np.ndindex(size, size):
+        expected[y, x] = stored[(2 * y + 1) * 20 // (2 * size), (2 * x + 1) * 30 // (2 * size)]
+    np.testing.assert_array_equal(read_mask(mask, picture, size), expected)
 
 
 def test_noise_of_a_jpeg_mask_is_not_defective(tmp_path, pair):

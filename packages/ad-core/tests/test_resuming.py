@@ -9,7 +9,16 @@ import sys
 import time
 
 import pytest
-from small_learning import Interrupting, StopsAfter, assert_equal, learnt, pictures, setup
+import torch
+from small_learning import (
+    Interrupting,
+    StopsAfter,
+    assert_equal,
+    files,
+    learnt,
+    pictures,
+    setup,
+)
 
 from ad.core import train
 from ad.core.checkpoints import Checkpoints
@@ -70,6 +79,35 @@ def test_resuming_in_the_middle_of_an_epoch_is_bit_equal(tmp_path):
     assert states == full[1:]
 
 
+class Judged(LinearStudentTrainer):
+    """Its epochs are as good as it is told they are."""
+
+    def __init__(self, values):
+        super().__init__(setup(num_epochs=6))
+        self.values = iter(values)
+
+    def monitor(self, images):
+        return torch.full((len(images),), next(self.values))
+
+
+def test_an_early_best_epoch_is_kept_by_a_run_that_is_resumed_after_it(tmp_path):
+    held_out, checkpoints = pictures(4, start=50), Checkpoints(tmp_path / "run/checkpoint")
+    best = Judged([3.0, 1.0])
+    fit(best, pictures(), held_out=held_out, callbacks=[StopsAfter(2)])
+    with pytest.raises(Interrupted):
+        fit(
+            Judged([3.0, 1.0, 4.0]), pictures(), held_out=held_out, checkpoints=checkpoints,
+            callbacks=[Interrupting(3)],
+        )  # fmt: skip
+    resumed, watched = Judged([2.0, 1.5]), StopsAfter(0)
+    fit(
+        resumed, pictures(), held_out=held_out, checkpoints=checkpoints, patience=3,
+        callbacks=[watched],
+    )  # fmt: skip
+    assert_equal(learnt(resumed), learnt(best))
+    assert [state.epoch for state in watched.states] == [3, 4]  # patience counts from the best
+
+
 def test_a_damaged_checkpoint_is_left_out_with_a_warning(tmp_path):
     always = Checkpoints(tmp_path / "checkpoint", every_seconds=0)
     fit(LinearStudentTrainer(setup()), pictures(), checkpoints=always)
@@ -78,14 +116,6 @@ def test_a_damaged_checkpoint_is_left_out_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="A checkpoint is left out: .*is not the file"):
         _, state = always.latest()
     assert state["step"] == 8
-
-
-def files(run):
-    return {
-        str(path.relative_to(run)): path.read_bytes()
-        for path in run.rglob("*")
-        if path.is_file() and path.name != "log.jsonl"
-    }
 
 
 def test_a_resumed_run_takes_note_of_its_pictures_but_is_not_prepared_again(tmp_path):
@@ -116,7 +146,7 @@ def test_train_resumes_a_run_that_was_stopped(student, toy_root, tmp_path):
     assert (tmp_path / "b/checkpoint").is_dir()
     again = train("mvtec", "toy", student, data_root=toy_root, resume=tmp_path / "b")
     assert again.metrics == whole.metrics
-    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert files(tmp_path / "a") == files(tmp_path / "b") != {}
     events = [
         json.loads(line)["event"] for line in (tmp_path / "b/log.jsonl").read_text().splitlines()
     ]
@@ -212,6 +242,6 @@ def test_a_run_that_is_killed_twenty_times_ends_bit_equal(toy_root, tmp_path):
         process.wait()
     finish(run, "resume")
     errors.close()
-    assert files(run) == files(tmp_path / "whole")
+    assert files(run) == files(tmp_path / "whole") != {}
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert sum(line["event"] == "resume" for line in lines) == 20

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from ad.core.callbacks import Callback
 from ad.core.checkpoints import Checkpoints
@@ -108,6 +110,29 @@ def test_the_auto_encoder_has_the_papers_grids_at_256():
     resized = [before for before, _ in sides]
     assert resized == [256, 3, 8, 15, 32, 63, 127, 56]
     assert sides[0] == (256, 1)
+
+
+def test_the_auto_encoder_is_the_papers_layer_by_layer():
+    net, source = AutoEncoder(SIZE).eval(), generator(1)
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):  # the default weights leave little but the biases
+            nn.init.kaiming_normal_(layer.weight, generator=source)
+    state = net.state_dict()
+
+    def conv(x, name, **how):
+        return F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], **how)
+
+    x = given = torch.randn(2, 3, SIZE, SIZE, generator=generator())
+    for number in (0, 2, 4, 6, 8):
+        x = conv(x, f"encoder.{number}", stride=2, padding=1).relu()
+    x = conv(x, "encoder.10")
+    for number, side in enumerate((1, 2, 3, 8, 15, 31)):
+        x = F.interpolate(x, (side, side), mode="bilinear")
+        x = conv(x, f"decoder.{number}.0", padding=2).relu()
+    x = F.interpolate(x, (8, 8), mode="bilinear")
+    x = conv(conv(x, "last.0", padding=1).relu(), "last.2", padding=1)
+    torch.testing.assert_close(net(given), x, rtol=1e-4, atol=1e-4)
+    assert [layer.p for layer in net.modules() if isinstance(layer, nn.Dropout)] == 6 * [0.2]
 
 
 @pytest.mark.parametrize("quantile", [0.999, 0.99, 0.5, 0.0])
@@ -353,19 +378,18 @@ def test_a_killed_run_that_is_resumed_ends_bit_equal(tmp_path, penalty):
 
     class CutsAfterEpoch(Callback):
         def on_epoch_end(self, state):
-            if state.epoch == 1:
+            if state.epoch == 0:
                 raise PowerCut
 
-    def run(folder, *callbacks):
-        trainer = build(penalty=penalty, setting=setup(num_epochs=3))
-        checkpoints = Checkpoints(tmp_path / folder, every_seconds=0)
+    def run(checkpoints, *callbacks):
+        trainer = build(penalty=penalty, setting=setup(num_epochs=2))
         fit(trainer, pictures(3), checkpoints=checkpoints, callbacks=callbacks)
         return trainer.detector.state_dict()
 
-    whole = run("whole")
+    whole, always = run(None), Checkpoints(tmp_path, every_seconds=0)
     with pytest.raises(PowerCut):
-        run("cut", CutsAfterEpoch())
-    resumed = run("cut")
+        run(always, CutsAfterEpoch())
+    resumed = run(always)
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
@@ -71,6 +72,27 @@ def test_a_patch_is_33_pixels_wide_and_4_apart(size):
         )
         (rows,) = gradient.abs().sum((0, 1, 3)).nonzero(as_tuple=True)
         assert (rows.min(), rows.max()) == (4 * cell, 4 * cell + 32)
+
+
+@pytest.mark.parametrize("padding", [False, True])
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_the_network_is_the_papers_layer_by_layer(size, padding):
+    net = Pdn(size, 8, padding=padding)
+    first, second, *rest = [(c.weight, c.bias) for c in net.layers if isinstance(c, nn.Conv2d)]
+    x = images = torch.randn(2, 3, 44, 40, generator=torch.Generator().manual_seed(0))
+    for conv in (first, second):  # kernel 4; each followed by a mean over 2 x 2
+        x = F.conv2d(x, *conv, padding=3 if padding else 0).relu()
+        x = F.avg_pool2d(x, 2, padding=1 if padding else 0)
+    if size == "small":
+        (third, last), after = rest, ()
+    else:
+        x = F.conv2d(x, *rest[0]).relu()
+        third, last, *after = rest[1:]
+    x = F.conv2d(x, *third, padding=1 if padding else 0).relu()
+    x = F.conv2d(x, *last)
+    for conv in after:
+        x = F.conv2d(x.relu(), *conv)
+    torch.testing.assert_close(net(images), x)
 
 
 def test_a_part_of_the_outputs_is_that_part():

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
+from torch import nn
 
 from ad.core.data.batches import PictureSet
 from ad.core.data.learning import LearningBatch
@@ -50,6 +51,75 @@ def test_the_decoder_gives_back_maps_of_the_teachers_shapes(width, blocks):
     assert [m.shape for m in rebuilt] == [m.shape for m in given]
 
 
+def with_statistics(module):
+    """Batch norms that change what they see, in eval mode."""
+    source = torch.Generator().manual_seed(1)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+                tensor.data = 0.5 + torch.rand(tensor.shape, generator=source)
+    return module.eval()
+
+
+def convolved(state, x, name, number, *, stride=1, doubles=False):
+    """A convolution of a network, by its name, and the batch norm after it."""
+    weight = state[f"{name}.{number}.weight"]
+    if doubles:
+        x = F.conv_transpose2d(x, weight, stride=2)
+    else:
+        x = F.conv2d(x, weight, stride=stride, padding=weight.shape[2] // 2)
+    norm = f"{name}.{number + 1}"
+    mean, variance = state[f"{norm}.running_mean"], state[f"{norm}.running_var"]
+    return F.batch_norm(x, mean, variance, state[f"{norm}.weight"], state[f"{norm}.bias"])
+
+
+def block_of(state, x, name, **resizing):
+    """A residual block of either kind; its first 3 x 3 convolution and its side resize."""
+    if f"{name}.main.6.weight" in state:
+        inner = convolved(state, x, f"{name}.main", 0).relu()
+        inner = convolved(state, inner, f"{name}.main", 3, **resizing).relu()
+        inner = convolved(state, inner, f"{name}.main", 6)
+    else:
+        inner = convolved(state, x, f"{name}.main", 0, **resizing).relu()
+        inner = convolved(state, inner, f"{name}.main", 3)
+    same = f"{name}.side.0.weight" not in state
+    return (inner + (x if same else convolved(state, x, f"{name}.side", 0, **resizing))).relu()
+
+
+@pytest.mark.parametrize(("width", "blocks"), [(None, (2, 2, 2)), (1, (3, 4, 6))])
+def test_bottleneck_and_decoder_are_the_papers_layer_by_layer(width, blocks):
+    bottleneck = with_statistics(Bottleneck(width, blocks[0]))
+    decoder = with_statistics(Decoder(width, blocks))
+    given = [m - 0.5 for m in maps(width)]
+    state = bottleneck.state_dict()
+    first = convolved(state, given[0], "from_first", 0, stride=2).relu()
+    first = convolved(state, first, "from_first", 3, stride=2).relu()
+    second = convolved(state, given[1], "from_second", 0, stride=2).relu()
+    code = torch.cat([first, second, given[2]], dim=1)  # from shallow to deep
+    for number in range(blocks[0]):
+        code = block_of(state, code, f"stage.{number}", stride=1 if number else 2)
+    state, x, expected = decoder.state_dict(), code, []
+    for stage, count in enumerate(blocks):
+        for number in range(count):
+            x = block_of(state, x, f"stages.{stage}.{number}", doubles=number == 0)
+        expected.insert(0, x)
+    with torch.inference_mode():
+        found = bottleneck(given)
+        torch.testing.assert_close(found, code, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(decoder(code), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_networks_start_from_the_authors_weights():
+    one = trainer().detector
+    networks = [*one.bottleneck.modules(), *one.decoder.modules()]
+    for conv in (layer for layer in networks if isinstance(layer, nn.Conv2d)):
+        fan_out = conv.weight.shape[0] * conv.weight[0, 0].numel()
+        assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+    norms = [layer for layer in networks if isinstance(layer, nn.BatchNorm2d)]
+    assert len(norms) == 23
+    assert all((norm.weight == 1).all() and (norm.bias == 0).all() for norm in norms)
+
+
 def count(module):
     return sum(p.numel() for p in module.parameters())
 
@@ -95,6 +165,7 @@ def test_the_loss_does_not_change_when_the_batch_is_doubled():
     images = noise(2, 3, SIZE, SIZE)
     once = one.losses(batch_of(one, images))
     twice = one.losses(batch_of(one, torch.cat([images, images])))
+    assert list(once) == ["layer1", "layer2", "layer3"]
     for name in once:
         torch.testing.assert_close(once[name], twice[name])
 

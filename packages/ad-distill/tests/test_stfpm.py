@@ -78,6 +78,27 @@ def test_the_map_is_the_product_of_the_layers_gaps_on_the_first_grid():
     torch.testing.assert_close(found.score, expected.amax((1, 2)))
 
 
+def test_the_loss_is_the_mean_gap_of_each_layer():
+    one = trainer()
+    one.detector.eval()
+    batch = batch_of(one, noise(2, 3, SIZE, SIZE))
+    with torch.inference_mode():
+        losses = one.losses(batch)
+        pairs = zip(batch.frozen, one.detector.imitate(batch.images), strict=True)
+        expected = [(2 - 2 * F.cosine_similarity(*pair, dim=1)).mean() for pair in pairs]
+    assert list(losses) == ["layer1", "layer2", "layer3"]
+    torch.testing.assert_close(list(losses.values()), expected)
+
+
+def test_epochs_are_judged_by_the_mean_of_each_held_out_pictures_map():
+    one = trainer()
+    one.prepare(None)
+    images = noise(3, 3, SIZE, SIZE)
+    with torch.inference_mode():
+        found, maps = one.monitor(images), one.detector(images).map
+    torch.testing.assert_close(found, torch.stack([each.mean() for each in maps]))
+
+
 def test_the_loss_does_not_change_when_the_batch_is_doubled():
     one = trainer()
     one.detector.eval()  # batch statistics would differ in their last digits

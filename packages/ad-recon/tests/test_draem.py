@@ -158,6 +158,22 @@ def test_the_map_is_a_probability_and_the_score_the_largest_mean_of_a_square():
     np.testing.assert_allclose(found.score, windows.mean((3, 4)).max((1, 2)), rtol=1e-4)
 
 
+@pytest.mark.parametrize("pixel", [(31, 32), (0, 63)])
+def test_a_single_hot_pixel_is_worth_one_part_of_21_times_21(pixel, monkeypatch):
+    detector = trained()
+    logits = torch.full((1, 2, SIZE, SIZE), -50.0)
+    logits[0, 0] = 50
+    logits[0, :, *pixel] *= -1
+    said = draem.Mended(images(), logits, images(), images())
+    monkeypatch.setattr(detector, "mend", lambda _: said)
+    assert detector(images()).score.item() == pytest.approx(1 / 441, rel=1e-5)
+
+
+def test_pictures_are_turned_as_often_as_the_authors_turn_them():
+    assert trainer().breaking.rotate_prob == 0.3
+    assert trainer({"rotate_prob": 0.1}).breaking.rotate_prob == 0.1
+
+
 def test_bf16_comes_close_and_gives_float32():
     full = trained()
     half = trainer(precision="bf16").detector  # of the same seed

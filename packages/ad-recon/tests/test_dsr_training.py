@@ -245,8 +245,8 @@ def test_every_phase_learns():
         def on_epoch_end(self, state):
             seen.append(state.losses)
 
-    options = {"embedding_dim": 16, "num_embeddings": 64, "width": 8, "lr": 1e-3, "vq_steps": 300}
-    one = trainer({**options, "refine_share": 0.5}, num_epochs=100, batch_size=4)
+    options = {"embedding_dim": 16, "num_embeddings": 64, "width": 8, "lr": 1e-3, "vq_steps": 150}
+    one = trainer({**options, "refine_share": 0.5}, num_epochs=50, batch_size=4)
     fit(one, pictures(12), callbacks=[Watch()])
     for name in ("rebuilt", "restored_lo", "restored_hi", "picture", "detected", "refined"):
         own = [losses[name] for losses in seen if name in losses]
