@@ -12,7 +12,7 @@ import torch
 from ad.core import train
 from ad.core.data.batches import PictureSet
 from ad.core.data.learning import LearningData
-from ad.core.files import read_model
+from ad.core.saved.files import read_model
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
 from ad.core.trainer import Setup
 from ad.distill.stfpm import StfpmTrainer
@@ -30,7 +30,7 @@ import torch
 from ad.core import train
 from ad.core.data.batches import PictureSet
 from ad.core.distributed import join_world
-from ad.core.files import save_tensors
+from ad.core.saved.files import save_tensors
 from ad.core.loop import fit
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import Setup

@@ -10,8 +10,8 @@ import pytest
 from ad.core import load, recalibrate, train, write_report
 from ad.core.calibrate import Calibration, calibrate, calibrate_by_f1
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.files import rewrite_config
 from ad.core.inspection import inspect
+from ad.core.saved.files import rewrite_config
 from ad.core.verdicts import calibration_notes
 
 

@@ -14,7 +14,7 @@ import torch
 from ad.core import ModelRegistry, train
 from ad.core.distributed import ALONE, World, _buckets, join_world
 from ad.core.errors import SettingError
-from ad.core.files import read_model
+from ad.core.saved.files import read_model
 
 PROGRAM = """
 import sys

@@ -11,8 +11,8 @@ from ad.core import inspection, train
 from ad.core.bench.jobs import Job
 from ad.core.errors import OutputError
 from ad.core.inspection import inspect
-from ad.core.paths import ending
 from ad.core.run_directory import folder_name
+from ad.core.saved.paths import ending
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from small_learning import Interrupting
 from ad.core import evaluate, train
 from ad.core.bench.executors import LocalExecutor, train_here
 from ad.core.bench.jobs import plan
-from ad.core.claims import temporary_name
 from ad.core.errors import Interrupted, ModelFileError, OutputError
 from ad.core.inspection import inspect
 from ad.core.recalibration import recalibrate
 from ad.core.report.writing import write_report
 from ad.core.run_directory import claim_run
+from ad.core.saved.claims import temporary_name
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nobody is kept out there")
 

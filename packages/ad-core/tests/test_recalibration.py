@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 
 import ad.core.recalibration
-from ad.core import evaluate, files, load, recalibrate, train
+from ad.core import evaluate, load, recalibrate, train
 from ad.core.calibrate import calibrate
 from ad.core.cli import main
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
-from ad.core.files import alone, read_model, rewrite_config
 from ad.core.predict import ModelConfig
+from ad.core.saved import files
+from ad.core.saved.files import alone, read_model, rewrite_config
 from ad.core.testing.pictures import make_picture
 
 
@@ -289,7 +290,7 @@ def test_malformed_conditions_are_refused(trained, tmp_path, where):
 KILLED = """
 import os, sys
 from pathlib import Path
-from ad.core.files import read_model, rewrite_config
+from ad.core.saved.files import read_model, rewrite_config
 
 folder, at = Path(sys.argv[1]), int(sys.argv[2])
 count, replace = 0, Path.replace
@@ -359,7 +360,7 @@ def test_a_calibration_that_came_in_between_is_left_as_it_is(trained, normals, m
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nobody waits there")
 def test_one_at_a_time_changes_a_model_and_who_is_killed_holds_up_nobody(trained, normals):
-    killed = "import os, sys; from pathlib import Path; from ad.core.files import alone\n"
+    killed = "import os, sys; from pathlib import Path; from ad.core.saved.files import alone\n"
     killed += "with alone(Path(sys.argv[1])): os._exit(9)"
     folder = trained.run / "model"
     before = sorted(folder.iterdir())

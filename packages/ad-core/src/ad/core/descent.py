@@ -23,8 +23,8 @@ from ad.core.checkpoints import Checkpoints
 from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.distributed import World
 from ad.core.errors import Interrupted, LearningError
-from ad.core.loading import load_tensors
 from ad.core.progress import Advance
+from ad.core.saved.loading import load_tensors
 from ad.core.signals import noted_signals
 from ad.core.trainer import GradientTrainer, Optimization
 

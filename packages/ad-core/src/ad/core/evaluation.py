@@ -19,13 +19,13 @@ from ad.core.distributed import ALONE, World
 from ad.core.errors import DataError, OutputError, listed
 from ad.core.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
 from ad.core.metrics import image_metrics, pixel_metrics
-from ad.core.paths import given_path
 from ad.core.predict import LoadedDetector, load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
 from ad.core.run_directory import pictures_of, read_run, tidy
+from ad.core.saved.paths import given_path
 from ad.core.verdicts import Verdicts, false_alarm_notes
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")

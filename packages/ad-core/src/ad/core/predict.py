@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ad.core.allocation import built_within
 from ad.core.calibrate import Calibration
 from ad.core.data.batches import PictureSet, Source, to_device
 from ad.core.data.levels import WHITE_LEVELS
@@ -23,11 +22,12 @@ from ad.core.data.walking import NO_FILE, OURS, SUFFIXES, everything_below
 from ad.core.detector import Detector
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.files import read_model
-from ad.core.loading import load_tensors
-from ad.core.paths import given_path
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, load_trainer
+from ad.core.saved.allocation import built_within
+from ad.core.saved.files import read_model
+from ad.core.saved.loading import load_tensors
+from ad.core.saved.paths import given_path
 from ad.core.settings import resolve_options
 from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
 

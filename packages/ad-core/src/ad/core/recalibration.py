@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.calibrate import Calibration, calibrate_by_f1
-from ad.core.claims import alone, hold, letting_go
 from ad.core.data.batches import PictureSet
 from ad.core.data.contents import check_pictures
 from ad.core.data.masks import tell_apart
@@ -19,9 +18,7 @@ from ad.core.data.names import meaning_of
 from ad.core.data.samples import Sample, collect
 from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.evaluation import read_truth, samples_of
-from ad.core.files import read_config, rewrite_config
 from ad.core.held_out import calibrate_on, hold_out
-from ad.core.paths import given_path
 from ad.core.predict import (
     Conditions,
     LoadedDetector,
@@ -33,6 +30,9 @@ from ad.core.predict import (
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.run_directory import LOG, RunLog, claim_run, pictures_of, read_run, tidy
+from ad.core.saved.claims import alone, hold, letting_go
+from ad.core.saved.files import read_config, rewrite_config
+from ad.core.saved.paths import given_path
 from ad.core.settings import DEFAULT_FALSE_ALARMS
 
 

@@ -25,18 +25,18 @@ import torch
 
 from ad.core.callbacks import Callback, LoopState
 from ad.core.checkpoints import Checkpoints
-from ad.core.claims import claim, clear_leftovers, hold, make_folder, make_free_folder
 from ad.core.data.samples import Sample, fingerprint
 from ad.core.distributed import World
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
-from ad.core.files import LARGEST_LINES, read_limited, to_json
-from ad.core.paths import ending, given_path
 from ad.core.registry import ModelRegistry
+from ad.core.saved.claims import claim, clear_leftovers, hold, make_folder, make_free_folder
+from ad.core.saved.files import LARGEST_LINES, read_limited, to_json
+from ad.core.saved.paths import ending, given_path
 from ad.core.settings import RunSettings
 from ad.core.trainer import Trainer
 
 RUN = "run directory"
-"""What `ad.core.files.read_limited` calls the folder of a run."""
+"""What `ad.core.saved.files.read_limited` calls the folder of a run."""
 
 LOG = "log.jsonl"
 """The log, which whoever works on a run has claimed."""
@@ -54,7 +54,7 @@ _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy", "timm", "faiss-
 def make_run(name: str, output_dir: str | Path | None) -> Path:
     """The folder of a new run: the one named, or the first free one of a name below ``runs``.
 
-    It belongs to this process until the job ends, see `ad.core.claims.letting_go`. Of several that
+    It belongs to this process until the job ends, see `ad.core.saved.claims.letting_go`. Of several that
     ask for one folder at once, one gets it.
 
     Raises:
@@ -257,7 +257,7 @@ def read_run(run: Path) -> dict[str, Any]:
 def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | None) -> Path:
     """Check that a run was started with the same settings on the same data, and is not finished.
 
-    It belongs to this process until the job ends, see `ad.core.claims.letting_go`.
+    It belongs to this process until the job ends, see `ad.core.saved.claims.letting_go`.
 
     Args:
         run: Its folder.

@@ -13,11 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from ad.core.allocation import fits_in_memory
 from ad.core.calibrate import Calibration
 from ad.core.callbacks import Callback, Callbacks
 from ad.core.checkpoints import Checkpoints
-from ad.core.claims import letting_go
 from ad.core.data.batches import PictureSet
 from ad.core.data.contents import check_pictures
 from ad.core.data.inventory import take_inventory
@@ -27,17 +25,19 @@ from ad.core.devices import peak_memory, resolve_device, resolve_precision
 from ad.core.distributed import join_world
 from ad.core.errors import DataError, OutputError, PictureError, SettingError
 from ad.core.evaluation import Evaluation, Metrics, measure
-from ad.core.files import save_model, to_json, write_atomic
 from ad.core.held_out import calibrate_on, hold_out
 from ad.core.loop import fit
 from ad.core.options import Minutes, checked
-from ad.core.paths import given_path
 from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, get_dataset, get_tracker, load_trainer
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_run_report
 from ad.core.run_directory import LOG, RunLog, describe_run, forget, make_run, resume_run
+from ad.core.saved.allocation import fits_in_memory
+from ad.core.saved.claims import letting_go
+from ad.core.saved.files import save_model, to_json, write_atomic
+from ad.core.saved.paths import given_path
 from ad.core.settings import DEFAULT_FALSE_ALARMS, RunSettings, run_settings
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Setup

@@ -33,7 +33,6 @@ from ad.core.data.walking import pictures_below
 from ad.core.detector import Detector, Prediction
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, Interrupted, OutputError, SettingError
-from ad.core.files import to_json, write_atomic
 from ad.core.loop import fit
 from ad.core.maps import upsample
 from ad.core.options import (
@@ -48,8 +47,9 @@ from ad.core.options import (
     WeightDecay,
     checked,
 )
-from ad.core.paths import given_path
 from ad.core.progress import SILENT, Advance, Progress
+from ad.core.saved.files import to_json, write_atomic
+from ad.core.saved.paths import given_path
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 from ad.distill.pdn import (
     CHANNELS,

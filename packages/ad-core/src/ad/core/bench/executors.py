@@ -10,8 +10,8 @@ from subprocess import Popen
 from typing import IO, Any, NamedTuple, Protocol, final
 
 from ad.core.bench.jobs import Job, Outcome, clear_way, finished, outcome_of, start, why_failed
-from ad.core.claims import claim
 from ad.core.errors import AdError, Interrupted, OutputError, PluginError, how_to_install
+from ad.core.saved.claims import claim
 from ad.core.signals import noted_signals
 
 _SECONDS_BETWEEN_LOOKS = 0.1

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ad.core.errors import OutputError, SettingError
 from ad.core.evaluation import find_test_samples, measure
-from ad.core.paths import given_path
 from ad.core.predict import load
 from ad.core.progress import SILENT, Progress
 from ad.core.report.comparison import write_comparison
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
 from ad.core.run_directory import tidy
+from ad.core.saved.paths import given_path
 
 COMPARISON = "comparison.html"
 """Where the report of several runs goes by default."""
