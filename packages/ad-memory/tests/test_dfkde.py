@@ -139,7 +139,7 @@ def test_a_trainer_can_learn_again_and_forgets():
 
 def test_without_pretraining_the_backbone_comes_from_the_seed(monkeypatch):
     monkeypatch.setattr(
-        "ad.core.backbones._weights_file",
+        "ad.core.networks.backbones._weights_file",
         lambda *_: pytest.fail("a weights file was looked for"),
     )
     built = build(setup(weights="auto"), pre_trained=False).detector.extractor

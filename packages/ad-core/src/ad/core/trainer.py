@@ -47,7 +47,7 @@ class Setup:
     seed: int = 0
     """Seed of every random choice."""
     weights: str = "auto"
-    """Where a backbone's weights come from: see `ad.core.backbones`."""
+    """Where a backbone's weights come from: see `ad.core.networks.backbones`."""
     device: torch.device = torch.device("cpu")
     """Where the detector learns."""
     precision: Precision = "fp32"

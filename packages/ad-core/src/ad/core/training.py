@@ -115,7 +115,7 @@ def train(
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         precision: Of frozen networks; ``auto`` is the fastest safe one of the device.
         seed: Same seed, machine and threads: same files, but for ``log.jsonl``, which has times.
-        weights: ``auto``, ``random`` or a file: see `ad.core.backbones`.
+        weights: ``auto``, ``random`` or a file: see `ad.core.networks.backbones`.
         holdout: Share of the training pictures kept back to calibrate threshold and scale; 0
             keeps none, and then there is no verdict. Data that bring validation pictures are
             calibrated with these instead, whatever the share above 0.

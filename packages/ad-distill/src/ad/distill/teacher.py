@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ad.core.backbones import FeatureExtractor
 from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import RAM_BUDGET, PictureSet
 from ad.core.data.learning import LearningBatch, LearningData, stream
@@ -34,7 +33,8 @@ from ad.core.detector import Detector, Prediction
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, Interrupted, OutputError, SettingError
 from ad.core.loop import fit
-from ad.core.maps import upsample
+from ad.core.networks.backbones import FeatureExtractor
+from ad.core.networks.maps import upsample
 from ad.core.options import (
     BatchSize,
     Layers,
@@ -116,7 +116,7 @@ def distill_teacher(
         batch_size: Pictures in a batch.
         seed: Same seed, machine and threads: same weights.
         half: Write float16, at half the size.
-        weights: Of the backbone: ``auto``, ``random`` or a file; see `ad.core.backbones`.
+        weights: Of the backbone: ``auto``, ``random`` or a file; see `ad.core.networks.backbones`.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         precision: ``auto`` is the fastest safe one of the device.
         resume: Go on where an earlier call with the same settings was stopped or killed. It ends
