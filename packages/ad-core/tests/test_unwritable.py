@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from ad.core import recalibrate, train
-from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet
 from ad.core.errors import OutputError
 from ad.core.inspection import inspect
+from ad.core.learning.checkpoints import Checkpoints
 from ad.core.report.run import read_times
 from ad.core.run_directory import read_log
 from ad.core.saved.claims import make_folder

@@ -6,7 +6,7 @@ from sklearn.decomposition import PCA
 from ad.core.calibrate import calibrate
 from ad.core.data.batches import PictureSet
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.loop import fit
+from ad.core.learning.loop import fit
 from ad.core.predict import LoadedDetector, ModelConfig
 from ad.core.saved.loading import load_tensors
 from ad.core.settings import run_settings

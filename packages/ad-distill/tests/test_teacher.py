@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet
 from ad.core.errors import DataError, Interrupted, OutputError, SettingError
-from ad.core.loop import fit
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.loop import fit
 from ad.core.networks.backbones import FeatureExtractor
 from ad.core.trainer import Setup
 from ad.distill import teacher as module

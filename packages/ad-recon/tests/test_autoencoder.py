@@ -11,7 +11,7 @@ from ad.core import load
 from ad.core.callbacks import Callback
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.errors import NotFittedError, SettingError
-from ad.core.loop import fit
+from ad.core.learning.loop import fit
 from ad.core.predict import ModelConfig
 from ad.core.saved.files import save_model
 from ad.core.testing.pictures import make_picture

@@ -15,9 +15,9 @@ from ad.core.data.batches import Batch, PictureSet
 from ad.core.data.contents import check_pictures
 from ad.core.data.pictures import read_mask
 from ad.core.data.samples import Sample, collect, locate
-from ad.core.distributed import ALONE, World
 from ad.core.errors import DataError, OutputError, listed
 from ad.core.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
+from ad.core.learning.distributed import ALONE, World
 from ad.core.metrics import image_metrics, pixel_metrics
 from ad.core.predict import LoadedDetector, load
 from ad.core.progress import SILENT, Progress

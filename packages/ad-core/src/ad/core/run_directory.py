@@ -24,10 +24,10 @@ from typing import IO, Any, final
 import torch
 
 from ad.core.callbacks import Callback, LoopState
-from ad.core.checkpoints import Checkpoints
 from ad.core.data.samples import Sample, fingerprint
-from ad.core.distributed import World
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.distributed import World
 from ad.core.registry import ModelRegistry
 from ad.core.saved.claims import claim, clear_leftovers, hold, make_folder, make_free_folder
 from ad.core.saved.files import LARGEST_LINES, read_limited, to_json

@@ -1,6 +1,6 @@
 """How a detector learns.
 
-A trainer knows its model and nothing of data sets, files or the command line; `ad.core.loop`
+A trainer knows its model and nothing of data sets, files or the command line; `ad.core.learning.loop`
 drives it. A new way of learning is a new abstract class here, not a flag.
 """
 
@@ -144,7 +144,7 @@ class Optimization:
 class GradientTrainer(Trainer):
     """Learns by gradient descent, batch by batch.
 
-    `ad.core.loop` owns the order of pictures, precision, steps, checkpoints and resuming. What
+    `ad.core.learning.loop` owns the order of pictures, precision, steps, checkpoints and resuming. What
     has to be random in `losses` comes from the batch's generators or from torch's global one,
     which is seeded for each step: both depend on seed, epoch, step and picture alone.
     """

@@ -15,18 +15,18 @@ from typing import Any, Literal
 
 from ad.core.calibrate import Calibration
 from ad.core.callbacks import Callback, Callbacks
-from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet
 from ad.core.data.contents import check_pictures
 from ad.core.data.inventory import take_inventory
 from ad.core.data.levels import find_white_level
 from ad.core.data.samples import Sample, collect, locate
 from ad.core.devices import peak_memory, resolve_device, resolve_precision
-from ad.core.distributed import join_world
 from ad.core.errors import DataError, OutputError, PictureError, SettingError
 from ad.core.evaluation import Evaluation, Metrics, measure
 from ad.core.held_out import calibrate_on, hold_out
-from ad.core.loop import fit
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.distributed import join_world
+from ad.core.learning.loop import fit
 from ad.core.options import Minutes, checked
 from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load
 from ad.core.progress import SILENT, Progress

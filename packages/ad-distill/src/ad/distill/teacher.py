@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import RAM_BUDGET, PictureSet
 from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.data.samples import fingerprint_of
@@ -32,7 +31,8 @@ from ad.core.data.walking import pictures_below
 from ad.core.detector import Detector, Prediction
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, Interrupted, OutputError, SettingError
-from ad.core.loop import fit
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.loop import fit
 from ad.core.networks.backbones import FeatureExtractor
 from ad.core.networks.maps import upsample
 from ad.core.options import (

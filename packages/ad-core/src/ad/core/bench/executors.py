@@ -11,8 +11,8 @@ from typing import IO, Any, NamedTuple, Protocol, final
 
 from ad.core.bench.jobs import Job, Outcome, clear_way, finished, outcome_of, start, why_failed
 from ad.core.errors import AdError, Interrupted, OutputError, PluginError, how_to_install
+from ad.core.learning.signals import noted_signals
 from ad.core.saved.claims import claim
-from ad.core.signals import noted_signals
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _RETRIES = 3

@@ -100,7 +100,7 @@ def train(
     Example: [bold]ad train mvtec bottle patchcore --data-root ./mvtec_ad[/bold]
     """
     from ad.core.cli.console import ConsoleProgress, print_json
-    from ad.core.distributed import is_main
+    from ad.core.learning.distributed import is_main
     from ad.core.progress import SILENT
     from ad.core.settings import parse_assignments
     from ad.core.training import train as run_train
