@@ -12,13 +12,13 @@ from PIL import Image
 
 import ad.core.recalibration
 from ad.core import evaluate, load, recalibrate, train
-from ad.core.calibrate import calibrate
 from ad.core.cli import main
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
 from ad.core.predict import ModelConfig
 from ad.core.saved import files
 from ad.core.saved.files import alone, read_model, rewrite_config
 from ad.core.testing.pictures import make_picture
+from ad.core.thresholds.calibrate import calibrate
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from ad.core.cli import main
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError, ModelFileError, OutputError, PictureError, SettingError
 from ad.core.evaluation import IMAGE_METRICS, PIXEL_METRICS
-from ad.core.held_out import hold_out
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
+from ad.core.thresholds.held_out import hold_out
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
 from ad.core.run_directory import pictures_of, read_run, tidy
 from ad.core.saved.paths import given_path
-from ad.core.verdicts import Verdicts, false_alarm_notes
+from ad.core.thresholds.verdicts import Verdicts, false_alarm_notes
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_05")

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ad.core.calibrate import Calibration
 from ad.core.data.batches import PictureSet, Source, to_device
 from ad.core.data.levels import WHITE_LEVELS
 from ad.core.data.masks import tell_apart
@@ -29,6 +28,7 @@ from ad.core.saved.files import read_model
 from ad.core.saved.loading import load_tensors
 from ad.core.saved.paths import given_path
 from ad.core.settings import resolve_options
+from ad.core.thresholds.calibrate import Calibration
 from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
 
 Inputs = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]]

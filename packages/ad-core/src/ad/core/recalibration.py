@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.calibrate import Calibration, calibrate_by_f1
 from ad.core.data.batches import PictureSet
 from ad.core.data.contents import check_pictures
 from ad.core.data.masks import tell_apart
@@ -18,7 +17,6 @@ from ad.core.data.names import meaning_of
 from ad.core.data.samples import Sample, collect
 from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.evaluation import read_truth, samples_of
-from ad.core.held_out import calibrate_on, hold_out
 from ad.core.predict import (
     Conditions,
     LoadedDetector,
@@ -34,6 +32,8 @@ from ad.core.saved.claims import alone, hold, letting_go
 from ad.core.saved.files import read_config, rewrite_config
 from ad.core.saved.paths import given_path
 from ad.core.settings import DEFAULT_FALSE_ALARMS
+from ad.core.thresholds.calibrate import Calibration, calibrate_by_f1
+from ad.core.thresholds.held_out import calibrate_on, hold_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from ad.core.calibrate import Calibration
 from ad.core.callbacks import Callback, Callbacks
 from ad.core.data.batches import PictureSet
 from ad.core.data.contents import check_pictures
@@ -23,7 +22,6 @@ from ad.core.data.samples import Sample, collect, locate
 from ad.core.devices import peak_memory, resolve_device, resolve_precision
 from ad.core.errors import DataError, OutputError, PictureError, SettingError
 from ad.core.evaluation import Evaluation, Metrics, measure
-from ad.core.held_out import calibrate_on, hold_out
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.distributed import join_world
 from ad.core.learning.loop import fit
@@ -39,9 +37,11 @@ from ad.core.saved.claims import letting_go
 from ad.core.saved.files import save_model, to_json, write_atomic
 from ad.core.saved.paths import given_path
 from ad.core.settings import DEFAULT_FALSE_ALARMS, RunSettings, run_settings
+from ad.core.thresholds.calibrate import Calibration
+from ad.core.thresholds.held_out import calibrate_on, hold_out
+from ad.core.thresholds.verdicts import calibration_notes
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Setup
-from ad.core.verdicts import calibration_notes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ import typer
 from ad.core.cli.options import FalseAlarmsOption, JsonOption, Precision, RunArgument, path_of
 
 if TYPE_CHECKING:
-    from ad.core.calibrate import Calibration
+    from ad.core.thresholds.calibrate import Calibration
 
 
 def calibrate(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ad.core.data.inventory import Inventory
     from ad.core.evaluation import Metrics
-    from ad.core.verdicts import Verdicts
+    from ad.core.thresholds.verdicts import Verdicts
 
 _SECONDS_BETWEEN_LINES = 10.0
 _WIDTH_OF_FILES = 160  # characters in a line

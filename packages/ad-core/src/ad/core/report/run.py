@@ -21,7 +21,7 @@ from ad.core.report.gallery import Gallery, Shown
 from ad.core.report.page import data_uri, write_page
 from ad.core.run_directory import RUN, read_log, read_run
 from ad.core.saved.files import read_limited
-from ad.core.verdicts import calibration_notes, renewed_notes
+from ad.core.thresholds.verdicts import calibration_notes, renewed_notes
 
 if TYPE_CHECKING:
     from ad.core.evaluation import Evaluation

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ad.core.calibrate import Calibration, calibrate
 from ad.core.data.batches import PictureSet
 from ad.core.data.samples import Sample, split_seeded
 from ad.core.errors import SettingError
 from ad.core.predict import LoadedDetector
 from ad.core.progress import SILENT, Progress
+from ad.core.thresholds.calibrate import Calibration, calibrate
 
 
 def hold_out(
