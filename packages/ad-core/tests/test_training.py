@@ -14,7 +14,7 @@ from ad.core import evaluate, load, train
 from ad.core.cli import main
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError, ModelFileError, OutputError, PictureError, SettingError
-from ad.core.evaluation import IMAGE_METRICS, PIXEL_METRICS
+from ad.core.figures.measure import IMAGE_METRICS, PIXEL_METRICS
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
 from ad.core.thresholds.held_out import hold_out
 

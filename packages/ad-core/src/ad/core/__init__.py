@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ad.core.detector import Detector as Detector
     from ad.core.detector import Prediction as Prediction
     from ad.core.errors import AdError as AdError
-    from ad.core.evaluation import evaluate as evaluate
+    from ad.core.figures.measure import evaluate as evaluate
     from ad.core.predict import Finding as Finding
     from ad.core.predict import LoadedDetector as LoadedDetector
     from ad.core.predict import load as load
@@ -59,7 +59,7 @@ _HOMES = {
     "Setup": "trainer",
     "TrainResult": "training",
     "Trainer": "trainer",
-    "evaluate": "evaluation",
+    "evaluate": "figures.measure",
     "load": "predict",
     "recalibrate": "recalibration",
     "train": "training",

@@ -16,7 +16,7 @@ from ad.core.data.masks import tell_apart
 from ad.core.data.names import meaning_of
 from ad.core.data.samples import Sample, collect
 from ad.core.errors import AdError, DataError, OutputError, SettingError
-from ad.core.evaluation import read_truth, samples_of
+from ad.core.figures.measure import read_truth, samples_of
 from ad.core.predict import (
     Conditions,
     LoadedDetector,

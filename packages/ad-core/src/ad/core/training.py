@@ -21,7 +21,7 @@ from ad.core.data.levels import find_white_level
 from ad.core.data.samples import Sample, collect, locate
 from ad.core.devices import peak_memory, resolve_device, resolve_precision
 from ad.core.errors import DataError, OutputError, PictureError, SettingError
-from ad.core.evaluation import Evaluation, Metrics, measure
+from ad.core.figures.measure import Evaluation, Metrics, measure
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.distributed import join_world
 from ad.core.learning.loop import fit

@@ -24,7 +24,7 @@ from ad.core.saved.files import read_limited
 from ad.core.thresholds.verdicts import calibration_notes, renewed_notes
 
 if TYPE_CHECKING:
-    from ad.core.evaluation import Evaluation
+    from ad.core.figures.measure import Evaluation
 
 REPORT: Final = "report.html"
 """Name of the report in a run directory."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ad.core.errors import OutputError, SettingError
-from ad.core.evaluation import find_test_samples, measure
+from ad.core.figures.measure import find_test_samples, measure
 from ad.core.predict import load
 from ad.core.progress import SILENT, Progress
 from ad.core.report.comparison import write_comparison

@@ -16,7 +16,7 @@ from ad.core.data.contents import check_pictures
 from ad.core.data.pictures import read_mask
 from ad.core.data.samples import Sample, collect, locate
 from ad.core.errors import DataError, OutputError, listed
-from ad.core.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
+from ad.core.figures.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
 from ad.core.learning.distributed import ALONE, World
 from ad.core.metrics import image_metrics, pixel_metrics
 from ad.core.predict import LoadedDetector, load
@@ -33,7 +33,7 @@ PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_05")
 
 Metrics = dict[str, float | None]
 """Each of `IMAGE_METRICS` and `PIXEL_METRICS`, in [0, 1]; None where it is not defined. Where data
-say how much of a defect has to be found, also `SATURATED_METRICS` of `ad.core.kinds`."""
+say how much of a defect has to be found, also `SATURATED_METRICS` of `ad.core.figures.kinds`."""
 
 Watch = Callable[[Batch, NDArray[np.float32], NDArray[np.float32] | None], None]
 """Told of each batch with its scores ``[B]`` and maps ``[B, S, S]``, or None for maps."""
@@ -48,7 +48,7 @@ class Evaluation:
     categories: dict[str, Metrics]
     """Of each category."""
     kinds: dict[str, dict[str, Metrics]] = field(default_factory=dict)
-    """Of each category and kind of defect: see `ad.core.kinds`; empty for most data."""
+    """Of each category and kind of defect: see `ad.core.figures.kinds`; empty for most data."""
     num_images: int
     """Test pictures, all categories."""
     resolution: int
