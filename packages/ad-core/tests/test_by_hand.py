@@ -9,7 +9,7 @@ import pytest
 
 from ad.core import load, recalibrate, train, write_report
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.inspection import inspect
+from ad.core.jobs.inspect import inspect
 from ad.core.saved.files import rewrite_config
 from ad.core.thresholds.calibrate import Calibration, calibrate, calibrate_by_f1
 from ad.core.thresholds.verdicts import calibration_notes

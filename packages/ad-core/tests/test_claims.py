@@ -33,7 +33,7 @@ from pathlib import Path
 from ad.core.saved.claims import letting_go, make_folder
 from ad.core.data.synthetic.tree import NOTE, Settings, _as_json, write_tree
 from ad.core.errors import OutputError
-from ad.core.run_directory import make_run
+from ad.core.jobs.run_directory import make_run
 
 def named(folder, empty):
     if empty:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-import ad.core.recalibration
+import ad.core.jobs.recalibrate
 from ad.core import evaluate, load, recalibrate, train
 from ad.core.cli import main
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
@@ -338,14 +338,14 @@ def test_a_log_that_cannot_be_written_changes_nothing(trained, normals):
 
 
 def test_a_calibration_that_came_in_between_is_left_as_it_is(trained, normals, monkeypatch):
-    calibrate_on, first = ad.core.recalibration.calibrate_on, []
+    calibrate_on, first = ad.core.jobs.recalibrate.calibrate_on, []
 
     def overtaken(*arguments, **settings):
-        monkeypatch.setattr(ad.core.recalibration, "calibrate_on", calibrate_on)
+        monkeypatch.setattr(ad.core.jobs.recalibrate, "calibrate_on", calibrate_on)
         first.append(recalibrate(trained.run, normals=normals).after)
         return calibrate_on(*arguments, **settings)
 
-    monkeypatch.setattr(ad.core.recalibration, "calibrate_on", overtaken)
+    monkeypatch.setattr(ad.core.jobs.recalibrate, "calibrate_on", overtaken)
     old = f"{trained.threshold:.4g}"
     words = f"by another process .* threshold was {old} when it began and is (.*) now.* left as it"
     with pytest.raises(OutputError, match=words) as refused:

@@ -196,7 +196,7 @@ def train_here(job: Job, cores: int) -> str | None:
     """
     import torch
 
-    from ad.core.training import train
+    from ad.core.jobs.train import train
 
     if finished(job):  # by a worker that died right after
         return None

@@ -61,7 +61,7 @@ def calibrate(
     Example: [bold]ad calibrate runs/folder-parts-patchcore --normals ./new_good_parts[/bold]
     """
     from ad.core.cli.console import ConsoleProgress, notes, print_json, put, say
-    from ad.core.recalibration import recalibrate
+    from ad.core.jobs.recalibrate import recalibrate
 
     result = recalibrate(
         run,

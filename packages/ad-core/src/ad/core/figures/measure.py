@@ -17,6 +17,7 @@ from ad.core.data.pictures import read_mask
 from ad.core.data.samples import Sample, collect, locate
 from ad.core.errors import DataError, OutputError, listed
 from ad.core.figures.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
+from ad.core.jobs.run_directory import pictures_of, read_run, tidy
 from ad.core.learning.distributed import ALONE, World
 from ad.core.metrics import image_metrics, pixel_metrics
 from ad.core.predict import LoadedDetector, load
@@ -24,7 +25,6 @@ from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
-from ad.core.run_directory import pictures_of, read_run, tidy
 from ad.core.saved.paths import given_path
 from ad.core.thresholds.verdicts import Verdicts, false_alarm_notes
 
@@ -153,7 +153,7 @@ def samples_of(
     """The samples of the data that a run was trained on, as they are now.
 
     Args:
-        record: What `ad.core.run_directory.read_run` read.
+        record: What `ad.core.jobs.run_directory.read_run` read.
         data_root: The data set's folder, if it is no longer where it was.
         progress: Where to show how far a data set is that must be made first.
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ad.core.errors import OutputError, SettingError
 from ad.core.figures.measure import find_test_samples, measure
+from ad.core.jobs.run_directory import tidy
 from ad.core.predict import load
 from ad.core.progress import SILENT, Progress
 from ad.core.report.comparison import write_comparison
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
-from ad.core.run_directory import tidy
 from ad.core.saved.paths import given_path
 
 COMPARISON = "comparison.html"

@@ -17,6 +17,7 @@ from ad.core.data.names import meaning_of
 from ad.core.data.samples import Sample, collect
 from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.figures.measure import read_truth, samples_of
+from ad.core.jobs.run_directory import LOG, RunLog, claim_run, pictures_of, read_run, tidy
 from ad.core.predict import (
     Conditions,
     LoadedDetector,
@@ -27,7 +28,6 @@ from ad.core.predict import (
 )
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
-from ad.core.run_directory import LOG, RunLog, claim_run, pictures_of, read_run, tidy
 from ad.core.saved.claims import alone, hold, letting_go
 from ad.core.saved.files import read_config, rewrite_config
 from ad.core.saved.paths import given_path

@@ -22,6 +22,7 @@ from ad.core.data.samples import Sample, collect, locate
 from ad.core.devices import peak_memory, resolve_device, resolve_precision
 from ad.core.errors import DataError, OutputError, PictureError, SettingError
 from ad.core.figures.measure import Evaluation, Metrics, measure
+from ad.core.jobs.run_directory import LOG, RunLog, describe_run, forget, make_run, resume_run
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.distributed import join_world
 from ad.core.learning.loop import fit
@@ -31,7 +32,6 @@ from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, get_dataset, get_tracker, load_trainer
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_run_report
-from ad.core.run_directory import LOG, RunLog, describe_run, forget, make_run, resume_run
 from ad.core.saved.allocation import fits_in_memory
 from ad.core.saved.claims import letting_go
 from ad.core.saved.files import save_model, to_json, write_atomic

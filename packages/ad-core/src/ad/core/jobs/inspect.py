@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from ad.core.data.opening import drawn_png
 from ad.core.data.pictures import read_picture
 from ad.core.errors import OutputError, PictureError
+from ad.core.jobs.run_directory import tidy
 from ad.core.predict import Finding, ModelConfig, find_sources, load
 from ad.core.progress import SILENT, Progress
 from ad.core.report.heatmaps import overlay
-from ad.core.run_directory import tidy
 from ad.core.saved.claims import letting_go, make_folder, make_free_folder
 from ad.core.saved.files import write_atomic
 from ad.core.saved.paths import given_path
