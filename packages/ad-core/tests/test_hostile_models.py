@@ -17,7 +17,7 @@ from torch import nn
 from ad.core import evaluate, load, recalibrate, train, write_report
 from ad.core.detector import learned_buffer
 from ad.core.errors import AdError, ModelFileError, SettingError
-from ad.core.figures.measure import find_test_samples
+from ad.core.jobs.evaluate import find_test_samples
 from ad.core.saved import allocation
 from ad.core.saved.allocation import built_within, fits_in_memory
 from ad.core.saved.files import read_model

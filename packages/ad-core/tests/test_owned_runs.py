@@ -26,8 +26,9 @@ IN_USE = r"Another process trains or calibrates in `{}`, so nothing there was to
 @contextmanager
 def another_process_in(run):
     """A process that has claimed the run, until it is killed at the end."""
-    code = "import sys, time; from pathlib import Path; from ad.core.jobs.run_directory import claim_run"
-    code += "\nheld = claim_run(Path(sys.argv[1])); print('there', flush=True); time.sleep(600)"
+    code = "import sys, time; from pathlib import Path\n"
+    code += "from ad.core.jobs.run_directory import claim_run\n"
+    code += "held = claim_run(Path(sys.argv[1])); print('there', flush=True); time.sleep(600)"
     command = [sys.executable, "-c", code, str(run)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -14,11 +14,11 @@ from ad.core import recalibrate, train
 from ad.core.data.batches import PictureSet
 from ad.core.errors import OutputError
 from ad.core.jobs.inspect import inspect
-from ad.core.jobs.run_directory import read_log
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.report.run import read_times
 from ad.core.saved.claims import make_folder
 from ad.core.saved.files import read_model, rewrite_config, write_atomic
+from ad.core.saved.record import read_log
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits and devices")
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ad.core.detector import Detector as Detector
     from ad.core.detector import Prediction as Prediction
     from ad.core.errors import AdError as AdError
-    from ad.core.figures.measure import evaluate as evaluate
+    from ad.core.jobs.evaluate import evaluate as evaluate
     from ad.core.jobs.recalibrate import recalibrate as recalibrate
     from ad.core.jobs.report import write_report as write_report
     from ad.core.jobs.train import TrainResult as TrainResult
@@ -59,7 +59,7 @@ _HOMES = {
     "Setup": "trainer",
     "TrainResult": "jobs.train",
     "Trainer": "trainer",
-    "evaluate": "figures.measure",
+    "evaluate": "jobs.evaluate",
     "load": "predict",
     "recalibrate": "jobs.recalibrate",
     "train": "jobs.train",

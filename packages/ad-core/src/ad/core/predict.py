@@ -208,9 +208,8 @@ class LoadedDetector:
         if batch_size < 1:
             msg = f"`batch_size` must be a whole number from 1; got {batch_size}."
             raise SettingError(msg)
-        white = self.config.white_level
-        sources = find_sources(inputs, white=white)
-        pictures = PictureSet(sources, self.config.img_size, white=white)
+        sources = find_sources(inputs, white=self.config.white_level)
+        pictures = self.pictures(sources)
         with progress.step("predicting", total=len(sources), unit="pictures") as advance:
             for batch in pictures.batches(batch_size, on_error="record"):
                 scores, maps = self.score(batch.pictures)
@@ -223,6 +222,10 @@ class LoadedDetector:
                 for index in sorted(found):
                     yield found[index]
                 advance(len(found))
+
+    def pictures(self, sources: Sequence[Source]) -> PictureSet:
+        """Pictures as this detector sees them: at its size, by its white level."""
+        return PictureSet(sources, self.config.img_size, white=self.config.white_level)
 
     def score(
         self, pictures: torch.Tensor

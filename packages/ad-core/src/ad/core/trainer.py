@@ -1,7 +1,7 @@
 """How a detector learns.
 
-A trainer knows its model and nothing of data sets, files or the command line; `ad.core.learning.loop`
-drives it. A new way of learning is a new abstract class here, not a flag.
+A trainer knows its model and nothing of data sets, files or the command line;
+`ad.core.learning.loop` drives it. A new way of learning is a new abstract class here, not a flag.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ class Optimization:
 class GradientTrainer(Trainer):
     """Learns by gradient descent, batch by batch.
 
-    `ad.core.learning.loop` owns the order of pictures, precision, steps, checkpoints and resuming. What
-    has to be random in `losses` comes from the batch's generators or from torch's global one,
+    `ad.core.learning.loop` owns the order of pictures, precision, steps, checkpoints and resuming.
+    What has to be random in `losses` comes from the batch's generators or from torch's global one,
     which is seeded for each step: both depend on seed, epoch, step and picture alone.
     """
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ad.core.errors import OutputError, SettingError
-from ad.core.figures.measure import find_test_samples, measure
+from ad.core.figures.measure import measure
+from ad.core.jobs.evaluate import find_test_samples
 from ad.core.jobs.run_directory import tidy
 from ad.core.predict import load
 from ad.core.progress import SILENT, Progress

@@ -22,7 +22,7 @@ from ad.core.data.samples import Sample, collect, locate
 from ad.core.devices import peak_memory, resolve_device, resolve_precision
 from ad.core.errors import DataError, OutputError, PictureError, SettingError
 from ad.core.figures.measure import Evaluation, Metrics, measure
-from ad.core.jobs.run_directory import LOG, RunLog, describe_run, forget, make_run, resume_run
+from ad.core.jobs.run_directory import describe_run, forget, make_run, resume_run
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.distributed import join_world
 from ad.core.learning.loop import fit
@@ -36,6 +36,7 @@ from ad.core.saved.allocation import fits_in_memory
 from ad.core.saved.claims import letting_go
 from ad.core.saved.files import save_model, to_json, write_atomic
 from ad.core.saved.paths import given_path
+from ad.core.saved.record import LOG, RunLog
 from ad.core.settings import DEFAULT_FALSE_ALARMS, RunSettings, run_settings
 from ad.core.thresholds.calibrate import Calibration
 from ad.core.thresholds.held_out import calibrate_on, hold_out
@@ -335,10 +336,12 @@ def _calibrate(
     run: Path,
     progress: Progress,
 ) -> Calibration:
-    paths = [sample.path for sample in held_out]
+    pictures = detector.pictures([sample.path for sample in held_out])
     rate, batch_size = settings.false_alarms, settings.batch_size
     try:
-        return calibrate_on(detector, paths, rate, batch_size=batch_size, progress=progress)
+        return calibrate_on(
+            detector.score, pictures, rate, batch_size=batch_size, progress=progress
+        )
     except PictureError as error:
         msg = (
             f"{error}\nhint: it was held out to set the threshold; restore it, then the "

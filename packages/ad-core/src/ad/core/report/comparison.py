@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, final
 import numpy as np
 
 from ad.core.errors import ModelFileError
-from ad.core.jobs.run_directory import RUN, read_run
 from ad.core.report.page import write_page
 from ad.core.report.run import REPORT, as_text, figures, run_title
 from ad.core.saved.files import LARGEST_LINES, read_limited
+from ad.core.saved.record import RUN, read_run
 from ad.core.thresholds.calibrate import Calibration
 from ad.core.thresholds.verdicts import Verdicts, renewed_notes
 

@@ -1,9 +1,9 @@
 """Thresholds and 0-to-1 scores, from held-out normal images or from labelled ones.
 
 From normal images the promise holds by split conformal prediction: of n held-out scores and one
-new good picture's, each order is equally likely: see `ad.core.thresholds.conformal`. From labelled images the
-threshold is the one of the largest F1 score, which promises nothing; nor does one that a person
-chose. Knows nothing of detectors; numpy alone.
+new good picture's, each order is equally likely: see `ad.core.thresholds.conformal`. From labelled
+images the threshold is the one of the largest F1 score, which promises nothing; nor does one that a
+person chose. Knows nothing of detectors; numpy alone.
 """
 
 from __future__ import annotations
