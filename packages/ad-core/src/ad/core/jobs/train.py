@@ -15,21 +15,17 @@ from typing import Any, Literal
 
 from ad.core.callbacks import Callback, Callbacks
 from ad.core.data.batches import PictureSet
-from ad.core.data.contents import check_pictures
-from ad.core.data.inventory import take_inventory
-from ad.core.data.levels import find_white_level
-from ad.core.data.samples import Sample, collect, locate
-from ad.core.devices import peak_memory, resolve_device, resolve_precision
-from ad.core.errors import DataError, OutputError, PictureError, SettingError
+from ad.core.data.samples import Sample
+from ad.core.devices import peak_memory
+from ad.core.errors import DataError, OutputError, PictureError
 from ad.core.figures.measure import Evaluation, Metrics, measure
+from ad.core.jobs.plan import Plan, RunData, look_at_data, settle
 from ad.core.jobs.run_directory import describe_run, forget, make_run, resume_run
 from ad.core.learning.checkpoints import Checkpoints
-from ad.core.learning.distributed import join_world
 from ad.core.learning.loop import fit
 from ad.core.options import Minutes, checked
-from ad.core.predict import Conditions, LoadedDetector, ModelConfig, load
+from ad.core.predict import Conditions, LoadedDetector, load
 from ad.core.progress import SILENT, Progress
-from ad.core.registry import ModelRegistry, get_dataset, get_tracker, load_trainer
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_run_report
 from ad.core.saved.allocation import fits_in_memory
@@ -37,12 +33,12 @@ from ad.core.saved.claims import letting_go
 from ad.core.saved.files import save_model, to_json, write_atomic
 from ad.core.saved.paths import given_path
 from ad.core.saved.record import LOG, RunLog
-from ad.core.settings import DEFAULT_FALSE_ALARMS, RunSettings, run_settings
+from ad.core.settings import DEFAULT_FALSE_ALARMS
 from ad.core.thresholds.calibrate import Calibration
-from ad.core.thresholds.held_out import calibrate_on, hold_out
+from ad.core.thresholds.held_out import calibrate_on
 from ad.core.thresholds.verdicts import calibration_notes
 from ad.core.tracking import Tracker
-from ad.core.trainer import GradientTrainer, OnePassTrainer, Setup
+from ad.core.trainer import GradientTrainer, Trainer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,19 +138,14 @@ def train(
     Raises:
         AdError: One of its kinds, for anything that can be wrong with settings, data or files.
     """
-    spec = ModelRegistry.get(model_type)
-    trainer_class = load_trainer(spec)
-    dataset = get_dataset(dataset_type)
-    title = category
-    category, root = locate(dataset, category, data_root)
-    if data_root is None and dataset.path_as_category and root is not None:
-        title = root.name  # the category was given as a folder
-    settings = run_settings(
-        spec,
-        trainer_class,
-        dataset=dataset_type,
-        category=category,
-        data_root=None if root is None else str(root),
+    checked(Minutes, checkpoint_minutes, "`checkpoint_minutes`")
+    plan = settle(
+        dataset_type,
+        category,
+        model_type,
+        data_root=data_root,
+        track=track,
+        progress=progress,
         num_epochs=num_epochs,
         batch_size=batch_size,
         img_size=img_size,
@@ -172,152 +163,34 @@ def train(
         patience=patience,
         compile=compile,
     )
-    checked(Minutes, checkpoint_minutes, "`checkpoint_minutes`")
-    if issubclass(trainer_class, OnePassTrainer):
-        _check_one_pass(settings)
-    trackers = [get_tracker(name) for name in dict.fromkeys(track)]
-    world = join_world()
-    target = resolve_device(settings.device)
-    used_precision = resolve_precision(settings.precision, target)
-    samples = collect(dataset, category, root=root, seed=seed, progress=progress)
-    learning, held_out = hold_out(samples, settings.holdout, seed)
-    test = [sample for sample in samples if sample.split == "test"]
-    inventory = take_inventory(dataset, root, samples)
-    if world.main:
-        for line in inventory.read_as():
-            progress.tell(line)
-        if left_out := inventory.not_read():
-            progress.tell(f"left out: {left_out}")
-    data_notes = [*inventory.notes(), *check_pictures(samples, progress=progress)]
-    white = find_white_level([sample.path for sample in samples], progress=progress)
+    data = look_at_data(plan)
+    with fits_in_memory(plan.spec.name):
+        trainer = plan.trainer(plan.setup(), **plan.settings.options)
 
     # Everything that can be refused has been; only now does the run touch the disk.
-    setup = Setup(
-        img_size=settings.img_size,
-        normalize=settings.normalize,
-        num_epochs=settings.num_epochs,
-        num_steps=settings.num_steps,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        weights=settings.weights,
-        device=target,
-        precision=used_precision,
-        progress=progress,
-    )
-    with fits_in_memory(spec.name):
-        trainer = trainer_class(setup, **settings.options)
-    record = describe_run(
-        settings, samples, trainer, target, used_precision, world, read=inventory.to_json()
-    )
-    name = f"{dataset_type}-{title}-{model_type}"
-    run = world.tell(_begin(record, name, output_dir, resume) if world.main else Path())
-    log = RunLog(run / LOG, quiet=not world.main)
-    log.write(
-        "start" if resume is None else "resume",
-        learning=len(learning),
-        held_out=len(held_out),
-        test=len(test),
-    )
-    told = Callbacks([log, *callbacks])
-    read = partial(
-        PictureSet,
-        size=settings.img_size,
-        cache=isinstance(trainer, GradientTrainer),
-        white=white.value,
-    )
-    started = time.perf_counter()
-    try:
-        if world.main:
-            told += [tracker(run, record) for tracker in trackers]
-        fit(
-            trainer,
-            read([sample.path for sample in learning]),
-            held_out=read([sample.path for sample in held_out]),
-            feature_cache=settings.feature_cache == "auto",
-            patience=settings.patience,
-            checkpoints=Checkpoints(run / "checkpoint", every_seconds=60 * checkpoint_minutes),
-            callbacks=told,
-            world=world,
-            compiled=settings.compile,
-        )
-    except BaseException:
-        if world.main and resume is None and not (run / "checkpoint").exists():
-            forget(run)
-        raise
-    fit_seconds = time.perf_counter() - started
-    log.write("fitted", seconds=fit_seconds)
-
-    config = ModelConfig(
-        model=spec.name,
-        options=settings.options,
-        img_size=settings.img_size,
-        normalize=settings.normalize,
-        precision=used_precision,
-        categories=tuple(dict.fromkeys(sample.category for sample in samples)),
-        calibration=None,
-        calibrated_on=None,
-        white_level=white.value,
-    )
-    if world.main:
-        if held_out:
-            fitted = LoadedDetector(trainer.detector, config, target)
-            found = _calibrate(fitted, held_out, settings, run, progress)
-            config = replace(config, calibration=found, calibrated_on=Conditions.of(target))
-        save_model(run / "model", trainer.detector, config.to_json())
-    log.write("saved")
+    run = _begin(plan, data, trainer, output_dir, resume, callbacks)
+    fit_seconds = _learn(plan, data, trainer, run, checkpoint_minutes)
+    _save(plan, data, trainer, run)
     trainer_notes = trainer.notes
     del trainer  # its memory is free before the saved model comes in
 
-    world.wait()  # until it is there
-    detector = load(run, device=settings.device)
-    calibration = detector.config.calibration
-    gallery = Gallery(test, calibration) if report else None
-    try:
-        evaluation = measure(
-            detector,
-            test,
-            batch_size=settings.batch_size,
-            progress=progress,
-            world=world,
-            watch=None if gallery is None else gallery.see,
-        )
-    except PictureError as error:
-        msg = (
-            f"{error}\nhint: the model is saved; repair the test pictures, then: ad evaluate {run}"
-        )
-        raise PictureError(msg) from error
+    plan.world.wait()  # until it is there
+    detector = load(run.path, device=plan.settings.device)
+    gallery = Gallery(data.test, detector.config.calibration) if report else None
+    evaluation = _test(plan, data, run, detector, gallery)
     seconds = {"fit": fit_seconds, "test_per_image": evaluation.seconds_per_image}
-    peak = peak_memory(target)
-    notes = (
-        *white.notes,
-        *trainer_notes,
-        *calibration_notes(calibration),
-        *data_notes,
-        *evaluation.notes,
-    )
-    if gallery is not None:
-        gallery.merge(world.gather(gallery.shown))
-    if world.main:
-        _write_figures(run, test, evaluation, notes)
+    peak = peak_memory(plan.device)
+    calibrated = calibration_notes(detector.config.calibration)
+    notes = (*trainer_notes, *calibrated, *data.notes, *evaluation.notes)
+    if plan.world.main:
+        _write_figures(run.path, data.test, evaluation, notes)
         if gallery is not None:
-            try:
-                write_run_report(
-                    run / REPORT,
-                    record=record,
-                    config=detector.config,
-                    samples=test,
-                    evaluation=evaluation,
-                    gallery=gallery,
-                    notes=notes,
-                )
-            except (DataError, OutputError) as error:
-                msg = f"{error}\nhint: all else is there; for the report: ad report {run}"
-                raise type(error)(msg) from error
-        told[:] = [callback for callback in told if isinstance(callback, Tracker)]
-        told.tell("on_tested", evaluation.metrics)
-    log.write("tested", seconds=seconds, peak_memory_bytes=peak, metrics=evaluation.metrics)
+            _write_report(data, run, detector, evaluation, gallery, notes)
+        run.told[:] = [callback for callback in run.told if isinstance(callback, Tracker)]
+        run.told.tell("on_tested", evaluation.metrics)
+    run.log.write("tested", seconds=seconds, peak_memory_bytes=peak, metrics=evaluation.metrics)
     return TrainResult(
-        run=run,
+        run=run.path,
         metrics=evaluation.metrics,
         evaluation=evaluation,
         detector=detector,
@@ -325,44 +198,164 @@ def train(
         seconds=seconds,
         peak_memory=peak,
         notes=notes,
-        report=run / REPORT if report else None,
+        report=run.path / REPORT if report else None,
     )
 
 
-def _calibrate(
-    detector: LoadedDetector,
-    held_out: Sequence[Sample],
-    settings: RunSettings,
-    run: Path,
-    progress: Progress,
-) -> Calibration:
-    pictures = detector.pictures([sample.path for sample in held_out])
-    rate, batch_size = settings.false_alarms, settings.batch_size
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """A run that has begun."""
+
+    path: Path
+    record: Mapping[str, Any]
+    log: RunLog
+    told: Callbacks
+    resumed: bool
+
+
+def _begin(
+    plan: Plan,
+    data: RunData,
+    trainer: Trainer,
+    output_dir: str | Path | None,
+    resume: str | Path | None,
+    callbacks: Sequence[Callback],
+) -> _Run:
+    """Make the folder of a run, or find the one that goes on."""
+    world = plan.world
+    record = describe_run(
+        plan.settings, data.samples, trainer, plan.device, plan.precision, world, read=data.read
+    )
+    path = Path()
+    if world.main and resume is not None:
+        path = resume_run(given_path(resume, "the run to resume"), record, output_dir)
+    elif world.main:
+        path = make_run(plan.name, output_dir)
+        try:
+            write_atomic(path / "run.json", to_json(record))
+        except OutputError:
+            (path / LOG).unlink()  # so that the same command can be tried again
+            raise
+    path = world.tell(path)
+    log = RunLog(path / LOG, quiet=not world.main)
+    log.write(
+        "start" if resume is None else "resume",
+        learning=len(data.learning),
+        held_out=len(data.held_out),
+        test=len(data.test),
+    )
+    told = Callbacks([log, *callbacks])
+    return _Run(path=path, record=record, log=log, told=told, resumed=resume is not None)
+
+
+def _learn(plan: Plan, data: RunData, trainer: Trainer, run: _Run, minutes: float) -> float:
+    """Drive the trainer; seconds that it took."""
+    read = partial(
+        PictureSet,
+        size=plan.settings.img_size,
+        cache=isinstance(trainer, GradientTrainer),
+        white=data.white,
+    )
+    checkpoints = Checkpoints(run.path / "checkpoint", every_seconds=60 * minutes)
+    started = time.perf_counter()
+    try:
+        if plan.world.main:
+            run.told.extend(tracker(run.path, run.record) for tracker in plan.trackers)
+        fit(
+            trainer,
+            read([sample.path for sample in data.learning]),
+            held_out=read([sample.path for sample in data.held_out]),
+            feature_cache=plan.settings.feature_cache == "auto",
+            patience=plan.settings.patience,
+            checkpoints=checkpoints,
+            callbacks=run.told,
+            world=plan.world,
+            compiled=plan.settings.compile,
+        )
+    except BaseException:
+        if plan.world.main and not run.resumed and not (run.path / "checkpoint").exists():
+            forget(run.path)
+        raise
+    seconds = time.perf_counter() - started
+    run.log.write("fitted", seconds=seconds)
+    return seconds
+
+
+def _save(plan: Plan, data: RunData, trainer: Trainer, run: _Run) -> None:
+    """Calibrate the fitted detector and save both."""
+    config = plan.config(data)
+    if plan.world.main:
+        if data.held_out:
+            found = _calibrate(
+                LoadedDetector(trainer.detector, config, plan.device), plan, data, run
+            )
+            config = replace(config, calibration=found, calibrated_on=Conditions.of(plan.device))
+        save_model(run.path / "model", trainer.detector, config.to_json())
+    run.log.write("saved")
+
+
+def _calibrate(detector: LoadedDetector, plan: Plan, data: RunData, run: _Run) -> Calibration:
     try:
         return calibrate_on(
-            detector.score, pictures, rate, batch_size=batch_size, progress=progress
+            detector.score,
+            detector.pictures([sample.path for sample in data.held_out]),
+            plan.settings.false_alarms,
+            batch_size=plan.settings.batch_size,
+            progress=plan.progress,
         )
     except PictureError as error:
         msg = (
             f"{error}\nhint: it was held out to set the threshold; restore it, then the "
-            f"same command with `--resume {run}`"
+            f"same command with `--resume {run.path}`"
         )
         raise PictureError(msg) from error
 
 
-def _begin(
-    record: Mapping[str, Any], name: str, output_dir: str | Path | None, resume: str | Path | None
-) -> Path:
-    """Make the folder of a run, or find the one that goes on."""
-    if resume is not None:
-        return resume_run(given_path(resume, "the run to resume"), record, output_dir)
-    run = make_run(name, output_dir)
+def _test(
+    plan: Plan, data: RunData, run: _Run, detector: LoadedDetector, gallery: Gallery | None
+) -> Evaluation:
+    """Test what was saved; what the report shows is gathered meanwhile."""
     try:
-        write_atomic(run / "run.json", to_json(record))
-    except OutputError:
-        (run / LOG).unlink()  # so that the same command can be tried again
-        raise
-    return run
+        evaluation = measure(
+            detector,
+            data.test,
+            batch_size=plan.settings.batch_size,
+            progress=plan.progress,
+            world=plan.world,
+            watch=None if gallery is None else gallery.see,
+        )
+    except PictureError as error:
+        msg = (
+            f"{error}\nhint: the model is saved; repair the test pictures, then: "
+            f"ad evaluate {run.path}"
+        )
+        raise PictureError(msg) from error
+    if gallery is not None:
+        gallery.merge(plan.world.gather(gallery.shown))
+    return evaluation
+
+
+def _write_report(
+    data: RunData,
+    run: _Run,
+    detector: LoadedDetector,
+    evaluation: Evaluation,
+    gallery: Gallery,
+    notes: Sequence[str],
+) -> None:
+    try:
+        write_run_report(
+            run.path / REPORT,
+            record=run.record,
+            config=detector.config,
+            samples=data.test,
+            evaluation=evaluation,
+            gallery=gallery,
+            notes=notes,
+        )
+    except (DataError, OutputError) as error:
+        msg = f"{error}\nhint: all else is there; for the report: ad report {run.path}"
+        raise type(error)(msg) from error
 
 
 def _write_figures(
@@ -385,17 +378,3 @@ def _write_figures(
     write_atomic(run / "scores.jsonl", lines.encode())
     write_atomic(run / "metrics.json", to_json({**evaluation.to_json(), "notes": list(notes)}))
     Checkpoints(run / "checkpoint").clear()
-
-
-def _check_one_pass(settings: RunSettings) -> None:
-    for name, value, allowed in (
-        ("num_epochs", settings.num_epochs, 1),
-        ("num_steps", settings.num_steps, None),
-        ("patience", settings.patience, None),
-    ):
-        if value != allowed:
-            msg = (
-                f"`{settings.model}` learns in one pass over the pictures: `{name}` must be "
-                f"{allowed or 'left out'}; got {value}."
-            )
-            raise SettingError(msg)
