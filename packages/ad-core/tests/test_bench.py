@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from ad.core.bench import compare, run_bench, summarise
 from ad.core.bench.executors import LocalExecutor, RayExecutor, train_here
-from ad.core.bench.jobs import Outcome, finished, outcome_of
+from ad.core.bench.jobs import Outcome, finished, outcome_of, plan
 from ad.core.cli import app
 from ad.core.errors import (
     DataError,
@@ -59,6 +59,9 @@ def test_a_plan_has_each_category_model_and_seed(mean_picture, roots, tmp_path):
     assert len({job.folder for job in jobs}) == 4
     (one, _) = planned(mean_picture, roots, tmp_path / "out", ["toy"])
     assert one.name == jobs[2].name
+    roots_of = {"mvtec": str(roots)}
+    twice = [mean_picture, mean_picture]
+    (_,) = plan(["mvtec"], ["toy"], twice, seeds=[0], output=tmp_path, data_roots=roots_of)
     (larger, _) = planned(mean_picture, roots, tmp_path / "out", ["toy"], img_size=48)
     assert larger.name != one.name
     next((roots / "toy/train/good").iterdir()).unlink()

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal
 import pytest
 from PIL import Image
 
-from ad.core import ModelSpec
+from ad.core import ModelRegistry, ModelSpec
 from ad.core.cli.console import kinds_table
 
 
@@ -147,6 +148,18 @@ def test_models_are_listed(run_ad, mean_picture):
     assert status == 0
     assert mean_picture in [model["name"] for model in json.loads(out)["models"]]
     assert mean_picture in run_ad("models")[1]
+
+
+def test_an_alias_is_told_beside_its_model(run_ad, mean_picture, monkeypatch):
+    spec = ModelRegistry.get(mean_picture)
+    object.__setattr__(spec, "aliases", ("short",))  # it is this test's own
+    monkeypatch.setitem(ModelRegistry._added, "short", spec)
+    rows = json.loads(run_ad("models", "--json")[1])["models"]
+    assert [row["aliases"] for row in rows if row["name"] == mean_picture] == [["short"]]
+    assert "short" not in [row["name"] for row in rows]
+    shown = run_ad("show", "short")[1]
+    assert mean_picture in shown
+    assert re.search(r"also called\W+short", shown)
 
 
 def test_a_model_is_shown_with_defaults_and_options(run_ad, mean_picture):

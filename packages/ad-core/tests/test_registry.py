@@ -144,8 +144,40 @@ def test_a_broken_plugin_is_named_and_breaks_nothing_else(installed):
 def test_an_entry_point_must_name_its_own_spec(installed):
     other = ModelSpec(name="other", trainer=PATH, model={}, train=TRAIN)
     installed.append(FakePoint("good", "ad-good", other))
-    with pytest.raises(PluginError, match="must be a `ModelSpec` named `good`"):
+    words = "must be a `ModelSpec` named `good`, or one with `good` among its `aliases`; .* `other`"
+    with pytest.raises(PluginError, match=words):
         ModelRegistry.get("good")
+
+
+def test_an_alias_stands_for_the_entry_that_it_names(installed):
+    whole = ModelSpec(name="whole", aliases=("short",), trainer=PATH, model={}, train=TRAIN)
+    installed += [FakePoint("whole", "ad-whole", whole), FakePoint("short", "ad-whole", whole)]
+    assert ModelRegistry.get("short") is ModelRegistry.get("whole") is whole
+    assert ModelRegistry.names() == ["short", "whole"]
+
+
+@pytest.mark.parametrize("aliases", ["short", ("mine",)])
+def test_aliases_that_are_none_are_refused(aliases):
+    with pytest.raises(SettingError, match="`aliases` of model `mine` must be other names"):
+        ModelSpec(name="mine", aliases=aliases, trainer=PATH, model={}, train=TRAIN)
+
+
+def test_a_variant_is_its_sibling_but_for_what_is_said():
+    facts = {"year": 2020, "tasks": ("classifies",), "paper_budget": {"num_epochs": 9}}
+    own = {"aliases": ("short",), "check": {"img_size": 96}}
+    model, train = {"gain": 1.0, "width": 8}, {**TRAIN, "num_epochs": 7}
+    first = ModelSpec(name="mine", trainer=PATH, model=model, train=train, **facts, **own)
+    other = first.variant("yours", summary="smaller", model={"gain": 2.0}, train={"batch_size": 2})
+    assert other == ModelSpec(
+        name="yours",
+        summary="smaller",
+        trainer=PATH,
+        model={"gain": 2.0, "width": 8},
+        train={**train, "batch_size": 2},
+        **facts,
+    )
+    assert first.variant("theirs", summary="", year=2021, check={"num_epochs": 3}).year == 2021
+    assert (first.model, first.train) == (model, train)
 
 
 def test_an_unknown_dataset_is_told_what_there_is():

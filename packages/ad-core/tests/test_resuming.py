@@ -20,7 +20,7 @@ from small_learning import (
     setup,
 )
 
-from ad.core import train
+from ad.core import ModelRegistry, train
 from ad.core.errors import DataError, Interrupted, SettingError
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.loop import fit
@@ -174,6 +174,22 @@ def test_resuming_with_other_settings_or_data_is_refused(student, toy_root, tmp_
     (toy_root / "toy/test/good/000.png").unlink()
     with pytest.raises(DataError, match="have changed since it was started"):
         train("mvtec", "toy", student, data_root=toy_root, resume=run)
+
+
+def test_a_run_begun_by_an_alias_goes_on_by_either_name(student, toy_root, tmp_path, monkeypatch):
+    spec = ModelRegistry.get(student)
+    object.__setattr__(spec, "aliases", ("short",))  # it is this test's own
+    monkeypatch.setitem(ModelRegistry._added, "short", spec)
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train("mvtec", "toy", "short", data_root=toy_root, output_dir=run,
+              callbacks=[Interrupting(1)])  # fmt: skip
+    record = (run / "run.json").read_text()
+    assert json.loads(record)["settings"]["model"] == student
+    # As it was written before an alias was one.
+    (run / "run.json").write_text(record.replace(f'"model": "{student}"', '"model": "short"'))
+    result = train("mvtec", "toy", "short", data_root=toy_root, resume=run)
+    assert result.detector.config.model == student
 
 
 def test_resuming_in_other_circumstances_is_said(student, toy_root, tmp_path):

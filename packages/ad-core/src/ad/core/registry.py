@@ -6,6 +6,7 @@ asked for, its code when it is trained or loaded, and neither before. No torch h
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -51,7 +52,9 @@ class ModelSpec:
     """One line of a family's catalogue: what a name stands for, with its defaults."""
 
     name: str
-    """Registry name, as typed by the user."""
+    """Registry name, as typed by the user and written into runs and saved models."""
+    aliases: tuple[str, ...] = ()
+    """Other names of the same model, each with an entry point of its own to this entry."""
     trainer: str
     """Where the trainer lives: ``"ad.memory.padim:PadimTrainer"``."""
     model: Mapping[str, Any]
@@ -82,6 +85,12 @@ class ModelSpec:
     """Distribution that provides it; filled in by the registry."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.aliases, str) or self.name in self.aliases:
+            msg = (
+                f"`aliases` of model `{self.name}` must be other names in a tuple, such as "
+                f'("short",); got {self.aliases!r}.'
+            )
+            raise SettingError(msg)
         unknown = set(self.train) - set(_TRAIN_KEYS)
         missing = set(_TRAIN_KEYS) - set(self.train)
         if unknown or missing:
@@ -96,6 +105,38 @@ class ModelSpec:
                 allowed = "True or False" if kind is bool else "a whole number from 1"
                 msg = f"`{key}` of model `{self.name}` must be {allowed}; got {value!r}."
                 raise SettingError(msg)
+
+    def variant(
+        self,
+        name: str,
+        *,
+        summary: str,
+        model: Mapping[str, Any] | None = None,
+        train: Mapping[str, Any] | None = None,
+        **facts: Any,  # noqa: ANN401 - of any field
+    ) -> ModelSpec:
+        """A sibling: the same model with some other numbers, as a model of its own.
+
+        Args:
+            name: Its registry name.
+            summary: The idea in one line.
+            model: Options that differ from this one's.
+            train: Training defaults that differ.
+            facts: Other fields, each in place of this one's. Of these `aliases` and `check` are
+                not handed down: other names are this one's alone, and so is what was found to
+                make it quick to check.
+
+        Raises:
+            SettingError: If the training defaults are not what `train` takes.
+        """
+        return dataclasses.replace(
+            self,
+            name=name,
+            summary=summary,
+            model={**self.model, **(model or {})},
+            train={**self.train, **(train or {})},
+            **{"aliases": (), "check": {}, **facts},
+        )
 
 
 class ModelRegistry:
@@ -156,6 +197,9 @@ class ModelRegistry:
     def get(cls, name: str) -> ModelSpec:
         """The catalogue entry of one model.
 
+        Args:
+            name: Its name, or one of its aliases: the entry has its own name in either case.
+
         Raises:
             UnknownNameError: If nothing provides ``name``; says the nearest and what to install.
             PluginError: If two distributions provide it, or its catalogue is broken.
@@ -166,11 +210,13 @@ class ModelRegistry:
         if point is None:
             raise UnknownNameError(_unknown_model(name, cls.names()))
         spec = _load(point, "model")
-        if not isinstance(spec, ModelSpec) or spec.name != name:
-            given = f"`{spec.name}`" if isinstance(spec, ModelSpec) else repr(type(spec))
+        if not isinstance(spec, ModelSpec) or name not in (spec.name, *spec.aliases):
+            given = repr(type(spec))
+            if isinstance(spec, ModelSpec):
+                given = listed([spec.name, *spec.aliases])
             msg = (
-                f"Entry point `{name}` of {_owner(point)} must be a `ModelSpec` named `{name}`; "
-                f"`{point.value}` is {given}."
+                f"Entry point `{name}` of {_owner(point)} must be a `ModelSpec` named `{name}`, or "
+                f"one with `{name}` among its `aliases`; `{point.value}` is {given}."
             )
             raise PluginError(msg)
         object.__setattr__(spec, "package", point.dist.name if point.dist else "")

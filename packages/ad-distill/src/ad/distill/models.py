@@ -20,18 +20,10 @@ STFPM = ModelSpec(
     tasks=("classifies", "localises"),
 )
 
-STFPM_RESNET18 = ModelSpec(
-    name="stfpm-resnet18",
-    trainer=STFPM.trainer,
-    model={**STFPM.model, "backbone": "resnet18"},
-    train=STFPM.train,
-    paper_budget=STFPM.paper_budget,
+STFPM_RESNET18 = STFPM.variant(
+    "stfpm-resnet18",
     summary="STFPM on ResNet-18, as in the paper",
-    paper=STFPM.paper,
-    url=STFPM.url,
-    year=STFPM.year,
-    code_licence=STFPM.code_licence,
-    tasks=STFPM.tasks,
+    model={"backbone": "resnet18"},
 )
 
 FRE = ModelSpec(
@@ -49,18 +41,10 @@ FRE = ModelSpec(
     tasks=("classifies", "localises"),
 )
 
-FRE_RESNET18 = ModelSpec(
-    name="fre-resnet18",
-    trainer=FRE.trainer,
-    model={**FRE.model, "backbone": "resnet18"},
-    train=FRE.train,
-    paper_budget=FRE.paper_budget,
+FRE_RESNET18 = FRE.variant(
+    "fre-resnet18",
     summary="FRE on ResNet-18: small and fast",
-    paper=FRE.paper,
-    url=FRE.url,
-    year=FRE.year,
-    code_licence=FRE.code_licence,
-    tasks=FRE.tasks,
+    model={"backbone": "resnet18"},
 )
 
 REVERSE_DISTILLATION = ModelSpec(
@@ -79,18 +63,10 @@ REVERSE_DISTILLATION = ModelSpec(
     check={"img_size": 96},
 )
 
-REVERSE_DISTILLATION_RESNET18 = ModelSpec(
-    name="reverse-distillation-resnet18",
-    trainer=REVERSE_DISTILLATION.trainer,
-    model={**REVERSE_DISTILLATION.model, "backbone": "resnet18"},
-    train=REVERSE_DISTILLATION.train,
-    paper_budget=REVERSE_DISTILLATION.paper_budget,
+REVERSE_DISTILLATION_RESNET18 = REVERSE_DISTILLATION.variant(
+    "reverse-distillation-resnet18",
     summary="Reverse Distillation on ResNet-18: small and fast",
-    paper=REVERSE_DISTILLATION.paper,
-    url=REVERSE_DISTILLATION.url,
-    year=REVERSE_DISTILLATION.year,
-    code_licence=REVERSE_DISTILLATION.code_licence,
-    tasks=REVERSE_DISTILLATION.tasks,
+    model={"backbone": "resnet18"},
 )
 
 EFFICIENTAD_SMALL = ModelSpec(
@@ -109,32 +85,11 @@ EFFICIENTAD_SMALL = ModelSpec(
     extra_data=("teacher weights", "penalty pictures"),
 )
 
-EFFICIENTAD_MEDIUM = ModelSpec(
-    name="efficientad-medium",
-    trainer=EFFICIENTAD_SMALL.trainer,
-    model={"model_size": "medium"},
-    train=EFFICIENTAD_SMALL.train,
-    paper_budget=EFFICIENTAD_SMALL.paper_budget,
+EFFICIENTAD_MEDIUM = EFFICIENTAD_SMALL.variant(
+    "efficientad-medium",
     summary="EfficientAD with wider networks: better, at three times the cost",
-    paper=EFFICIENTAD_SMALL.paper,
-    url=EFFICIENTAD_SMALL.url,
-    year=EFFICIENTAD_SMALL.year,
-    code_licence=EFFICIENTAD_SMALL.code_licence,
-    tasks=EFFICIENTAD_SMALL.tasks,
-    extra_data=EFFICIENTAD_SMALL.extra_data,
+    model={"model_size": "medium"},
+    aliases=("efficientad",),
 )
 
-EFFICIENTAD = ModelSpec(
-    name="efficientad",
-    trainer=EFFICIENTAD_MEDIUM.trainer,
-    model=EFFICIENTAD_MEDIUM.model,
-    train=EFFICIENTAD_MEDIUM.train,
-    paper_budget=EFFICIENTAD_MEDIUM.paper_budget,
-    summary="the same as efficientad-medium",
-    paper=EFFICIENTAD_MEDIUM.paper,
-    url=EFFICIENTAD_MEDIUM.url,
-    year=EFFICIENTAD_MEDIUM.year,
-    code_licence=EFFICIENTAD_MEDIUM.code_licence,
-    tasks=EFFICIENTAD_MEDIUM.tasks,
-    extra_data=EFFICIENTAD_MEDIUM.extra_data,
-)
+EFFICIENTAD = EFFICIENTAD_MEDIUM  # what the alias's entry point names

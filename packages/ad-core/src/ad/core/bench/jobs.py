@@ -112,7 +112,7 @@ def plan(
     Args:
         datasets: Layouts.
         categories: Of any of the data sets, each taken where it exists; ``all`` for every one.
-        models: Registry names.
+        models: Registry names; one that is named twice, or by an alias too, runs once.
         seeds: Each makes a run of its own.
         output: The bench's folder.
         data_roots: Folder of each data set that needs one.
@@ -139,10 +139,10 @@ def plan(
             there = {title for some in all_places for _, title, _ in some}
             msg = f"No data set has a category `{name}`. There are {listed({*there, 'all'})}."
             raise DataError(msg)
+    specs = {spec.name: spec for spec in map(ModelRegistry.get, models)}
     jobs = []
     for dataset, category, title, root in places:
-        for model in models:
-            spec = ModelRegistry.get(model)
+        for spec in specs.values():
             for seed in seeds:
                 samples = collect(dataset, category, root=root, seed=seed)
                 settings = run_settings(
@@ -156,7 +156,7 @@ def plan(
                 )
                 content = [settings.model_dump(), fingerprint(samples)]
                 digest = hashlib.sha256(to_json(content)).hexdigest()[:10]
-                name = f"{dataset.name}-{title}-{model}-seed{seed}-{digest}"
+                name = f"{dataset.name}-{title}-{spec.name}-seed{seed}-{digest}"
                 folder = output.absolute() / "runs" / folder_name(name)
                 jobs.append(Job(settings=settings, category=title, folder=folder))
     return jobs

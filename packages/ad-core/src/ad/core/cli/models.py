@@ -14,16 +14,19 @@ def models(json: JsonOption = False) -> None:
     """
     from ad.core.cli.console import notes, out, print_json
 
-    specs, broken = [], []
+    found, broken = {}, []
     for name in ModelRegistry.names():
         try:
-            specs.append(ModelRegistry.get(name))
+            spec = ModelRegistry.get(name)
+            found[spec.name] = spec  # an alias is no row of its own
         except PluginError as error:  # a broken plug-in breaks nothing but itself
             broken.append((name, str(error)))
+    specs = [found[name] for name in sorted(found)]
     if json:
         rows = [
             {
                 "name": spec.name,
+                "aliases": list(spec.aliases),
                 "package": spec.package,
                 "summary": spec.summary,
                 "year": spec.year,
@@ -44,6 +47,7 @@ def models(json: JsonOption = False) -> None:
             table.add_column(title, no_wrap=title in ("model", "package"))
         for spec in specs:
             finds = "where" if "localises" in spec.tasks else "whether"
-            table.add_row(spec.name, spec.package, spec.summary, finds)
+            also = f" (also: {', '.join(spec.aliases)})" if spec.aliases else ""
+            table.add_row(spec.name, spec.package, f"{spec.summary}{also}", finds)
         out().print(table)
     notes([f"broken: {error}" for _, error in broken])

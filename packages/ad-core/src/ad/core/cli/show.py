@@ -20,6 +20,7 @@ def show(model: ModelArgument) -> None:
 
     spec = ModelRegistry.get(model)
     facts = {
+        "also called": ", ".join(spec.aliases),
         "idea": spec.summary,
         "paper": spec.paper,
         "read": spec.url,

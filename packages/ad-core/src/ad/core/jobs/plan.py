@@ -149,7 +149,7 @@ def settle(
         trainer=trainer,
         dataset=dataset,
         root=root,
-        name=f"{dataset_type}-{title}-{model_type}",
+        name=f"{dataset_type}-{title}-{spec.name}",
         settings=settings,
         trackers=trackers,
         world=world,

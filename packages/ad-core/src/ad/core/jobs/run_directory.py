@@ -24,10 +24,11 @@ from typing import IO, Any
 import torch
 
 from ad.core.data.samples import Sample, fingerprint
-from ad.core.errors import DataError, OutputError, SettingError
+from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.distributed import World
-from ad.core.registry import ModelRegistry
+from ad.core.options import check_option
+from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.saved.claims import claim, clear_leftovers, hold, make_folder, make_free_folder
 from ad.core.saved.files import to_json
 from ad.core.saved.paths import ending, given_path
@@ -243,7 +244,7 @@ def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | No
     read_run(run)  # what is no run is left alone
     hold(claim_run(run))
     whole = read_run(run)  # nobody else changes it now
-    before = whole["settings"]
+    before = _named_as_today(whole["settings"])
     for name, value in json.loads(to_json(record["settings"])).items():
         if before.get(name) != value:
             msg = (
@@ -285,6 +286,20 @@ def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | No
     if (run / "model").exists():  # it was saved, but the run did not live to test it
         shutil.rmtree(run / "model")
     return run
+
+
+def _named_as_today(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's settings with the names that model and option values have today."""
+    try:
+        spec = ModelRegistry.get(settings["model"])
+        trainer = load_trainer(spec)
+        options = {
+            name: check_option(trainer, name, value, f"model `{spec.name}`")
+            for name, value in settings["options"].items()
+        }
+    except (AdError, KeyError, TypeError, AttributeError):  # is compared as it stands
+        return dict(settings)
+    return {**settings, "model": spec.name, "options": json.loads(to_json(options))}
 
 
 def _conditions(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,10 @@ def _check_catalogue(model: Model) -> None:
     assert not changed, "importing the catalogue must leave the environment alone"
     assert not said, f"importing the catalogue must print nothing; it prints {said[0]!r}"
     assert spec.summary, "the catalogue must say in one line what the model is (`summary`)"
+    for alias in spec.aliases:
+        assert entry_points(group=MODELS, name=alias), (
+            f"the alias `{alias}` needs an entry point of its own, to the same object"
+        )
     unknown = set(spec.tasks) - _TASKS
     assert not unknown, f"`tasks` must be some of {listed(_TASKS)}; got {listed(unknown)}"
     localises = model.build().detector.localises
