@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.decomposition import PCA
 
 from ad.core.data.batches import PictureSet
 from ad.core.errors import DataError, ModelFileError, SettingError
@@ -13,7 +12,7 @@ from ad.core.testing.pictures import make_picture
 from ad.core.thresholds.calibrate import calibrate
 from ad.core.trainer import Setup
 from ad.distill import fre
-from ad.distill.fre import FreTrainer, principal_plane
+from ad.distill.fre import FreTrainer
 from ad.distill.models import FRE, FRE_RESNET18
 
 SIZE = 64
@@ -37,31 +36,6 @@ def fitted(options=None, **changes):
     one = trainer(options, **changes)
     fit(one, pictures())
     return one.detector
-
-
-def test_the_plane_is_that_of_scikit_learn():
-    rows = np.random.default_rng(0).normal(3, 1, (12, 40)) * np.linspace(1, 5, 40)
-    plane, mean = principal_plane(torch.from_numpy(rows).float(), 4)
-    expected = PCA(4, svd_solver="full").fit(rows)
-    np.testing.assert_allclose(mean, expected.mean_, rtol=1e-5)
-    plane = plane.numpy()
-    signs = np.sign((plane * expected.components_).sum(1))
-    np.testing.assert_allclose(plane * signs[:, None], expected.components_, atol=1e-5)
-
-
-def test_columns_in_pieces_give_the_same_plane(monkeypatch):
-    rows = torch.rand(6, 50, generator=torch.Generator().manual_seed(0))
-    whole = principal_plane(rows, 3)
-    monkeypatch.setattr(fre, "_CHUNK", 7)
-    for ours, theirs in zip(principal_plane(rows, 3), whole, strict=True):
-        torch.testing.assert_close(ours, theirs)
-
-
-def test_directions_without_variance_are_left_out():
-    rows = torch.zeros(5, 6)
-    rows[:, 0] = torch.arange(5.0)
-    plane, _ = principal_plane(rows, 4)
-    torch.testing.assert_close(plane, torch.eye(6)[:1])
 
 
 def test_what_is_left_of_the_features_is_the_distance_to_the_plane():
@@ -151,13 +125,6 @@ def test_more_cells_than_there_are_cannot_be_pooled():
         fit(trainer({"pool": 5}), pictures())
 
 
-def test_features_that_are_no_numbers_have_no_plane():
-    rows = torch.ones(4, 6)
-    rows[2, 3] = torch.nan
-    with pytest.raises(DataError, match="Features of the pictures are no finite numbers"):
-        principal_plane(rows, 2)
-
-
 def test_one_picture_is_too_few():
     with pytest.raises(DataError, match="FRE needs at least 2 normal pictures; got 1"):
         fit(trainer(), pictures(1))
@@ -165,7 +132,7 @@ def test_one_picture_is_too_few():
 
 def test_equal_pictures_have_no_plane():
     same = PictureSet([make_picture(0, size=SIZE)[0]] * 4, SIZE)
-    with pytest.raises(DataError, match="All normal pictures have the same features"):
+    with pytest.raises(DataError, match="All 4 normal pictures have the very same features"):
         fit(trainer(), same)
 
 

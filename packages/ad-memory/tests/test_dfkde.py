@@ -10,7 +10,7 @@ from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingErr
 from ad.core.saved.files import read_model, save_model
 from ad.core.saved.loading import load_tensors
 from ad.core.trainer import FROM_MODEL_FILE, Setup
-from ad.memory.dfkde import DfkdeTrainer, principal_components
+from ad.memory.dfkde import DfkdeTrainer
 
 BACKBONE = "test_resnet"  # timm's smallest: layers as of a ResNet-18, built in milliseconds
 
@@ -37,30 +37,6 @@ def taught(trainer, images, *, batch=4):
             trainer.observe(trainer.extract(part))
         trainer.conclude()
     return trainer.detector
-
-
-def centred(n, features, rank=None):
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(n, rank or features, generator=generator, dtype=torch.float64)
-    rows = rows @ torch.randn(rows.shape[1], features, generator=generator, dtype=torch.float64)
-    return rows - rows.mean(dim=0)
-
-
-@pytest.mark.parametrize(("n", "features"), [(12, 40), (40, 12), (20, 20)])
-def test_components_from_the_smaller_gram_matrix_are_those_of_an_svd(n, features):
-    rows = centred(n, features)
-    before = rows.clone()
-    components = principal_components(rows, 5)
-    _, _, right = np.linalg.svd(rows.numpy(), full_matrices=False)
-    np.testing.assert_allclose(np.abs(right[:5] @ components.numpy()), np.eye(5), atol=1e-9)
-    assert torch.equal(rows, before)
-
-
-@pytest.mark.parametrize(("n", "features"), [(12, 40), (40, 12)])
-def test_directions_without_variance_are_left_out(n, features):
-    components = principal_components(centred(n, features, rank=3), 8)
-    assert components.shape == (features, 3)
-    torch.testing.assert_close(components.T @ components, torch.eye(3, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("scaling", ["scale", "norm"])

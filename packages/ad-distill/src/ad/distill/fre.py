@@ -27,6 +27,7 @@ from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.detector import Detector, Prediction, learned_buffer
 from ad.core.errors import DataError, ModelFileError, SettingError
 from ad.core.networks.backbones import FeatureExtractor
+from ad.core.networks.components import principal_components
 from ad.core.networks.maps import upsample
 from ad.core.options import Field, LearningRate, Name
 from ad.core.trainer import GradientTrainer, Optimization, Setup
@@ -35,9 +36,6 @@ Solver = Literal["pca", "sgd"]
 
 MAX_PICTURES = 4096
 """Pictures the closed form is computed from; of more, a random choice is taken."""
-
-_NO_VARIANCE = 1e-10  # against the largest: a direction of rounding errors
-_CHUNK = 4096  # columns that are in float64 at a time
 
 
 @final
@@ -188,7 +186,8 @@ class FreTrainer(GradientTrainer):
             raise DataError(msg)
         latent = min(self.latent, len(data) - 1)
         if self.solver == "pca":
-            weight, mean = principal_plane(self._matrix(data), latent)
+            plane = principal_components(self._matrix(data), latent)
+            weight, mean = plane.directions, plane.mean.float()
             self.detector.weight, self.detector.bias = weight, mean
             self.detector.code_bias = -(weight @ mean)
             return
@@ -232,44 +231,3 @@ class FreTrainer(GradientTrainer):
         """Let go of the gradients; see `GradientTrainer.conclude`."""
         for name in ("weight", "code_bias", "bias"):
             setattr(self.detector, name, getattr(self.detector, name).detach())
-
-
-def principal_plane(rows: Tensor, latent: int) -> tuple[Tensor, Tensor]:
-    """The plane of largest variance through the mean, from the Gram matrix of the rows.
-
-    Args:
-        rows: ``[N, D]``, float32.
-        latent: Dimensions of the plane, below N; directions without variance are left out.
-
-    Returns:
-        Orthonormal directions ``[h, D]`` and the mean ``[D]``, float32. The largest entry of each
-        direction is positive, since which way it points is otherwise arbitrary.
-
-    Raises:
-        DataError: If all rows are the same, or hold what is no finite number.
-    """
-    pieces = torch.split(rows, _CHUNK, dim=1)
-    means = [some.double().mean(0) for some in pieces]
-    gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
-    for some, mean in zip(pieces, means, strict=True):
-        gap = some.double() - mean
-        gram.addmm_(gap, gap.T)
-    if not gram.isfinite().all():
-        msg = (
-            "Features of the pictures are no finite numbers: the backbone's weights are not what "
-            "they should be. Look at where they come from."
-        )
-        raise DataError(msg)
-    variance, vectors = torch.linalg.eigh(gram)  # ascending
-    variance, vectors = variance.flip(0)[:latent], vectors.flip(1)[:, :latent]
-    if variance[0] <= 0:
-        msg = "All normal pictures have the same features. Train on different pictures."
-        raise DataError(msg)
-    there = variance > _NO_VARIANCE * variance[0]
-    turn = (vectors[:, there] / variance[there].sqrt()).T  # [h, N]
-    parts = [
-        (turn @ (some.double() - mean)).float() for some, mean in zip(pieces, means, strict=True)
-    ]
-    plane = torch.cat(parts, dim=1)
-    sign = plane.gather(1, plane.abs().argmax(1, keepdim=True)).sign()
-    return plane * sign, torch.cat(means).float()

@@ -18,17 +18,12 @@ from torch import Tensor
 from ad.core.detector import Detector, Prediction, learned_buffer
 from ad.core.errors import DataError, ModelFileError, SettingError
 from ad.core.networks.backbones import FeatureExtractor
+from ad.core.networks.components import principal_components
 from ad.core.options import Field, Layers, Name
 from ad.core.trainer import FROM_MODEL_FILE, OnePassTrainer, Setup
 from ad.memory.density import GaussianKde
 
 Scaling = Literal["scale", "norm"]
-
-_SAME = 1e-6
-"""Features that differ by less, relative to the largest, are the same up to rounding."""
-
-_NO_VARIANCE = 1e-10
-"""A variance this small against the largest is rounding."""
 
 
 @final
@@ -178,42 +173,12 @@ class DfkdeTrainer(OnePassTrainer):
             raise _too_few(count)
         detector = self.detector
         features = torch.cat(self._features).double()
-        mean = features.mean(dim=0)
-        gap = features - mean
-        if gap.abs().amax() <= _SAME * features.abs().amax():
-            msg = (
-                f"All {count} normal pictures have the very same features, so there is no density "
-                "to estimate. Train on different pictures of good parts."
-            )
-            raise DataError(msg)
-        components = principal_components(gap, min(self.n_components, count - 1))
-        detector.mean, detector.components = mean.float(), components.float().contiguous()
-        detector.length = (gap @ components).norm(dim=1).amax().float()
+        plane = principal_components(features, min(self.n_components, count - 1))
+        components = plane.directions.T
+        detector.mean, detector.components = plane.mean.float(), components.float().contiguous()
+        detector.length = ((features - plane.mean) @ components).norm(dim=1).amax().float()
         detector.density.fit(detector.project(features.float()))
         self._features = []
-
-
-def principal_components(centred: Tensor, num_components: int) -> Tensor:
-    """The directions of largest variance, from the smaller of the two Gram matrices.
-
-    Args:
-        centred: ``[N, F]``, float64, of mean zero; left as it is.
-        num_components: How many at most; directions without variance are left out.
-
-    Returns:
-        ``[F, k]``, orthonormal; the largest entry of each is positive, since which way it points
-        is otherwise arbitrary.
-    """
-    few_rows = centred.shape[0] <= centred.shape[1]
-    gram = centred @ centred.T if few_rows else centred.T @ centred
-    variances, vectors = torch.linalg.eigh(gram)  # ascending
-    variances, vectors = variances.flip(0)[:num_components], vectors.flip(1)[:, :num_components]
-    there = variances > _NO_VARIANCE * variances[0]
-    components: Tensor = vectors[:, there]
-    if few_rows:
-        components = centred.T @ components / variances[there].sqrt()
-    largest = components.gather(0, components.abs().argmax(dim=0, keepdim=True))
-    return components * largest.sign()
 
 
 def _without_pretraining(setup: Setup) -> Setup:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ad.core.errors import OutputError
+from ad.core.networks.components import leading_directions
 from ad.memory.reduction import nearest_index
 
 _RESERVE_BYTES = 2**28
@@ -86,10 +87,8 @@ class PatchPca:
 
         The largest entry of each is positive: which way it points is otherwise arbitrary.
         """
-        vectors: Tensor = torch.linalg.eigh(self.covariance()).eigenvectors
-        vectors = vectors[:, -num_components:].flip(1)
-        largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
-        return (vectors * largest.sign()).float().contiguous()
+        directions = leading_directions(self.covariance(), num_components)
+        return directions.T.float().contiguous()
 
     def replay(self) -> Iterator[list[Tensor]]:
         """The batches once more, in order, as they were given to `add`."""
