@@ -20,7 +20,7 @@ from ad.core.networks.backbones import FeatureExtractor
 from ad.core.trainer import Setup
 from ad.distill import teacher as module
 from ad.distill.pdn import CHANNELS, load_teacher
-from ad.distill.targets import TargetFeatures, pooling
+from ad.distill.targets import TargetFeatures
 from ad.distill.teacher import TeacherTrainer, distill_teacher, grey, random_square
 
 BACKBONE = "test_resnet"  # timm's smallest: layers as of a ResNet-18, built in milliseconds
@@ -49,12 +49,6 @@ def photos(tmp_path):
         pixels = rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((80, 72)).save(folder / f"{number}.png")
     return folder
-
-
-@pytest.mark.parametrize(("inputs", "outputs"), [(12, 4), (10, 4), (7, 3), (5, 9)])
-def test_pooling_is_adaptive_average_pooling(inputs, outputs):
-    x = torch.rand(2, inputs)
-    torch.testing.assert_close(x @ pooling(inputs, outputs).T, F.adaptive_avg_pool1d(x, outputs))
 
 
 def test_targets_are_patchcores_features_averaged_to_384():

@@ -6,13 +6,12 @@ from golden import Golden, needs_golden
 from torch import nn
 
 from ad.core.networks.maps import GaussianBlur, upsample
+from ad.core.networks.patches import PooledPatches
 from ad.core.trainer import Setup
-from ad.memory import patches
 from ad.memory.dfkde import DfkdeDetector, DfkdeTrainer
 from ad.memory.gaussian import PositionGaussians, StoredFit, StreamedFit
 from ad.memory.neighbors import nearest
 from ad.memory.patchcore import PatchcoreTrainer
-from ad.memory.patches import PooledPatches
 from ad.memory.reduction import ChannelSubset
 
 pytestmark = needs_golden
@@ -41,13 +40,11 @@ class Features(nn.Module):
 
 
 @pytest.mark.parametrize("length", [12, 16])
-def test_the_embedding_of_patchcore(length, monkeypatch):
-    """Both lengths, of each layer and of all, are one number in our code: 1024."""
-    monkeypatch.setattr(patches, "_LENGTH", length)
+def test_the_embedding_of_patchcore(length):
     key = f"embedding/d_pre{length}_d{length}"
     with Golden("landed_patchcore", only=("embedding/layer", key)) as golden:
         maps = golden.layers("embedding/layer")
-        golden.check(PooledPatches([8, 16])(maps), key, 1e-5)
+        golden.check(PooledPatches([8, 16], length, per_layer=length)(maps), key, 1e-5)
 
 
 def test_the_scores_of_patchcore(monkeypatch):

@@ -15,7 +15,6 @@ from ad.core.trainer import Setup
 from ad.memory import patchcore
 from ad.memory.coreset import k_center_greedy, project
 from ad.memory.patchcore import PatchcoreDetector, PatchcoreTrainer
-from ad.memory.patches import ConcatenatedPatches, PooledPatches
 
 SIZE = 32  # pixels; 4 x 4 patches
 
@@ -36,54 +35,6 @@ def fitted(images: Tensor, **options: Any) -> PatchcoreDetector:  # noqa: ANN401
         one_pass.observe(one_pass.extract(batch))
     one_pass.conclude()
     return one_pass.detector
-
-
-def unfolded_and_pooled(maps: list[Tensor]) -> Tensor:
-    """The authors' construction, step by step, for any number of layers."""
-    size = maps[0].shape[2:]
-    layers = []
-    for features in maps:
-        batch, channels, height, width = features.shape
-        unfolded = F.unfold(features, 3, padding=1).view(batch, channels * 9, height, width)
-        on_grid = F.interpolate(unfolded, size=size, mode="bilinear", align_corners=False)
-        layers.append(F.adaptive_avg_pool1d(on_grid.permute(0, 2, 3, 1).flatten(0, 2), 1024))
-    pooled = F.adaptive_avg_pool1d(torch.stack(layers, 1).flatten(1), 1024)
-    return pooled.view(batch, *size, 1024)
-
-
-@pytest.mark.parametrize(
-    "channels", [(512, 1024), (128, 256), (64, 128, 256), (24, 96), (1024, 2048), (7,), (40, 176)]
-)
-def test_official_embedding_equals_unfolding_and_pooling(channels: tuple[int, ...]) -> None:
-    maps = [
-        noise(2, count, 8 // 2**layer, 12 // 2**layer, seed=layer)
-        for layer, count in enumerate(channels)
-    ]
-
-    patches = PooledPatches(channels)(maps)
-
-    torch.testing.assert_close(patches, unfolded_and_pooled(maps), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("channels", "groups"), [((512, 1024), [512, 512]), ((128, 256), [128, 256])]
-)
-def test_official_embedding_of_resnets_is_a_depthwise_convolution(
-    channels: tuple[int, ...], groups: list[int]
-) -> None:
-    assert PooledPatches(channels).groups == groups
-
-
-def test_concatenated_embedding_is_the_average_over_zero_padded_neighbourhoods() -> None:
-    shallow, deep = noise(1, 2, 4, 4), noise(1, 3, 2, 2, seed=1)
-
-    patches = ConcatenatedPatches((2, 3))([shallow, deep])
-
-    assert patches.shape == (1, 4, 4, 5)
-    torch.testing.assert_close(patches[0, 1, 2, :2], shallow[0, :, 0:3, 1:4].mean((1, 2)))
-    torch.testing.assert_close(patches[0, 0, 0, :2], shallow[0, :, :2, :2].sum((1, 2)) / 9)
-    # A corner of the grid lies outside the centres of the deep cells, so it is the corner's.
-    torch.testing.assert_close(patches[0, 0, 0, 2:], deep[0].sum((1, 2)) / 9)
 
 
 @pytest.mark.parametrize("embedding", ["official1024", "concat1536"])

@@ -21,13 +21,14 @@ from ad.core.detector import Detector, Prediction
 from ad.core.errors import DataError, SettingError
 from ad.core.networks.backbones import FeatureExtractor
 from ad.core.networks.maps import GaussianBlur, upsample
+from ad.core.networks.patches import ConcatenatedPatches, PooledPatches
 from ad.core.options import Field, Layers, Name
 from ad.core.progress import Advance
 from ad.core.trainer import OnePassTrainer, Setup
 from ad.memory.coreset import k_center_greedy, k_means_medoids, project, random_rows
 from ad.memory.neighbors import Backend, NearestNeighbors, Precision, as_stored
-from ad.memory.patches import ConcatenatedPatches, Embedding, PooledPatches
 
+Embedding = Literal["official1024", "concat1536"]
 Coreset = Literal["greedy", "random", "kmeans"]
 Score = Literal["max", "reweight"]
 

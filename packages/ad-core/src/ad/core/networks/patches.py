@@ -1,48 +1,56 @@
-"""PatchCore's patches: feature maps of several layers, averaged over 3 x 3 cells, on one grid.
+"""Patches: feature maps of several layers, averaged over 3 x 3 cells, on one grid.
 
-Knows feature maps and nothing of banks. There is nothing to learn here: the weights follow from
-the numbers of channels.
+PatchCore's description of a picture, which others take over: EfficientAD's teacher imitates it,
+SimpleNet adapts it. There is nothing to learn here: the weights follow from the numbers of
+channels.
+
+Source: Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022, arXiv
+2106.08265, and its official code.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Embedding = Literal["official1024", "concat1536"]
-
 _SIDE = 3  # of the neighbourhood, in cells
-_LENGTH = 1024  # of a patch in the authors' code, per layer and in all
+_LENGTH = 1024  # of a patch in PatchCore's official code, for each layer and in all
 
 
 @final
 class PooledPatches(nn.Module):
-    """The authors' embedding: 1024 features a patch, whatever the backbone.
+    """PatchCore's embedding as in its official code: equally many features for any backbone.
 
-    They unfold each layer to its 3 x 3 neighbourhoods of zero-padded cells, bring them to the
-    first layer's grid, average-pool each (``9 C`` long, channel by channel) to 1024, put the
-    layers one behind the other and pool to 1024 again. All of that is linear, so a grouped
+    Each layer is unfolded to the 3 x 3 neighbourhoods of its zero-padded cells, brought to the
+    first layer's grid and average-pooled (``9 C`` long, channel by channel) to 1024 features; the
+    layers are put one behind the other and pooled once more. All of that is linear, so a grouped
     3 x 3 convolution per layer does the same without the 9-fold unfolded maps.
 
     Args:
         channels: Channels of each layer.
+        num_features: How many features a patch has.
+        per_layer: How many each layer has before that.
 
     Source:
         Checked against unfolding and pooling as in amazon-science/patchcore-inspection.
     """
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    def __init__(
+        self, channels: Sequence[int], num_features: int = _LENGTH, *, per_layer: int = _LENGTH
+    ) -> None:
         super().__init__()
-        self.num_features = _LENGTH
+        self.num_features = num_features
+        in_all = adaptive_pooling(len(channels) * per_layer, num_features)
         self.starts: list[int] = []
         self.groups: list[int] = []
-        for layer, count in enumerate(channels):
-            start, weight = _pooling_weight(layer, len(channels), count)
+        shares = torch.split(in_all, per_layer, dim=1)
+        for layer, (count, share) in enumerate(zip(channels, shares, strict=True)):
+            start, weight = _layer_weight(share, count)
             groups = _num_groups(weight)
             self.starts.append(start)
             self.groups.append(groups)
@@ -52,15 +60,15 @@ class PooledPatches(nn.Module):
         """Embed feature maps, ``[B, C, h, w]`` each.
 
         Returns:
-            ``[B, h, w, 1024]``, float32, on the first map's grid.
+            ``[B, h, w, num_features]``, float32, on the first map's grid.
         """
         batch, _, height, width = maps[0].shape
-        patches = maps[0].new_zeros(batch, _LENGTH, height, width, dtype=torch.float32)
+        patches = maps[0].new_zeros(batch, self.num_features, height, width, dtype=torch.float32)
         for layer, features in enumerate(maps):
             weight = self.get_buffer(f"weight{layer}")
             pooled = F.conv2d(features.float(), weight, padding=1, groups=self.groups[layer])
             start = self.starts[layer]
-            patches[:, start : start + len(weight)] += _on_grid(pooled, (height, width))
+            patches[:, start : start + len(weight)] += _on_grid(pooled.float(), (height, width))
         return patches.permute(0, 2, 3, 1)
 
 
@@ -95,23 +103,26 @@ def _on_grid(features: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
 
 
-def _pooling_weight(layer: int, num_layers: int, channels: int) -> tuple[int, Tensor]:
-    """What one layer gives to the patch: the first feature it reaches and ``[n, C, 3, 3]``."""
-    per_layer = _bins(channels * _SIDE**2, _LENGTH)  # [1024, 9 C]
-    in_all = _bins(num_layers * _LENGTH, _LENGTH)[:, layer * _LENGTH : (layer + 1) * _LENGTH]
-    reached = in_all.any(1).nonzero()[:, 0]
-    weight = in_all[reached] @ per_layer
-    return int(reached[0]), weight.view(-1, channels, _SIDE, _SIDE)
-
-
-def _bins(length: int, num_bins: int) -> Tensor:
-    """Adaptive average pooling as a matrix, ``[num_bins, length]``."""
+def adaptive_pooling(length: int, num_bins: int) -> Tensor:
+    """The matrix of ``F.adaptive_avg_pool1d``, ``[num_bins, length]``: each row an average."""
     number = torch.arange(num_bins)[:, None]
     low = number * length // num_bins
     high = -((number + 1) * length // -num_bins)
     place = torch.arange(length)
     inside = (place >= low) & (place < high)
     return inside / (high - low).float()
+
+
+def _layer_weight(share: Tensor, channels: int) -> tuple[int, Tensor]:
+    """What one layer gives to the patch: the first feature it reaches and ``[n, C, 3, 3]``.
+
+    Args:
+        share: ``[num_features, per_layer]``: what the layer's pooled features give.
+        channels: ``C``.
+    """
+    reached = share.any(1).nonzero()[:, 0]
+    weight = share[reached] @ adaptive_pooling(channels * _SIDE**2, share.shape[1])
+    return int(reached[0]), weight.view(-1, channels, _SIDE, _SIDE)
 
 
 def _num_groups(weight: Tensor) -> int:
