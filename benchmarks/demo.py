@@ -14,7 +14,7 @@ from record import record
 from ad.core import train
 from ad.core.cli.demo import MODEL, OPTIONS
 
-RANDOM = {"backbone": "resnet18", "embedding": "concat1536", "coreset_ratio": 0.02}
+RANDOM = {"backbone": "resnet18", "embedding": "concatenated", "coreset_ratio": 0.02}
 CASES = {
     "filter bank (`ad demo`)": OPTIONS,
     "resnet18, random, layers 1 and 2": {**RANDOM, "layers": ("layer1", "layer2")},

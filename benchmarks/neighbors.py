@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=16 * PATCHES)
     parser.add_argument("--features", type=int, default=384)
     parser.add_argument("--data", type=Path, help="folder of Magnetic Tile Defects")
-    parser.add_argument("--embedding", default="concat1536")
+    parser.add_argument("--embedding", default="concatenated")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     with torch.inference_mode():

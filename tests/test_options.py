@@ -193,8 +193,10 @@ def test_a_name_that_is_none_is_refused_before_anything_is_built(spec):
     trainer = TRAINERS[spec.name]
     setup = Setup(img_size=64, normalize=spec.train["normalize"], weights="random")
     for name in options_of(trainer):
-        if get_origin(hint_of(spec, name)) is Literal:
-            allowed = get_args(hint_of(spec, name))
+        hint = hint_of(spec, name)
+        hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        if get_origin(hint) is Literal:
+            allowed = get_args(hint)
             with pytest.raises(SettingError, match=f"Option `{name}` of `{trainer.__name__}`"):
                 trainer(setup, **{name: allowed[0].title()})
 

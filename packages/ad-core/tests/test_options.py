@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ad.core.errors import PluginError, SettingError
-from ad.core.options import Field, Layers, LearningRate, allowed_of, checked, options_of, shown
+from ad.core.options import (
+    Field,
+    Layers,
+    LearningRate,
+    allowed_of,
+    checked,
+    options_of,
+    renamed,
+    shown,
+)
 from ad.core.testing.linear_student import LinearStudentTrainer
 from ad.core.trainer import OnePassTrainer, Setup
 
@@ -172,6 +181,7 @@ HINTS = [
     tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]],
     tuple[LearningRate, ...],
     Literal["a", "b"],
+    Annotated[Literal["a", "b"], renamed({"z": "a"})],
     bool,
     str,
 ]
@@ -197,6 +207,21 @@ def test_a_value_too_long_for_json_or_an_error_is_refused(hint, value):
     with pytest.raises(SettingError) as refused:
         checked(hint, value, "`x`")
     assert len(str(refused.value)) < 1000
+
+
+def test_a_value_by_its_old_name_is_taken_for_the_new_one():
+    hint = Annotated[Literal["a", "b"], renamed({"z": "a"})]
+    assert [checked(hint, value, "`x`") for value in ("z", "a", "b")] == ["a", "a", "b"]
+    with pytest.raises(SettingError, match="`x`: input should be 'a' or 'b'; got 'y'"):
+        checked(hint, "y", "`x`")
+
+    class Renamed(WidthTrainer):
+        def __init__(self, setup, *, which: hint = "a"):
+            super().__init__(setup)
+            self.which = which
+
+    assert allowed_of(Renamed, "which") == (("a", "b"), "")
+    assert Renamed(SETUP, which="z").which == "a"
 
 
 def test_long_values_are_cut():

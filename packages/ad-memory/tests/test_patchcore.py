@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +11,11 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from ad.core import load, train
 from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError
+from ad.core.saved.files import read_config, rewrite_config
 from ad.core.saved.loading import load_tensors
+from ad.core.testing.pictures import write_mvtec_tree
 from ad.core.trainer import Setup
 from ad.memory import patchcore
 from ad.memory.coreset import k_center_greedy, project
@@ -37,7 +42,7 @@ def fitted(images: Tensor, **options: Any) -> PatchcoreDetector:  # noqa: ANN401
     return one_pass.detector
 
 
-@pytest.mark.parametrize("embedding", ["official1024", "concat1536"])
+@pytest.mark.parametrize("embedding", ["pooled", "concatenated"])
 def test_scores_are_distances_to_the_nearest_remembered_patch(embedding: str) -> None:
     detector = fitted(noise(6, 3, SIZE, SIZE), embedding=embedding)
     images = noise(3, 3, SIZE, SIZE, seed=1)
@@ -341,7 +346,7 @@ def test_a_negative_number_of_dimensions_is_refused() -> None:
 @pytest.mark.parametrize(
     ("option", "allowed"),
     [
-        ("embedding", "'official1024' or 'concat1536'"),
+        ("embedding", "'pooled' or 'concatenated'"),
         ("coreset", "'greedy', 'random' or 'kmeans'"),
         ("score", "'max' or 'reweight'"),
         ("knn_precision", "'exact' or 'fast'"),
@@ -351,6 +356,33 @@ def test_a_negative_number_of_dimensions_is_refused() -> None:
 def test_a_choice_that_does_not_exist_is_refused(option: str, allowed: str) -> None:
     with pytest.raises(SettingError, match=f"`{option}` of .* should be {allowed}; got 'other'"):
         trainer(**{option: "other"})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("official1024", "pooled"), ("concat1536", "concatenated")]
+)
+def test_models_and_runs_of_before_have_an_embedding_by_its_old_name(
+    old: str, new: str, tmp_path: Path
+) -> None:
+    root, run = write_mvtec_tree(tmp_path / "data", size=SIZE), tmp_path / "run"
+    options = {"backbone": "filter_bank", "layers": ("fine",), "embedding": old}
+    given: dict[str, Any] = {"data_root": root, "img_size": SIZE, "model": options}
+    first = train("mvtec", "toy", "patchcore", output_dir=run, **given)
+    record = json.loads((run / "run.json").read_text())
+    assert record["settings"]["options"]["embedding"] == new
+    assert f"--set embedding={new}" in record["command"]
+    model = run / "model"
+    config = read_config(model)
+    assert config["options"]["embedding"] == new
+
+    rewrite_config(model, {**config, "options": {**config["options"], "embedding": old}})
+    record["settings"]["options"]["embedding"] = old
+    (run / "run.json").write_text(json.dumps(record))
+
+    picture = root / "toy/test/square/000.png"
+    assert load(run).predict(picture)[0].score == first.detector.predict(picture)[0].score
+    (run / "metrics.json").unlink()  # as a run that was killed at its very end
+    assert train("mvtec", "toy", "patchcore", resume=run, **given).metrics == first.metrics
 
 
 def test_a_loaded_bank_that_is_no_matrix_is_refused() -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ad.core.jobs.report import write_report as write_report
     from ad.core.jobs.train import TrainResult as TrainResult
     from ad.core.jobs.train import train as train
+    from ad.core.options import renamed as renamed
     from ad.core.predict import Finding as Finding
     from ad.core.predict import LoadedDetector as LoadedDetector
     from ad.core.predict import load as load
@@ -62,6 +63,7 @@ _HOMES = {
     "evaluate": "jobs.evaluate",
     "load": "predict",
     "recalibrate": "jobs.recalibrate",
+    "renamed": "options",
     "train": "jobs.train",
     "write_report": "jobs.report",
 }

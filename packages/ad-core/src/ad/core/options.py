@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic import Field as Field
 from pydantic.errors import PydanticUserError
 
@@ -54,6 +54,19 @@ BatchSize = Annotated[int, Field(ge=1, le=2**16)]
 Minutes = Annotated[float, Field(ge=0, le=10**6)]
 """A span of time; a million minutes are two years."""
 
+
+def renamed(values: Mapping[str, str]) -> BeforeValidator:
+    """For an annotation: values that had another name, in saved models and in what people type.
+
+    ``Annotated[Literal["pooled"], renamed({"official1024": "pooled"})]`` takes both and gives
+    ``pooled``, which is what a run then records; the old one is not told of any more.
+
+    Args:
+        values: The new name of each old one.
+    """
+    return BeforeValidator(lambda value: values.get(value, value) if type(value) is str else value)
+
+
 _FINITE = ConfigDict(allow_inf_nan=False)
 _SHOWN = 100  # characters of a value in an error
 
@@ -76,7 +89,8 @@ def allowed_of(trainer: type, name: str) -> tuple[tuple[Any, ...], str]:
         The choices of a `Literal`, and the limits of a number, as ``(0, 10]``; empty if none.
     """
     hint = _hints(_constructor(trainer)).get(name, Any)
-    choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+    plain = _bare(hint)
+    choices = typing.get_args(plain) if typing.get_origin(plain) is Literal else ()
     schema = _adapter(hint).json_schema()
     for one in (schema, *schema.get("anyOf", ())):
         if one.get("type") in ("integer", "number"):

@@ -37,7 +37,7 @@ PATCHCORE = ModelSpec(
     model={
         "backbone": "wide_resnet50_2",
         "layers": ("layer2", "layer3"),
-        "embedding": "official1024",
+        "embedding": "pooled",
         "coreset_ratio": 0.1,
         "coreset": "greedy",
         "proj_dim": 128,
@@ -63,7 +63,7 @@ PATCHCORE_RESNET18 = PATCHCORE.variant(
     # coreset chosen without projecting them costs little, and one of 1 patch in 800 finds more
     # bad tiles for it: image AUROC 0.944 to 0.953 against 0.918 to 0.924, though pixel AUROC is
     # 0.728 to 0.737 against 0.734 to 0.767; three seeds each. From 1 in 200 both are alike.
-    model={"backbone": "resnet18", "embedding": "concat1536", "proj_dim": 0},
+    model={"backbone": "resnet18", "embedding": "concatenated", "proj_dim": 0},
 )
 
 DFKDE = ModelSpec(

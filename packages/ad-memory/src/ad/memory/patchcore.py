@@ -22,13 +22,17 @@ from ad.core.errors import DataError, SettingError
 from ad.core.networks.backbones import FeatureExtractor
 from ad.core.networks.maps import GaussianBlur, upsample
 from ad.core.networks.patches import ConcatenatedPatches, PooledPatches
-from ad.core.options import Field, Layers, Name
+from ad.core.options import Field, Layers, Name, renamed
 from ad.core.progress import Advance
 from ad.core.trainer import OnePassTrainer, Setup
 from ad.memory.coreset import k_center_greedy, k_means_medoids, project, random_rows
 from ad.memory.neighbors import Backend, NearestNeighbors, Precision, as_stored
 
-Embedding = Literal["official1024", "concat1536"]
+Embedding = Annotated[
+    Literal["pooled", "concatenated"],
+    # Numbers of features that only a Wide ResNet-50 has.
+    renamed({"official1024": "pooled", "concat1536": "concatenated"}),
+]
 Coreset = Literal["greedy", "random", "kmeans"]
 Score = Literal["max", "reweight"]
 
@@ -65,7 +69,7 @@ class PatchcoreDetector(Detector):
     ) -> None:
         super().__init__()
         self.extractor = extractor
-        kind = PooledPatches if embedding == "official1024" else ConcatenatedPatches
+        kind = PooledPatches if embedding == "pooled" else ConcatenatedPatches
         self.patches = kind(extractor.channels)
         self.memory = NearestNeighbors(precision=knn_precision, backend=knn)
         self.blur = GaussianBlur(_SIGMA)
@@ -137,8 +141,8 @@ class PatchcoreTrainer(OnePassTrainer):
         setup: What the run sets.
         backbone: A timm model name.
         layers: From shallow to deep; the first one's grid is the map's.
-        embedding: ``"official1024"``: the authors' pooling to 1024 features.
-            ``"concat1536"``: the layers' averages side by side.
+        embedding: ``"pooled"``: the authors' pooling to 1024 features. ``"concatenated"``: the
+            layers' averages side by side, as many features as they have channels.
         coreset_ratio: Part of the patches that is remembered.
         coreset: ``"greedy"``: the farthest from all before, again and again, as in the paper.
             ``"kmeans"``: the medoids of clusters. ``"random"``: any.
@@ -163,7 +167,7 @@ class PatchcoreTrainer(OnePassTrainer):
         *,
         backbone: Name = "wide_resnet50_2",
         layers: Layers = ("layer2", "layer3"),
-        embedding: Embedding = "official1024",
+        embedding: Embedding = "pooled",
         coreset_ratio: Annotated[float, Field(gt=0, le=1)] = 0.1,
         coreset: Coreset = "greedy",
         proj_dim: Annotated[int, Field(ge=0, le=2**13)] = 128,

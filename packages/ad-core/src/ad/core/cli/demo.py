@@ -10,7 +10,7 @@ MODEL = "patchcore"
 OPTIONS = {
     "backbone": "filter_bank",
     "layers": ("fine", "coarse"),
-    "embedding": "concat1536",
+    "embedding": "concatenated",
     "coreset_ratio": 0.02,
 }
 
