@@ -27,13 +27,17 @@ from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ad.core.detector import learned_buffer
 from ad.core.errors import DataError, WeightsError
 from ad.core.networks.backbones import IMAGENET_MEAN, IMAGENET_STD
+from ad.core.networks.weights import (
+    file_in_weights_folder,
+    fitting_weights,
+    given_file,
+    read_weights,
+)
 from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
 
 Size = Literal["small", "medium"]
@@ -256,24 +260,16 @@ def _find(size: Size, weights: str, file: str) -> Path | None:
     option = "teacher" if file else "weights"
     explicit = file or ("" if weights in ("auto", "random") else weights)
     if explicit:
-        path = Path(explicit).expanduser()
-        path = path / name if path.is_dir() else path
-        if not path.is_file():
-            msg = (
-                f"The teacher's file `{path}` does not exist. `{option}` must be a safetensors "
-                f"file that holds a {size} patch description network, such as `{name}`."
-            )
-            raise WeightsError(msg)
-        return path
+        allowed = (
+            f"`{option}` must be a safetensors file that holds a {size} patch description network, "
+            f"such as `{name}`."
+        )
+        return given_file(explicit, name, whose="the teacher's", allowed=allowed)
     if weights == "random":
         return None
-    folder = os.environ.get("AD_WEIGHTS", "")
-    if folder and not Path(folder).expanduser().is_dir():
-        msg = f"AD_WEIGHTS names `{folder}`, which is not a folder. Correct it or unset it."
-        raise WeightsError(msg)
-    path = Path(folder).expanduser() / name
-    if folder and path.is_file():
+    if (path := file_in_weights_folder(name)) is not None:
         return path
+    folder = os.environ.get("AD_WEIGHTS")
     where = f"`{folder}` has no `{name}`" if folder else "AD_WEIGHTS is not set"
     msg = (
         f"EfficientAD's {size} teacher has no weights: no file was given and {where}.\n"
@@ -287,27 +283,17 @@ def _find(size: Size, weights: str, file: str) -> Path | None:
 
 
 def _load(net: Pdn, file: Path, size: Size) -> None:
-    try:
-        state = load_file(file)
-    except (SafetensorError, OSError) as error:
-        msg = f"`{file}` is no readable safetensors file: {error}"
-        raise WeightsError(msg) from error
+    state = read_weights(file)
     convs = [name for name, layer in net.layers.named_children() if isinstance(layer, nn.Conv2d)]
     # Others number the convolutions alone: `conv1` to `conv4`.
     others = {f"conv{number}": name for number, name in enumerate(convs, start=1)}
     state = {re.sub(r"^conv\d+", lambda m: others.get(m[0], m[0]), k): t for k, t in state.items()}
-    for key, like in net.layers.state_dict().items():
-        if key not in state:
-            msg = (
-                f"`{file}` lacks the tensor `{key}`, which a {size} patch description network "
-                "needs. Use a file that `ad distill-teacher` wrote, or one with its names."
-            )
-            raise WeightsError(msg)
-        if state[key].shape != like.shape:
-            msg = (
-                f"`{key}` in `{file}` has shape {tuple(state[key].shape)}; a {size} patch "
-                f"description network needs {tuple(like.shape)}. The file belongs to another model."
-            )
-            raise WeightsError(msg)
-    # Half precision on disk is welcome; it is computed with as the run says.
-    net.layers.load_state_dict({key: state[key].float() for key in net.layers.state_dict()})
+    fitting = fitting_weights(
+        state,
+        net.layers.state_dict(),
+        file,
+        owner=f"a {size} patch description network",
+        if_missing="Use a file that `ad distill-teacher` wrote, or one with its names.",
+        if_other=f"The file belongs to another model than a {size} patch description network.",
+    )
+    net.layers.load_state_dict(fitting)

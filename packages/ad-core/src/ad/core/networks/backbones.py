@@ -28,13 +28,17 @@ from typing import Any, cast, final
 from urllib.parse import urlsplit
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ad.core.data.learning import stream
 from ad.core.errors import MissingExtraError, SettingError, WeightsError, how_to_install, listed
 from ad.core.networks.filter_bank import FilterBank
+from ad.core.networks.weights import (
+    file_in_weights_folder,
+    fitting_weights,
+    given_file,
+    read_weights,
+)
 from ad.core.trainer import FROM_MODEL_FILE as FROM_MODEL_FILE
 from ad.core.trainer import Precision, Setup
 
@@ -241,47 +245,22 @@ def _hub_is_reachable() -> bool:
 
 
 def _weights_file(name: str, weights: str) -> Path | None:
-    if weights != "auto":
-        path = Path(weights).expanduser()
-        path = path / f"{name}.safetensors" if path.is_dir() else path
-        if not path.is_file():
-            msg = (
-                f"The weights file `{path}` does not exist. `weights` must be `auto`, `random` or "
-                f"a safetensors file that holds `{name}`."
-            )
-            raise WeightsError(msg)
-        return path
-    folder = os.environ.get("AD_WEIGHTS")
-    if not folder:
-        return None
-    if not Path(folder).expanduser().is_dir():
-        msg = f"AD_WEIGHTS names `{folder}`, which is not a folder. Correct it or unset it."
-        raise WeightsError(msg)
-    path = Path(folder).expanduser() / f"{name}.safetensors"
-    return path if path.is_file() else None
+    file = f"{name}.safetensors"
+    if weights == "auto":
+        return file_in_weights_folder(file)
+    allowed = f"`weights` must be `auto`, `random` or a safetensors file that holds `{name}`."
+    return given_file(weights, file, whose="the weights", allowed=allowed)
 
 
 def _load(net: nn.Module, file: Path, name: str) -> None:
-    try:
-        state = load_file(file)
-    except (SafetensorError, OSError) as error:
-        msg = f"`{file}` is no readable safetensors file: {error}"
-        raise WeightsError(msg) from error
-    wanted = net.state_dict()
     # Counts training steps of batch norm; means nothing in a frozen network.
-    needed = {key for key in wanted if not key.endswith("num_batches_tracked")}
-    missing = sorted(needed - state.keys())
-    if missing:
-        msg = (
-            f"`{file}` lacks {len(missing)} of the {len(needed)} tensors that `{name}` needs here, "
-            f"the first is `{missing[0]}`. Use a file with these layers, in timm's names."
-        )
-        raise WeightsError(msg)
-    for key in sorted(needed):
-        if state[key].shape != wanted[key].shape:
-            msg = (
-                f"`{key}` in `{file}` has shape {tuple(state[key].shape)}; `{name}` needs "
-                f"{tuple(wanted[key].shape)}. The file belongs to another model."
-            )
-            raise WeightsError(msg)
-    net.load_state_dict({key: state[key] for key in needed}, strict=False)
+    needed = {k: t for k, t in net.state_dict().items() if not k.endswith("num_batches_tracked")}
+    fitting = fitting_weights(
+        read_weights(file),
+        needed,
+        file,
+        owner=f"`{name}`",
+        if_missing="Use a file with all layers that are used, in timm's names.",
+        if_other=f"The file belongs to another model than `{name}`.",
+    )
+    net.load_state_dict(fitting, strict=False)

@@ -1,7 +1,5 @@
 """Reads a quantiser that was trained elsewhere: by this package, or by DSR's authors.
 
-Safetensors only; a pickle, which can hold code, is refused with the command that converts it.
-
 The authors' quantiser learnt from pictures whose channels are blue, green, red. A file with their
 names is taken to be of that kind: the channels of the first and of the last layer are turned round
 once, while loading, and from then on it takes and gives red, green, blue as all else does.
@@ -12,11 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from ad.core.errors import WeightsError
+from ad.core.networks.weights import fitting_weights, given_file, read_weights
 from ad.recon.dsr.vq import VqModel
 
 _OWN_PREFIX = "vq."  # in the file of a trained detector
@@ -56,49 +52,22 @@ def load_quantizer(vq: VqModel, file: Path) -> None:
         WeightsError: If there is no such file, it is a pickle or unreadable, or its tensors do not
             fit.
     """
-    state = _as_ours(_read(file))
-    for name, like in vq.state_dict().items():
-        if name not in state:
-            msg = (
-                f"`{file}` lacks the tensor `{name}` of DSR's quantiser. `vq_weights` must be a "
-                "trained DSR's `model.safetensors`, or the authors' state as safetensors."
-            )
-            raise WeightsError(msg)
-        if state[name].shape != like.shape:
-            msg = (
-                f"`{name}` in `{file}` has shape {tuple(state[name].shape)}; {tuple(like.shape)} "
-                "is needed. Set `embedding_dim`, `num_embeddings` and `width` as the file's were "
-                "(the authors': 128, 4096 and 64)."
-            )
-            raise WeightsError(msg)
-    # Half precision on disk is welcome; it is computed with as the run says.
-    vq.load_state_dict({name: state[name].float() for name in vq.state_dict()})
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        msg = (
-            f"The quantiser's file `{file}` does not exist. `vq_weights` must be a safetensors "
-            "file; leave it out to learn a quantiser from the pictures."
-        )
-        raise WeightsError(msg)
-    with file.open("rb") as opened:
-        start = opened.read(2)
-    if start == b"PK" or start[:1] == b"\x80":  # torch's archive, or a bare pickle
-        msg = (
-            f"`{file}` is a pickle, which can run code when it is read, and is not read here. Make "
-            "it a safetensors file first:\n"
-            f"hint: python -c \"import torch, safetensors.torch as s; t = torch.load('{file}', "
-            "map_location='cpu', weights_only=True); "
-            "s.save_file({k: v.detach().contiguous() for k, v in t.items()}, "
-            f"'{file.with_suffix('.safetensors')}')\""
-        )
-        raise WeightsError(msg)
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        msg = f"`{file}` is no readable safetensors file: {error}"
-        raise WeightsError(msg) from error
+    allowed = (
+        "`vq_weights` must be a safetensors file; leave it out to learn a quantiser from the "
+        "pictures."
+    )
+    file = given_file(str(file), whose="the quantiser's", allowed=allowed)
+    fitting = fitting_weights(
+        _as_ours(read_weights(file)),
+        vq.state_dict(),
+        file,
+        owner="DSR's quantiser",
+        if_missing="`vq_weights` must be a trained DSR's `model.safetensors`, or the authors' "
+        "state as safetensors.",
+        if_other="Set `embedding_dim`, `num_embeddings` and `width` as the file's were (the "
+        "authors': 128, 4096 and 64).",
+    )
+    vq.load_state_dict(fitting)
 
 
 def _as_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,110 @@
+"""Weights that were learnt elsewhere, and what is said of those that do not fit."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ad.core.errors import WeightsError
+from ad.core.networks.backbones import FeatureExtractor
+from ad.core.networks.weights import (
+    file_in_weights_folder,
+    fitting_weights,
+    given_file,
+    read_weights,
+)
+from ad.core.trainer import Setup
+
+BACKBONE = "test_resnet"  # timm's smallest
+
+
+def extractor(weights, layers=("layer1",), **changes):
+    values = {"img_size": 32, "normalize": True, "weights": str(weights), **changes}
+    return FeatureExtractor(BACKBONE, layers, setup=Setup(**values))
+
+
+def state_of(one):
+    return {key: tensor.contiguous() for key, tensor in one.net.state_dict().items()}
+
+
+def fitting(state, **wanted):
+    words = {"owner": "a thing", "if_missing": "Add it.", "if_other": "Change it."}
+    return fitting_weights(state, wanted, "some.file", **words)
+
+
+@pytest.mark.parametrize("place", ["file", "folder", "AD_WEIGHTS"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_backbone_is_what_its_file_says(place, dtype, tmp_path, monkeypatch):
+    other = extractor("random", ("layer1", "layer2"), seed=5)  # with a layer more than is used
+    state = {key: tensor.to(dtype) for key, tensor in state_of(other).items()}
+    file = tmp_path / f"{other.name}.safetensors"
+    save_file(state, file)
+    monkeypatch.setenv("AD_WEIGHTS", str(tmp_path if place == "AD_WEIGHTS" else ""))
+    one = extractor({"file": file, "folder": tmp_path, "AD_WEIGHTS": "auto"}[place])
+    for key, tensor in state_of(one).items():
+        assert tensor.is_floating_point() <= (tensor.dtype == torch.float32)
+        assert torch.equal(tensor, state[key].to(tensor.dtype))
+
+
+def test_a_file_that_does_not_fit_a_backbone_is_refused(tmp_path):
+    file = tmp_path / "some.safetensors"
+    words = "The weights file `.*some.safetensors` does not exist. `weights` must be .* `test_res"
+    with pytest.raises(WeightsError, match=words):
+        extractor(file)
+    state = state_of(extractor("random"))
+    first = next(iter(state))
+    save_file({**state, first: torch.zeros(3)}, file)
+    words = rf"`{first}` in `.*` has shape \(3,\); \(.*\) is needed. The file .* than `test_resnet"
+    with pytest.raises(WeightsError, match=words):
+        extractor(file)
+    del state[first]
+    save_file(state, file)
+    words = rf"lacks the tensor `{first}` of `test_resnet.*`\. Use a file with all layers"
+    with pytest.raises(WeightsError, match=words):
+        extractor(file)
+
+
+def test_what_is_wrong_is_said_once_with_what_to_do():
+    like = torch.zeros(2)
+    with pytest.raises(WeightsError, match=r"^`some.file` lacks the tensor `a` of a thing\. Add"):
+        fitting({"b": like}, a=like, b=like)
+    with pytest.raises(WeightsError, match="`a` of a thing, and 1 more of its 3. Add it.$"):
+        fitting({"c": like}, a=like, b=like, c=like)
+    # One that is there and differs tells more than one that is not.
+    words = r"^`b` in `some.file` has shape \(3,\); \(2,\) is needed. Change it.$"
+    with pytest.raises(WeightsError, match=words):
+        fitting({"b": torch.zeros(3)}, a=like, b=like)
+    assert list(fitting({"a": like.half(), "more": like}, a=like)) == ["a"]
+    assert fitting({"a": like.half()}, a=like)["a"].dtype == torch.float32
+
+
+def test_a_folder_stands_for_its_file_only_where_one_has_a_name(tmp_path):
+    file = tmp_path / "net.safetensors"
+    file.touch()
+    said = {"whose": "the thing's", "allowed": "Any will do."}
+    assert given_file(str(tmp_path), file.name, **said) == given_file(str(file), **said) == file
+    with pytest.raises(WeightsError, match="^The thing's file `.*` does not exist. Any will do.$"):
+        given_file(str(tmp_path), **said)
+
+
+def test_the_weights_folder_has_a_file_or_not(tmp_path, monkeypatch):
+    monkeypatch.delenv("AD_WEIGHTS", raising=False)
+    assert file_in_weights_folder("a") is None
+    monkeypatch.setenv("AD_WEIGHTS", str(tmp_path))
+    assert file_in_weights_folder("a") is None
+    (tmp_path / "a").touch()
+    assert file_in_weights_folder("a") == tmp_path / "a"
+    monkeypatch.setenv("AD_WEIGHTS", str(tmp_path / "gone"))
+    with pytest.raises(WeightsError, match="AD_WEIGHTS names `.*gone`, which is not a folder"):
+        file_in_weights_folder("a")
+
+
+def test_what_is_no_safetensors_file_is_not_read(tmp_path):
+    file = tmp_path / "net.pth"
+    file.write_text("hello, this is no tensor")
+    with pytest.raises(WeightsError, match="`.*net.pth` is no readable safetensors file: "):
+        read_weights(file)
+    with pytest.raises(WeightsError, match="is no readable safetensors file: .*directory"):
+        read_weights(tmp_path)
+    torch.save({"weight": torch.zeros(1)}, file)
+    with pytest.raises(WeightsError, match="is a pickle, which can run code"):
+        extractor(file)
