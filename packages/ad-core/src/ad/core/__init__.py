@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ad.core.data.samples import Sample as Sample
     from ad.core.detector import Detector as Detector
     from ad.core.detector import Prediction as Prediction
+    from ad.core.devices import in_precision as in_precision
     from ad.core.errors import AdError as AdError
     from ad.core.jobs.evaluate import evaluate as evaluate
     from ad.core.jobs.recalibrate import recalibrate as recalibrate
@@ -61,6 +62,7 @@ _HOMES = {
     "TrainResult": "jobs.train",
     "Trainer": "trainer",
     "evaluate": "jobs.evaluate",
+    "in_precision": "devices",
     "load": "predict",
     "recalibrate": "jobs.recalibrate",
     "renamed": "options",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -50,6 +51,11 @@ def resolve_precision(
         fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
         return "bf16" if fast else "fp32"
     return "fp32"
+
+
+def in_precision(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
+    """For what networks compute inside of it: bf16 where it is exact enough for them, or fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def peak_memory(device: torch.device) -> int | None:

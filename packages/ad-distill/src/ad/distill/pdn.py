@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ad.core.detector import learned_buffer
+from ad.core.devices import in_precision
 from ad.core.errors import DataError, WeightsError
-from ad.core.networks.backbones import IMAGENET_MEAN, IMAGENET_STD
 from ad.core.networks.weights import (
     file_in_weights_folder,
     fitting_weights,
@@ -139,28 +139,9 @@ class Teacher(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Describe patches; see `Pdn.forward`. In bf16 or fp32, as `precision` says."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with in_precision(self.precision, x.device):
             features: Tensor = self.net(x)
         return features
-
-
-@final
-class ImagenetNorm(nn.Module):
-    """Scales pictures by ImageNet's mean and deviation: what every teacher was taught with."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        # Constants of the method, not something learnt: kept out of the saved model.
-        for name, value in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` in [0, 1] to the same shape, channels-last in memory."""
-        x = (images - self.mean) / self.std
-        return x.contiguous(memory_format=torch.channels_last)
 
 
 @final

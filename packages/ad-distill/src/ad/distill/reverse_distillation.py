@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ad.core.data.learning import LearningBatch, stream
 from ad.core.detector import Detector, Prediction, trained_flag
+from ad.core.devices import in_precision
 from ad.core.errors import SettingError
 from ad.core.networks.backbones import FeatureExtractor
 from ad.core.networks.maps import GaussianBlur
@@ -62,8 +63,7 @@ class ReverseDistillationDetector(Detector):
 
     def rebuild(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """The teacher's maps from their code, shallow to deep, in the teacher's precision."""
-        bf16 = self.teacher.precision == "bf16"
-        with torch.autocast(maps[0].device.type, torch.bfloat16, enabled=bf16):
+        with in_precision(self.teacher.precision, maps[0].device):
             rebuilt: list[Tensor] = self.decoder(self.bottleneck(maps))
         return rebuilt
 

@@ -42,13 +42,7 @@ class StfpmDetector(Detector):
 
     def imitate(self, images: Tensor) -> list[Tensor]:
         """The student's maps, ``[B, C, h, w]`` each, in the teacher's precision."""
-        x = ((images - self.teacher.mean) / self.teacher.std).contiguous(
-            memory_format=torch.channels_last
-        )
-        bf16 = self.teacher.precision == "bf16"
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-            features: list[Tensor] = self.student(x)
-        return features
+        return self.teacher.show(images, self.student)
 
     def forward(self, images: Tensor) -> Prediction:
         """Score a batch; see `Detector.forward`.

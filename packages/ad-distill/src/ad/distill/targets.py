@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
+from ad.core.devices import in_precision
 from ad.core.networks.backbones import FeatureExtractor
 from ad.core.networks.patches import PooledPatches
 from ad.distill.pdn import CHANNELS
@@ -34,8 +34,7 @@ class TargetFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """``[B, 3, H, W]`` in [0, 1] to ``[B, 384, H / 8, W / 8]``, float32, not yet scaled."""
-        bf16 = self.extractor.precision == "bf16"
         maps = self.extractor(images)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        with in_precision(self.extractor.precision, images.device):
             patches: Tensor = self.patches(maps)
         return patches.permute(0, 3, 1, 2)

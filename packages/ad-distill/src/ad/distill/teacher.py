@@ -29,12 +29,13 @@ from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.data.samples import fingerprint_of
 from ad.core.data.walking import pictures_below
 from ad.core.detector import Detector, Prediction
-from ad.core.devices import resolve_device, resolve_precision
+from ad.core.devices import in_precision, resolve_device, resolve_precision
 from ad.core.errors import DataError, Interrupted, OutputError, SettingError
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.loop import fit
 from ad.core.networks.backbones import FeatureExtractor
 from ad.core.networks.maps import upsample
+from ad.core.networks.normalize import ImagenetNorm
 from ad.core.options import (
     BatchSize,
     Layers,
@@ -54,7 +55,6 @@ from ad.core.trainer import GradientTrainer, Optimization, Setup
 from ad.distill.pdn import (
     CHANNELS,
     ChannelScale,
-    ImagenetNorm,
     Pdn,
     Size,
     luminance,
@@ -253,8 +253,7 @@ class TeacherDetector(Detector):
             images, scale_factor=0.5, mode="bilinear", antialias=True, align_corners=False
         )
         x = self.normalize(half)
-        bf16 = self.targets.extractor.precision == "bf16"
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
+        with in_precision(self.targets.extractor.precision, x.device):
             learnt = self.pdn(x)
         with torch.no_grad():
             taught = self.scale(self.targets(images))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.data.samples import fingerprint_of
 from ad.core.detector import Detector, Prediction, trained_flag
+from ad.core.devices import in_precision
 from ad.core.errors import SettingError
 from ad.core.options import Field, LearningRate, PathName, Probability
 from ad.core.synth.anomalies import PerlinAnomalies
@@ -74,8 +75,7 @@ class DraemDetector(Detector):
     def mend(self, images: Tensor) -> Mended:
         """Mend pictures ``[B, 3, H, W]`` in [0, 1], and find where they were broken."""
         images = images.contiguous(memory_format=torch.channels_last)
-        bf16 = self.precision == "bf16"
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        with in_precision(self.precision, images.device):
             cells = self.mending.encoder(images)
             code = self.mending.last(cells)
             mended = self.mending.decoder(code)

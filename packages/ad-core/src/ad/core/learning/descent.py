@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ad.core.callbacks import Callbacks, LoopState
 from ad.core.data.learning import LearningBatch, LearningData, stream
+from ad.core.devices import in_precision
 from ad.core.errors import Interrupted, LearningError
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.distributed import World
@@ -143,7 +144,7 @@ class Descent:
         active = [o for o in optimizations if o.steps is None or self.step in o.steps]
         own = (world.rank,) if world.rank else ()  # what is drawn differs between processes
         torch.manual_seed(stream(setup.seed, 1, self.step, *own))
-        with torch.autocast(setup.device.type, torch.bfloat16, enabled=setup.precision == "bf16"):
+        with in_precision(setup.precision, setup.device):
             losses = self.losses(replace(batch, step=self.step))
         own_values = torch.stack(list(losses.values())).tolist()
         values = world.mean(dict(zip(losses, own_values, strict=True)), weight)

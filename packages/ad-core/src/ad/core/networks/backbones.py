@@ -31,8 +31,12 @@ import torch
 from torch import Tensor, nn
 
 from ad.core.data.learning import stream
+from ad.core.devices import in_precision
 from ad.core.errors import MissingExtraError, SettingError, WeightsError, how_to_install, listed
 from ad.core.networks.filter_bank import FilterBank
+from ad.core.networks.normalize import IMAGENET_MEAN as IMAGENET_MEAN
+from ad.core.networks.normalize import IMAGENET_STD as IMAGENET_STD
+from ad.core.networks.normalize import ImagenetNorm
 from ad.core.networks.weights import (
     file_in_weights_folder,
     fitting_weights,
@@ -51,9 +55,6 @@ except ImportError as error:
     raise MissingExtraError(_msg) from error
 
 FILTER_BANK = "filter_bank"
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @final
@@ -76,8 +77,6 @@ class FeatureExtractor(nn.Module):
     """Channels of each layer's map."""
     strides: tuple[int, ...]
     """Input pixels per feature cell of each layer."""
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, backbone: str, layers: Sequence[str], *, setup: Setup) -> None:
         super().__init__()
@@ -98,10 +97,7 @@ class FeatureExtractor(nn.Module):
             info = cast("Any", self.net.feature_info)  # timm's own type, untyped
             self.channels, self.strides = tuple(info.channels()), tuple(info.reduction())
         self.net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-        # Constants of the method, not something learnt: kept out of the saved model.
-        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if normalize else ((0.0,) * 3, (1.0,) * 3)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.normalize = ImagenetNorm(scale=normalize)
         self.to(setup.device)
 
     def train(self, mode: bool = True) -> FeatureExtractor:
@@ -118,9 +114,21 @@ class FeatureExtractor(nn.Module):
             One ``[B, D, h, w]`` map per layer in the order asked for, channels-last, bf16 or
             fp32 as `precision` says. Convert to fp32 before any statistics.
         """
-        x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            features: list[Tensor] = self.net(x)
+        return self.show(images, self.net)
+
+    def show(self, images: Tensor, network: nn.Module) -> list[Tensor]:
+        """Let another network, such as a student, see images as this one does.
+
+        Args:
+            images: ``[B, 3, H, W]``, float32 in [0, 1], RGB.
+            network: Of the same architecture, as `fresh_network` makes it.
+
+        Returns:
+            Its maps, of images normalised as for this network, in this network's precision.
+        """
+        x = self.normalize(images)
+        with in_precision(self.precision, x.device):
+            features: list[Tensor] = network(x)
         return features
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import NamedTuple, final
 
 import torch
@@ -10,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core.devices import in_precision
 from ad.core.errors import SettingError
 from ad.core.networks.maps import upsample
-from ad.distill.pdn import CHANNELS, ChannelScale, ImagenetNorm, Pdn, Teacher
+from ad.core.networks.normalize import ImagenetNorm
+from ad.distill.pdn import CHANNELS, ChannelScale, Pdn, Teacher
 
 MIN_SIZE = 64
 """Side of the smallest pictures: below it the maps have no cell whose patch fits."""
@@ -59,11 +60,6 @@ class EfficientadDetector(Detector):
         self.autoencoder = autoencoder
         learned_buffer(self, "quantiles", shape=(2, 2))
 
-    def autocast(self, x: Tensor) -> AbstractContextManager[None]:
-        """The teacher's precision, for the networks that learn."""
-        bf16 = self.teacher.precision == "bf16"
-        return torch.autocast(x.device.type, torch.bfloat16, enabled=bf16)
-
     def teach(self, images: Tensor) -> Tensor:
         """The teacher's own outputs, ``[B, 384, h, w]``, in its precision."""
         features: Tensor = self.teacher(self.normalize(images))
@@ -77,7 +73,7 @@ class EfficientadDetector(Detector):
             taught: What `teach` says of them.
         """
         x = self.normalize(images)
-        with self.autocast(x):
+        with in_precision(self.teacher.precision, x.device):
             learnt, rebuilt = self.student(x), self.autoencoder(x)
         learnt = learnt.float()
         local, whole = learnt[:, :CHANNELS], learnt[:, CHANNELS:]

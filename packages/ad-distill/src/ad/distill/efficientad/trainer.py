@@ -19,6 +19,7 @@ from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.data.pictures import read_picture, resize
 from ad.core.data.samples import fingerprint_of
 from ad.core.data.walking import pictures_below
+from ad.core.devices import in_precision
 from ad.core.errors import DataError, SettingError
 from ad.core.options import Field, LearningRate, PathName, WeightDecay
 from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Setup
@@ -152,7 +153,7 @@ class EfficientadTrainer(GradientTrainer):
         x = detector.normalize(torch.cat([*parts, changed]))
         with torch.no_grad():
             taught_changed = detector.scale(detector.teacher(x[-rows:]))
-        with detector.autocast(x):
+        with in_precision(detector.teacher.precision, x.device):
             # All pass the student's trunk together, but of its last convolution, the dearest one,
             # each needs half: only pictures as they are meet the teacher, only changed ones the
             # auto-encoder.

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ad.core.detector import Detector, Prediction, trained_flag
+from ad.core.devices import in_precision
 from ad.core.errors import SettingError
 from ad.core.trainer import Precision
 from ad.recon.dsr.vq import Codes, VqModel, picture_decoder
@@ -109,8 +110,7 @@ class DsrDetector(Detector):
         """
         self.require_fitted()
         check_size(images.shape[2], images.shape[3])
-        bf16 = self.precision == "bf16"
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+        with in_precision(self.precision, images.device):
             comparison = self.compare(images)
             refined = self.refine(comparison)
         means = F.avg_pool2d(comparison.masks[:, 1:], _SCORE_SIDE, 1, _SCORE_SIDE // 2)
