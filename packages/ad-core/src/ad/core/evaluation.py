@@ -25,7 +25,7 @@ from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
-from ad.core.run_directory import pictures_of, read_run, tidy
+from ad.core.run_directory import other_test_pictures, pictures_of, read_run, tidy
 from ad.core.verdicts import Verdicts, false_alarm_notes
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
@@ -106,7 +106,7 @@ def evaluate(
         msg = f"The data of `{run}` have no test pictures: there is nothing to evaluate on."
         raise DataError(msg)
     data_notes = [
-        *_other_test_pictures(record, samples),
+        *other_test_pictures(record, samples),
         *check_pictures(samples, progress=progress),
     ]
     tidy(run)
@@ -185,17 +185,6 @@ def _check_unseen(run: Path, record: dict[str, Any], samples: Sequence[Sample]) 
             f"ad predict {run} PICTURE_OR_FOLDER"
         )
         raise DataError(msg)
-
-
-def _other_test_pictures(record: dict[str, Any], samples: Sequence[Sample]) -> list[str]:
-    """Say that a run's test pictures are not those that its own figures are of."""
-    then, now = record["data"].get("test"), pictures_of(samples, "test")
-    if then is None or then == now:  # was not recorded at first
-        return []
-    return [
-        f"The test pictures are not those of the training's figures: {then[0]} then, {now[0]} now"
-        f"{', others or changed ones' if then[0] == now[0] else ''}. New figures are of other data."
-    ]
 
 
 def measure(

@@ -228,6 +228,25 @@ def pictures_of(samples: Sequence[Sample], split: str) -> list[Any]:
     return [len(own), fingerprint(own)]
 
 
+def other_test_pictures(record: Mapping[str, Any], samples: Sequence[Sample]) -> list[str]:
+    """Say that a run's test pictures are not those that its own figures are of.
+
+    Args:
+        record: What `read_run` read.
+        samples: Of the run's data as they are now, at least all that it is tested with.
+
+    Returns:
+        The note; none where they are, or where a run of before did not record them.
+    """
+    then, now = record["data"].get("test"), pictures_of(samples, "test")
+    if then is None or then == now:
+        return []
+    return [
+        f"The test pictures are not those of the training's figures: {then[0]} then, {now[0]} now"
+        f"{', others or changed ones' if then[0] == now[0] else ''}. New figures are of other data."
+    ]
+
+
 def read_run(run: Path) -> dict[str, Any]:
     """What a run was made of, from its ``run.json``.
 
