@@ -226,6 +226,32 @@ def test_masks_among_good_pictures_do_not_set_a_threshold(trained, normals):
         recalibrate(trained.run, normals=normals)
 
 
+@pytest.mark.parametrize(("name", "role"), [("NG", "defective pictures"), ("gt_masks", "masks")])
+def test_a_folder_that_is_itself_called_otherwise_is_refused(trained, normals, name, role):
+    folder = normals.rename(normals.parent / name)
+    with pytest.raises(DataError, match=f"is called like a folder of {role}, and the threshold"):
+        recalibrate(trained.run, normals=folder)
+
+
+def test_defects_of_the_run_s_own_data_are_not_taken_as_good(trained, toy_root):
+    before = load(trained.run).threshold
+    kind = next(path for path in (toy_root / "toy/test").iterdir() if path.name != "good")
+    words = "are given as good and are defective in the data of `.*run`, such as"
+    with pytest.raises(DataError, match=words):
+        recalibrate(trained.run, normals=kind)
+    assert load(trained.run).threshold == before
+
+
+def test_what_is_odd_about_the_pictures_is_told(trained, normals, run_ad):
+    assert recalibrate(trained.run, normals=normals).notes == ()
+    for number in range(6):
+        _, mask = make_picture(600 + number, size=32, defect=True)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(normals / f"{number}.png")
+    words = "6 of 25 pictures look like masks, not like parts"
+    assert any(words in note for note in recalibrate(trained.run, normals=normals).notes)
+    assert words in run_ad("calibrate", trained.run, "--normals", normals)[2]
+
+
 def test_where_it_was_calibrated_is_recorded(trained, normals):
     def recorded():
         return json.loads((trained.run / "model/config.json").read_text())

@@ -52,7 +52,7 @@ class Recalibration:
     """Whether it is known that the detector has not learnt from the pictures' files; True if the
     threshold was chosen by hand, without any."""
     notes: tuple[str, ...]
-    """What a user should know: why that is not known."""
+    """What a user should know: what is odd about the pictures, and why that is not known."""
 
 
 @letting_go()
@@ -130,7 +130,8 @@ def recalibrate(
     detector, folder = load_for_calibration(run, device=device, precision=precision)
     home = _claimed_home(folder)
     samples = _pictures(given) if validation is None else _labelled(given)
-    unknown = _refuse_learnt(home, samples, progress)
+    odd = check_pictures(samples)
+    unknown = _refuse_known(home, samples, progress)
     if normals is not None:
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
         paths = [sample.path for sample in samples]
@@ -143,7 +144,7 @@ def recalibrate(
     )
     with alone(folder):
         _refuse_changed(folder, before)
-        return _save(folder, before, config, pictures=str(given), unknown=unknown)
+        return _save(folder, before, config, pictures=str(given), odd=odd, unknown=unknown)
 
 
 def _refuse_beside(
@@ -171,7 +172,7 @@ def _by_hand(run: str | Path, threshold: float, pixel_threshold: float | None) -
     with alone(folder):
         before = ModelConfig.from_json(read_config(folder), folder)
         config = chosen_by_hand(before, run, threshold, pixel_threshold)
-        return _save(folder, before.calibration, config, pictures=None, unknown=None)
+        return _save(folder, before.calibration, config, pictures=None, odd=(), unknown=None)
 
 
 def _save(
@@ -180,6 +181,7 @@ def _save(
     config: ModelConfig,
     *,
     pictures: str | None,
+    odd: Sequence[str],
     unknown: str | None,
 ) -> Recalibration:
     """Give a model its new calibration, which nobody else must change meanwhile."""
@@ -202,7 +204,7 @@ def _save(
         log=log.path,
         tested=home is not None and (home / "metrics.json").exists(),
         checked=unknown is None,
-        notes=() if unknown is None else (unknown,),
+        notes=(*odd, *(() if unknown is None else (unknown,))),
     )
 
 
@@ -229,6 +231,13 @@ def _pictures(folder: Path) -> list[Sample]:
     if not folder.is_dir():
         msg = f"There is no folder `{folder}`. Give a folder of good pictures."
         raise DataError(msg)
+    if (role := meaning_of(folder.absolute().name).role) in ("defective", "masks"):
+        msg = (
+            f"`{folder}` is called like a folder of {role}{' pictures' * (role == 'defective')}, "
+            "and the threshold would be set on these. Give a folder of good pictures, or name it "
+            "so."
+        )
+        raise DataError(msg)
     found, masks = tell_apart(folder)
     if not found:
         msg = f"The folder `{folder}` holds no pictures (.jpg, .png, .bmp, .tif, ...)."
@@ -241,9 +250,7 @@ def _pictures(folder: Path) -> list[Sample]:
             "`masks`) and give it as `--validation` (`validation=` in Python)."
         )
         raise DataError(msg)
-    samples = [Sample(path, 0, "test", folder.name) for path in found]
-    check_pictures(samples)
-    return samples
+    return [Sample(path, 0, "test", folder.name) for path in found]
 
 
 def _not_good(folder: Path, pictures: Sequence[Path], masks: Sequence[Path]) -> Path | None:
@@ -270,7 +277,6 @@ def _labelled(folder: Path) -> list[Sample]:
                 "them as normals."
             )
             raise DataError(msg)
-    check_pictures(samples)
     return samples
 
 
@@ -280,8 +286,10 @@ _GONE = (
 )
 
 
-def _refuse_learnt(home: Path | None, samples: Sequence[Sample], progress: Progress) -> str | None:
-    """Refuse pictures that were learnt from: they score lower than new ones, and so tell nothing.
+def _refuse_known(home: Path | None, samples: Sequence[Sample], progress: Progress) -> str | None:
+    """Refuse pictures that were learnt from, which score lower than new ones and so tell nothing.
+
+    Refuse also those given as good that are defective in the run's own data.
 
     Returns:
         Why it is not known which these are; None if it is.
@@ -304,6 +312,14 @@ def _refuse_learnt(home: Path | None, samples: Sequence[Sample], progress: Progr
             f"{len(seen)} of {len(samples)} pictures are among those that `{home}` has learnt "
             f"from, such as `{seen[0]}`: they score lower than new ones, and a threshold set on "
             "them would give many false alarms. Give pictures that it has not seen."
+        )
+        raise DataError(msg)
+    bad = {sample.path.resolve() for sample in samples_now if sample.label == 1}
+    if wrong := [s.path for s in samples if s.label == 0 and s.path.resolve() in bad]:
+        msg = (
+            f"{len(wrong)} of {len(samples)} pictures are given as good and are defective in the "
+            f"data of `{home}`, such as `{wrong[0]}`: a threshold set on them would let such "
+            "defects pass. Give good pictures."
         )
         raise DataError(msg)
     try:
