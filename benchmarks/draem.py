@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ad.core.callbacks import Callback, LoopState
 from ad.core.data.batches import PictureSet
-from ad.core.loop import fit
+from ad.core.learning.loop import fit
 from ad.core.trainer import Precision, Setup
 from ad.recon.draem import DraemDetector, DraemTrainer, Mended
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ad.core.data.batches import PictureSet
 from ad.core.detector import Detector
-from ad.core.loop import fit
+from ad.core.learning.loop import fit
 from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.settings import resolve_options
 from ad.core.trainer import Precision, Setup

@@ -17,7 +17,7 @@ from record import record
 
 from ad.core.callbacks import Callback, LoopState
 from ad.core.data.batches import PictureSet
-from ad.core.loop import fit
+from ad.core.learning.loop import fit
 from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.settings import resolve_options
 from ad.core.trainer import Precision, Setup

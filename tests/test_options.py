@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ad.core import ModelRegistry, Setup, train
-from ad.core.allocation import built_within
 from ad.core.cli import main
 from ad.core.errors import AdError, SettingError
 from ad.core.options import options_of
 from ad.core.registry import MODELS, load_trainer
+from ad.core.saved.allocation import built_within
 from ad.core.settings import resolve_options
 
 EXTREMES = [math.nan, math.inf, -math.inf, -1e300, 1e308, 10**18, -(10**18), 10**5000]

@@ -9,7 +9,7 @@ import torch
 from ad.core import Callback, GradientTrainer, ModelRegistry, Setup
 from ad.core.data.batches import PictureSet
 from ad.core.errors import AdError
-from ad.core.loop import fit
+from ad.core.learning.loop import fit
 from ad.core.options import options_of
 from ad.core.registry import MODELS, load_trainer
 from ad.core.settings import resolve_options

@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 from ad.core.bench import compare, run_bench, summarise
 from ad.core.bench.executors import LocalExecutor, RayExecutor, train_here
 from ad.core.bench.jobs import Outcome, finished, outcome_of
-from ad.core.claims import claim
 from ad.core.cli import app
 from ad.core.errors import (
     DataError,
@@ -27,6 +26,7 @@ from ad.core.errors import (
     SettingError,
     UnknownNameError,
 )
+from ad.core.saved.claims import claim
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs its signals")
 

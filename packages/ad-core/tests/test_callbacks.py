@@ -4,9 +4,9 @@ import pytest
 from small_learning import Interrupting, Recording, StopsAfter, pictures, setup
 
 from ad.core.callbacks import Callback
-from ad.core.checkpoints import Checkpoints
 from ad.core.errors import Interrupted, PluginError
-from ad.core.loop import fit
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.loop import fit
 from ad.core.testing.linear_student import LinearStudentTrainer
 from ad.core.testing.mean_picture import MeanPictureTrainer
 

@@ -43,7 +43,7 @@ class Meanwhile(Callback):
 def learning_and_held_out(toy_root):
     from ad.core.data.mvtec import DATASET
     from ad.core.data.samples import collect
-    from ad.core.held_out import hold_out
+    from ad.core.thresholds.held_out import hold_out
 
     samples = collect(DATASET, "toy", root=toy_root, seed=0)
     learning, held_out = hold_out(samples, 0.1, seed=0)

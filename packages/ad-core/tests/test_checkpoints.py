@@ -1,6 +1,6 @@
 import torch
 
-from ad.core.checkpoints import Checkpoints
+from ad.core.learning.checkpoints import Checkpoints
 
 
 def test_the_last_two_are_kept_and_the_newest_is_read(tmp_path):

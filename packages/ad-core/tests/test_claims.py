@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from ad.core.claims import (
+from ad.core.data.synthetic.tree import NOTE, Settings, _as_json, write_tree
+from ad.core.errors import OutputError
+from ad.core.saved.claims import (
     alone,
     claim,
     clear_leftovers,
@@ -21,19 +23,17 @@ from ad.core.claims import (
     make_free_folder,
     temporary_name,
 )
-from ad.core.data.synthetic.tree import NOTE, Settings, _as_json, write_tree
-from ad.core.errors import OutputError
-from ad.core.files import save_model, write_atomic
+from ad.core.saved.files import save_model, write_atomic
 
 with_locks = pytest.mark.skipif(sys.platform == "win32", reason="nobody is kept out there")
 
 RACE = """
 import os, sys, time
 from pathlib import Path
-from ad.core.claims import letting_go, make_folder
+from ad.core.saved.claims import letting_go, make_folder
 from ad.core.data.synthetic.tree import NOTE, Settings, _as_json, write_tree
 from ad.core.errors import OutputError
-from ad.core.run_directory import make_run
+from ad.core.jobs.run_directory import make_run
 
 def named(folder, empty):
     if empty:
@@ -172,7 +172,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from torch import nn
-import ad.core.files as files
+import ad.core.saved.files as files
 
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -204,7 +204,7 @@ def test_what_a_process_is_writing_is_left_alone(tmp_path, monkeypatch):
         clear_leftovers(tmp_path)
         seen.append(sorted(tmp_path.rglob("*")) == before)
 
-    monkeypatch.setattr("ad.core.files.os.fsync", look)
+    monkeypatch.setattr("ad.core.saved.files.os.fsync", look)
     torch.manual_seed(0)
     save_model(tmp_path / "model", nn.Linear(3, 2), {})
     write_atomic(tmp_path / "run.json", b"whole")

@@ -297,7 +297,7 @@ def test_an_interrupted_run_has_the_signals_exit_status(run_ad, monkeypatch):
         msg = "Stopped by SIGTERM after step 3 of 9; what was learnt is saved."
         raise Interrupted(msg, 143)
 
-    monkeypatch.setattr("ad.core.training.train", stopped)
+    monkeypatch.setattr("ad.core.jobs.train.train", stopped)
     status, _, err = run_ad("train", "synthetic", "fabric", "patchcore", "--steps", 3)
     assert status == 143
     assert "Stopped by SIGTERM" in err

@@ -10,7 +10,7 @@ from ad.core import evaluate, train
 from ad.core.data.contents import check_pictures
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError, PictureError
-from ad.core.inspection import inspect
+from ad.core.jobs.inspect import inspect
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
 
 

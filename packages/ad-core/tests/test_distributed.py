@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from ad.core import ModelRegistry, train
-from ad.core.distributed import ALONE, World, _buckets, join_world
 from ad.core.errors import SettingError
-from ad.core.files import read_model
+from ad.core.learning.distributed import ALONE, World, _buckets, join_world
+from ad.core.saved.files import read_model
 
 PROGRAM = """
 import sys
@@ -23,7 +23,7 @@ import torch
 from ad.core import ModelRegistry, train
 from ad.core.callbacks import Callback
 from ad.core.cli import main
-from ad.core.distributed import end_process, is_main
+from ad.core.learning.distributed import end_process, is_main
 
 class Heard(Callback):
     def on_epoch_end(self, state):

@@ -8,9 +8,9 @@ import pytest
 from ad.core import evaluate, load, train
 from ad.core.cli import add_plugged_in, app
 from ad.core.errors import PathError
-from ad.core.inspection import inspect
-from ad.core.recalibration import recalibrate
-from ad.core.report.writing import write_report
+from ad.core.jobs.inspect import inspect
+from ad.core.jobs.recalibrate import recalibrate
+from ad.core.jobs.report import write_report
 from ad.core.synth.preview import preview
 
 WORDS = r"An empty path was given for {}: is a variable not set\? .*current folder is `\.`"

@@ -10,8 +10,8 @@ from torch import nn
 import ad.core
 from ad.core.detector import learned_buffer
 from ad.core.errors import ModelFileError, OutputError
-from ad.core.files import read_model, save_model, write_atomic
-from ad.core.loading import load_tensors
+from ad.core.saved.files import read_model, save_model, write_atomic
+from ad.core.saved.loading import load_tensors
 
 
 class Small(nn.Module):
@@ -144,7 +144,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ad.core.files.os.fsync", full)
+    monkeypatch.setattr("ad.core.saved.files.os.fsync", full)
     with pytest.raises(OutputError, match="cannot be written .No space left on device"):
         write_atomic(path, b"new")
     assert path.read_bytes() == b"old"

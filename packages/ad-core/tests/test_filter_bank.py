@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 
 from ad.core.errors import SettingError
-from ad.core.filter_bank import LAYERS, FilterBank
+from ad.core.networks.filter_bank import LAYERS, FilterBank
 
 ENERGIES = 20  # of one scale: 6 edges, 6 lines, 2 colour edges, 3 dark and 3 bright blots
 

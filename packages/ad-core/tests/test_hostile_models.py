@@ -14,13 +14,14 @@ from PIL import Image
 from safetensors.numpy import load_file, save
 from torch import nn
 
-from ad.core import allocation, evaluate, load, recalibrate, train, write_report
-from ad.core.allocation import built_within, fits_in_memory
+from ad.core import evaluate, load, recalibrate, train, write_report
 from ad.core.detector import learned_buffer
 from ad.core.errors import AdError, ModelFileError, SettingError
-from ad.core.evaluation import find_test_samples
-from ad.core.files import read_model
-from ad.core.loading import load_tensors
+from ad.core.jobs.evaluate import find_test_samples
+from ad.core.saved import allocation
+from ad.core.saved.allocation import built_within, fits_in_memory
+from ad.core.saved.files import read_model
+from ad.core.saved.loading import load_tensors
 from ad.core.testing.mean_picture import MeanPictureTrainer
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import Setup

@@ -7,12 +7,13 @@ import os
 import pytest
 from PIL import Image
 
-from ad.core import inspection, train
+from ad.core import train
 from ad.core.bench.jobs import Job
 from ad.core.errors import OutputError
-from ad.core.inspection import inspect
-from ad.core.paths import ending
-from ad.core.run_directory import folder_name
+from ad.core.jobs import inspect as inspection
+from ad.core.jobs.inspect import inspect
+from ad.core.jobs.run_directory import folder_name
+from ad.core.saved.paths import ending
 
 
 @pytest.fixture

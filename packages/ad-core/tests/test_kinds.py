@@ -7,8 +7,8 @@ from PIL import Image
 from ad.core import evaluate, train
 from ad.core.data.samples import Sample, Saturation
 from ad.core.errors import DataError, PictureError
-from ad.core.evaluation import IMAGE_METRICS, PIXEL_METRICS
-from ad.core.kinds import KIND_METRICS, kind_metrics, mean_of_kinds
+from ad.core.figures.kinds import KIND_METRICS, kind_metrics, mean_of_kinds
+from ad.core.figures.measure import IMAGE_METRICS, PIXEL_METRICS
 from ad.core.metrics import Defect, au_spro, auroc
 from ad.core.testing.pictures import make_picture
 

@@ -13,10 +13,10 @@ from ad.core.data.batches import PictureSet
 from ad.core.data.levels import WHITE_LEVELS, find_white_level
 from ad.core.data.pictures import mask_facts, read_picture, rgb_array
 from ad.core.errors import ModelFileError, PictureError
-from ad.core.files import read_model
-from ad.core.inspection import inspect
+from ad.core.jobs.inspect import inspect
+from ad.core.jobs.recalibrate import recalibrate
 from ad.core.predict import ModelConfig
-from ad.core.recalibration import recalibrate
+from ad.core.saved.files import read_model
 from ad.core.synth.preview import preview
 from ad.core.testing.pictures import make_picture
 

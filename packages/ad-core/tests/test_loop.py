@@ -10,10 +10,10 @@ from small_learning import Recording, StopsAfter, assert_equal, learnt, pictures
 from torch import nn
 
 from ad.core import train
-from ad.core.checkpoints import Checkpoints
 from ad.core.data.learning import LearningData
 from ad.core.errors import DataError, LearningError, SettingError
-from ad.core.loop import fit
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.loop import fit
 from ad.core.testing.linear_student import LinearStudentTrainer
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Optimization
 

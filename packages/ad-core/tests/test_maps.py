@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from ad.core.errors import SettingError
-from ad.core.maps import GaussianBlur, upsample
+from ad.core.networks.maps import GaussianBlur, upsample
 
 
 def noise(*shape: int) -> torch.Tensor:

@@ -11,12 +11,12 @@ from small_learning import Interrupting
 from ad.core import evaluate, train
 from ad.core.bench.executors import LocalExecutor, train_here
 from ad.core.bench.jobs import plan
-from ad.core.claims import temporary_name
 from ad.core.errors import Interrupted, ModelFileError, OutputError
-from ad.core.inspection import inspect
-from ad.core.recalibration import recalibrate
-from ad.core.report.writing import write_report
-from ad.core.run_directory import claim_run
+from ad.core.jobs.inspect import inspect
+from ad.core.jobs.recalibrate import recalibrate
+from ad.core.jobs.report import write_report
+from ad.core.jobs.run_directory import claim_run
+from ad.core.saved.claims import temporary_name
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nobody is kept out there")
 
@@ -26,8 +26,9 @@ IN_USE = r"Another process trains or calibrates in `{}`, so nothing there was to
 @contextmanager
 def another_process_in(run):
     """A process that has claimed the run, until it is killed at the end."""
-    code = "import sys, time; from pathlib import Path; from ad.core.run_directory import claim_run"
-    code += "\nheld = claim_run(Path(sys.argv[1])); print('there', flush=True); time.sleep(600)"
+    code = "import sys, time; from pathlib import Path\n"
+    code += "from ad.core.jobs.run_directory import claim_run\n"
+    code += "held = claim_run(Path(sys.argv[1])); print('there', flush=True); time.sleep(600)"
     command = [sys.executable, "-c", code, str(run)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -10,14 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-import ad.core.recalibration
-from ad.core import evaluate, files, load, recalibrate, train
-from ad.core.calibrate import calibrate
+import ad.core.jobs.recalibrate
+from ad.core import evaluate, load, recalibrate, train
 from ad.core.cli import main
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
-from ad.core.files import alone, read_model, rewrite_config
 from ad.core.predict import ModelConfig
+from ad.core.saved import files
+from ad.core.saved.files import alone, read_model, rewrite_config
 from ad.core.testing.pictures import make_picture
+from ad.core.thresholds.calibrate import calibrate
 
 
 @pytest.fixture
@@ -315,7 +316,7 @@ def test_malformed_conditions_are_refused(trained, tmp_path, where):
 KILLED = """
 import os, sys
 from pathlib import Path
-from ad.core.files import read_model, rewrite_config
+from ad.core.saved.files import read_model, rewrite_config
 
 folder, at = Path(sys.argv[1]), int(sys.argv[2])
 count, replace = 0, Path.replace
@@ -363,14 +364,14 @@ def test_a_log_that_cannot_be_written_changes_nothing(trained, normals):
 
 
 def test_a_calibration_that_came_in_between_is_left_as_it_is(trained, normals, monkeypatch):
-    calibrate_on, first = ad.core.recalibration.calibrate_on, []
+    calibrate_on, first = ad.core.jobs.recalibrate.calibrate_on, []
 
     def overtaken(*arguments, **settings):
-        monkeypatch.setattr(ad.core.recalibration, "calibrate_on", calibrate_on)
+        monkeypatch.setattr(ad.core.jobs.recalibrate, "calibrate_on", calibrate_on)
         first.append(recalibrate(trained.run, normals=normals).after)
         return calibrate_on(*arguments, **settings)
 
-    monkeypatch.setattr(ad.core.recalibration, "calibrate_on", overtaken)
+    monkeypatch.setattr(ad.core.jobs.recalibrate, "calibrate_on", overtaken)
     old = f"{trained.threshold:.4g}"
     words = f"by another process .* threshold was {old} when it began and is (.*) now.* left as it"
     with pytest.raises(OutputError, match=words) as refused:
@@ -385,7 +386,7 @@ def test_a_calibration_that_came_in_between_is_left_as_it_is(trained, normals, m
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nobody waits there")
 def test_one_at_a_time_changes_a_model_and_who_is_killed_holds_up_nobody(trained, normals):
-    killed = "import os, sys; from pathlib import Path; from ad.core.files import alone\n"
+    killed = "import os, sys; from pathlib import Path; from ad.core.saved.files import alone\n"
     killed += "with alone(Path(sys.argv[1])): os._exit(9)"
     folder = trained.run / "model"
     before = sorted(folder.iterdir())

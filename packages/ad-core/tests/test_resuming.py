@@ -21,9 +21,9 @@ from small_learning import (
 )
 
 from ad.core import train
-from ad.core.checkpoints import Checkpoints
 from ad.core.errors import DataError, Interrupted, SettingError
-from ad.core.loop import fit
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.loop import fit
 from ad.core.testing.linear_student import LinearStudentTrainer
 
 

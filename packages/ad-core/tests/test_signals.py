@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-import ad.core.signals
-from ad.core.signals import noted_signals
+import ad.core.learning.signals
+from ad.core.learning.signals import noted_signals
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_a_signal_is_noted_and_the_handler_comes_back(heard):
 
 
 def test_of_one_that_comes_again_at_once_nothing_more_is_heard(heard, monkeypatch):
-    monkeypatch.setattr(ad.core.signals, "_ONE_REQUEST", 1e9)
+    monkeypatch.setattr(ad.core.learning.signals, "_ONE_REQUEST", 1e9)
     with noted_signals([signal.SIGTERM, signal.SIGINT]) as caught:
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
             signal.raise_signal(number)
@@ -36,7 +36,7 @@ def test_of_one_that_comes_again_at_once_nothing_more_is_heard(heard, monkeypatc
 
 
 def test_one_that_comes_again_later_is_obeyed(heard, monkeypatch):
-    monkeypatch.setattr(ad.core.signals, "_ONE_REQUEST", 0)
+    monkeypatch.setattr(ad.core.learning.signals, "_ONE_REQUEST", 0)
     with noted_signals([signal.SIGTERM]) as caught:
         signal.raise_signal(signal.SIGTERM)
         assert (caught, heard) == ([signal.SIGTERM], [])

@@ -97,7 +97,7 @@ def test_a_tracker_that_fails_does_not_end_a_run(student, toy_root, tmp_path, mo
             msg = "no such host"
             raise ConnectionError(msg)
 
-    monkeypatch.setattr("ad.core.training.get_tracker", lambda name: Dead)
+    monkeypatch.setattr("ad.core.jobs.plan.get_tracker", lambda name: Dead)
     with pytest.warns(UserWarning, match="`Dead` failed and is told no more.*no such host") as seen:
         result = train("mvtec", "toy", student, data_root=toy_root, output_dir=tmp_path / "run",
                        track=["dead"])  # fmt: skip

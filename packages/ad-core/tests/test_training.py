@@ -14,9 +14,9 @@ from ad.core import evaluate, load, train
 from ad.core.cli import main
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError, ModelFileError, OutputError, PictureError, SettingError
-from ad.core.evaluation import IMAGE_METRICS, PIXEL_METRICS
-from ad.core.held_out import hold_out
+from ad.core.figures.measure import IMAGE_METRICS, PIXEL_METRICS
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
+from ad.core.thresholds.held_out import hold_out
 
 
 @pytest.fixture
@@ -284,8 +284,8 @@ def test_a_model_folder_alone_is_enough_to_predict(trained, toy_root, tmp_path):
 
 
 def test_a_saved_model_of_another_version_is_refused(trained, tmp_path):
-    from ad.core.files import read_model
     from ad.core.predict import ModelConfig
+    from ad.core.saved.files import read_model
 
     _, values = read_model(trained.run / "model")
     for change in ({"extra": 1}, {"precision": "fp8"}, {"img_size": "32"}, {"img_size": -5}):

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from ad.core import recalibrate, train
-from ad.core.checkpoints import Checkpoints
-from ad.core.claims import make_folder
 from ad.core.data.batches import PictureSet
 from ad.core.errors import OutputError
-from ad.core.files import read_model, rewrite_config, write_atomic
-from ad.core.inspection import inspect
+from ad.core.jobs.inspect import inspect
+from ad.core.learning.checkpoints import Checkpoints
 from ad.core.report.run import read_times
-from ad.core.run_directory import read_log
+from ad.core.saved.claims import make_folder
+from ad.core.saved.files import read_model, rewrite_config, write_atomic
+from ad.core.saved.record import read_log
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits and devices")
 
@@ -147,7 +147,7 @@ def test_a_configuration_that_cannot_be_written_leaves_the_old_one(trained, monk
             raise OSError(28, "No space left on device")
 
     before = read_model(trained / "model")[1]
-    monkeypatch.setattr("ad.core.files.os.fsync", full)
+    monkeypatch.setattr("ad.core.saved.files.os.fsync", full)
     with pytest.raises(OutputError, match="No space left on device"):
         rewrite_config(trained / "model", {"model": "new"})
     assert read_model(trained / "model")[1] in (before, {"model": "new"})

@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ad.core.callbacks import Callback
-from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import LearningBatch, LearningData
 from ad.core.errors import DataError, NotFittedError, SettingError
-from ad.core.files import read_model, save_model
-from ad.core.loading import load_tensors
-from ad.core.loop import fit
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.loop import fit
+from ad.core.saved.files import read_model, save_model
+from ad.core.saved.loading import load_tensors
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import FROM_MODEL_FILE, Setup
 from ad.distill.efficientad import network

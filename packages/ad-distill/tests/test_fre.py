@@ -3,14 +3,14 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from ad.core.calibrate import calibrate
 from ad.core.data.batches import PictureSet
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.loading import load_tensors
-from ad.core.loop import fit
+from ad.core.learning.loop import fit
 from ad.core.predict import LoadedDetector, ModelConfig
+from ad.core.saved.loading import load_tensors
 from ad.core.settings import run_settings
 from ad.core.testing.pictures import make_picture
+from ad.core.thresholds.calibrate import calibrate
 from ad.core.trainer import Setup
 from ad.distill import fre
 from ad.distill.fre import FreTrainer, principal_plane

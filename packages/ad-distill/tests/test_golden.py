@@ -214,7 +214,7 @@ def test_fre():
     with Golden("landed_fre") as golden:
         features = golden["features"]
         one = FreTrainer(setup(num_steps=1), backbone="resnet18", solver="sgd", pool=1)
-        detector = FreDetector(Saying((features,)), pool=1)
+        detector = FreDetector(Saying((features,)), pool=1, img_size=3)
         one.detector = detector
         detector.weight = golden["weight"].clone()
         detector.code_bias, detector.bias = golden["encoder_bias"], golden["decoder_bias"]

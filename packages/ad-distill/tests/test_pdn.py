@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ad.core.errors import DataError, ModelFileError, WeightsError
-from ad.core.loading import load_tensors
+from ad.core.saved.loading import load_tensors
 from ad.core.trainer import FROM_MODEL_FILE, Setup
 from ad.distill.pdn import CHANNELS, ChannelScale, Pdn, load_teacher, teacher_file
 

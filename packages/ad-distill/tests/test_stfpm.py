@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from ad.core.data.batches import PictureSet
 from ad.core.data.learning import LearningBatch
 from ad.core.errors import NotFittedError, SettingError
-from ad.core.loop import fit
+from ad.core.learning.loop import fit
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import Setup
 from ad.distill.stfpm import StfpmTrainer, gap

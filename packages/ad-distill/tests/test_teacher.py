@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from ad.core.backbones import FeatureExtractor
-from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet
 from ad.core.errors import DataError, Interrupted, OutputError, SettingError
-from ad.core.loop import fit
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.loop import fit
+from ad.core.networks.backbones import FeatureExtractor
 from ad.core.trainer import Setup
 from ad.distill import teacher as module
 from ad.distill.pdn import CHANNELS, load_teacher

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from scipy.stats import gaussian_kde
 
 from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError, WeightsError
-from ad.core.files import read_model, save_model
-from ad.core.loading import load_tensors
+from ad.core.saved.files import read_model, save_model
+from ad.core.saved.loading import load_tensors
 from ad.core.trainer import FROM_MODEL_FILE, Setup
 from ad.memory.dfkde import DfkdeTrainer, principal_components
 
@@ -139,7 +139,7 @@ def test_a_trainer_can_learn_again_and_forgets():
 
 def test_without_pretraining_the_backbone_comes_from_the_seed(monkeypatch):
     monkeypatch.setattr(
-        "ad.core.backbones._weights_file",
+        "ad.core.networks.backbones._weights_file",
         lambda *_: pytest.fail("a weights file was looked for"),
     )
     built = build(setup(weights="auto"), pre_trained=False).detector.extractor

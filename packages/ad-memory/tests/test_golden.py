@@ -5,7 +5,7 @@ import torch
 from golden import Golden, needs_golden
 from torch import nn
 
-from ad.core.maps import GaussianBlur, upsample
+from ad.core.networks.maps import GaussianBlur, upsample
 from ad.core.trainer import Setup
 from ad.memory import patches
 from ad.memory.dfkde import DfkdeDetector, DfkdeTrainer

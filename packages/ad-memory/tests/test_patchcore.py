@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError
-from ad.core.loading import load_tensors
+from ad.core.saved.loading import load_tensors
 from ad.core.trainer import Setup
 from ad.memory import patchcore
 from ad.memory.coreset import k_center_greedy, project

@@ -11,9 +11,9 @@ from ad.core import load
 from ad.core.callbacks import Callback
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.errors import NotFittedError, SettingError
-from ad.core.files import save_model
-from ad.core.loop import fit
+from ad.core.learning.loop import fit
 from ad.core.predict import ModelConfig
+from ad.core.saved.files import save_model
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import Setup
 from ad.recon.autoencoder import AutoencoderTrainer

@@ -9,9 +9,9 @@ from tiny_batches import batch_of
 
 from ad.core.callbacks import Callback
 from ad.core.errors import DataError, NotFittedError, SettingError
-from ad.core.files import read_model, save_model
-from ad.core.loading import load_tensors
-from ad.core.loop import fit
+from ad.core.learning.loop import fit
+from ad.core.saved.files import read_model, save_model
+from ad.core.saved.loading import load_tensors
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import FROM_MODEL_FILE, Setup
 from ad.recon import draem

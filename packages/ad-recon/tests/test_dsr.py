@@ -18,7 +18,7 @@ from small_dsr import (
 )
 
 from ad.core.errors import DataError, NotFittedError, SettingError
-from ad.core.loop import fit
+from ad.core.learning.loop import fit
 from ad.core.trainer import Setup
 from ad.recon.dsr.network import DsrDetector, restriction
 from ad.recon.dsr.trainer import ENOUGH_STEPS, DsrTrainer

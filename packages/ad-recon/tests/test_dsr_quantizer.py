@@ -119,7 +119,7 @@ def test_learning_codes_quantises_as_the_quantiser_does_and_passes_gradients():
 
 TOGETHER = """
 import torch
-from ad.core.distributed import end_process, join_world
+from ad.core.learning.distributed import end_process, join_world
 from ad.recon.dsr.vq import CodeAverages, Quantizer
 
 world = join_world()

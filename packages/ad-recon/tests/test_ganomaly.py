@@ -9,9 +9,9 @@ from scipy.ndimage import gaussian_filter
 from tiny_batches import batch_of
 
 from ad.core.callbacks import Callback
-from ad.core.checkpoints import Checkpoints
 from ad.core.errors import NotFittedError, SettingError
-from ad.core.loop import fit
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.loop import fit
 from ad.core.trainer import Setup
 from ad.recon import ganomaly
 from ad.recon.ganomaly import Discriminator, Encoder, GanomalyTrainer, decoder, initialize

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ad.core.checkpoints import Checkpoints
-from ad.core.loop import fit
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.loop import fit
 
 
 def learnt(trainer):

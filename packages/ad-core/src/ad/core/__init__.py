@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from ad.core.detector import Detector as Detector
     from ad.core.detector import Prediction as Prediction
     from ad.core.errors import AdError as AdError
-    from ad.core.evaluation import evaluate as evaluate
+    from ad.core.jobs.evaluate import evaluate as evaluate
+    from ad.core.jobs.recalibrate import recalibrate as recalibrate
+    from ad.core.jobs.report import write_report as write_report
+    from ad.core.jobs.train import TrainResult as TrainResult
+    from ad.core.jobs.train import train as train
     from ad.core.predict import Finding as Finding
     from ad.core.predict import LoadedDetector as LoadedDetector
     from ad.core.predict import load as load
-    from ad.core.recalibration import recalibrate as recalibrate
     from ad.core.registry import ModelRegistry as ModelRegistry
     from ad.core.registry import ModelSpec as ModelSpec
-    from ad.core.report.writing import write_report as write_report
     from ad.core.trainer import GradientTrainer as GradientTrainer
     from ad.core.trainer import OnePassTrainer as OnePassTrainer
     from ad.core.trainer import Optimization as Optimization
     from ad.core.trainer import Setup as Setup
     from ad.core.trainer import Trainer as Trainer
-    from ad.core.training import TrainResult as TrainResult
-    from ad.core.training import train as train
 
 # No module here has the name of a public function: importing it would put the module in its place.
 _HOMES = {
@@ -57,13 +57,13 @@ _HOMES = {
     "Prediction": "detector",
     "Sample": "data.samples",
     "Setup": "trainer",
-    "TrainResult": "training",
+    "TrainResult": "jobs.train",
     "Trainer": "trainer",
-    "evaluate": "evaluation",
+    "evaluate": "jobs.evaluate",
     "load": "predict",
-    "recalibrate": "recalibration",
-    "train": "training",
-    "write_report": "report.writing",
+    "recalibrate": "jobs.recalibrate",
+    "train": "jobs.train",
+    "write_report": "jobs.report",
 }
 
 

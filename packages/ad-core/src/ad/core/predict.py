@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ad.core.allocation import built_within
-from ad.core.calibrate import Calibration
 from ad.core.data.batches import PictureSet, Source, to_device
 from ad.core.data.levels import WHITE_LEVELS
 from ad.core.data.masks import tell_apart
@@ -23,12 +21,14 @@ from ad.core.data.walking import NO_FILE, OURS, SUFFIXES, everything_below
 from ad.core.detector import Detector
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.files import read_model
-from ad.core.loading import load_tensors
-from ad.core.paths import given_path
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, load_trainer
+from ad.core.saved.allocation import built_within
+from ad.core.saved.files import read_model
+from ad.core.saved.loading import load_tensors
+from ad.core.saved.paths import given_path
 from ad.core.settings import resolve_options
+from ad.core.thresholds.calibrate import Calibration
 from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
 
 Inputs = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]]
@@ -208,9 +208,8 @@ class LoadedDetector:
         if batch_size < 1:
             msg = f"`batch_size` must be a whole number from 1; got {batch_size}."
             raise SettingError(msg)
-        white = self.config.white_level
-        sources = find_sources(inputs, white=white)
-        pictures = PictureSet(sources, self.config.img_size, white=white)
+        sources = find_sources(inputs, white=self.config.white_level)
+        pictures = self.pictures(sources)
         with progress.step("predicting", total=len(sources), unit="pictures") as advance:
             for batch in pictures.batches(batch_size, on_error="record"):
                 scores, maps = self.score(batch.pictures)
@@ -223,6 +222,10 @@ class LoadedDetector:
                 for index in sorted(found):
                     yield found[index]
                 advance(len(found))
+
+    def pictures(self, sources: Sequence[Source]) -> PictureSet:
+        """Pictures as this detector sees them: at its size, by its white level."""
+        return PictureSet(sources, self.config.img_size, white=self.config.white_level)
 
     def score(
         self, pictures: torch.Tensor

@@ -59,7 +59,7 @@ class RunSettings(BaseModel):
     options: dict[str, Any]
     """The model's own options, all of them."""
     weights: Annotated[PathName, Field(min_length=1)] = "auto"
-    """``auto``, ``random`` or a file: see `ad.core.backbones`."""
+    """``auto``, ``random`` or a file: see `ad.core.networks.backbones`."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """Where to run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -1,7 +1,7 @@
 """How a detector learns.
 
-A trainer knows its model and nothing of data sets, files or the command line; `ad.core.loop`
-drives it. A new way of learning is a new abstract class here, not a flag.
+A trainer knows its model and nothing of data sets, files or the command line;
+`ad.core.learning.loop` drives it. A new way of learning is a new abstract class here, not a flag.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Setup:
     seed: int = 0
     """Seed of every random choice."""
     weights: str = "auto"
-    """Where a backbone's weights come from: see `ad.core.backbones`."""
+    """Where a backbone's weights come from: see `ad.core.networks.backbones`."""
     device: torch.device = torch.device("cpu")
     """Where the detector learns."""
     precision: Precision = "fp32"
@@ -144,8 +144,8 @@ class Optimization:
 class GradientTrainer(Trainer):
     """Learns by gradient descent, batch by batch.
 
-    `ad.core.loop` owns the order of pictures, precision, steps, checkpoints and resuming. What
-    has to be random in `losses` comes from the batch's generators or from torch's global one,
+    `ad.core.learning.loop` owns the order of pictures, precision, steps, checkpoints and resuming.
+    What has to be random in `losses` comes from the batch's generators or from torch's global one,
     which is seeded for each step: both depend on seed, epoch, step and picture alone.
     """
 

@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ad.core.backbones import FeatureExtractor
 from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.detector import Detector, Prediction, learned_buffer
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.maps import upsample
+from ad.core.networks.backbones import FeatureExtractor
+from ad.core.networks.maps import upsample
 from ad.core.options import Field, LearningRate, Name
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 

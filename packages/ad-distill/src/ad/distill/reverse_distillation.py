@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.backbones import FeatureExtractor
 from ad.core.data.learning import LearningBatch, stream
 from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
-from ad.core.maps import GaussianBlur
+from ad.core.networks.backbones import FeatureExtractor
+from ad.core.networks.maps import GaussianBlur
 from ad.core.options import Layers, LearningRate, Name
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 

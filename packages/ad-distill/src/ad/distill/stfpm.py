@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ad.core.backbones import FeatureExtractor, fresh_network
 from ad.core.data.learning import LearningBatch
 from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
-from ad.core.maps import upsample
+from ad.core.networks.backbones import FeatureExtractor, fresh_network
+from ad.core.networks.maps import upsample
 from ad.core.options import Layers, LearningRate, Name, WeightDecay
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 

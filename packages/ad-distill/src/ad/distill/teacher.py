@@ -24,8 +24,6 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ad.core.backbones import FeatureExtractor
-from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import RAM_BUDGET, PictureSet
 from ad.core.data.learning import LearningBatch, LearningData, stream
 from ad.core.data.samples import fingerprint_of
@@ -33,9 +31,10 @@ from ad.core.data.walking import pictures_below
 from ad.core.detector import Detector, Prediction
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, Interrupted, OutputError, SettingError
-from ad.core.files import to_json, write_atomic
-from ad.core.loop import fit
-from ad.core.maps import upsample
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.loop import fit
+from ad.core.networks.backbones import FeatureExtractor
+from ad.core.networks.maps import upsample
 from ad.core.options import (
     BatchSize,
     Layers,
@@ -48,8 +47,9 @@ from ad.core.options import (
     WeightDecay,
     checked,
 )
-from ad.core.paths import given_path
 from ad.core.progress import SILENT, Advance, Progress
+from ad.core.saved.files import to_json, write_atomic
+from ad.core.saved.paths import given_path
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 from ad.distill.pdn import (
     CHANNELS,
@@ -116,7 +116,7 @@ def distill_teacher(
         batch_size: Pictures in a batch.
         seed: Same seed, machine and threads: same weights.
         half: Write float16, at half the size.
-        weights: Of the backbone: ``auto``, ``random`` or a file; see `ad.core.backbones`.
+        weights: Of the backbone: ``auto``, ``random`` or a file; see `ad.core.networks.backbones`.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         precision: ``auto`` is the fastest safe one of the device.
         resume: Go on where an earlier call with the same settings was stopped or killed. It ends

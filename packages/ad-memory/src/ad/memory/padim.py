@@ -22,10 +22,10 @@ from typing import Annotated, final
 import torch
 from torch import Tensor
 
-from ad.core.backbones import FeatureExtractor
 from ad.core.detector import Detector, Prediction
 from ad.core.errors import SettingError
-from ad.core.maps import GaussianBlur, Sigma, upsample
+from ad.core.networks.backbones import FeatureExtractor
+from ad.core.networks.maps import GaussianBlur, Sigma, upsample
 from ad.core.options import Field, Layers, Name
 from ad.core.trainer import OnePassTrainer, Setup
 from ad.memory.gaussian import GaussianFit, PositionGaussians, start_fit, too_few

@@ -17,10 +17,10 @@ from typing import Annotated, Literal, final
 import torch
 from torch import Tensor
 
-from ad.core.backbones import FeatureExtractor
 from ad.core.detector import Detector, Prediction
 from ad.core.errors import DataError, SettingError
-from ad.core.maps import GaussianBlur, upsample
+from ad.core.networks.backbones import FeatureExtractor
+from ad.core.networks.maps import GaussianBlur, upsample
 from ad.core.options import Field, Layers, Name
 from ad.core.progress import Advance
 from ad.core.trainer import OnePassTrainer, Setup

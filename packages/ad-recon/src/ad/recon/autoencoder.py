@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ad.core.data.learning import LearningBatch, stream
 from ad.core.detector import Detector, Prediction, trained_flag
 from ad.core.errors import SettingError
-from ad.core.maps import GaussianBlur, SigmaOrNone
+from ad.core.networks.maps import GaussianBlur, SigmaOrNone
 from ad.core.options import Field, LearningRate, WeightDecay
 from ad.core.trainer import GradientTrainer, Optimization, Setup
 from ad.recon.limits import budget_note, check_plain

@@ -18,11 +18,11 @@ import numpy as np
 from ad.core.bench.executors import Executor
 from ad.core.bench.jobs import Job, Outcome, finished, outcome_of
 from ad.core.errors import OutputError
-from ad.core.evaluation import IMAGE_METRICS, PIXEL_METRICS
-from ad.core.files import to_json, write_atomic
-from ad.core.kinds import SATURATED_METRICS
+from ad.core.figures.kinds import SATURATED_METRICS
+from ad.core.figures.measure import IMAGE_METRICS, PIXEL_METRICS
 from ad.core.report.comparison import write_comparison
 from ad.core.report.run import REPORT
+from ad.core.saved.files import to_json, write_atomic
 
 METRICS = (*IMAGE_METRICS, *PIXEL_METRICS, *SATURATED_METRICS)
 

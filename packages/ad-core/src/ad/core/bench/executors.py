@@ -10,9 +10,9 @@ from subprocess import Popen
 from typing import IO, Any, NamedTuple, Protocol, final
 
 from ad.core.bench.jobs import Job, Outcome, clear_way, finished, outcome_of, start, why_failed
-from ad.core.claims import claim
 from ad.core.errors import AdError, Interrupted, OutputError, PluginError, how_to_install
-from ad.core.signals import noted_signals
+from ad.core.learning.signals import noted_signals
+from ad.core.saved.claims import claim
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 _RETRIES = 3
@@ -196,7 +196,7 @@ def train_here(job: Job, cores: int) -> str | None:
     """
     import torch
 
-    from ad.core.training import train
+    from ad.core.jobs.train import train
 
     if finished(job):  # by a worker that died right after
         return None

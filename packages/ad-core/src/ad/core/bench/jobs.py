@@ -16,9 +16,10 @@ from typing import IO, Any
 
 from ad.core.data.samples import DatasetSpec, collect, fingerprint, locate
 from ad.core.errors import DataError, SettingError, listed
-from ad.core.files import to_json
+from ad.core.jobs.run_directory import claim_run, command_line, folder_name
 from ad.core.registry import ModelRegistry, get_dataset, load_trainer
-from ad.core.run_directory import claim_run, command_line, folder_name, read_log
+from ad.core.saved.files import to_json
+from ad.core.saved.record import read_log
 from ad.core.settings import RunSettings, run_settings
 
 _LAST_WORDS = 2000

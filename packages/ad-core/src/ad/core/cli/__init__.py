@@ -30,8 +30,8 @@ from ad.core.cli import (
     synth,
     train,
 )
-from ad.core.distributed import end_process, is_main
 from ad.core.errors import AdError, Interrupted, LearningError, PluginError
+from ad.core.learning.distributed import end_process, is_main
 from ad.core.printable import printable
 from ad.core.registry import COMMANDS
 

@@ -10,7 +10,7 @@ import typer
 from ad.core.cli.options import FalseAlarmsOption, JsonOption, Precision, RunArgument, path_of
 
 if TYPE_CHECKING:
-    from ad.core.calibrate import Calibration
+    from ad.core.thresholds.calibrate import Calibration
 
 
 def calibrate(
@@ -61,7 +61,7 @@ def calibrate(
     Example: [bold]ad calibrate runs/folder-parts-patchcore --normals ./new_good_parts[/bold]
     """
     from ad.core.cli.console import ConsoleProgress, notes, print_json, put, say
-    from ad.core.recalibration import recalibrate
+    from ad.core.jobs.recalibrate import recalibrate
 
     result = recalibrate(
         run,

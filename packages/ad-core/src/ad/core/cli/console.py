@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ad.core.data.inventory import Inventory
-    from ad.core.evaluation import Metrics
-    from ad.core.verdicts import Verdicts
+    from ad.core.figures.measure import Metrics
+    from ad.core.thresholds.verdicts import Verdicts
 
 _SECONDS_BETWEEN_LINES = 10.0
 _WIDTH_OF_FILES = 160  # characters in a line
@@ -102,7 +102,7 @@ def kinds_table(kinds: Mapping[str, Mapping[str, Metrics]]) -> None:
     """Print the figures of each kind of defect, and the means that MVTec LOCO is reported by."""
     from rich.table import Table
 
-    from ad.core.kinds import KIND_METRICS, mean_of_kinds
+    from ad.core.figures.kinds import KIND_METRICS, mean_of_kinds
 
     table = Table(header_style="bold")
     table.add_column("category", no_wrap=True, min_width=max(map(len, ("category", *kinds))))

@@ -20,14 +20,14 @@ def demo() -> None:
 
     Example: [bold]ad demo[/bold]
     """
-    from ad.core.claims import make_free_folder
     from ad.core.cli.console import ConsoleProgress, say
     from ad.core.cli.train import print_result
     from ad.core.data.samples import collect
     from ad.core.data.synthetic.dataset import DATASET
-    from ad.core.inspection import inspect
+    from ad.core.jobs.inspect import inspect
+    from ad.core.jobs.train import train
     from ad.core.registry import ModelRegistry
-    from ad.core.training import train
+    from ad.core.saved.claims import make_free_folder
 
     ModelRegistry.get(MODEL)  # says what to install before the pictures are made
     say(

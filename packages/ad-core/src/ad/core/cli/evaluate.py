@@ -31,7 +31,7 @@ def evaluate(
         say,
         say_verdicts,
     )
-    from ad.core.evaluation import evaluate as run_evaluate
+    from ad.core.jobs.evaluate import evaluate as run_evaluate
     from ad.core.report.run import REPORT
 
     result = run_evaluate(run, data_root=data_root, report=report, progress=ConsoleProgress())

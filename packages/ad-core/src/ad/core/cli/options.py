@@ -13,7 +13,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from ad.core.paths import given_path
+from ad.core.saved.paths import given_path
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ import typer
 from ad.core.cli.options import DeviceOption, JsonOption, Precision, RunArgument, path_of
 
 if TYPE_CHECKING:
-    from ad.core.inspection import Inspection
+    from ad.core.jobs.inspect import Inspection
 
 
 def predict(
@@ -50,7 +50,7 @@ def predict(
     Example: [bold]ad predict runs/folder-parts-patchcore ./new_parts[/bold]
     """
     from ad.core.cli.console import ConsoleProgress, print_json, say
-    from ad.core.inspection import inspect
+    from ad.core.jobs.inspect import inspect
 
     result = inspect(
         run,

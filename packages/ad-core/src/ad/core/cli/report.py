@@ -36,7 +36,7 @@ def report(
     Example: [bold]ad report runs/mvtec-bottle-patchcore[/bold]
     """
     from ad.core.cli.console import ConsoleProgress, out, say
-    from ad.core.report.writing import write_report
+    from ad.core.jobs.report import write_report
 
     if len(runs) == 1:
         say("the test pictures are scored again with the saved model")

@@ -33,7 +33,7 @@ from ad.core.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from ad.core.training import TrainResult
+    from ad.core.jobs.train import TrainResult
 
 
 class FeatureCache(StrEnum):
@@ -100,10 +100,10 @@ def train(
     Example: [bold]ad train mvtec bottle patchcore --data-root ./mvtec_ad[/bold]
     """
     from ad.core.cli.console import ConsoleProgress, print_json
-    from ad.core.distributed import is_main
+    from ad.core.jobs.train import train as run_train
+    from ad.core.learning.distributed import is_main
     from ad.core.progress import SILENT
     from ad.core.settings import parse_assignments
-    from ad.core.training import train as run_train
 
     result = run_train(
         dataset,

@@ -70,7 +70,7 @@ def write_manifest(folder: Path, manifest: Path, *, progress: Progress = SILENT)
         DataError: If the folder is missing or holds no files, or a file cannot be read.
         OutputError: If the manifest cannot be written.
     """
-    from ad.core.files import to_json, write_atomic  # torch, which comparing does not need
+    from ad.core.saved.files import to_json, write_atomic  # torch, which comparing does not need
 
     files = _files(folder, manifest)
     found = _in_threads(lambda name: _entry(files[name]), list(files), progress)

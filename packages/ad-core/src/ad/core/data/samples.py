@@ -16,8 +16,8 @@ import numpy as np
 
 from ad.core.data.walking import folders_in
 from ad.core.errors import DataError, PictureError, listed, nearest
-from ad.core.paths import given_path
 from ad.core.progress import SILENT, Progress
+from ad.core.saved.paths import given_path
 
 Item = TypeVar("Item")
 

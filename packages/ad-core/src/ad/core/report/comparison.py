@@ -11,13 +11,13 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from ad.core.calibrate import Calibration
 from ad.core.errors import ModelFileError
-from ad.core.files import LARGEST_LINES, read_limited
 from ad.core.report.page import write_page
 from ad.core.report.run import REPORT, as_text, figures, run_title
-from ad.core.run_directory import RUN, read_run
-from ad.core.verdicts import Verdicts, renewed_notes
+from ad.core.saved.files import LARGEST_LINES, read_limited
+from ad.core.saved.record import RUN, read_run
+from ad.core.thresholds.calibrate import Calibration
+from ad.core.thresholds.verdicts import Verdicts, renewed_notes
 
 _DOTS = 200
 """Scores of a run that are drawn, of good and of defective pictures each; more become quantiles."""

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ad.core.calibrate import Calibration
 from ad.core.data.batches import Batch
 from ad.core.data.pictures import read_mask
 from ad.core.data.samples import Sample
+from ad.core.thresholds.calibrate import Calibration
 
 HARDEST, EASIEST = 80, 15
 """Pictures kept of good and of defective ones each: the most and the least wrong."""

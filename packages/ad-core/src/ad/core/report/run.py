@@ -14,17 +14,17 @@ from ad.core.data.inventory import Inventory
 from ad.core.data.pictures import upright_size
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError, ModelFileError
-from ad.core.files import read_limited
-from ad.core.heatmaps import colour_table
 from ad.core.metrics import auroc
 from ad.core.predict import ModelConfig
 from ad.core.report.gallery import Gallery, Shown
+from ad.core.report.heatmaps import colour_table
 from ad.core.report.page import data_uri, write_page
-from ad.core.run_directory import RUN, other_test_pictures, read_log, read_run
-from ad.core.verdicts import calibration_notes, renewed_notes
+from ad.core.saved.files import read_limited
+from ad.core.saved.record import RUN, read_log, read_run
+from ad.core.thresholds.verdicts import calibration_notes, renewed_notes
 
 if TYPE_CHECKING:
-    from ad.core.evaluation import Evaluation
+    from ad.core.figures.measure import Evaluation
 
 REPORT: Final = "report.html"
 """Name of the report in a run directory."""
@@ -121,14 +121,27 @@ def write_run_report(
 
 
 def write_again(
-    path: Path, run: Path, config: ModelConfig, evaluation: Evaluation, gallery: Gallery
+    path: Path,
+    run: Path,
+    config: ModelConfig,
+    evaluation: Evaluation,
+    gallery: Gallery,
+    *,
+    others: Sequence[str],
 ) -> None:
-    """Write the report of a run whose test pictures were scored again; see `write_run_report`."""
-    record = read_run(run)
-    others = other_test_pictures(record, gallery.samples)
+    """Write the report of a run whose test pictures were scored again; see `write_run_report`.
+
+    Args:
+        path: The file.
+        run: The run directory.
+        config: What its saved model says about itself.
+        evaluation: Scores and figures of now.
+        gallery: Has seen the test pictures.
+        others: What is to be said if these are not those of the training; empty if they are.
+    """
     write_run_report(
         path,
-        record=record,
+        record=read_run(run),
         config=config,
         samples=gallery.samples,
         evaluation=evaluation,

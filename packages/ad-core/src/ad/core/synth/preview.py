@@ -11,17 +11,17 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ad.core.claims import letting_go, make_folder
 from ad.core.data.batches import PictureSet
 from ad.core.data.learning import LearningData
 from ad.core.data.levels import find_white_level
 from ad.core.data.opening import drawn_png
 from ad.core.data.samples import collect, locate, split_seeded
 from ad.core.errors import SettingError
-from ad.core.files import write_atomic
-from ad.core.paths import given_path
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
+from ad.core.saved.claims import letting_go, make_folder
+from ad.core.saved.files import write_atomic
+from ad.core.saved.paths import given_path
 from ad.core.synth.anomalies import Broken, PerlinAnomalies
 from ad.core.synth.cut_paste import CutPaste
 from ad.core.synth.textures import let_take_from, texture_source

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from ad.core.errors import AdError, NotFittedError, SettingError, listed
-from ad.core.files import read_model, save_model
-from ad.core.loading import load_tensors
 from ad.core.options import check_option
 from ad.core.registry import MODELS
+from ad.core.saved.files import read_model, save_model
+from ad.core.saved.loading import load_tensors
 from ad.core.settings import resolve_options
 from ad.core.testing.subject import Model, predict
 from ad.core.trainer import FROM_MODEL_FILE

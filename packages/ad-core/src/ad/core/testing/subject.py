@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from ad.core.callbacks import Callback, LoopState
-from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet, Source, to_device
 from ad.core.detector import Detector, Prediction
-from ad.core.loop import fit
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.loop import fit
 from ad.core.registry import ModelSpec, load_trainer
 from ad.core.settings import resolve_options
 from ad.core.testing.pictures import make_picture

@@ -15,6 +15,7 @@ this package loads neither numpy nor Pillow; its functions do.
 
 | module     | holds                                                  |
 |------------|--------------------------------------------------------|
+| `products` | what can be shown, and its kinds of defects              |
 | `textures` | noise, fibres, blots and curves                        |
 | `scene`    | what lies under the camera: a surface, a flaw          |
 | `surfaces` | fabric, metal, wood                                    |
@@ -30,6 +31,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ad.core.data.synthetic.products import CATEGORIES as CATEGORIES
+from ad.core.data.synthetic.products import DEFECTS as DEFECTS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -37,17 +41,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ad.core.progress import Advance
-
-DEFECTS: dict[str, tuple[str, ...]] = {
-    "fabric": ("hole", "missing_yarn", "pulled_yarn", "stain"),
-    "metal": ("dent", "pits", "scratch", "stain"),
-    "wood": ("crack", "hole", "scratch", "stain"),
-    "tray": ("broken_part", "misprint", "missing_part", "scratch", "stain", "turned_part"),
-}
-"""Kinds of defects by category."""
-
-CATEGORIES: tuple[str, ...] = tuple(DEFECTS)
-"""What can be shown."""
 
 SMALLEST = 32
 """Side of the smallest picture that still shows what it should, in pixels."""

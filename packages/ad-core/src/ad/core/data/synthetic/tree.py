@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ad.core.claims import alone, clear_leftovers, temporary_name
-from ad.core.data.synthetic import DEFECTS
 from ad.core.data.synthetic.picture import draw
+from ad.core.data.synthetic.products import DEFECTS
 from ad.core.errors import DataError, OutputError
+from ad.core.saved.claims import alone, clear_leftovers, temporary_name
 
 NOTE = "synthetic.json"
 """The file at the root that says what the folder holds."""

@@ -10,18 +10,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.calibrate import Calibration, calibrate_by_f1
-from ad.core.claims import alone, hold, letting_go
-from ad.core.data.batches import PictureSet
 from ad.core.data.contents import check_pictures
 from ad.core.data.masks import tell_apart
 from ad.core.data.names import meaning_of
 from ad.core.data.samples import Sample, collect
 from ad.core.errors import AdError, DataError, OutputError, SettingError
-from ad.core.evaluation import read_truth, samples_of
-from ad.core.files import read_config, rewrite_config
-from ad.core.held_out import calibrate_on, hold_out
-from ad.core.paths import given_path
+from ad.core.figures.measure import read_truth
+from ad.core.jobs.evaluate import samples_of
+from ad.core.jobs.run_directory import claim_run, pictures_of, tidy
 from ad.core.predict import (
     Conditions,
     LoadedDetector,
@@ -32,8 +28,13 @@ from ad.core.predict import (
 )
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
-from ad.core.run_directory import LOG, RunLog, claim_run, pictures_of, read_run, tidy
+from ad.core.saved.claims import alone, hold, letting_go
+from ad.core.saved.files import read_config, rewrite_config
+from ad.core.saved.paths import given_path
+from ad.core.saved.record import LOG, RunLog, read_run
 from ad.core.settings import DEFAULT_FALSE_ALARMS
+from ad.core.thresholds.calibrate import Calibration, calibrate_by_f1
+from ad.core.thresholds.held_out import calibrate_on, hold_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,8 +135,10 @@ def recalibrate(
     unknown = _refuse_known(home, samples, progress)
     if normals is not None:
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
-        paths = [sample.path for sample in samples]
-        after = calibrate_on(detector, paths, rate, batch_size=batch_size, progress=progress)
+        pictures = detector.pictures([sample.path for sample in samples])
+        after = calibrate_on(
+            detector.score, pictures, rate, batch_size=batch_size, progress=progress
+        )
     else:
         after = _by_f1(detector, samples, batch_size, progress)
     before = detector.config.calibration
@@ -351,9 +354,7 @@ def _refuse_changed(folder: Path, before: Calibration | None) -> None:
 def _by_f1(
     detector: LoadedDetector, samples: Sequence[Sample], batch_size: int, progress: Progress
 ) -> Calibration:
-    config = detector.config
-    paths = [sample.path for sample in samples]
-    pictures = PictureSet(paths, config.img_size, white=config.white_level)
+    pictures = detector.pictures([sample.path for sample in samples])
     scores: list[NDArray[Any]] = []
     maxima: list[NDArray[Any]] = []
     known: list[NDArray[np.float32]] = []

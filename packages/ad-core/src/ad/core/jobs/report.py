@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ad.core.errors import OutputError, SettingError
-from ad.core.evaluation import find_test_samples, measure
-from ad.core.paths import given_path
+from ad.core.figures.measure import measure
+from ad.core.jobs.evaluate import find_test_samples, other_test_pictures
+from ad.core.jobs.run_directory import tidy
 from ad.core.predict import load
 from ad.core.progress import SILENT, Progress
 from ad.core.report.comparison import write_comparison
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
-from ad.core.run_directory import tidy
+from ad.core.saved.paths import given_path
+from ad.core.saved.record import read_run
 
 COMPARISON = "comparison.html"
 """Where the report of several runs goes by default."""
@@ -73,7 +75,8 @@ def write_report(
     detector = load(run, device=device)
     gallery = Gallery(test, detector.config.calibration)
     evaluation = measure(detector, test, progress=progress, watch=gallery.see)
-    write_again(path, run, detector.config, evaluation, gallery)
+    others = other_test_pictures(read_run(run), test)
+    write_again(path, run, detector.config, evaluation, gallery, others=others)
     return path
 
 

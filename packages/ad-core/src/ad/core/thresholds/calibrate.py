@@ -1,9 +1,9 @@
 """Thresholds and 0-to-1 scores, from held-out normal images or from labelled ones.
 
 From normal images the promise holds by split conformal prediction: of n held-out scores and one
-new good picture's, each order is equally likely: see `ad.core.conformal`. From labelled images the
-threshold is the one of the largest F1 score, which promises nothing; nor does one that a person
-chose. Knows nothing of detectors; numpy alone.
+new good picture's, each order is equally likely: see `ad.core.thresholds.conformal`. From labelled
+images the threshold is the one of the largest F1 score, which promises nothing; nor does one that a
+person chose. Knows nothing of detectors; numpy alone.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, Self, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ad.core.conformal import exact, odds, promised_rate, rank_of
 from ad.core.errors import DataError, NotFittedError, SettingError
 from ad.core.metrics import f1_max
-from ad.core.saved_calibration import checked_values
+from ad.core.thresholds.conformal import exact, odds, promised_rate, rank_of
+from ad.core.thresholds.saved_calibration import checked_values
 
 _LOW = math.log(9)  # the logistic function is 0.1 here, to the left of its middle
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)

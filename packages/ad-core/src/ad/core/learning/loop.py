@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ad.core.callbacks import Callback, Callbacks, LoopState
-from ad.core.checkpoints import Checkpoints
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import LearningData
-from ad.core.descent import Descent
-from ad.core.distributed import ALONE, World
 from ad.core.errors import DataError, PluginError, SettingError
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.descent import Descent
+from ad.core.learning.distributed import ALONE, World
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Trainer
 
 T = TypeVar("T")

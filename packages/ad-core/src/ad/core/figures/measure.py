@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.data.batches import Batch, PictureSet
-from ad.core.data.contents import check_pictures
+from ad.core.data.batches import Batch
 from ad.core.data.pictures import read_mask
-from ad.core.data.samples import Sample, collect, locate
-from ad.core.distributed import ALONE, World
-from ad.core.errors import DataError, OutputError, listed
-from ad.core.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
+from ad.core.data.samples import Sample
+from ad.core.errors import listed
+from ad.core.figures.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
+from ad.core.learning.distributed import ALONE, World
 from ad.core.metrics import image_metrics, pixel_metrics
-from ad.core.paths import given_path
-from ad.core.predict import LoadedDetector, load
+from ad.core.predict import LoadedDetector
 from ad.core.progress import SILENT, Progress
-from ad.core.registry import get_dataset
-from ad.core.report.gallery import Gallery
-from ad.core.report.run import REPORT, write_again
-from ad.core.run_directory import other_test_pictures, pictures_of, read_run, tidy
-from ad.core.verdicts import Verdicts, false_alarm_notes
+from ad.core.thresholds.verdicts import Verdicts, false_alarm_notes
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_05")
 
 Metrics = dict[str, float | None]
 """Each of `IMAGE_METRICS` and `PIXEL_METRICS`, in [0, 1]; None where it is not defined. Where data
-say how much of a defect has to be found, also `SATURATED_METRICS` of `ad.core.kinds`."""
+say how much of a defect has to be found, also `SATURATED_METRICS` of `ad.core.figures.kinds`."""
 
 Watch = Callable[[Batch, NDArray[np.float32], NDArray[np.float32] | None], None]
 """Told of each batch with its scores ``[B]`` and maps ``[B, S, S]``, or None for maps."""
@@ -48,7 +41,7 @@ class Evaluation:
     categories: dict[str, Metrics]
     """Of each category."""
     kinds: dict[str, dict[str, Metrics]] = field(default_factory=dict)
-    """Of each category and kind of defect: see `ad.core.kinds`; empty for most data."""
+    """Of each category and kind of defect: see `ad.core.figures.kinds`; empty for most data."""
     num_images: int
     """Test pictures, all categories."""
     resolution: int
@@ -73,118 +66,6 @@ class Evaluation:
             "verdicts": None if self.verdicts is None else self.verdicts._asdict(),
             "notes": list(self.notes),
         }
-
-
-def evaluate(
-    run: str | Path,
-    *,
-    data_root: str | Path | None = None,
-    device: str = "auto",
-    batch_size: int = 8,
-    report: bool = True,
-    progress: Progress = SILENT,
-) -> Evaluation:
-    """Score the test split of the data that a run was trained on.
-
-    Args:
-        run: A run directory.
-        data_root: The data set's folder, if it is no longer where it was.
-        device: ``auto``, ``cpu`` or ``cuda[:N]``.
-        batch_size: Pictures scored at once; does not change the figures.
-        report: Whether to write ``report.html`` into the run directory.
-        progress: Where to show how far it is.
-
-    Raises:
-        ModelFileError: If the folder is no run directory.
-        DataError: If the data are gone or changed their layout.
-        OutputError: If the report cannot be written.
-    """
-    run = given_path(run, "the run")
-    record, samples = _unseen_samples(run, data_root, progress)
-    test = [sample for sample in samples if sample.split == "test"]
-    if not test:
-        msg = f"The data of `{run}` have no test pictures: there is nothing to evaluate on."
-        raise DataError(msg)
-    data_notes = [
-        *other_test_pictures(record, samples),
-        *check_pictures(samples, progress=progress),
-    ]
-    tidy(run)
-    detector = load(run, device=device)
-    gallery = Gallery(test, detector.config.calibration) if report else None
-    evaluation = measure(
-        detector,
-        test,
-        batch_size=batch_size,
-        progress=progress,
-        watch=None if gallery is None else gallery.see,
-    )
-    evaluation = replace(evaluation, notes=(*data_notes, *evaluation.notes))
-    if gallery is not None:
-        try:
-            write_again(run / REPORT, run, detector.config, evaluation, gallery)
-        except OutputError as error:
-            msg = f"{error}\nhint: the figures alone need no report: ad evaluate --no-report {run}"
-            raise OutputError(msg) from error
-    return evaluation
-
-
-def find_test_samples(
-    run: Path, *, data_root: str | Path | None = None, progress: Progress = SILENT
-) -> list[Sample]:
-    """The test split of the data that a run was trained on; see `evaluate`."""
-    _, samples = _unseen_samples(run, data_root, progress)
-    return [sample for sample in samples if sample.split == "test"]
-
-
-def _unseen_samples(
-    run: Path, data_root: str | Path | None, progress: Progress
-) -> tuple[dict[str, Any], list[Sample]]:
-    """A run's record and the samples of its data, if what it learnt from is not among the tests."""
-    record = read_run(run)
-    samples = samples_of(record, data_root, progress)
-    _check_unseen(run, record, samples)
-    return record, samples
-
-
-def samples_of(
-    record: dict[str, Any], data_root: str | Path | None = None, progress: Progress = SILENT
-) -> list[Sample]:
-    """The samples of the data that a run was trained on, as they are now.
-
-    Args:
-        record: What `ad.core.run_directory.read_run` read.
-        data_root: The data set's folder, if it is no longer where it was.
-        progress: Where to show how far a data set is that must be made first.
-
-    Raises:
-        DataError: If the data are gone or changed their layout.
-    """
-    settings = record["settings"]
-    dataset = get_dataset(settings["dataset"])
-    given = data_root if data_root is not None else settings["data_root"]
-    _, root = locate(dataset, settings["category"], given)
-    category = settings["category"]
-    if root is not None and dataset.categories(root) == [root.name] and category != "all":
-        category = root.name  # the root is the one category itself, and may have been renamed
-    return collect(dataset, category, root=root, seed=settings["seed"], progress=progress)
-
-
-def _check_unseen(run: Path, record: dict[str, Any], samples: Sequence[Sample]) -> None:
-    """Refuse when other good pictures are there to train on: a split by seed is another one then.
-
-    Pictures that were learnt from would be among the test pictures.
-    """
-    then, now = record["data"]["training"], pictures_of(samples, "train")
-    if then != now:
-        msg = (
-            f"The good pictures that `{run}` was trained on are not those of the data now "
-            f"({then[0]} then, {now[0]} now, or others), so test pictures may be among those it "
-            "has learnt. "
-            "Restore the data, or train again; to score new pictures: "
-            f"ad predict {run} PICTURE_OR_FOLDER"
-        )
-        raise DataError(msg)
 
 
 def measure(
@@ -212,9 +93,7 @@ def measure(
     Raises:
         PictureError: If a picture or mask cannot be read.
     """
-    config = detector.config
-    paths = [sample.path for sample in samples]
-    pictures = PictureSet(paths, config.img_size, white=config.white_level)
+    pictures = detector.pictures([sample.path for sample in samples])
     own = range(world.rank, len(samples), world.size)
     scores = np.zeros(len(samples), dtype=np.float32)
     maps: list[NDArray[np.float32] | None] = [None] * len(samples)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
-from ad.core.calibrate import Calibration, calibrate
 from ad.core.data.batches import PictureSet
 from ad.core.data.samples import Sample, split_seeded
 from ad.core.errors import SettingError
-from ad.core.predict import LoadedDetector
 from ad.core.progress import SILENT, Progress
+from ad.core.thresholds.calibrate import Calibration, calibrate
 
 
 def hold_out(
@@ -57,8 +57,8 @@ def hold_out(
 
 
 def calibrate_on(
-    detector: LoadedDetector,
-    pictures: Sequence[Path],
+    score: Callable[[Tensor], tuple[NDArray[np.float32], NDArray[np.float32] | None]],
+    pictures: PictureSet,
     false_alarms: float,
     *,
     batch_size: int = 8,
@@ -67,8 +67,9 @@ def calibrate_on(
     """Find a detector's thresholds from good pictures that it has not learnt from.
 
     Args:
-        detector: Fitted.
-        pictures: At least one.
+        score: Decoded pictures ``[B, S, S, 3]`` to scores ``[B]`` and maps ``[B, S, S]`` or None:
+            `ad.core.predict.LoadedDetector.score` of a fitted one.
+        pictures: At least one, at the detector's size.
         false_alarms: Share of good pictures that may be called defective, in (0, 1).
         batch_size: Pictures scored at once; does not change the result.
         progress: Where to show how far it is.
@@ -79,10 +80,8 @@ def calibrate_on(
     """
     scores, maxima = [], []
     with progress.step("calibrating", total=len(pictures), unit="pictures") as advance:
-        config = detector.config
-        read = PictureSet(pictures, config.img_size, white=config.white_level)
-        for batch in read.batches(batch_size):
-            batch_scores, maps = detector.score(batch.pictures)
+        for batch in pictures.batches(batch_size):
+            batch_scores, maps = score(batch.pictures)
             scores.append(batch_scores)
             if maps is not None:
                 maxima.append(maps.max(axis=(1, 2)))

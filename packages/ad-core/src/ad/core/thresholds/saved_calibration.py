@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, NoReturn
 
-from ad.core.conformal import promised_rate
 from ad.core.errors import ModelFileError, listed
+from ad.core.thresholds.conformal import promised_rate
 
 _NULLABLE = ("pixel_threshold", "pixel_scale", "rate", "promised_rate", "f1")
 

@@ -1,4 +1,4 @@
-"""A run's directory: what it was made of, its log, and whether it can be gone on with.
+"""A run's directory: whose it is, what it was made of, and whether it can be gone on with.
 
 ``run.json`` explains and repeats the run, ``log.jsonl`` says when what was done, ``metrics.json``
 is written last: where it is, the run is finished.
@@ -16,30 +16,24 @@ import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, final
+from typing import IO, Any
 
 import torch
 
-from ad.core.callbacks import Callback, LoopState
-from ad.core.checkpoints import Checkpoints
-from ad.core.claims import claim, clear_leftovers, hold, make_folder, make_free_folder
 from ad.core.data.samples import Sample, fingerprint
-from ad.core.distributed import World
-from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
-from ad.core.files import LARGEST_LINES, read_limited, to_json
-from ad.core.paths import ending, given_path
+from ad.core.errors import DataError, OutputError, SettingError
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.distributed import World
 from ad.core.registry import ModelRegistry
+from ad.core.saved.claims import claim, clear_leftovers, hold, make_folder, make_free_folder
+from ad.core.saved.files import to_json
+from ad.core.saved.paths import ending, given_path
+from ad.core.saved.record import LOG, read_run, unwritable
 from ad.core.settings import RunSettings
 from ad.core.trainer import Trainer
-
-RUN = "run directory"
-"""What `ad.core.files.read_limited` calls the folder of a run."""
-
-LOG = "log.jsonl"
-"""The log, which whoever works on a run has claimed."""
 
 _CLAIMS, _PAUSE = 10, 0.05
 """Attempts to claim a run and the seconds between: some claims last for a moment only."""
@@ -54,8 +48,8 @@ _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy", "timm", "faiss-
 def make_run(name: str, output_dir: str | Path | None) -> Path:
     """The folder of a new run: the one named, or the first free one of a name below ``runs``.
 
-    It belongs to this process until the job ends, see `ad.core.claims.letting_go`. Of several that
-    ask for one folder at once, one gets it.
+    It belongs to this process until the job ends, see `ad.core.saved.claims.letting_go`. Of several
+    that ask for one folder at once, one gets it.
 
     Raises:
         OutputError: If it cannot be made, is not empty, or another process works in it.
@@ -87,7 +81,7 @@ def _begin(folder: Path) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise OutputError(_unwritable(folder / LOG, error)) from error
+        raise OutputError(unwritable(folder / LOG, error)) from error
     claim(log, wait=True)  # for those who look for a moment whether it is in use
     hold(log)
     return True
@@ -106,7 +100,7 @@ def claim_run(run: Path, *, shared: bool = False) -> IO[bytes]:
     try:
         file = (run / LOG).open("a+b", buffering=0)
     except OSError as error:
-        raise OutputError(_unwritable(run / LOG, error)) from error
+        raise OutputError(unwritable(run / LOG, error)) from error
     for _ in range(_CLAIMS):
         if claim(file, shared=shared):
             return file
@@ -127,10 +121,6 @@ def _in_use(run: Path) -> str:
         f"Another process trains or calibrates in `{run}`, so nothing there was touched. Wait "
         "until it has ended, or name another folder."
     )
-
-
-def _unwritable(log: Path, error: OSError) -> str:
-    return f"The log `{log}` cannot be written ({error.strerror})."
 
 
 def describe_run(
@@ -228,55 +218,10 @@ def pictures_of(samples: Sequence[Sample], split: str) -> list[Any]:
     return [len(own), fingerprint(own)]
 
 
-def other_test_pictures(record: Mapping[str, Any], samples: Sequence[Sample]) -> list[str]:
-    """Say that a run's test pictures are not those that its own figures are of.
-
-    Args:
-        record: What `read_run` read.
-        samples: Of the run's data as they are now, at least all that it is tested with.
-
-    Returns:
-        The note; none where they are, or where a run of before did not record them.
-    """
-    then, now = record["data"].get("test"), pictures_of(samples, "test")
-    if then is None or then == now:
-        return []
-    return [
-        f"The test pictures are not those of the training's figures: {then[0]} then, {now[0]} now"
-        f"{', others or changed ones' if then[0] == now[0] else ''}. New figures are of other data."
-    ]
-
-
-def read_run(run: Path) -> dict[str, Any]:
-    """What a run was made of, from its ``run.json``.
-
-    Raises:
-        ModelFileError: If there is none, or it is not one that a run wrote.
-    """
-    try:
-        record: dict[str, Any] = json.loads(read_limited(run / "run.json", RUN))
-        settings = record["settings"]
-        for key, value, kind in (
-            ("dataset", settings["dataset"], str),
-            ("category", settings["category"], str),
-            ("seed", settings["seed"], int),
-            ("data_root", settings["data_root"], (str, type(None))),
-            ("training", record["data"]["training"], list),
-        ):
-            if not isinstance(value, kind):
-                raise TypeError(key)
-    except ModelFileError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        msg = f"`{run}` is no run directory: its `run.json` cannot be read ({error})."
-        raise ModelFileError(msg) from error
-    return record
-
-
 def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | None) -> Path:
     """Check that a run was started with the same settings on the same data, and is not finished.
 
-    It belongs to this process until the job ends, see `ad.core.claims.letting_go`.
+    It belongs to this process until the job ends, see `ad.core.saved.claims.letting_go`.
 
     Args:
         run: Its folder.
@@ -360,68 +305,3 @@ def forget(run: Path) -> None:
         (run / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody put a file there
         run.rmdir()
-
-
-@final
-class RunLog(Callback):
-    """``log.jsonl``: one JSON object a line with the time; each line is whole when it is there.
-
-    Args:
-        path: The file; it is added to.
-        quiet: Write nothing: another process does.
-    """
-
-    def __init__(self, path: Path, *, quiet: bool = False) -> None:
-        self.path = path
-        self.quiet = quiet
-
-    def write(self, event: str, **values: object) -> None:
-        """Add a line."""
-        if self.quiet:
-            return
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
-        try:
-            _append(self.path, line.encode() + b"\n")
-        except OSError as error:
-            raise OutputError(_unwritable(self.path, error)) from error
-
-    def on_epoch_end(self, state: LoopState) -> None:
-        """Add an epoch's line; see `ad.core.callbacks.Callback`."""
-        self.write("epoch", **asdict(state))
-
-
-def _append(path: Path, line: bytes) -> None:
-    """Add a whole line to a file, or nothing."""
-    # Without a buffer, which would be written once more when the file is closed after a failure.
-    with path.open("a+b", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size:
-            file.seek(size - 1)
-            if file.read(1) != b"\n":  # the process that wrote the last line was killed
-                line = b"\n" + line
-        left = line
-        try:
-            while left:
-                left = left[file.write(left) :]
-        except OSError:
-            with contextlib.suppress(OSError):
-                file.truncate(size)
-            raise
-
-
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """The events of a run's ``log.jsonl``, in their order; none without one.
-
-    A line that is not whole is left out: what wrote it was killed, or found the disk full.
-    """
-    path = run / LOG
-    events = []
-    content = read_limited(path, RUN, largest=LARGEST_LINES) if path.is_file() else b""
-    for line in content.splitlines():
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(event, dict) and isinstance(event.get("event"), str):
-            events.append(event)
-    return events

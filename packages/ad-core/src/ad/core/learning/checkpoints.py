@@ -16,7 +16,7 @@ from typing import Any, final
 from torch import Tensor
 
 from ad.core.errors import ModelFileError
-from ad.core.files import read_model, save_tensors
+from ad.core.saved.files import read_model, save_tensors
 
 _KEPT = 2
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from ad.core.errors import OutputError
-from ad.core.paths import LONGEST_NAME
+from ad.core.saved.paths import LONGEST_NAME
 
 _TEMPORARY = re.compile(r"\.(.*\.)?[0-9a-f]{32}\.tmp", re.DOTALL)
 

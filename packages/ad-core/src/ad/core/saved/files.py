@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ad.core.claims import alone, temporary_name
 from ad.core.errors import ModelFileError, OutputError
 from ad.core.printable import escaped_json
+from ad.core.saved.claims import alone, temporary_name
 
 SCHEMA = 1
 """Version of the format of a saved model; a newer one is refused."""

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from ad.core.callbacks import Callbacks, LoopState
-from ad.core.checkpoints import Checkpoints
 from ad.core.data.learning import LearningBatch, LearningData, stream
-from ad.core.distributed import World
 from ad.core.errors import Interrupted, LearningError
-from ad.core.loading import load_tensors
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.distributed import World
+from ad.core.learning.signals import noted_signals
 from ad.core.progress import Advance
-from ad.core.signals import noted_signals
+from ad.core.saved.loading import load_tensors
 from ad.core.trainer import GradientTrainer, Optimization
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)

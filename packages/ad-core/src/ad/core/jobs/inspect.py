@@ -14,16 +14,16 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.claims import letting_go, make_folder, make_free_folder
 from ad.core.data.opening import drawn_png
 from ad.core.data.pictures import read_picture
 from ad.core.errors import OutputError, PictureError
-from ad.core.files import write_atomic
-from ad.core.heatmaps import overlay
-from ad.core.paths import given_path
+from ad.core.jobs.run_directory import tidy
 from ad.core.predict import Finding, ModelConfig, find_sources, load
 from ad.core.progress import SILENT, Progress
-from ad.core.run_directory import tidy
+from ad.core.report.heatmaps import overlay
+from ad.core.saved.claims import letting_go, make_folder, make_free_folder
+from ad.core.saved.files import write_atomic
+from ad.core.saved.paths import given_path
 
 _NAME_LENGTH = 60  # characters of a heat map's name, the last ones: up to 240 bytes of 255
 _REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # too long, or not in this text

@@ -13,7 +13,7 @@ Weights are looked for in this order:
 ``weights="random"`` builds the network from the seed instead: for tests and for trying things
 out. A file may hold only the layers that are used.
 
-The backbone ``filter_bank`` has no weights at all: see `ad.core.filter_bank`.
+The backbone ``filter_bank`` has no weights at all: see `ad.core.networks.filter_bank`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from ad.core.data.learning import stream
 from ad.core.errors import MissingExtraError, SettingError, WeightsError, how_to_install, listed
-from ad.core.filter_bank import FilterBank
+from ad.core.networks.filter_bank import FilterBank
 from ad.core.trainer import FROM_MODEL_FILE as FROM_MODEL_FILE
 from ad.core.trainer import Precision, Setup
 

@@ -1,0 +1,1 @@
+"""What a command does, each readable on one page."""

@@ -1,0 +1,142 @@
+"""The figures of a run, found again: its saved model on its test split as it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ad.core.data.contents import check_pictures
+from ad.core.data.samples import Sample, collect, locate
+from ad.core.errors import DataError, OutputError
+from ad.core.figures.measure import Evaluation, measure
+from ad.core.jobs.run_directory import pictures_of, tidy
+from ad.core.predict import load
+from ad.core.progress import SILENT, Progress
+from ad.core.registry import get_dataset
+from ad.core.report.gallery import Gallery
+from ad.core.report.run import REPORT, write_again
+from ad.core.saved.paths import given_path
+from ad.core.saved.record import read_run
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    device: str = "auto",
+    batch_size: int = 8,
+    report: bool = True,
+    progress: Progress = SILENT,
+) -> Evaluation:
+    """Score the test split of the data that a run was trained on.
+
+    Args:
+        run: A run directory.
+        data_root: The data set's folder, if it is no longer where it was.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        batch_size: Pictures scored at once; does not change the figures.
+        report: Whether to write ``report.html`` into the run directory.
+        progress: Where to show how far it is.
+
+    Raises:
+        ModelFileError: If the folder is no run directory.
+        DataError: If the data are gone or changed their layout.
+        OutputError: If the report cannot be written.
+    """
+    run = given_path(run, "the run")
+    record, samples = _unseen_samples(run, data_root, progress)
+    test = [sample for sample in samples if sample.split == "test"]
+    if not test:
+        msg = f"The data of `{run}` have no test pictures: there is nothing to evaluate on."
+        raise DataError(msg)
+    others = other_test_pictures(record, test)
+    data_notes = [*others, *check_pictures(samples, progress=progress)]
+    tidy(run)
+    detector = load(run, device=device)
+    gallery = Gallery(test, detector.config.calibration) if report else None
+    evaluation = measure(
+        detector,
+        test,
+        batch_size=batch_size,
+        progress=progress,
+        watch=None if gallery is None else gallery.see,
+    )
+    evaluation = replace(evaluation, notes=(*data_notes, *evaluation.notes))
+    if gallery is not None:
+        try:
+            write_again(run / REPORT, run, detector.config, evaluation, gallery, others=others)
+        except OutputError as error:
+            msg = f"{error}\nhint: the figures alone need no report: ad evaluate --no-report {run}"
+            raise OutputError(msg) from error
+    return evaluation
+
+
+def find_test_samples(
+    run: Path, *, data_root: str | Path | None = None, progress: Progress = SILENT
+) -> list[Sample]:
+    """The test split of the data that a run was trained on; see `evaluate`."""
+    _, samples = _unseen_samples(run, data_root, progress)
+    return [sample for sample in samples if sample.split == "test"]
+
+
+def _unseen_samples(
+    run: Path, data_root: str | Path | None, progress: Progress
+) -> tuple[dict[str, Any], list[Sample]]:
+    """A run's record and the samples of its data, if what it learnt from is not among the tests."""
+    record = read_run(run)
+    samples = samples_of(record, data_root, progress)
+    _check_unseen(run, record, samples)
+    return record, samples
+
+
+def samples_of(
+    record: dict[str, Any], data_root: str | Path | None = None, progress: Progress = SILENT
+) -> list[Sample]:
+    """The samples of the data that a run was trained on, as they are now.
+
+    Args:
+        record: What `ad.core.jobs.run_directory.read_run` read.
+        data_root: The data set's folder, if it is no longer where it was.
+        progress: Where to show how far a data set is that must be made first.
+
+    Raises:
+        DataError: If the data are gone or changed their layout.
+    """
+    settings = record["settings"]
+    dataset = get_dataset(settings["dataset"])
+    given = data_root if data_root is not None else settings["data_root"]
+    _, root = locate(dataset, settings["category"], given)
+    category = settings["category"]
+    if root is not None and dataset.categories(root) == [root.name] and category != "all":
+        category = root.name  # the root is the one category itself, and may have been renamed
+    return collect(dataset, category, root=root, seed=settings["seed"], progress=progress)
+
+
+def _check_unseen(run: Path, record: dict[str, Any], samples: Sequence[Sample]) -> None:
+    """Refuse when other good pictures are there to train on: a split by seed is another one then.
+
+    Pictures that were learnt from would be among the test pictures.
+    """
+    then, now = record["data"]["training"], pictures_of(samples, "train")
+    if then != now:
+        msg = (
+            f"The good pictures that `{run}` was trained on are not those of the data now "
+            f"({then[0]} then, {now[0]} now, or others), so test pictures may be among those it "
+            "has learnt. "
+            "Restore the data, or train again; to score new pictures: "
+            f"ad predict {run} PICTURE_OR_FOLDER"
+        )
+        raise DataError(msg)
+
+
+def other_test_pictures(record: dict[str, Any], samples: Sequence[Sample]) -> list[str]:
+    """Say that a run's test pictures are not those that its own figures are of."""
+    then, now = record["data"].get("test"), pictures_of(samples, "test")
+    if then is None or then == now:  # was not recorded at first
+        return []
+    return [
+        f"The test pictures are not those of the training's figures: {then[0]} then, {now[0]} now"
+        f"{', others or changed ones' if then[0] == now[0] else ''}. New figures are of other data."
+    ]

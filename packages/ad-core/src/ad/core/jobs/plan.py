@@ -1,0 +1,205 @@
+"""What a training is to be, settled and checked before it learns or touches the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ad.core.data.contents import check_pictures
+from ad.core.data.inventory import take_inventory
+from ad.core.data.levels import find_white_level
+from ad.core.data.samples import DatasetSpec, Sample, collect, locate
+from ad.core.devices import resolve_device, resolve_precision
+from ad.core.errors import SettingError
+from ad.core.learning.distributed import World, join_world
+from ad.core.predict import ModelConfig
+from ad.core.progress import Progress
+from ad.core.registry import (
+    ModelRegistry,
+    ModelSpec,
+    get_dataset,
+    get_tracker,
+    load_trainer,
+)
+from ad.core.settings import RunSettings, run_settings
+from ad.core.thresholds.held_out import hold_out
+from ad.core.tracking import Tracker
+from ad.core.trainer import OnePassTrainer, Precision, Setup, Trainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How a run learns, from what, and where."""
+
+    spec: ModelSpec
+    """The model."""
+    trainer: type[Trainer]
+    """How it learns."""
+    dataset: DatasetSpec
+    """Layout of the data."""
+    root: Path | None
+    """Their folder; None for the layout's default."""
+    name: str
+    """Of the run, for its folder."""
+    settings: RunSettings
+    """Resolved."""
+    trackers: tuple[type[Tracker], ...]
+    """Who is told how it goes beside the log."""
+    world: World
+    """The processes that learn together."""
+    device: torch.device
+    """Where."""
+    precision: Precision
+    """Of frozen networks."""
+    progress: Progress
+    """Where to show how far it is."""
+
+    def setup(self) -> Setup:
+        """What the trainer is told of the run."""
+        settings = self.settings
+        return Setup(
+            img_size=settings.img_size,
+            normalize=settings.normalize,
+            num_epochs=settings.num_epochs,
+            num_steps=settings.num_steps,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            weights=settings.weights,
+            device=self.device,
+            precision=self.precision,
+            progress=self.progress,
+        )
+
+    def config(self, data: RunData) -> ModelConfig:
+        """What the model says of itself, before it is calibrated."""
+        return ModelConfig(
+            model=self.spec.name,
+            options=self.settings.options,
+            img_size=self.settings.img_size,
+            normalize=self.settings.normalize,
+            precision=self.precision,
+            categories=tuple(dict.fromkeys(sample.category for sample in data.samples)),
+            calibration=None,
+            calibrated_on=None,
+            white_level=data.white,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunData:
+    """The pictures of a run and what is known of them before learning."""
+
+    samples: Sequence[Sample]
+    """All."""
+    learning: Sequence[Sample]
+    """Good ones to learn from."""
+    held_out: Sequence[Sample]
+    """Good ones to calibrate with."""
+    test: Sequence[Sample]
+    """To test with."""
+    white: int | None
+    """The value that is white in pictures of more than 8 bits; see `ad.core.data.levels`."""
+    read: Mapping[str, Any]
+    """What was read as what, for the record."""
+    notes: tuple[str, ...]
+    """What a user should know."""
+
+
+def settle(
+    dataset_type: str,
+    category: str,
+    model_type: str,
+    *,
+    data_root: str | Path | None,
+    track: Sequence[str],
+    progress: Progress,
+    **given: Any,  # noqa: ANN401 - checked by `run_settings`
+) -> Plan:
+    """Check what a user asks for, and find what it stands for; see `ad.core.train`.
+
+    Raises:
+        AdError: One of its kinds, if it cannot work.
+    """
+    spec = ModelRegistry.get(model_type)
+    trainer = load_trainer(spec)
+    dataset = get_dataset(dataset_type)
+    title = category
+    category, root = locate(dataset, category, data_root)
+    if data_root is None and dataset.path_as_category and root is not None:
+        title = root.name  # the category was given as a folder
+    settings = run_settings(
+        spec,
+        trainer,
+        dataset=dataset_type,
+        category=category,
+        data_root=None if root is None else str(root),
+        **given,
+    )
+    if issubclass(trainer, OnePassTrainer):
+        _check_one_pass(settings)
+    trackers = tuple(get_tracker(name) for name in dict.fromkeys(track))
+    world = join_world()
+    device = resolve_device(settings.device)
+    return Plan(
+        spec=spec,
+        trainer=trainer,
+        dataset=dataset,
+        root=root,
+        name=f"{dataset_type}-{title}-{model_type}",
+        settings=settings,
+        trackers=trackers,
+        world=world,
+        device=device,
+        precision=resolve_precision(settings.precision, device),
+        progress=progress,
+    )
+
+
+def look_at_data(plan: Plan) -> RunData:
+    """Find a run's pictures, tell what was read as what, and check them.
+
+    Raises:
+        DataError: If the data cannot be learnt from.
+        PictureError: If a picture or mask cannot be opened.
+        SettingError: If nothing is left to learn from.
+    """
+    settings, progress = plan.settings, plan.progress
+    samples = collect(
+        plan.dataset, settings.category, root=plan.root, seed=settings.seed, progress=progress
+    )
+    learning, held_out = hold_out(samples, settings.holdout, settings.seed)
+    inventory = take_inventory(plan.dataset, plan.root, samples)
+    if plan.world.main:
+        for line in inventory.read_as():
+            progress.tell(line)
+        if left_out := inventory.not_read():
+            progress.tell(f"left out: {left_out}")
+    odd = check_pictures(samples, progress=progress)
+    white = find_white_level([sample.path for sample in samples], progress=progress)
+    return RunData(
+        samples=samples,
+        learning=learning,
+        held_out=held_out,
+        test=[sample for sample in samples if sample.split == "test"],
+        white=white.value,
+        read=inventory.to_json(),
+        notes=(*white.notes, *inventory.notes(), *odd),
+    )
+
+
+def _check_one_pass(settings: RunSettings) -> None:
+    for name, value, allowed in (
+        ("num_epochs", settings.num_epochs, 1),
+        ("num_steps", settings.num_steps, None),
+        ("patience", settings.patience, None),
+    ):
+        if value != allowed:
+            msg = (
+                f"`{settings.model}` learns in one pass over the pictures: `{name}` must be "
+                f"{allowed or 'left out'}; got {value}."
+            )
+            raise SettingError(msg)

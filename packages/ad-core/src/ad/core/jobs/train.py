@@ -1,0 +1,380 @@
+"""The main job: learn from good pictures, calibrate, save, test.
+
+What is tested is the saved model, loaded again: the figures are those of the files a user ships.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from ad.core.callbacks import Callback, Callbacks
+from ad.core.data.batches import PictureSet
+from ad.core.data.samples import Sample
+from ad.core.devices import peak_memory
+from ad.core.errors import DataError, OutputError, PictureError
+from ad.core.figures.measure import Evaluation, Metrics, measure
+from ad.core.jobs.plan import Plan, RunData, look_at_data, settle
+from ad.core.jobs.run_directory import describe_run, forget, make_run, resume_run
+from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.loop import fit
+from ad.core.options import Minutes, checked
+from ad.core.predict import Conditions, LoadedDetector, load
+from ad.core.progress import SILENT, Progress
+from ad.core.report.gallery import Gallery
+from ad.core.report.run import REPORT, write_run_report
+from ad.core.saved.allocation import fits_in_memory
+from ad.core.saved.claims import letting_go
+from ad.core.saved.files import save_model, to_json, write_atomic
+from ad.core.saved.paths import given_path
+from ad.core.saved.record import LOG, RunLog
+from ad.core.settings import DEFAULT_FALSE_ALARMS
+from ad.core.thresholds.calibrate import Calibration
+from ad.core.thresholds.held_out import calibrate_on
+from ad.core.thresholds.verdicts import calibration_notes
+from ad.core.tracking import Tracker
+from ad.core.trainer import GradientTrainer, Trainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainResult:
+    """What `train` made."""
+
+    run: Path
+    """The run directory."""
+    metrics: Metrics
+    """The figures on the test split; None where one is not defined."""
+    evaluation: Evaluation
+    """The same with each category's figures and notes."""
+    detector: LoadedDetector
+    """The saved detector, loaded."""
+    threshold: float | None
+    """Score above which a picture is called anomalous; None without held-out pictures."""
+    seconds: dict[str, float | None]
+    """``fit``: learning from the pictures; ``test_per_image``: decoding and scoring one."""
+    peak_memory: int | None
+    """Largest memory of the process so far (of the GPU, if on one), in bytes; None if unknown."""
+    notes: tuple[str, ...]
+    """What a user should know about this run."""
+    report: Path | None
+    """The report that was written, if one was."""
+
+
+@letting_go()
+def train(
+    dataset_type: str,
+    category: str,
+    model_type: str,
+    num_epochs: int | None = None,
+    batch_size: int | None = None,
+    img_size: int | None = None,
+    normalize: bool | None = None,
+    *,
+    data_root: str | Path | None = None,
+    output_dir: str | Path | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    seed: int = 0,
+    weights: str | Path = "auto",
+    holdout: float = 0.1,
+    false_alarms: float = DEFAULT_FALSE_ALARMS,
+    num_steps: int | None = None,
+    budget: Literal["default", "paper"] = "default",
+    feature_cache: Literal["auto", "off"] = "auto",
+    patience: int | None = None,
+    compile: bool = False,
+    track: Sequence[str] = (),
+    resume: str | Path | None = None,
+    checkpoint_minutes: float = 5.0,
+    report: bool = True,
+    model: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: Progress = SILENT,
+) -> TrainResult:
+    """Train a detector on good pictures, calibrate it, save it and test what was saved.
+
+    Args:
+        dataset_type: Layout of the data: ``mvtec``, ``mtd``, ``folder``, ``synthetic``, ...
+        category: A category, a comma list, or ``all``: one detector for them together.
+        model_type: Registry name: ``patchcore``, ...
+        num_epochs: How often each picture is seen; the catalogue's number by default.
+        batch_size: Pictures in a training batch; the catalogue's by default.
+        img_size: Side of the square pictures in pixels; the catalogue's by default.
+        normalize: ImageNet normalisation inside the detector; the catalogue's by default.
+        data_root: Folder of the data set.
+        output_dir: Run directory to make; ``runs/<data set>-<category>-<model>`` by default,
+            with a number behind it when that is taken.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        precision: Of frozen networks; ``auto`` is the fastest safe one of the device.
+        seed: Same seed, machine and threads: same files, but for ``log.jsonl``, which has times.
+        weights: ``auto``, ``random`` or a file: see `ad.core.networks.backbones`.
+        holdout: Share of the training pictures kept back to calibrate threshold and scale; 0
+            keeps none, and then there is no verdict. Data that bring validation pictures are
+            calibrated with these instead, whatever the share above 0.
+        false_alarms: Share of good pictures that the threshold may call defective, in (0, 1);
+            how many held-out pictures it takes to promise that is in the notes.
+        num_steps: Batches to learn from, in place of epochs; for models that learn by gradient.
+        budget: ``paper`` is the authors' schedule where they published one; what is set here
+            counts more than either.
+        feature_cache: ``off`` computes outputs of frozen networks anew in each epoch.
+        patience: Stop after so many epochs without a better value on held-out good pictures.
+        compile: Compile the computation of losses by `torch.compile`: a minute or more at the
+            start, for faster steps. Needs a C++ compiler on the CPU.
+        track: Names of trackers that are told how it goes beside ``log.jsonl``:
+            ``tensorboard``, ``mlflow``, or a plug-in's; see `ad.core.tracking`.
+        resume: Run directory of a run that was stopped or killed; all else must be as it was. It
+            ends like a run that was not.
+        checkpoint_minutes: How often what was learnt is saved to resume from.
+        report: Whether to write ``report.html`` into the run directory.
+        model: Options of the model.
+        callbacks: Told how it goes: see `ad.core.callbacks`.
+        progress: Where to show how far it is; silent by default.
+
+    Raises:
+        AdError: One of its kinds, for anything that can be wrong with settings, data or files.
+    """
+    checked(Minutes, checkpoint_minutes, "`checkpoint_minutes`")
+    plan = settle(
+        dataset_type,
+        category,
+        model_type,
+        data_root=data_root,
+        track=track,
+        progress=progress,
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        img_size=img_size,
+        normalize=normalize,
+        options=dict(model or {}),
+        weights=str(weights),
+        device=device,
+        precision=precision,
+        seed=seed,
+        holdout=float(holdout) if isinstance(holdout, int) else holdout,
+        false_alarms=false_alarms,
+        num_steps=num_steps,
+        budget=budget,
+        feature_cache=feature_cache,
+        patience=patience,
+        compile=compile,
+    )
+    data = look_at_data(plan)
+    with fits_in_memory(plan.spec.name):
+        trainer = plan.trainer(plan.setup(), **plan.settings.options)
+
+    # Everything that can be refused has been; only now does the run touch the disk.
+    run = _begin(plan, data, trainer, output_dir, resume, callbacks)
+    fit_seconds = _learn(plan, data, trainer, run, checkpoint_minutes)
+    _save(plan, data, trainer, run)
+    trainer_notes = trainer.notes
+    del trainer  # its memory is free before the saved model comes in
+
+    plan.world.wait()  # until it is there
+    detector = load(run.path, device=plan.settings.device)
+    gallery = Gallery(data.test, detector.config.calibration) if report else None
+    evaluation = _test(plan, data, run, detector, gallery)
+    seconds = {"fit": fit_seconds, "test_per_image": evaluation.seconds_per_image}
+    peak = peak_memory(plan.device)
+    calibrated = calibration_notes(detector.config.calibration)
+    notes = (*trainer_notes, *calibrated, *data.notes, *evaluation.notes)
+    if plan.world.main:
+        _write_figures(run.path, data.test, evaluation, notes)
+        if gallery is not None:
+            _write_report(data, run, detector, evaluation, gallery, notes)
+        run.told[:] = [callback for callback in run.told if isinstance(callback, Tracker)]
+        run.told.tell("on_tested", evaluation.metrics)
+    run.log.write("tested", seconds=seconds, peak_memory_bytes=peak, metrics=evaluation.metrics)
+    return TrainResult(
+        run=run.path,
+        metrics=evaluation.metrics,
+        evaluation=evaluation,
+        detector=detector,
+        threshold=detector.threshold,
+        seconds=seconds,
+        peak_memory=peak,
+        notes=notes,
+        report=run.path / REPORT if report else None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """A run that has begun."""
+
+    path: Path
+    record: Mapping[str, Any]
+    log: RunLog
+    told: Callbacks
+    resumed: bool
+
+
+def _begin(
+    plan: Plan,
+    data: RunData,
+    trainer: Trainer,
+    output_dir: str | Path | None,
+    resume: str | Path | None,
+    callbacks: Sequence[Callback],
+) -> _Run:
+    """Make the folder of a run, or find the one that goes on."""
+    world = plan.world
+    record = describe_run(
+        plan.settings, data.samples, trainer, plan.device, plan.precision, world, read=data.read
+    )
+    path = Path()
+    if world.main and resume is not None:
+        path = resume_run(given_path(resume, "the run to resume"), record, output_dir)
+    elif world.main:
+        path = make_run(plan.name, output_dir)
+        try:
+            write_atomic(path / "run.json", to_json(record))
+        except OutputError:
+            (path / LOG).unlink()  # so that the same command can be tried again
+            raise
+    path = world.tell(path)
+    log = RunLog(path / LOG, quiet=not world.main)
+    log.write(
+        "start" if resume is None else "resume",
+        learning=len(data.learning),
+        held_out=len(data.held_out),
+        test=len(data.test),
+    )
+    told = Callbacks([log, *callbacks])
+    return _Run(path=path, record=record, log=log, told=told, resumed=resume is not None)
+
+
+def _learn(plan: Plan, data: RunData, trainer: Trainer, run: _Run, minutes: float) -> float:
+    """Drive the trainer; seconds that it took."""
+    read = partial(
+        PictureSet,
+        size=plan.settings.img_size,
+        cache=isinstance(trainer, GradientTrainer),
+        white=data.white,
+    )
+    checkpoints = Checkpoints(run.path / "checkpoint", every_seconds=60 * minutes)
+    started = time.perf_counter()
+    try:
+        if plan.world.main:
+            run.told.extend(tracker(run.path, run.record) for tracker in plan.trackers)
+        fit(
+            trainer,
+            read([sample.path for sample in data.learning]),
+            held_out=read([sample.path for sample in data.held_out]),
+            feature_cache=plan.settings.feature_cache == "auto",
+            patience=plan.settings.patience,
+            checkpoints=checkpoints,
+            callbacks=run.told,
+            world=plan.world,
+            compiled=plan.settings.compile,
+        )
+    except BaseException:
+        if plan.world.main and not run.resumed and not (run.path / "checkpoint").exists():
+            forget(run.path)
+        raise
+    seconds = time.perf_counter() - started
+    run.log.write("fitted", seconds=seconds)
+    return seconds
+
+
+def _save(plan: Plan, data: RunData, trainer: Trainer, run: _Run) -> None:
+    """Calibrate the fitted detector and save both."""
+    config = plan.config(data)
+    if plan.world.main:
+        if data.held_out:
+            found = _calibrate(
+                LoadedDetector(trainer.detector, config, plan.device), plan, data, run
+            )
+            config = replace(config, calibration=found, calibrated_on=Conditions.of(plan.device))
+        save_model(run.path / "model", trainer.detector, config.to_json())
+    run.log.write("saved")
+
+
+def _calibrate(detector: LoadedDetector, plan: Plan, data: RunData, run: _Run) -> Calibration:
+    try:
+        return calibrate_on(
+            detector.score,
+            detector.pictures([sample.path for sample in data.held_out]),
+            plan.settings.false_alarms,
+            batch_size=plan.settings.batch_size,
+            progress=plan.progress,
+        )
+    except PictureError as error:
+        msg = (
+            f"{error}\nhint: it was held out to set the threshold; restore it, then the "
+            f"same command with `--resume {run.path}`"
+        )
+        raise PictureError(msg) from error
+
+
+def _test(
+    plan: Plan, data: RunData, run: _Run, detector: LoadedDetector, gallery: Gallery | None
+) -> Evaluation:
+    """Test what was saved; what the report shows is gathered meanwhile."""
+    try:
+        evaluation = measure(
+            detector,
+            data.test,
+            batch_size=plan.settings.batch_size,
+            progress=plan.progress,
+            world=plan.world,
+            watch=None if gallery is None else gallery.see,
+        )
+    except PictureError as error:
+        msg = (
+            f"{error}\nhint: the model is saved; repair the test pictures, then: "
+            f"ad evaluate {run.path}"
+        )
+        raise PictureError(msg) from error
+    if gallery is not None:
+        gallery.merge(plan.world.gather(gallery.shown))
+    return evaluation
+
+
+def _write_report(
+    data: RunData,
+    run: _Run,
+    detector: LoadedDetector,
+    evaluation: Evaluation,
+    gallery: Gallery,
+    notes: Sequence[str],
+) -> None:
+    try:
+        write_run_report(
+            run.path / REPORT,
+            record=run.record,
+            config=detector.config,
+            samples=data.test,
+            evaluation=evaluation,
+            gallery=gallery,
+            notes=notes,
+        )
+    except (DataError, OutputError) as error:
+        msg = f"{error}\nhint: all else is there; for the report: ad report {run.path}"
+        raise type(error)(msg) from error
+
+
+def _write_figures(
+    run: Path, test: Sequence[Sample], evaluation: Evaluation, notes: Sequence[str]
+) -> None:
+    """Write scores and metrics; the run is finished by that."""
+    lines = "".join(
+        json.dumps(
+            {
+                "path": str(sample.path),
+                "category": sample.category,
+                "group": sample.group,
+                "label": sample.label,
+                "score": score,
+            }
+        )
+        + "\n"
+        for sample, score in zip(test, evaluation.scores, strict=True)
+    )
+    write_atomic(run / "scores.jsonl", lines.encode())
+    write_atomic(run / "metrics.json", to_json({**evaluation.to_json(), "notes": list(notes)}))
+    Checkpoints(run / "checkpoint").clear()

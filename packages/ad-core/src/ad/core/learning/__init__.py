@@ -1,0 +1,1 @@
+"""What drives a trainer: the loop, steps of descent, checkpoints, several processes, signals."""

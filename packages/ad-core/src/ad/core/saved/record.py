@@ -1,0 +1,117 @@
+"""What a run has written down about itself, and reading it back: ``run.json``, ``log.jsonl``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, final
+
+from ad.core.callbacks import Callback, LoopState
+from ad.core.errors import ModelFileError, OutputError
+from ad.core.saved.files import LARGEST_LINES, read_limited
+
+RUN = "run directory"
+"""What `ad.core.saved.files.read_limited` calls the folder of a run."""
+
+LOG = "log.jsonl"
+"""The log, which whoever works on a run has claimed."""
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """What a run was made of, from its ``run.json``.
+
+    Raises:
+        ModelFileError: If there is none, or it is not one that a run wrote.
+    """
+    try:
+        record: dict[str, Any] = json.loads(read_limited(run / "run.json", RUN))
+        settings = record["settings"]
+        for key, value, kind in (
+            ("dataset", settings["dataset"], str),
+            ("category", settings["category"], str),
+            ("seed", settings["seed"], int),
+            ("data_root", settings["data_root"], (str, type(None))),
+            ("training", record["data"]["training"], list),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(key)
+    except ModelFileError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        msg = f"`{run}` is no run directory: its `run.json` cannot be read ({error})."
+        raise ModelFileError(msg) from error
+    return record
+
+
+@final
+class RunLog(Callback):
+    """``log.jsonl``: one JSON object a line with the time; each line is whole when it is there.
+
+    Args:
+        path: The file; it is added to.
+        quiet: Write nothing: another process does.
+    """
+
+    def __init__(self, path: Path, *, quiet: bool = False) -> None:
+        self.path = path
+        self.quiet = quiet
+
+    def write(self, event: str, **values: object) -> None:
+        """Add a line."""
+        if self.quiet:
+            return
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
+        try:
+            _append(self.path, line.encode() + b"\n")
+        except OSError as error:
+            raise OutputError(unwritable(self.path, error)) from error
+
+    def on_epoch_end(self, state: LoopState) -> None:
+        """Add an epoch's line; see `ad.core.callbacks.Callback`."""
+        self.write("epoch", **asdict(state))
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Add a whole line to a file, or nothing."""
+    # Without a buffer, which would be written once more when the file is closed after a failure.
+    with path.open("a+b", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":  # the process that wrote the last line was killed
+                line = b"\n" + line
+        left = line
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(size)
+            raise
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The events of a run's ``log.jsonl``, in their order; none without one.
+
+    A line that is not whole is left out: what wrote it was killed, or found the disk full.
+    """
+    path = run / LOG
+    events = []
+    content = read_limited(path, RUN, largest=LARGEST_LINES) if path.is_file() else b""
+    for line in content.splitlines():
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict) and isinstance(event.get("event"), str):
+            events.append(event)
+    return events
+
+
+def unwritable(log: Path, error: OSError) -> str:
+    """Say why a log cannot be written."""
+    return f"The log `{log}` cannot be written ({error.strerror})."
