@@ -158,3 +158,8 @@ def test_a_listed_picture_that_cannot_be_looked_at_is_named(write, tmp_path):
     samples = read(write("image,label", f"{name},good"))
     with pytest.raises(PictureError, match=r"n.png` cannot be read \(File name too long\)"):
         fingerprint(samples)
+
+
+def test_paths_of_windows_alone_are_refused_with_the_remedy(write):
+    with pytest.raises(DataError, match=r"Line 2 .*names `a\\0\.png`.*Write `/` in place of"):
+        read(write("image,label", r"a\0.png,good"))

@@ -14,6 +14,7 @@ from ad.core.calibrate import Calibration, calibrate_by_f1
 from ad.core.claims import alone, hold, letting_go
 from ad.core.data.batches import PictureSet
 from ad.core.data.contents import check_pictures
+from ad.core.data.good import not_good
 from ad.core.data.masks import tell_apart
 from ad.core.data.names import meaning_of
 from ad.core.data.samples import Sample, collect
@@ -248,16 +249,15 @@ def _pictures(folder: Path) -> list[Sample]:
 
 def _not_good(folder: Path, pictures: Sequence[Path], masks: Sequence[Path]) -> Path | None:
     """The first picture that may not be good, as the names of the folders around it say."""
-    others = []
+    if (bad := not_good(folder, pictures)) is not None:
+        return bad
+    said_good = True
     for path in pictures:
         roles = {meaning_of(name).role for name in path.relative_to(folder).parts[:-1]}
-        if roles & {"defective", "doubtful"}:
+        if "doubtful" in roles:
             return path
-        if "good" not in roles:
-            others.append(path)
-    if len(others) < len(pictures):  # some are said to be good, and these are not
-        return others[0] if others else None
-    return masks[0] if masks else None  # masks are of defects
+        said_good = said_good and "good" in roles
+    return masks[0] if masks and not said_good else None  # masks are of defects
 
 
 def _labelled(folder: Path) -> list[Sample]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import warnings
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -112,7 +113,7 @@ def _rows(table: Path) -> Iterator[_Row]:
     try:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        msg = f"The table `{table}` cannot be read as UTF-8 text ({error})."
+        msg = f"The table `{table}` cannot be read as UTF-8 text ({error}). Save it so."
         raise DataError(msg) from error
     header = text.partition("\n")[0]
     delimiter = next((mark for mark in "\t;" if mark in header and "," not in header), ",")
@@ -147,6 +148,12 @@ def _row(table: Path, line: int, row: dict[str, str]) -> _Row:
     split = row.get("split", "").lower()
     if not row["image"]:
         msg = f"Line {line} of `{table}` names no picture."
+        raise DataError(msg)
+    if os.sep == "/" and "\\" in row["image"] and not (table.parent / row["image"]).exists():
+        msg = (
+            f"Line {line} of `{table}` names `{row['image']}`, which is a path on Windows alone. "
+            "Write `/` in place of `\\`, which all systems know."
+        )
         raise DataError(msg)
     if label is None:
         msg = (
