@@ -444,3 +444,36 @@ def test_who_reads_while_the_configuration_is_rewritten_gets_the_new_one(trained
     (folder / "config.json").write_text("{}")
     with pytest.raises(ModelFileError, match=r"(?s)config\.json.*was\s+damaged or changed"):
         read_model(folder)
+
+
+@pytest.mark.parametrize(("given", "name"), [("new", "new/dent"), ("NG", "NG"), ("gt", "gt")])
+def test_pictures_that_may_not_be_good_are_refused_by_their_folders(
+    trained, normals, given, name, tmp_path
+):
+    if given == "new":
+        normals.rename(tmp_path / "new")
+    write(tmp_path / name, range(600, 603))
+    with pytest.raises(DataError, match="does not hold good pictures alone"):
+        recalibrate(trained.run, normals=tmp_path / given)
+
+
+def test_defective_pictures_and_masks_of_the_run_are_refused_as_good_ones(trained, toy_root):
+    for folder in (toy_root / "toy/test/square", toy_root / "toy/ground_truth/square"):
+        with pytest.raises(DataError, match="4 of 4 pictures are defective parts or masks in the"):
+            recalibrate(trained.run, normals=folder)
+
+
+def test_copies_of_pictures_that_were_learnt_from_are_refused(trained, toy_root, normals):
+    for number, path in enumerate(sorted((toy_root / "toy/train/good").iterdir())[:3]):
+        shutil.copy(path, normals / f"copy{number}.png")
+    with pytest.raises(DataError, match=r"[23] of 22 pictures are among those that .* has learnt"):
+        recalibrate(trained.run, normals=normals)
+
+
+def test_what_pictures_to_calibrate_with_show_is_told_and_a_file_counts_once(trained, normals):
+    Image.new("RGB", (32, 32)).save(normals / "black.png")
+    (note,) = recalibrate(trained.run, normals=normals).notes
+    assert "1 of 20 pictures are the same all over" in note
+    (normals / "link.png").symlink_to(normals / "300.png")
+    with pytest.raises(DataError, match="are the same file"):
+        recalibrate(trained.run, normals=normals)

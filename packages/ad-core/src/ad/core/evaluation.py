@@ -25,7 +25,7 @@ from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
-from ad.core.run_directory import pictures_of, read_run, tidy
+from ad.core.run_directory import masks_of, pictures_of, read_run, tidy
 from ad.core.verdicts import Verdicts, false_alarm_notes
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
@@ -106,7 +106,7 @@ def evaluate(
         msg = f"The data of `{run}` have no test pictures: there is nothing to evaluate on."
         raise DataError(msg)
     data_notes = [
-        *_other_test_pictures(record, samples),
+        *_other_data(record, samples),
         *check_pictures(samples, progress=progress),
     ]
     tidy(run)
@@ -187,15 +187,34 @@ def _check_unseen(run: Path, record: dict[str, Any], samples: Sequence[Sample]) 
         raise DataError(msg)
 
 
-def _other_test_pictures(record: dict[str, Any], samples: Sequence[Sample]) -> list[str]:
-    """Say that a run's test pictures are not those that its own figures are of."""
-    then, now = record["data"].get("test"), pictures_of(samples, "test")
-    if then is None or then == now:  # was not recorded at first
-        return []
-    return [
-        f"The test pictures are not those of the training's figures: {then[0]} then, {now[0]} now"
-        f"{', others or changed ones' if then[0] == now[0] else ''}. New figures are of other data."
-    ]
+def _other_data(record: dict[str, Any], samples: Sequence[Sample]) -> list[str]:
+    """Say that a run's data are not those that its own figures and threshold are of."""
+    notes = []
+    for key, what, now, so in (
+        (
+            "test",
+            "The test pictures are not those of the training's figures",
+            pictures_of(samples, "test"),
+            "New figures are of other data.",
+        ),
+        (
+            "masks",
+            "The masks are not those of the training's figures",
+            masks_of(samples),
+            "New figures of pixels are of other masks.",
+        ),
+        (
+            "validation",
+            "The good pictures that the threshold is set with are not those of the training",
+            pictures_of(samples, "validation"),
+            "It was not set anew by this.",
+        ),
+    ):
+        then = record["data"].get(key)
+        if then is not None and then != now:  # the first runs did not record it
+            others = ", others or changed ones" if then[0] == now[0] else ""
+            notes.append(f"{what}: {then[0]} then, {now[0]} now{others}. {so}")
+    return notes
 
 
 def measure(

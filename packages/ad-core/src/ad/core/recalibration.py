@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from ad.core.calibrate import Calibration, calibrate_by_f1
 from ad.core.claims import alone, hold, letting_go
 from ad.core.data.batches import PictureSet
-from ad.core.data.contents import check_pictures
+from ad.core.data.contents import check_pictures, copies_of
 from ad.core.data.good import not_good
 from ad.core.data.masks import tell_apart
 from ad.core.data.names import meaning_of
-from ad.core.data.samples import Sample, collect
+from ad.core.data.samples import Sample, collect, refuse_one_file_twice
 from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.evaluation import read_truth, samples_of
 from ad.core.files import read_config, rewrite_config
@@ -53,7 +53,7 @@ class Recalibration:
     """Whether it is known that the detector has not learnt from the pictures' files; True if the
     threshold was chosen by hand, without any."""
     notes: tuple[str, ...]
-    """What a user should know: why that is not known."""
+    """What a user should know of the pictures, and why that is not known."""
 
 
 @letting_go()
@@ -131,6 +131,7 @@ def recalibrate(
     detector, folder = load_for_calibration(run, device=device, precision=precision)
     home = _claimed_home(folder)
     samples = _pictures(given) if validation is None else _labelled(given)
+    told = check_pictures(samples, progress=progress)
     unknown = _refuse_learnt(home, samples, progress)
     if normals is not None:
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
@@ -144,7 +145,7 @@ def recalibrate(
     )
     with alone(folder):
         _refuse_changed(folder, before)
-        return _save(folder, before, config, pictures=str(given), unknown=unknown)
+        return _save(folder, before, config, pictures=str(given), unknown=unknown, told=told)
 
 
 def _refuse_beside(
@@ -182,6 +183,7 @@ def _save(
     *,
     pictures: str | None,
     unknown: str | None,
+    told: Sequence[str] = (),
 ) -> Recalibration:
     """Give a model its new calibration, which nobody else must change meanwhile."""
     home, after = _home(folder), config.calibration
@@ -203,7 +205,7 @@ def _save(
         log=log.path,
         tested=home is not None and (home / "metrics.json").exists(),
         checked=unknown is None,
-        notes=() if unknown is None else (unknown,),
+        notes=(*told, *(() if unknown is None else (unknown,))),
     )
 
 
@@ -243,15 +245,21 @@ def _pictures(folder: Path) -> list[Sample]:
         )
         raise DataError(msg)
     samples = [Sample(path, 0, "test", folder.name) for path in found]
-    check_pictures(samples)
+    refuse_one_file_twice(samples)
     return samples
 
 
 def _not_good(folder: Path, pictures: Sequence[Path], masks: Sequence[Path]) -> Path | None:
     """The first picture that may not be good, as the names of the folders around it say."""
+    own = meaning_of(folder.resolve().name).role
+    if own in ("defective", "masks"):
+        return pictures[0]
     if (bad := not_good(folder, pictures)) is not None:
         return bad
     said_good = True
+    below = [path for path in pictures if path.parent != folder]
+    if own != "good" and 0 < len(below) < len(pictures):  # may be of a kind of defect
+        return below[0]
     for path in pictures:
         roles = {meaning_of(name).role for name in path.relative_to(folder).parts[:-1]}
         if "doubtful" in roles:
@@ -270,7 +278,6 @@ def _labelled(folder: Path) -> list[Sample]:
                 "them as normals."
             )
             raise DataError(msg)
-    check_pictures(samples)
     return samples
 
 
@@ -298,8 +305,14 @@ def _refuse_learnt(home: Path | None, samples: Sequence[Sample], progress: Progr
         learning, _ = hold_out(samples_now, float(settings["holdout"]), settings["seed"])
     except (AdError, KeyError, TypeError, ValueError):
         return _GONE
-    learnt = {sample.path.resolve() for sample in learning}
-    if seen := [sample.path for sample in samples if sample.path.resolve() in learnt]:
+    bad = {path.resolve() for s in samples_now if s.label for path in (s.path, *s.masks)}
+    if wrong := [s.path for s in samples if s.label == 0 and s.path.resolve() in bad]:
+        msg = (
+            f"{len(wrong)} of {len(samples)} pictures are defective parts or masks in the data of "
+            f"`{home}`, such as `{wrong[0]}`: a threshold is set with good ones. Give those."
+        )
+        raise DataError(msg)
+    if seen := copies_of(samples, learning):
         msg = (
             f"{len(seen)} of {len(samples)} pictures are among those that `{home}` has learnt "
             f"from, such as `{seen[0]}`: they score lower than new ones, and a threshold set on "

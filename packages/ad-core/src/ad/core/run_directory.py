@@ -26,7 +26,7 @@ import torch
 from ad.core.callbacks import Callback, LoopState
 from ad.core.checkpoints import Checkpoints
 from ad.core.claims import claim, clear_leftovers, hold, make_folder, make_free_folder
-from ad.core.data.samples import Sample, fingerprint
+from ad.core.data.samples import Sample, fingerprint, fingerprint_of
 from ad.core.distributed import World
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
 from ad.core.files import LARGEST_LINES, read_limited, to_json
@@ -169,6 +169,8 @@ def describe_run(
             "sha256": fingerprint(samples),
             "training": pictures_of(samples, "train"),
             "test": pictures_of(samples, "test"),
+            "validation": pictures_of(samples, "validation"),
+            "masks": masks_of(samples),
             "inputs": dict(trainer.inputs),
         },
         "read": read,
@@ -226,6 +228,12 @@ def pictures_of(samples: Sequence[Sample], split: str) -> list[Any]:
     """
     own = [replace(s, category="") for s in samples if s.split == split]
     return [len(own), fingerprint(own)]
+
+
+def masks_of(samples: Sequence[Sample]) -> list[Any]:
+    """How many masks there are, and a sha256 of their names and sizes."""
+    masks = [mask for sample in samples for mask in sample.masks]
+    return [len(masks), fingerprint_of(masks)]
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -294,7 +302,8 @@ def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | No
             "Restore it, or start a new run."
         )
         raise DataError(msg)
-    if {"test": record["data"]["test"], **whole["data"]} != record["data"]:
+    not_recorded_at_first = {key: record["data"][key] for key in ("test", "validation", "masks")}
+    if {**not_recorded_at_first, **whole["data"]} != record["data"]:
         msg = (
             f"The data of `{run}` have changed since it was started (then "
             f"{whole['data']['pictures']} pictures, now {record['data']['pictures']}). "

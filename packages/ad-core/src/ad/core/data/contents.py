@@ -162,6 +162,16 @@ def _copies(samples: Sequence[Sample]) -> list[str]:
     return notes
 
 
+def copies_of(pictures: Sequence[Sample], others: Sequence[Sample]) -> list[Path]:
+    """Which pictures have the same bytes as one of some others."""
+    sizes = {sample.path.stat().st_size for sample in pictures}
+    there = (sample for sample in others if sample.path.is_file())
+    alike = [sample for sample in there if sample.path.stat().st_size in sizes]
+    contents = set(_map(lambda s: _digest(s.path), alike))
+    found = zip(pictures, _map(lambda s: _digest(s.path), pictures), strict=True)
+    return [sample.path for sample, content in found if content in contents]
+
+
 def _two_formats(samples: Sequence[Sample]) -> list[str]:
     """Find pictures that a camera or a person may have saved twice, as ``.jpg`` and ``.tif``."""
     same: dict[tuple[Path, str], list[Sample]] = defaultdict(list)

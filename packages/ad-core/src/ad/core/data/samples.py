@@ -157,7 +157,7 @@ def collect(
     if not any(sample.split == "train" for sample in samples):
         msg = f"`{root}` holds no good pictures to train on.{not_read(root)}\n{describe(dataset)}"
         raise DataError(msg)
-    _refuse_one_file_twice(samples)
+    refuse_one_file_twice(samples)
     return samples
 
 
@@ -201,7 +201,7 @@ def _readings(pieces: Sequence[str], known: Sequence[str]) -> Iterator[list[str]
             yield from ([name, *rest] for rest in _readings(pieces[count:], known))
 
 
-def _refuse_one_file_twice(samples: Sequence[Sample]) -> None:
+def refuse_one_file_twice(samples: Sequence[Sample]) -> None:
     """Refuse a file that is two samples, by another spelling of its path or by a link.
 
     Raises:
