@@ -121,6 +121,7 @@ def _rows(table: Path) -> Iterator[_Row]:
     columns = [name.strip().lower() for name in next(reader, [])]
     _check_columns(table, columns)
     seen: dict[Path, int] = {}
+    unread: dict[str, set[str]] = {name: set() for name in columns if name not in COLUMNS}
     for cells in reader:
         if not any(cell.strip() for cell in cells):
             continue
@@ -131,6 +132,8 @@ def _rows(table: Path) -> Iterator[_Row]:
             )
             raise DataError(msg)
         row = dict(zip(columns, (cell.strip() for cell in cells), strict=True))
+        for name, values in unread.items():
+            values.add(row[name].lower())
         found = _row(table, reader.line_num, row)
         if found.sample.path in seen:
             msg = (
@@ -141,6 +144,13 @@ def _rows(table: Path) -> Iterator[_Row]:
             raise DataError(msg)
         seen[found.sample.path] = found.line
         yield found
+    for name, values in unread.items():
+        if "split" not in columns and len(values) > 1 and values <= {*_SPLITS}:
+            msg = (
+                f"The column `{name}` of `{table}` would not be read, and holds {listed(values)}. "
+                "Rename it `split`: pictures to test with would be learnt from."
+            )
+            raise DataError(msg)
 
 
 def _row(table: Path, line: int, row: dict[str, str]) -> _Row:
