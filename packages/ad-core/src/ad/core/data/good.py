@@ -24,7 +24,7 @@ def good_pictures(folder: Path, kinds: Container[str] = ()) -> list[Path]:
     pictures = sort_folder(folder).pictures
     if (path := not_good(folder, pictures, kinds)) is not None:
         inside = folder / path.relative_to(folder).parts[0]
-        count = len(pictures_below(inside))
+        count = sum(one.is_relative_to(inside) for one in pictures)
         msg = (
             f"`{inside}` lies among the good parts and is called defective: its {count} pictures "
             f"would count as good. Move it beside `{folder.name}`, or out of the data."
