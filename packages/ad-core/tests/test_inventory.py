@@ -179,3 +179,26 @@ def test_a_report_has_what_an_evaluation_found_and_the_training_did_not_look_for
     (run / "metrics.json").write_text(json.dumps(figures))
     evaluate(run)
     assert set(Page(run / "report.html").data["notes"]) > set(notes)
+
+
+def test_other_masks_and_validation_pictures_than_the_training_had_are_told(
+    mean_picture, toy_root, tmp_path
+):
+    run, folder = tmp_path / "run", toy_root / "toy"
+    (folder / "validation/good").mkdir(parents=True)
+    for number in (0, 1):
+        Image.fromarray(make_picture(700 + number, size=32)[0]).save(
+            folder / f"validation/good/{number}.png"
+        )
+    train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=run)
+    assert not any("those of the training" in note for note in evaluate(run, report=False).notes)
+    mask = next((folder / "ground_truth/square").iterdir())
+    Image.new("L", (32, 32), 255).save(mask)
+    words = "The masks are not those of the training's figures: 4 then, 4 now, others or changed"
+    assert any(note.startswith(words) for note in evaluate(run, report=False).notes)
+    mask.unlink()
+    Image.fromarray(make_picture(702, size=32)[0]).save(folder / "validation/good/2.png")
+    notes = evaluate(run, report=False).notes
+    assert any("figures: 4 then, 3 now. New figures of pixels" in note for note in notes)
+    assert any("threshold is set with are not those" in note for note in notes)
+    assert any("2 then, 3 now. It was not set anew by this." in note for note in notes)

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.data.contents import check_pictures
+from ad.core.data.contents import check_pictures, copies_of
+from ad.core.data.good import not_good
 from ad.core.data.masks import tell_apart
 from ad.core.data.names import meaning_of
-from ad.core.data.samples import Sample, collect
+from ad.core.data.samples import Sample, collect, refuse_one_file_twice
 from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.figures.measure import read_truth
 from ad.core.jobs.evaluate import samples_of
@@ -131,7 +132,7 @@ def recalibrate(
     detector, folder = load_for_calibration(run, device=device, precision=precision)
     home = _claimed_home(folder)
     samples = _pictures(given) if validation is None else _labelled(given)
-    odd = check_pictures(samples)
+    odd = check_pictures(samples, progress=progress)
     unknown = _refuse_known(home, samples, progress)
     if normals is not None:
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
@@ -253,21 +254,26 @@ def _pictures(folder: Path) -> list[Sample]:
             "`masks`) and give it as `--validation` (`validation=` in Python)."
         )
         raise DataError(msg)
-    return [Sample(path, 0, "test", folder.name) for path in found]
+    samples = [Sample(path, 0, "test", folder.name) for path in found]
+    refuse_one_file_twice(samples)
+    return samples
 
 
 def _not_good(folder: Path, pictures: Sequence[Path], masks: Sequence[Path]) -> Path | None:
     """The first picture that may not be good, as the names of the folders around it say."""
-    others = []
+    own = meaning_of(folder.resolve().name).role
+    if (bad := not_good(folder, pictures)) is not None:
+        return bad
+    said_good = True
+    below = [path for path in pictures if path.parent != folder]
+    if own != "good" and 0 < len(below) < len(pictures):  # may be of a kind of defect
+        return below[0]
     for path in pictures:
         roles = {meaning_of(name).role for name in path.relative_to(folder).parts[:-1]}
-        if roles & {"defective", "doubtful"}:
+        if "doubtful" in roles:
             return path
-        if "good" not in roles:
-            others.append(path)
-    if len(others) < len(pictures):  # some are said to be good, and these are not
-        return others[0] if others else None
-    return masks[0] if masks else None  # masks are of defects
+        said_good = said_good and "good" in roles
+    return masks[0] if masks and not said_good else None  # masks are of defects
 
 
 def _labelled(folder: Path) -> list[Sample]:
@@ -292,7 +298,7 @@ _GONE = (
 def _refuse_known(home: Path | None, samples: Sequence[Sample], progress: Progress) -> str | None:
     """Refuse pictures that were learnt from, which score lower than new ones and so tell nothing.
 
-    Refuse also those given as good that are defective in the run's own data.
+    Refuse also those given as good that are defective parts or masks in the run's own data.
 
     Returns:
         Why it is not known which these are; None if it is.
@@ -309,20 +315,18 @@ def _refuse_known(home: Path | None, samples: Sequence[Sample], progress: Progre
         learning, _ = hold_out(samples_now, float(settings["holdout"]), settings["seed"])
     except (AdError, KeyError, TypeError, ValueError):
         return _GONE
-    learnt = {sample.path.resolve() for sample in learning}
-    if seen := [sample.path for sample in samples if sample.path.resolve() in learnt]:
+    bad = {path.resolve() for s in samples_now if s.label for path in (s.path, *s.masks)}
+    if wrong := [s.path for s in samples if s.label == 0 and s.path.resolve() in bad]:
+        msg = (
+            f"{len(wrong)} of {len(samples)} pictures are defective parts or masks in the data of "
+            f"`{home}`, such as `{wrong[0]}`: a threshold is set with good ones. Give those."
+        )
+        raise DataError(msg)
+    if seen := copies_of(samples, learning):
         msg = (
             f"{len(seen)} of {len(samples)} pictures are among those that `{home}` has learnt "
             f"from, such as `{seen[0]}`: they score lower than new ones, and a threshold set on "
             "them would give many false alarms. Give pictures that it has not seen."
-        )
-        raise DataError(msg)
-    bad = {sample.path.resolve() for sample in samples_now if sample.label == 1}
-    if wrong := [s.path for s in samples if s.label == 0 and s.path.resolve() in bad]:
-        msg = (
-            f"{len(wrong)} of {len(samples)} pictures are given as good and are defective in the "
-            f"data of `{home}`, such as `{wrong[0]}`: a threshold set on them would let such "
-            "defects pass. Give good pictures."
         )
         raise DataError(msg)
     try:

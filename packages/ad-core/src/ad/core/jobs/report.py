@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ad.core.errors import OutputError, SettingError
 from ad.core.figures.measure import measure
-from ad.core.jobs.evaluate import find_test_samples, other_test_pictures
+from ad.core.jobs.evaluate import other_data, unseen_samples
 from ad.core.jobs.run_directory import tidy
 from ad.core.predict import load
 from ad.core.progress import SILENT, Progress
@@ -15,7 +15,6 @@ from ad.core.report.comparison import write_comparison
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
 from ad.core.saved.paths import given_path
-from ad.core.saved.record import read_run
 
 COMPARISON = "comparison.html"
 """Where the report of several runs goes by default."""
@@ -70,12 +69,13 @@ def write_report(
         write_comparison(path, folders)
         return path
     (run,) = folders
-    test = find_test_samples(run, data_root=data_root, progress=progress)
+    record, samples = unseen_samples(run, data_root, progress)
+    test = [sample for sample in samples if sample.split == "test"]
     tidy(run)
     detector = load(run, device=device)
     gallery = Gallery(test, detector.config.calibration)
     evaluation = measure(detector, test, progress=progress, watch=gallery.see)
-    others = other_test_pictures(read_run(run), test)
+    others = other_data(record, samples)
     write_again(path, run, detector.config, evaluation, gallery, others=others)
     return path
 
