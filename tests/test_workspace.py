@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import ad
-from ad.core import ModelRegistry
-from ad.core.registry import _HOMES, _PLANNED, MODELS, dataset_names, get_dataset, load_trainer
+from ad.core import ModelRegistry, get_dataset, load_trainer
+from ad.core.registry import _HOMES, _PLANNED, MODELS, dataset_names
 from ad.core.settings import resolve_options
 
 ROOT = Path(__file__).parents[1]
