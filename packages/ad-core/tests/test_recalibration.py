@@ -465,9 +465,10 @@ def test_who_reads_while_the_configuration_is_rewritten_gets_the_new_one(trained
 
 
 def test_a_folder_beside_loose_pictures_may_be_of_defects_and_is_refused(trained, normals):
-    write(normals / "dent", range(600, 603))
+    folder = normals.rename(normals.parent / "new")  # whose name does not say that all are good
+    write(folder / "dent", range(600, 603))
     with pytest.raises(DataError, match="does not hold good pictures alone: `dent/600.png`"):
-        recalibrate(trained.run, normals=normals)
+        recalibrate(trained.run, normals=folder)
 
 
 def test_defective_pictures_and_masks_of_the_run_are_refused_as_good_ones(trained, toy_root):

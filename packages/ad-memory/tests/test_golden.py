@@ -5,8 +5,8 @@ import torch
 from golden import Golden, needs_golden
 from torch import nn
 
-from ad.core.networks.maps import GaussianBlur, upsample
-from ad.core.trainer import Setup
+from ad.core import Setup
+from ad.core.networks import GaussianBlur, upsample
 from ad.memory import patches
 from ad.memory.dfkde import DfkdeDetector, DfkdeTrainer
 from ad.memory.gaussian import PositionGaussians, StoredFit, StreamedFit

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from ad.core import Setup
 from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError
 from ad.core.saved.loading import load_tensors
-from ad.core.trainer import Setup
 from ad.memory import patchcore
 from ad.memory.coreset import k_center_greedy, project
 from ad.memory.patchcore import PatchcoreDetector, PatchcoreTrainer

@@ -31,10 +31,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ad.core.detector import learned_buffer
+from ad.core import FROM_MODEL_FILE, Precision, Setup, learned_buffer
 from ad.core.errors import DataError, WeightsError
-from ad.core.networks.backbones import IMAGENET_MEAN, IMAGENET_STD
-from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
+from ad.core.networks import IMAGENET_MEAN, IMAGENET_STD
 
 Size = Literal["small", "medium"]
 

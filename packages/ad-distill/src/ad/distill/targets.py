@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.networks.backbones import FeatureExtractor
+from ad.core.networks import FeatureExtractor
 from ad.distill.pdn import CHANNELS
 
 _EMBEDDING = 1024  # numbers of a cell in each layer, before both are averaged to 384

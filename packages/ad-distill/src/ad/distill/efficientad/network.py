@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core import Detector, Prediction, learned_buffer
 from ad.core.errors import SettingError
-from ad.core.networks.maps import upsample
+from ad.core.networks import upsample
 from ad.distill.pdn import CHANNELS, ChannelScale, ImagenetNorm, Pdn, Teacher
 
 MIN_SIZE = 64
