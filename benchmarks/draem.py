@@ -19,10 +19,7 @@ import torch
 from record import record
 from torch import Tensor
 
-from ad.core.callbacks import Callback, LoopState
-from ad.core.data.batches import PictureSet
-from ad.core.learning.loop import fit
-from ad.core.trainer import Precision, Setup
+from ad.core import Callback, LoopState, PictureSet, Precision, Setup, fit
 from ad.recon.draem import DraemDetector, DraemTrainer, Mended
 
 CASES: list[tuple[Precision, str]] = [

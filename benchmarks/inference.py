@@ -19,12 +19,7 @@ import torch
 from record import record
 from torch import Tensor
 
-from ad.core.data.batches import PictureSet
-from ad.core.detector import Detector
-from ad.core.learning.loop import fit
-from ad.core.registry import ModelRegistry, load_trainer
-from ad.core.settings import resolve_options
-from ad.core.trainer import Precision, Setup
+from ad.core import Detector, ModelRegistry, PictureSet, Precision, Setup, fit, load_trainer
 
 SIZE = 256
 MODELS = ("fre-resnet18", "stfpm-resnet18", "reverse-distillation-resnet18", "efficientad-small")
@@ -35,10 +30,9 @@ BATCHES = (1, 8)
 def learnt(name: str, precision: Precision, device: torch.device) -> Detector:
     """A detector after its least learning."""
     spec = ModelRegistry.get(name)
-    trainer_class = load_trainer(spec)
     setup = Setup(img_size=SIZE, normalize=spec.train["normalize"], batch_size=1, num_steps=1,
                   weights="random", precision=precision, device=device)  # fmt: skip
-    trainer = trainer_class(setup, **resolve_options(spec, trainer_class, {}))
+    trainer = load_trainer(spec)(setup, **spec.model)
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(4)]
     fit(trainer, PictureSet(noise, SIZE))

@@ -20,10 +20,7 @@ import torch
 from record import record
 from torch import Tensor
 
-from ad.core.data import mtd
-from ad.core.data.batches import PictureSet, to_device
-from ad.core.devices import resolve_precision
-from ad.core.trainer import Setup
+from ad.core import PictureSet, Setup, get_dataset, resolve_precision, to_device
 from ad.memory.coreset import k_center_greedy, project
 from ad.memory.neighbors import FaissIndex, Index
 from ad.memory.patchcore import PatchcoreTrainer
@@ -124,7 +121,7 @@ def _noise(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
 
 
 def _patches(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    samples = mtd.samples(options.data, "all", seed=0)
+    samples = get_dataset("mtd").samples(options.data, "all", 0)
     num_train = -(-10 * options.bank // PATCHES)
     train = [s.path for s in samples if s.split == "train"][:num_train]
     test = [s.path for s in samples if s.split == "test"]

@@ -25,10 +25,7 @@ import torch.nn.functional as F
 from record import record
 from torch import Tensor
 
-from ad.core.data import mtd
-from ad.core.data.batches import PictureSet, to_device
-from ad.core.devices import resolve_precision
-from ad.core.trainer import Setup
+from ad.core import PictureSet, Setup, get_dataset, resolve_precision, to_device
 from ad.memory.padim import PadimTrainer
 
 CPU = torch.device("cpu")
@@ -176,7 +173,7 @@ def _pictures(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
         shape = (options.train + options.test, SIZE, SIZE, 3)
         pictures = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         return pictures[: options.train], pictures[options.train :]
-    samples = mtd.samples(options.data, "all", seed=0)
+    samples = get_dataset("mtd").samples(options.data, "all", 0)
     train = [s.path for s in samples if s.split == "train"][: options.train]
     test = [s.path for s in samples if s.split == "test"][: options.test]
     return _decoded(train), _decoded(test)

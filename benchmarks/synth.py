@@ -23,11 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from record import record
 
-from ad.core.data.walking import pictures_below
-from ad.core.synth.anomalies import PerlinAnomalies
-from ad.core.synth.augment import augment
-from ad.core.synth.perlin import perlin_masks
-from ad.core.synth.textures import FolderTextures
+from ad.core import pictures_below
+from ad.core.synth import FolderTextures, PerlinAnomalies, augment, perlin_masks
 
 SIZE, BATCH = 256, 8
 Floats = NDArray[np.floating[Any]]

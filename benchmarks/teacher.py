@@ -15,10 +15,7 @@ from pathlib import Path
 
 from record import record
 
-from ad.core.cli.console import ConsoleProgress
-from ad.core.data.samples import collect
-from ad.core.data.walking import pictures_below
-from ad.core.registry import get_dataset
+from ad.core import ConsoleProgress, collect, get_dataset, pictures_below
 from ad.distill.teacher import distill_teacher
 
 EVERY = 4

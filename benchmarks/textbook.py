@@ -23,8 +23,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
-from ad.core.data.samples import Sample, collect
-from ad.core.registry import get_dataset
+from ad.core import Sample, collect, get_dataset
 
 SIZE = 256
 SEEDS = (0, 1, 2)  # which patches a coreset meets moves AUROC by some hundredths

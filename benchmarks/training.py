@@ -15,12 +15,16 @@ from pathlib import Path
 import numpy as np
 from record import record
 
-from ad.core.callbacks import Callback, LoopState
-from ad.core.data.batches import PictureSet
-from ad.core.learning.loop import fit
-from ad.core.registry import ModelRegistry, load_trainer
-from ad.core.settings import resolve_options
-from ad.core.trainer import Precision, Setup
+from ad.core import (
+    Callback,
+    LoopState,
+    ModelRegistry,
+    PictureSet,
+    Precision,
+    Setup,
+    fit,
+    load_trainer,
+)
 
 SIZE = 256
 CASES: list[tuple[Precision, bool, bool]] = [
@@ -46,10 +50,9 @@ def seconds_per_step(
 ) -> float:
     """Time of one step of training, the mean over ``steps``."""
     spec = ModelRegistry.get(name)
-    trainer_class = load_trainer(spec)
     setup = Setup(img_size=SIZE, normalize=spec.train["normalize"], batch_size=batch_size,
                   num_steps=steps + 2, weights="random", precision=precision)  # fmt: skip
-    trainer = trainer_class(setup, **resolve_options(spec, trainer_class, {}))
+    trainer = load_trainer(spec)(setup, **spec.model)
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(2 * batch_size)]
     clock = Clock()

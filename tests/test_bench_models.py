@@ -13,7 +13,7 @@ import pytest
 from ad.core.bench import run_bench
 from ad.core.bench.executors import LocalExecutor, RayExecutor
 from ad.core.bench.jobs import plan
-from ad.core.testing.pictures import write_mvtec_tree
+from ad.core.testing import write_mvtec_tree
 
 pytestmark = [
     pytest.mark.slow,

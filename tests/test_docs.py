@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from scipy import stats
 
-from ad.core.testing.pictures import make_picture, write_mvtec_tree
+from ad.core.testing import make_picture, write_mvtec_tree
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

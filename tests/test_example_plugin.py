@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ad.core.testing.pictures import make_picture
+from ad.core.testing import make_picture
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples/ad-example-plugin"

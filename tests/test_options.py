@@ -15,11 +15,11 @@ from annotated_types import Ge, Gt, Le, Lt
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ad.core import ModelRegistry, Setup, train
+from ad.core import AdError, ModelRegistry, Setup, load_trainer, train
 from ad.core.cli import main
-from ad.core.errors import AdError, SettingError
+from ad.core.errors import SettingError
 from ad.core.options import options_of
-from ad.core.registry import MODELS, load_trainer
+from ad.core.registry import MODELS
 from ad.core.saved.allocation import built_within
 from ad.core.settings import resolve_options
 

@@ -7,9 +7,7 @@ import pytest
 import textbook
 import torch
 
-from ad.core import evaluate, train
-from ad.core.data.samples import collect
-from ad.core.registry import get_dataset
+from ad.core import collect, evaluate, get_dataset, train
 
 SHARED = Path(__file__).parents[2] / "shared"
 

@@ -6,14 +6,20 @@ from importlib.metadata import entry_points
 import pytest
 import torch
 
-from ad.core import Callback, GradientTrainer, ModelRegistry, Setup
-from ad.core.data.batches import PictureSet
-from ad.core.errors import AdError
-from ad.core.learning.loop import fit
+from ad.core import (
+    AdError,
+    Callback,
+    GradientTrainer,
+    ModelRegistry,
+    PictureSet,
+    Setup,
+    fit,
+    load_trainer,
+)
 from ad.core.options import options_of
-from ad.core.registry import MODELS, load_trainer
+from ad.core.registry import MODELS
 from ad.core.settings import resolve_options
-from ad.core.testing.pictures import make_picture
+from ad.core.testing import make_picture
 
 
 def specs():

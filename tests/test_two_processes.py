@@ -9,12 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from ad.core import train
-from ad.core.data.batches import PictureSet
-from ad.core.data.learning import LearningData
+from ad.core import LearningData, PictureSet, Setup, train
 from ad.core.saved.files import read_model
-from ad.core.testing.pictures import make_picture, write_mvtec_tree
-from ad.core.trainer import Setup
+from ad.core.testing import make_picture, write_mvtec_tree
 from ad.distill.stfpm import StfpmTrainer
 
 SIZE = 64

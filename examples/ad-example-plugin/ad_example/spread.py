@@ -5,9 +5,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from ad.core import Detector, OnePassTrainer, Prediction, Setup
-from ad.core.detector import learned_buffer
-from ad.core.options import Field
+from ad.core import Detector, Field, OnePassTrainer, Prediction, Setup, learned_buffer
 
 
 class SpreadDetector(Detector):

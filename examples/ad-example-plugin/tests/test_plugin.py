@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from ad.core import Setup
 from ad.core.errors import DataError
 from ad.core.testing import check_model
-from ad.core.trainer import Setup
 from ad_example.picture_list import DATASET
 from ad_example.spread import SpreadTrainer
 

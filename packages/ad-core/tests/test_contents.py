@@ -48,7 +48,9 @@ def test_parts_and_their_masks_give_no_note(samples, tmp_path):
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".jpg"])
 def test_a_mask_that_is_taken_for_a_part_is_refused(samples, tmp_path, suffix):
     path = write(tmp_path / f"areas/1{suffix}", mask_of(1))
-    words = rf"1 of 10 pictures look like masks.*areas/1{suffix}`.*scored\. Move .*`masks/areas`"
+    words = (
+        rf"1 of 10 pictures look like masks.*areas/1{suffix}`.*scored\. Rename .*/areas` to `masks`"
+    )
     with pytest.raises(DataError, match=words):
         check_pictures([*samples, Sample(path, 1, "test", "c", "areas")])
     with pytest.raises(DataError, match="Read as a part it would be learnt from"):
@@ -109,7 +111,7 @@ def test_a_mask_of_two_pictures_is_told(samples, tmp_path):
     mask = write(tmp_path / "masks/0.png", mask_of(0))
     found = [bad_one(tmp_path / f"dent/s{n}.png", 30 + n, (mask,)) for n in range(2)]
     (note,) = check_pictures([*samples, *found])
-    assert "1 masks belong to two pictures each" in note
+    assert "1 masks belong to several pictures each" in note
     assert all(sample.path.name in note for sample in found)
 
 
@@ -143,3 +145,64 @@ def test_heat_maps_are_no_parts_wherever_they_were_moved(mean_picture, samples, 
     (row,) = inspect(run, [moved], output=tmp_path / "again").rows
     assert row.verdict == "error"
     assert "is a heat map" in row.error
+
+
+@pytest.mark.parametrize("name", ["dent/1_m", "areas/m1", "areas/1_x", "areas/1.bmp"])
+def test_a_mask_is_told_by_the_name_of_its_picture_in_it(samples, tmp_path, name):
+    path = write(tmp_path / f"{name}.png", mask_of(1))
+    with pytest.raises(DataError, match="which has the name of another picture"):
+        check_pictures([*samples, Sample(path, 1, "test", "c", "areas")])
+
+
+def test_a_mask_among_pictures_is_to_be_named_and_a_folder_of_them_renamed(samples, tmp_path):
+    path = write(tmp_path / "dent/1_m.png", mask_of(1))
+    with pytest.raises(DataError, match=r"such as `000_mask\.png` of `000\.png`, or move"):
+        check_pictures([*samples, Sample(path, 1, "test", "c", "dent")])
+    path = write(tmp_path / "roi/a/1.png", mask_of(1))
+    with pytest.raises(DataError, match=rf"Rename the folder `{tmp_path}/roi` to `masks`, or"):
+        check_pictures([*samples, Sample(path, 1, "test", "c", "roi")])
+
+
+def test_a_mask_the_wrong_way_round_is_no_part_either(samples, tmp_path):
+    path = write(tmp_path / "areas/1.png", 255 - mask_of(1))
+    with pytest.raises(DataError, match="1 of 10 pictures look like masks"):
+        check_pictures([*samples, Sample(path, 1, "test", "c", "areas")])
+
+
+def test_pictures_that_show_nothing_are_told(samples, tmp_path):
+    path = write(tmp_path / "good/areas/g1.png", np.zeros((32, 32), np.uint8))
+    (note,) = check_pictures([*samples, Sample(path, 0, "train", "c")])
+    assert f"1 of 10 pictures are the same all over, such as `{path}`" in note
+
+
+def test_names_in_two_formats_are_told(samples, tmp_path):
+    other = good_one(tmp_path / "good/G3.bmp", 7)
+    (note,) = check_pictures([*samples, other])
+    assert "1 names are there in two formats, such as `g3.png` and `G3.bmp`" in note
+
+
+def test_some_masks_the_wrong_way_round_are_told(samples, tmp_path):
+    drawn = [mask_of(n) for n in range(4)]
+    drawn[2] = 255 - drawn[2]
+    masks = [write(tmp_path / f"masks/{n}.png", pixels) for n, pixels in enumerate(drawn)]
+    found = [bad_one(tmp_path / f"dent/i{n}.png", 20 + n, (m,)) for n, m in enumerate(masks)]
+    (note,) = check_pictures([*samples, *found])
+    assert "1 of 4 defective pictures are marked by more than half" in note
+    assert f"`{masks[2]}` ({np.mean(drawn[2] > 0):.0%})" in note
+
+
+def test_a_mask_that_is_a_picture_of_the_data_is_refused(samples, tmp_path):
+    spelt = tmp_path / "dent/../dent/1.png"
+    with pytest.raises(
+        DataError, match="is given as the mask of .*9.png`, and is a picture itself"
+    ):
+        check_pictures([*samples, bad_one(tmp_path / "dent/9.png", 9, (spelt,))])
+
+
+def test_a_mask_of_two_pictures_is_found_under_two_spellings_and_counted_once(samples, tmp_path):
+    mask = write(tmp_path / "masks/0.png", mask_of(0))
+    (tmp_path / "masks/link.png").symlink_to(mask)
+    spellings = (mask, tmp_path / "masks/../masks/0.png", tmp_path / "masks/link.png")
+    found = [bad_one(tmp_path / f"dent/s{n}.png", 30 + n, (m,)) for n, m in enumerate(spellings)]
+    (note,) = check_pictures([*samples, *found])
+    assert "1 masks belong to several pictures each" in note

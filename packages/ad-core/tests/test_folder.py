@@ -1,12 +1,14 @@
 """A folder of one's own pictures: what each sub-folder is read as, or why it is refused."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from ad.core.data.folder import DATASET as FOLDER
+from ad.core.data.inventory import take_inventory
 from ad.core.data.mvtec import DATASET as MVTEC
-from ad.core.data.samples import collect
+from ad.core.data.samples import collect, locate
 from ad.core.errors import DataError
 from ad.core.testing.pictures import put_pictures as put
 
@@ -82,6 +84,8 @@ def test_a_kind_of_defect_keeps_its_name_whatever_folders_are_in_it(good):
         (["good_day2/0.png"], r"good_day2` sounds like good parts, but .*its 1 pictures would"),
         (["healthy/0.png"], "healthy` sounds like good parts.*`test_good` for good ones to test"),
         (["good/bad/0.png"], r"good/bad` lies among the good parts and is called defective: its 1"),
+        (["good/dent/0.png", "dent/1.png"], r"good/dent` lies among the good parts"),
+        (["masks_dent/0.png", "dent/0.png"], r"seems to hold masks.*go into `.*masks/dent`"),
         (["test/0.png"], r"whether the 1 pictures in `.*test` are good\. Put them into `test_good"),
         (["train/0.png"], "train` lies beside a folder of good parts.*into one folder"),
         (["val/dent/0.png"], "val` holds defective parts, `dent`.*Move them beside `val`"),
@@ -208,3 +212,52 @@ def test_mvtec_reads_masks_beside_and_among_the_pictures(tree):
     put(tree, "nut/test/dent/3_mask.png", "nut/test/dent/masks/day1/2.png")
     put(tree, "nut/train/good/0_mask.png")
     assert read(tree, "nut", MVTEC) == {("train", "good", 0): 2, ("test", "dent", 1): 2}
+
+
+def test_masks_beside_a_folder_of_pictures_are_no_category(tmp_path):
+    put(tmp_path, "images/good/0.png", "images/dent/0.png", "masks/good/0.png", "masks/dent/0.png")
+    assert FOLDER.categories(tmp_path) == ["images"]
+
+
+def test_folders_that_are_given_one_by_one_may_have_commas_in_their_paths(tmp_path):
+    put(tmp_path, "M4, x/good/0.png", "M4, x/dent/0.png")
+    root = f"normal={tmp_path}/M4, x/good,abnormal={tmp_path}/M4, x/dent"
+    name, found = locate(FOLDER, "all", root)
+    assert read(found, name) == {("train", "good", 0): 1, ("test", "dent", 0): 1}
+    assert take_inventory(FOLDER, found, collect(FOLDER, name, root=found, seed=0)).left_out == ()
+
+
+def test_a_whole_tree_given_as_good_parts_is_refused(tmp_path):
+    put(tmp_path, "n/good/0.png", "n/dent/0.png", "a/0.png")
+    with pytest.raises(DataError, match=r"n/dent` lies among the good parts.*its 1 pictures"):
+        read(Path(f"normal={tmp_path}/n,abnormal={tmp_path}/a"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("train/good/bad/0.png", "train/good/bad` lies among the good parts"),
+        ("test/good/NG/0.png", "test/good/NG` lies among the good parts"),
+        ("test/dent/good/0.png", "test/dent` would hold defective parts, and has `good` in it"),
+    ],
+)
+def test_mvtec_refuses_good_and_defective_parts_in_one_folder(tmp_path, name, words):
+    put(tmp_path, "train/good/0.png", "test/good/1.png", "test/dent/2.png", name)
+    with pytest.raises(DataError, match=words):
+        read(tmp_path, dataset=MVTEC)
+
+
+@pytest.mark.parametrize("category", ["", " , "])
+def test_an_empty_category_is_no_data_set_without_pictures(tmp_path, category):
+    put(tmp_path, "nut/train/good/0.png")
+    with pytest.raises(DataError, match="An empty category.*is a variable not set.*`nut`"):
+        read(tmp_path, category, MVTEC)
+
+
+def test_where_nothing_is_read_the_formats_that_are_there_are_named(tmp_path):
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good/0.HEIC").touch()
+    with pytest.raises(
+        DataError, match=r"to train on\. There are files .* not read: 1 of `\.HEIC`"
+    ):
+        read(tmp_path)

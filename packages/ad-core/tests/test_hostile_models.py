@@ -114,6 +114,15 @@ def test_a_configuration_that_cannot_be_right_is_refused(trained, changes, words
         load(trained)
 
 
+def test_an_option_that_cannot_be_right_is_the_files_and_not_the_users(trained):
+    changed = config_of(trained, options={"gain": -1})
+    rewrite(trained / "model", "config.json", changed)
+    words = r"`config.json` of the saved model `.*model` .* Option `gain` .* greater than 0; got -1"
+    for use in (load, evaluate, write_report):
+        with pytest.raises(ModelFileError, match=words):
+            use(trained)
+
+
 def test_an_empty_calibration_is_not_taken_for_none(trained):
     config = {**json.loads((trained / "model/config.json").read_text()), "calibration": {}}
     rewrite(trained / "model", "config.json", json.dumps(config).encode())

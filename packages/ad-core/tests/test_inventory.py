@@ -4,8 +4,9 @@ import json
 
 import pytest
 from PIL import Image
+from report_pages import Page
 
-from ad.core import evaluate, train
+from ad.core import evaluate, train, write_report
 from ad.core.data.folder import DATASET as FOLDER
 from ad.core.data.inventory import Inventory, take_inventory
 from ad.core.data.mtd import DATASET as MTD
@@ -151,3 +152,53 @@ def test_other_test_pictures_than_the_training_had_are_told(mean_picture, few, t
     (few / "dent/2000.png").unlink()
     (few / "dent/1000.png").write_bytes((few / "dent/1001.png").read_bytes() + b"\0")
     assert any("4 then, 4 now, others or changed ones" in note for note in evaluate(run).notes)
+
+
+@pytest.mark.parametrize("again", [evaluate, write_report])
+def test_a_report_of_other_test_pictures_says_so_though_the_figures_are_the_same(
+    mean_picture, few, tmp_path, again
+):
+    run = tmp_path / "run"
+    train("folder", str(few), mean_picture, output_dir=run)
+    picture, _ = make_picture(2000, size=32, defect=True)
+    Image.fromarray(picture).save(few / "dent/2000.png")
+    again(run)
+    notes = Page(run / "report.html").data["notes"]
+    assert not any("figures differ" in note for note in notes)
+    assert sum("training's figures: 4 then, 5 now" in note for note in notes) == 1
+    assert any("No defective picture has a mask" in note for note in notes)
+
+
+def test_a_report_has_what_an_evaluation_found_and_the_training_did_not_look_for(
+    mean_picture, few, tmp_path
+):
+    run = tmp_path / "run"
+    notes = train("folder", str(few), mean_picture, output_dir=run).notes
+    figures = json.loads((run / "metrics.json").read_text())
+    figures["notes"] = []  # as a version that looked for less has left it
+    (run / "metrics.json").write_text(json.dumps(figures))
+    evaluate(run)
+    assert set(Page(run / "report.html").data["notes"]) > set(notes)
+
+
+def test_other_masks_and_validation_pictures_than_the_training_had_are_told(
+    mean_picture, toy_root, tmp_path
+):
+    run, folder = tmp_path / "run", toy_root / "toy"
+    (folder / "validation/good").mkdir(parents=True)
+    for number in (0, 1):
+        Image.fromarray(make_picture(700 + number, size=32)[0]).save(
+            folder / f"validation/good/{number}.png"
+        )
+    train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=run)
+    assert not any("those of the training" in note for note in evaluate(run, report=False).notes)
+    mask = next((folder / "ground_truth/square").iterdir())
+    Image.new("L", (32, 32), 255).save(mask)
+    words = "The masks are not those of the training's figures: 4 then, 4 now, others or changed"
+    assert any(note.startswith(words) for note in evaluate(run, report=False).notes)
+    mask.unlink()
+    Image.fromarray(make_picture(702, size=32)[0]).save(folder / "validation/good/2.png")
+    notes = evaluate(run, report=False).notes
+    assert any("figures: 4 then, 3 now. New figures of pixels" in note for note in notes)
+    assert any("threshold is set with are not those" in note for note in notes)
+    assert any("2 then, 3 now. It was not set anew by this." in note for note in notes)

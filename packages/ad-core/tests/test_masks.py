@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ad.core.data.masks import MaskTree, looks_like_mask, masks_by_stem, sort_folder, tell_apart
+from ad.core.data.masks import MaskTree, look_of, masks_by_stem, sort_folder, tell_apart
 from ad.core.errors import DataError
 from ad.core.testing.pictures import make_picture
 from ad.core.testing.pictures import put_pictures as put
@@ -117,8 +117,9 @@ def test_a_mask_is_told_from_a_photograph_by_what_it_shows(tmp_path):
     put(tmp_path, "white.png", grey=255)
     (tmp_path / "damaged.png").write_bytes(b"\x89PNG")
     names = ("part", "mask", "black", "white", "damaged")
-    assert [looks_like_mask(tmp_path / f"{name}.png") for name in names] == [
-        *(False, True, False, False, False)
+    looks = [look_of(tmp_path / f"{name}.png") for name in names]
+    assert [one and tuple(one) for one in looks] == [
+        *((False, False), (True, False), (True, True), (True, True), None)
     ]
 
 
@@ -133,5 +134,34 @@ def test_a_mask_with_soft_edges_is_one_and_a_pale_photograph_is_none(tmp_path):
         spread = (grey - grey.min()) / (grey.max() - grey.min()) * (high - low) + low
         Image.fromarray(spread.astype(np.uint8)).save(tmp_path / f"{name}.jpg", quality=90)
         Image.fromarray(spread.astype(np.uint8)).save(tmp_path / f"{name}.png")
-    found = {path.name for path in tmp_path.iterdir() if looks_like_mask(path)}
+    found = {path.name for path in tmp_path.iterdir() if (one := look_of(path)) and one.drawn}
     assert found == {"soft.png", "soft.jpg"}
+
+
+@pytest.mark.parametrize("grey", [0, 255])
+def test_a_picture_and_a_blank_one_of_one_stem_are_a_part_and_its_mask(tmp_path, grey):
+    draw(tmp_path / "0.jpg", "part")
+    put(tmp_path, "0.png", grey=grey)
+    assert sorted_names(tmp_path) == (["0.jpg"], {"0.jpg": ["0.png"]})
+
+
+def test_a_mask_the_wrong_way_round_beside_its_picture_is_its_mask(tmp_path):
+    draw(tmp_path / "0.jpg", "part")
+    _, mask = make_picture(0, size=32, defect=True)
+    Image.fromarray(255 - mask.astype(np.uint8) * 255).save(tmp_path / "0.png")
+    assert sorted_names(tmp_path) == (["0.jpg"], {"0.jpg": ["0.png"]})
+
+
+def test_a_dark_photograph_with_a_bright_scratch_was_not_drawn(tmp_path):
+    dark = np.random.default_rng(0).integers(1, 12, (64, 64)).astype(np.uint8)
+    dark[30:33] = 240
+    Image.fromarray(dark).save(tmp_path / "dark.png")
+    assert look_of(tmp_path / "dark.png") == (False, False)
+
+
+def test_accents_and_suffixes_of_pictures_in_names_of_masks_make_no_difference(tmp_path):
+    composed, parted = "Stoß_\u00fc", "Stoß_u\u0308"  # as Windows and as older Macs write it
+    tree = MaskTree(put(tmp_path / "masks", f"{composed}/{parted}.png", "dent/1.jpg.png"))
+    (mask,) = tree.of(tmp_path / f"{parted}/{composed}.png", (parted,))
+    assert mask.name == f"{parted}.png"
+    assert [m.name for m in tree.of(tmp_path / "dent/1.jpg", ("dent",))] == ["1.jpg.png"]

@@ -23,6 +23,10 @@ from ad.core.data.names import drawn_from_stem, is_left_out, masked_stem, meanin
         ("test_bad abnormal-test", ("defective", "test")),
         ("dent scratch thread_side torn_label 123 smoke masked colour day1", ("other", None)),
         ("good_day2 goodtest print_ok broken_good train_test_good", ("doubtful", None)),
+        ("Gutteile Gut gute i.O. iO fehlerfrei bons conforme bueno negatives", ("doubtful", None)),
+        ("niO n.i.O.", ("other", None)),
+        ("Masken masques SegmentationClass masks_machine", ("masks", None)),
+        ("class_0 object gutter", ("other", None)),
         ("nominal healthy defect_free no_defect MT_Free reference", ("doubtful", None)),
     ],
 )
@@ -53,6 +57,7 @@ def test_kinds_of_defect_of_published_data_are_no_good_parts_and_no_masks():
     ("name", "stem"),
     [
         *(("000_mask", "000"), ("000-GT", "000"), ("a.mask", "a"), ("a_ground_truth", "a")),
+        *(("000.png_mask", "000"), ("000_Maske", "000"), ("000_mask0", "000")),
         *(("mask_000", "000"), ("a_label", "a"), ("000_mask_2", "000"), ("x_gt1", "x")),
         *(("000", None), ("unmasked", None), ("000mask", None), ("mask", None), ("a_mark", None)),
     ],

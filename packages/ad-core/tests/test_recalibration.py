@@ -227,6 +227,23 @@ def test_masks_among_good_pictures_do_not_set_a_threshold(trained, normals):
         recalibrate(trained.run, normals=normals)
 
 
+@pytest.mark.parametrize(("name", "role"), [("NG", "defective pictures"), ("gt_masks", "masks")])
+def test_a_folder_that_is_itself_called_otherwise_is_refused(trained, normals, name, role):
+    folder = normals.rename(normals.parent / name)
+    with pytest.raises(DataError, match=f"is called like a folder of {role}, and the threshold"):
+        recalibrate(trained.run, normals=folder)
+
+
+def test_what_is_odd_about_the_pictures_is_told(trained, normals, run_ad):
+    assert recalibrate(trained.run, normals=normals).notes == ()
+    for number in range(6):
+        _, mask = make_picture(600 + number, size=32, defect=True)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(normals / f"{number}.png")
+    words = "6 of 25 pictures look like masks, not like parts"
+    assert any(words in note for note in recalibrate(trained.run, normals=normals).notes)
+    assert words in run_ad("calibrate", trained.run, "--normals", normals)[2]
+
+
 def test_where_it_was_calibrated_is_recorded(trained, normals):
     def recorded():
         return json.loads((trained.run / "model/config.json").read_text())
@@ -445,3 +462,34 @@ def test_who_reads_while_the_configuration_is_rewritten_gets_the_new_one(trained
     (folder / "config.json").write_text("{}")
     with pytest.raises(ModelFileError, match=r"(?s)config\.json.*was\s+damaged or changed"):
         read_model(folder)
+
+
+def test_a_folder_beside_loose_pictures_may_be_of_defects_and_is_refused(trained, normals):
+    folder = normals.rename(normals.parent / "new")  # whose name does not say that all are good
+    write(folder / "dent", range(600, 603))
+    with pytest.raises(DataError, match="does not hold good pictures alone: `dent/600.png`"):
+        recalibrate(trained.run, normals=folder)
+
+
+def test_defective_pictures_and_masks_of_the_run_are_refused_as_good_ones(trained, toy_root):
+    before = load(trained.run).threshold
+    for folder in (toy_root / "toy/test/square", toy_root / "toy/ground_truth/square"):
+        with pytest.raises(DataError, match="4 of 4 pictures are defective parts or masks in the"):
+            recalibrate(trained.run, normals=folder)
+    assert load(trained.run).threshold == before
+
+
+def test_copies_of_pictures_that_were_learnt_from_are_refused(trained, toy_root, normals):
+    for number, path in enumerate(sorted((toy_root / "toy/train/good").iterdir())[:3]):
+        shutil.copy(path, normals / f"copy{number}.png")
+    with pytest.raises(DataError, match=r"[23] of 22 pictures are among those that .* has learnt"):
+        recalibrate(trained.run, normals=normals)
+
+
+def test_what_pictures_to_calibrate_with_show_is_told_and_a_file_counts_once(trained, normals):
+    Image.new("RGB", (32, 32)).save(normals / "black.png")
+    (note,) = recalibrate(trained.run, normals=normals).notes
+    assert "1 of 20 pictures are the same all over" in note
+    (normals / "link.png").symlink_to(normals / "300.png")
+    with pytest.raises(DataError, match="are the same file"):
+        recalibrate(trained.run, normals=normals)

@@ -95,7 +95,7 @@ def test_missing_training_defaults_are_named():
     [
         ("ad.core.nowhere:X", "cannot be imported"),
         ("ad.core.errors:Nothing", "cannot be imported"),
-        ("ad.core.errors:AdError", "must be a subclass of `ad.core.trainer.Trainer`"),
+        ("ad.core.errors:AdError", "must be a subclass of `ad.core.Trainer`"),
     ],
 )
 def test_a_trainer_that_is_none_is_a_plugin_error(path, words):

@@ -158,3 +158,17 @@ def test_a_listed_picture_that_cannot_be_looked_at_is_named(write, tmp_path):
     samples = read(write("image,label", f"{name},good"))
     with pytest.raises(PictureError, match=r"n.png` cannot be read \(File name too long\)"):
         fingerprint(samples)
+
+
+def test_paths_of_windows_alone_are_refused_with_the_remedy(write):
+    with pytest.raises(DataError, match=r"Line 2 .*names `a\\0\.png`.*Write `/` in place of"):
+        read(write("image,label", r"a\0.png,good"))
+
+
+@pytest.mark.parametrize("name", ["subset", "Fold", "usage"])
+def test_a_split_in_a_column_of_another_name_is_refused(write, name):
+    table = write(f"image,label,{name}", "0.png,good,train", "1.png,good,Test")
+    with pytest.raises(DataError, match=r"would not be read, and holds .*Rename it `split`"):
+        read(table)
+    table = write(f"image,label,split,{name}", "0.png,good,train,train", "1.png,good,test,test")
+    assert len(read(table)) == 2

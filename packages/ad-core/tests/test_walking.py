@@ -86,3 +86,16 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(walking.os, "scandir", refuse)
     with pytest.raises(DataError, match=r"cannot be listed \(Permission denied\)\. Make it read"):
         pictures_in(tmp_path)
+
+
+def test_the_link_itself_is_named_and_not_the_real_folder_behind_it(tmp_path):
+    put(tmp_path, "good/0.png")
+    (tmp_path / "good/again").symlink_to(tmp_path)
+    with pytest.raises(DataError, match=r"^`\S+/good/again` is a link back"):
+        pictures_below(tmp_path / "good")  # which good/again/good is, too: it must not be removed
+
+
+def test_a_link_to_a_folder_that_is_gone_is_told(tmp_path):
+    put(tmp_path, "good/0.png")
+    (tmp_path / "good/batch2").symlink_to(tmp_path / "unmounted")
+    assert (tmp_path / "good/batch2", walking.NO_FILE) in list(everything_below(tmp_path))

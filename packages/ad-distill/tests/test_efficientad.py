@@ -14,16 +14,21 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ad.core.callbacks import Callback
-from ad.core.data.batches import PictureSet, to_device
-from ad.core.data.learning import LearningBatch, LearningData
+from ad.core import (
+    FROM_MODEL_FILE,
+    Callback,
+    Checkpoints,
+    LearningBatch,
+    LearningData,
+    PictureSet,
+    Setup,
+    fit,
+    to_device,
+)
 from ad.core.errors import DataError, NotFittedError, SettingError
-from ad.core.learning.checkpoints import Checkpoints
-from ad.core.learning.loop import fit
 from ad.core.saved.files import read_model, save_model
 from ad.core.saved.loading import load_tensors
-from ad.core.testing.pictures import make_picture
-from ad.core.trainer import FROM_MODEL_FILE, Setup
+from ad.core.testing import make_picture
 from ad.distill.efficientad import network
 from ad.distill.efficientad.network import AutoEncoder, cells
 from ad.distill.efficientad.trainer import EfficientadTrainer, PenaltyPictures, hardest, jitter

@@ -2,15 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from ad.core.data.batches import PictureSet
+from ad.core import LoadedDetector, PictureSet, Setup, fit
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.learning.loop import fit
-from ad.core.predict import LoadedDetector, ModelConfig
+from ad.core.predict import ModelConfig
 from ad.core.saved.loading import load_tensors
 from ad.core.settings import run_settings
-from ad.core.testing.pictures import make_picture
+from ad.core.testing import make_picture
 from ad.core.thresholds.calibrate import calibrate
-from ad.core.trainer import Setup
 from ad.distill import fre
 from ad.distill.fre import FreTrainer
 from ad.distill.models import FRE, FRE_RESNET18
@@ -70,7 +68,7 @@ def test_descent_comes_near_the_closed_form_and_not_below():
 
 
 def _data(one):
-    from ad.core.data.learning import LearningData
+    from ad.core import LearningData
 
     return LearningData(pictures(), torch.device("cpu"), one.frozen)
 

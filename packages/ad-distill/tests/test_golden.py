@@ -7,9 +7,8 @@ import torch
 from golden import Golden, needs_golden
 from torch import nn
 
-from ad.core.data.learning import LearningBatch
+from ad.core import LearningBatch, Setup
 from ad.core.detector import mark_trained
-from ad.core.trainer import Setup
 from ad.distill.efficientad import network, trainer
 from ad.distill.efficientad.network import AutoEncoder
 from ad.distill.efficientad.trainer import EfficientadTrainer

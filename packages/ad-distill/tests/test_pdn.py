@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from ad.core import FROM_MODEL_FILE, Setup
 from ad.core.errors import DataError, ModelFileError, WeightsError
 from ad.core.saved.loading import load_tensors
-from ad.core.trainer import FROM_MODEL_FILE, Setup
 from ad.distill.pdn import CHANNELS, ChannelScale, Pdn, load_teacher, teacher_file
 
 # By hand from the layers: inputs x outputs x kernel + outputs of each convolution.

@@ -4,12 +4,9 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from ad.core.data.batches import PictureSet
-from ad.core.data.learning import LearningBatch
+from ad.core import LearningBatch, PictureSet, Setup, fit
 from ad.core.errors import NotFittedError, SettingError
-from ad.core.learning.loop import fit
-from ad.core.testing.pictures import make_picture
-from ad.core.trainer import Setup
+from ad.core.testing import make_picture
 from ad.distill.reverse_distillation import (
     Block,
     Bottleneck,

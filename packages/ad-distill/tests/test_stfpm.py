@@ -2,12 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ad.core.data.batches import PictureSet
-from ad.core.data.learning import LearningBatch
+from ad.core import LearningBatch, PictureSet, Setup, fit
 from ad.core.errors import NotFittedError, SettingError
-from ad.core.learning.loop import fit
-from ad.core.testing.pictures import make_picture
-from ad.core.trainer import Setup
+from ad.core.testing import make_picture
 from ad.distill.stfpm import StfpmTrainer, gap
 
 SIZE = 64

@@ -12,12 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from ad.core.data.batches import PictureSet
+from ad.core import Checkpoints, PictureSet, Setup, fit
 from ad.core.errors import DataError, Interrupted, OutputError, SettingError
-from ad.core.learning.checkpoints import Checkpoints
-from ad.core.learning.loop import fit
-from ad.core.networks.backbones import FeatureExtractor
-from ad.core.trainer import Setup
+from ad.core.networks import FeatureExtractor
 from ad.distill import teacher as module
 from ad.distill.pdn import CHANNELS, load_teacher
 from ad.distill.targets import TargetFeatures
@@ -158,8 +155,7 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(tmp_path, photos, monkey
 
 
 def test_statistics_of_many_pictures_are_of_a_part_that_the_seed_chooses(photos, monkeypatch):
-    from ad.core.data.batches import PictureSet
-    from ad.core.data.learning import LearningData
+    from ad.core import LearningData, PictureSet
 
     monkeypatch.setattr(module, "STATISTICS", 2)
     data = PictureSet(sorted(photos.iterdir()), SIZE)

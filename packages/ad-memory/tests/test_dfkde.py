@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import gaussian_kde
 
+from ad.core import FROM_MODEL_FILE, Setup
 from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError, WeightsError
 from ad.core.saved.files import read_model, save_model
 from ad.core.saved.loading import load_tensors
-from ad.core.trainer import FROM_MODEL_FILE, Setup
 from ad.memory.dfkde import DfkdeTrainer
 
 BACKBONE = "test_resnet"  # timm's smallest: layers as of a ResNet-18, built in milliseconds

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from ad.core import SILENT
 from ad.core.errors import DataError, SettingError
-from ad.core.progress import SILENT
 from ad.memory.gaussian import PositionGaussians, StoredFit, StreamedFit, start_fit
 
 CPU = torch.device("cpu")

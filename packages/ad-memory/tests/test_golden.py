@@ -5,9 +5,8 @@ import torch
 from golden import Golden, needs_golden
 from torch import nn
 
-from ad.core.networks.maps import GaussianBlur, upsample
-from ad.core.networks.patches import PooledPatches
-from ad.core.trainer import Setup
+from ad.core import Setup
+from ad.core.networks import GaussianBlur, PooledPatches, upsample
 from ad.memory.dfkde import DfkdeDetector, DfkdeTrainer
 from ad.memory.gaussian import PositionGaussians, StoredFit, StreamedFit
 from ad.memory.neighbors import nearest

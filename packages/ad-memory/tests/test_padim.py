@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
+from ad.core import FROM_MODEL_FILE, Setup
 from ad.core.errors import DataError, ModelFileError, NotFittedError, OutputError, SettingError
 from ad.core.saved.files import read_model, save_model
 from ad.core.saved.loading import load_tensors
-from ad.core.trainer import FROM_MODEL_FILE, Setup
 from ad.memory.padim import PadimTrainer
 from ad.memory.reduction import ChannelSubset, LinearProjection
 

@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from ad.core import load, train
+from ad.core import Setup, load, train
 from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError
 from ad.core.saved.files import read_config, rewrite_config
 from ad.core.saved.loading import load_tensors
 from ad.core.testing.pictures import write_mvtec_tree
-from ad.core.trainer import Setup
 from ad.memory import patchcore
 from ad.memory.coreset import k_center_greedy, project
 from ad.memory.patchcore import PatchcoreDetector, PatchcoreTrainer

@@ -7,15 +7,11 @@ import torch
 from scipy.ndimage import gaussian_filter
 from tiny_batches import batch_of
 
-from ad.core import load
-from ad.core.callbacks import Callback
-from ad.core.data.batches import PictureSet, to_device
+from ad.core import Callback, PictureSet, Setup, fit, load, to_device
 from ad.core.errors import NotFittedError, SettingError
-from ad.core.learning.loop import fit
 from ad.core.predict import ModelConfig
 from ad.core.saved.files import save_model
-from ad.core.testing.pictures import make_picture
-from ad.core.trainer import Setup
+from ad.core.testing import make_picture
 from ad.recon.autoencoder import AutoencoderTrainer
 from ad.recon.ssim import ssim
 

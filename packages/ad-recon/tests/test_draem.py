@@ -7,13 +7,11 @@ import torch
 from PIL import Image
 from tiny_batches import batch_of
 
-from ad.core.callbacks import Callback
+from ad.core import FROM_MODEL_FILE, Callback, Setup, fit
 from ad.core.errors import DataError, NotFittedError, SettingError
-from ad.core.learning.loop import fit
 from ad.core.saved.files import read_model, save_model
 from ad.core.saved.loading import load_tensors
-from ad.core.testing.pictures import make_picture
-from ad.core.trainer import FROM_MODEL_FILE, Setup
+from ad.core.testing import make_picture
 from ad.recon import draem
 from ad.recon.draem import DraemTrainer, FindingNetwork, MendingNetwork, PredictiveBlock
 from ad.recon.focal import focal_loss

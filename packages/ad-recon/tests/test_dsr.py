@@ -17,9 +17,8 @@ from small_dsr import (
     trainer,
 )
 
+from ad.core import Setup, fit
 from ad.core.errors import DataError, NotFittedError, SettingError
-from ad.core.learning.loop import fit
-from ad.core.trainer import Setup
 from ad.recon.dsr.network import DsrDetector, restriction
 from ad.recon.dsr.trainer import ENOUGH_STEPS, DsrTrainer
 from ad.recon.dsr.vq import Residual

@@ -8,9 +8,7 @@ from PIL import Image
 from small_dsr import SIZE, SMALL, generators, images, pictures, trainer
 from tiny_batches import batch_of
 
-from ad.core.callbacks import Callback
-from ad.core.learning.loop import fit
-from ad.core.trainer import Setup
+from ad.core import Callback, Setup, fit
 from ad.recon.dsr.anomalies import break_codes
 from ad.recon.dsr.trainer import DsrTrainer
 from ad.recon.dsr.vq import Codes

@@ -17,11 +17,10 @@ from small_dsr import (
     trainer,
 )
 
+from ad.core import FROM_MODEL_FILE, fit
 from ad.core.errors import WeightsError
-from ad.core.learning.loop import fit
 from ad.core.saved.files import read_model, save_model
 from ad.core.saved.loading import load_tensors
-from ad.core.trainer import FROM_MODEL_FILE
 from ad.recon.dsr.vq import VqModel
 from ad.recon.dsr.weights import load_quantizer
 

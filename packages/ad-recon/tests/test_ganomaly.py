@@ -8,11 +8,8 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 from tiny_batches import batch_of
 
-from ad.core.callbacks import Callback
+from ad.core import Callback, Checkpoints, Setup, fit
 from ad.core.errors import NotFittedError, SettingError
-from ad.core.learning.checkpoints import Checkpoints
-from ad.core.learning.loop import fit
-from ad.core.trainer import Setup
 from ad.recon import ganomaly
 from ad.recon.ganomaly import Discriminator, Encoder, GanomalyTrainer, decoder, initialize
 from ad.recon.models import GANOMALY

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from golden import Golden, needs_golden
 from tiny_batches import batch_of
 
+from ad.core import Setup
 from ad.core.detector import mark_trained
-from ad.core.trainer import Setup
 from ad.recon import ganomaly
 from ad.recon.draem import DraemDetector, FindingNetwork, MendingNetwork
 from ad.recon.dsr.anomalies import candidate_ranks, exchange

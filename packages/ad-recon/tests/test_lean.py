@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ad.core.testing.pictures import write_mvtec_tree
+from ad.core.testing import write_mvtec_tree
 
 SMALL = {
     "autoencoder": {"latent_dim": 8},

@@ -6,7 +6,7 @@ import pytest
 from killed_runs import check_resuming
 from tiny_batches import pictures
 
-from ad.core.trainer import Setup
+from ad.core import Setup
 from ad.recon.autoencoder import AutoencoderTrainer
 from ad.recon.draem import DraemTrainer
 from ad.recon.ganomaly import GanomalyTrainer

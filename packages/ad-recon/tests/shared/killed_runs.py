@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from ad.core.learning.checkpoints import Checkpoints
-from ad.core.learning.loop import fit
+from ad.core import Checkpoints, fit
 
 
 def learnt(trainer):

@@ -6,7 +6,7 @@ import tiny_batches
 import torch
 from safetensors.torch import save_file
 
-from ad.core.trainer import Setup
+from ad.core import Setup
 from ad.recon.dsr.trainer import DsrTrainer
 from ad.recon.dsr.vq import VqModel
 

@@ -2,9 +2,8 @@
 
 import torch
 
-from ad.core.data.batches import PictureSet, to_device
-from ad.core.data.learning import LearningBatch
-from ad.core.testing.pictures import make_picture
+from ad.core import LearningBatch, PictureSet, to_device
+from ad.core.testing import make_picture
 
 
 def pictures(size, count=8, *, start=0):

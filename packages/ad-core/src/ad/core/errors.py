@@ -10,6 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+__all__ = [
+    "AdError",
+    "DataError",
+    "DownloadError",
+    "Interrupted",
+    "LearningError",
+    "MissingExtraError",
+    "ModelFileError",
+    "NotFittedError",
+    "OutputError",
+    "PathError",
+    "PictureError",
+    "PluginError",
+    "SettingError",
+    "UnknownNameError",
+    "WeightsError",
+    "how_to_install",
+]
+
 
 class AdError(Exception):
     """Base of all errors raised on purpose."""

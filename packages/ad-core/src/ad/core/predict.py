@@ -366,9 +366,16 @@ def _build(
         device=device,
         precision=precision,
     )
-    options = resolve_options(spec, trainer, config.options)
-    with built_within(tensors, folder):
-        detector = trainer(setup, **options).detector
+    try:
+        options = resolve_options(spec, trainer, config.options)
+        with built_within(tensors, folder):
+            detector = trainer(setup, **options).detector
+    except SettingError as error:  # nobody who loads a model has set anything
+        msg = (
+            f"The `config.json` of the saved model `{folder}` cannot be used: {error} It belongs "
+            "to another version, or was changed; take it from the original again."
+        )
+        raise ModelFileError(msg) from error
     load_tensors(detector, tensors, folder)
     return LoadedDetector(detector, config, device)
 

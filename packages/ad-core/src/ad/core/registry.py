@@ -240,7 +240,7 @@ def load_trainer(spec: ModelSpec) -> type[Trainer]:
     if not (isinstance(found, type) and issubclass(found, Trainer)):
         msg = (
             f"`{spec.trainer}` of model `{spec.name}` must be a subclass of "
-            f"`ad.core.trainer.Trainer`; it is {found!r}."
+            f"`ad.core.Trainer`; it is {found!r}."
         )
         raise PluginError(msg)
     return found

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from ad.core.cli.options import (
+from ad.core import (
     BatchSizeOption,
     DeviceOption,
     JsonOption,
-    Precision,
+    PrecisionChoice,
     SeedOption,
     WeightsOption,
     path_of,
@@ -58,8 +58,8 @@ def distill_teacher(
     weights: WeightsOption = "auto",
     device: DeviceOption = "auto",
     precision: Annotated[
-        Precision, typer.Option(help="Precision of the networks.")
-    ] = Precision.auto,
+        PrecisionChoice, typer.Option(help="Precision of the networks.")
+    ] = PrecisionChoice.auto,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the same command was stopped.")
     ] = False,
@@ -69,7 +69,7 @@ def distill_teacher(
 
     Example: [bold]ad distill-teacher --images ./photos --backbone wide_resnet101_2[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, print_json, say
+    from ad.core import ConsoleProgress, print_json, say
     from ad.distill.teacher import distill_teacher as run_distill_teacher
 
     result = run_distill_teacher(

@@ -23,14 +23,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ad.core.data.learning import LearningBatch, LearningData, stream
-from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core import (
+    Detector,
+    Field,
+    GradientTrainer,
+    LearningBatch,
+    LearningData,
+    LearningRate,
+    Name,
+    Optimization,
+    Prediction,
+    Setup,
+    learned_buffer,
+    stream,
+)
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.networks.backbones import FeatureExtractor
-from ad.core.networks.components import principal_components
-from ad.core.networks.maps import upsample
-from ad.core.options import Field, LearningRate, Name
-from ad.core.trainer import GradientTrainer, Optimization, Setup
+from ad.core.networks import FeatureExtractor, principal_components, upsample
 
 Solver = Literal["pca", "sgd"]
 

@@ -29,16 +29,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.detector import learned_buffer
-from ad.core.devices import in_precision
+from ad.core import FROM_MODEL_FILE, Precision, Setup, in_precision, learned_buffer
 from ad.core.errors import DataError, WeightsError
-from ad.core.networks.weights import (
+from ad.core.networks import (
     file_in_weights_folder,
     fitting_weights,
     given_file,
     read_weights,
 )
-from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
 
 Size = Literal["small", "medium"]
 

@@ -17,14 +17,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.data.learning import LearningBatch, stream
-from ad.core.detector import Detector, Prediction, trained_flag
-from ad.core.devices import in_precision
+from ad.core import (
+    Detector,
+    GradientTrainer,
+    Layers,
+    LearningBatch,
+    LearningRate,
+    Name,
+    Optimization,
+    Prediction,
+    Setup,
+    in_precision,
+    stream,
+    trained_flag,
+)
 from ad.core.errors import SettingError
-from ad.core.networks.backbones import FeatureExtractor
-from ad.core.networks.maps import GaussianBlur
-from ad.core.options import Layers, LearningRate, Name
-from ad.core.trainer import GradientTrainer, Optimization, Setup
+from ad.core.networks import FeatureExtractor, GaussianBlur
 
 STRIDE = 32
 """Pixels along the side of a cell of the code."""

@@ -16,13 +16,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ad.core.data.learning import LearningBatch
-from ad.core.detector import Detector, Prediction, trained_flag
+from ad.core import (
+    Detector,
+    GradientTrainer,
+    Layers,
+    LearningBatch,
+    LearningRate,
+    Name,
+    Optimization,
+    Prediction,
+    Setup,
+    WeightDecay,
+    trained_flag,
+)
 from ad.core.errors import SettingError
-from ad.core.networks.backbones import FeatureExtractor, fresh_network
-from ad.core.networks.maps import upsample
-from ad.core.options import Layers, LearningRate, Name, WeightDecay
-from ad.core.trainer import GradientTrainer, Optimization, Setup
+from ad.core.networks import FeatureExtractor, fresh_network, upsample
 
 
 @final

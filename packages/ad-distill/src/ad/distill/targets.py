@@ -13,9 +13,8 @@ from typing import final
 
 from torch import Tensor, nn
 
-from ad.core.devices import in_precision
-from ad.core.networks.backbones import FeatureExtractor
-from ad.core.networks.patches import PooledPatches
+from ad.core import in_precision
+from ad.core.networks import FeatureExtractor, PooledPatches
 from ad.distill.pdn import CHANNELS
 
 

@@ -24,34 +24,43 @@ import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ad.core.data.batches import RAM_BUDGET, PictureSet
-from ad.core.data.learning import LearningBatch, LearningData, stream
-from ad.core.data.samples import fingerprint_of
-from ad.core.data.walking import pictures_below
-from ad.core.detector import Detector, Prediction
-from ad.core.devices import in_precision, resolve_device, resolve_precision
-from ad.core.errors import DataError, Interrupted, OutputError, SettingError
-from ad.core.learning.checkpoints import Checkpoints
-from ad.core.learning.loop import fit
-from ad.core.networks.backbones import FeatureExtractor
-from ad.core.networks.maps import upsample
-from ad.core.networks.normalize import ImagenetNorm
-from ad.core.options import (
+from ad.core import (
+    RAM_BUDGET,
+    SILENT,
+    Advance,
     BatchSize,
+    Checkpoints,
+    Detector,
+    GradientTrainer,
     Layers,
+    LearningBatch,
+    LearningData,
     LearningRate,
     Minutes,
     Name,
+    Optimization,
+    PictureSet,
+    Prediction,
+    Progress,
     Seed,
+    Setup,
     Side,
     Steps,
     WeightDecay,
     checked,
+    fingerprint_of,
+    fit,
+    given_path,
+    in_precision,
+    pictures_below,
+    resolve_device,
+    resolve_precision,
+    stream,
+    to_json,
+    write_atomic,
 )
-from ad.core.progress import SILENT, Advance, Progress
-from ad.core.saved.files import to_json, write_atomic
-from ad.core.saved.paths import given_path
-from ad.core.trainer import GradientTrainer, Optimization, Setup
+from ad.core.errors import DataError, Interrupted, OutputError, SettingError
+from ad.core.networks import FeatureExtractor, ImagenetNorm, upsample
 from ad.distill.pdn import (
     CHANNELS,
     ChannelScale,

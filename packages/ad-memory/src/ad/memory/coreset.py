@@ -13,8 +13,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from ad.core import Advance
 from ad.core.errors import DataError, SettingError
-from ad.core.progress import Advance
 from ad.memory.neighbors import Index
 
 

@@ -11,7 +11,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ad.core.detector import learned_buffer
+from ad.core import learned_buffer
 from ad.core.errors import DataError
 
 _JITTER = 1e-6

@@ -15,12 +15,19 @@ from typing import Annotated, ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core import (
+    FROM_MODEL_FILE,
+    Detector,
+    Field,
+    Layers,
+    Name,
+    OnePassTrainer,
+    Prediction,
+    Setup,
+    learned_buffer,
+)
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.networks.backbones import FeatureExtractor
-from ad.core.networks.components import principal_components
-from ad.core.options import Field, Layers, Name
-from ad.core.trainer import FROM_MODEL_FILE, OnePassTrainer, Setup
+from ad.core.networks import FeatureExtractor, principal_components
 from ad.memory.density import GaussianKde
 
 Scaling = Literal["scale", "norm"]

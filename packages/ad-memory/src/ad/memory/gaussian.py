@@ -21,9 +21,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ad.core.detector import learned_buffer
+from ad.core import SILENT, Progress, learned_buffer
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.progress import SILENT, Progress
 
 _CACHED_VALUES = 2**21
 """Numbers of the factors that are used at a time while distances are measured: 8 MB."""

@@ -4,7 +4,7 @@ No torch here: `ad models` reads this page. Options that are not listed keep the
 the trainer's signature.
 """
 
-from ad.core.registry import ModelSpec
+from ad.core import ModelSpec
 
 PADIM = ModelSpec(
     name="padim",

@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from ad.core.detector import learned_buffer
+from ad.core import learned_buffer
 from ad.core.errors import DataError, MissingExtraError, SettingError, how_to_install
 
 Precision = Literal["exact", "fast"]

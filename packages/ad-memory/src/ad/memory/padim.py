@@ -22,12 +22,9 @@ from typing import Annotated, final
 import torch
 from torch import Tensor
 
-from ad.core.detector import Detector, Prediction
+from ad.core import Detector, Field, Layers, Name, OnePassTrainer, Prediction, Setup
 from ad.core.errors import SettingError
-from ad.core.networks.backbones import FeatureExtractor
-from ad.core.networks.maps import GaussianBlur, Sigma, upsample
-from ad.core.options import Field, Layers, Name
-from ad.core.trainer import OnePassTrainer, Setup
+from ad.core.networks import FeatureExtractor, GaussianBlur, Sigma, upsample
 from ad.memory.gaussian import GaussianFit, PositionGaussians, start_fit, too_few
 from ad.memory.patch_pca import PatchPca
 from ad.memory.reduction import ChannelSubset, LinearProjection, Reduction

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ad.core.errors import OutputError
-from ad.core.networks.components import leading_directions
+from ad.core.networks import leading_directions
 from ad.memory.reduction import nearest_index
 
 _RESERVE_BYTES = 2**28

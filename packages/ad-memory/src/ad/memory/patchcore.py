@@ -17,14 +17,25 @@ from typing import Annotated, Literal, final
 import torch
 from torch import Tensor
 
-from ad.core.detector import Detector, Prediction
+from ad.core import (
+    Advance,
+    Detector,
+    Field,
+    Layers,
+    Name,
+    OnePassTrainer,
+    Prediction,
+    Setup,
+    renamed,
+)
 from ad.core.errors import DataError, SettingError
-from ad.core.networks.backbones import FeatureExtractor
-from ad.core.networks.maps import GaussianBlur, upsample
-from ad.core.networks.patches import ConcatenatedPatches, PooledPatches
-from ad.core.options import Field, Layers, Name, renamed
-from ad.core.progress import Advance
-from ad.core.trainer import OnePassTrainer, Setup
+from ad.core.networks import (
+    ConcatenatedPatches,
+    FeatureExtractor,
+    GaussianBlur,
+    PooledPatches,
+    upsample,
+)
 from ad.memory.coreset import k_center_greedy, k_means_medoids, project, random_rows
 from ad.memory.neighbors import Backend, NearestNeighbors, Precision, as_stored
 

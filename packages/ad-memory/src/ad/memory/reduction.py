@@ -14,7 +14,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
-from ad.core.detector import learned_buffer
+from ad.core import learned_buffer
 from ad.core.errors import SettingError
 
 Reduction = Literal["random", "pca", "semi_orth"]

@@ -18,12 +18,21 @@ from typing import Annotated, Literal, final
 import torch
 from torch import Tensor, nn
 
-from ad.core.data.learning import LearningBatch, stream
-from ad.core.detector import Detector, Prediction, trained_flag
+from ad.core import (
+    Detector,
+    Field,
+    GradientTrainer,
+    LearningBatch,
+    LearningRate,
+    Optimization,
+    Prediction,
+    Setup,
+    WeightDecay,
+    stream,
+    trained_flag,
+)
 from ad.core.errors import SettingError
-from ad.core.networks.maps import GaussianBlur, SigmaOrNone
-from ad.core.options import Field, LearningRate, WeightDecay
-from ad.core.trainer import GradientTrainer, Optimization, Setup
+from ad.core.networks import GaussianBlur, SigmaOrNone
 from ad.recon.limits import budget_note, check_plain
 from ad.recon.ssim import ssim
 

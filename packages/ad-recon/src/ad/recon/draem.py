@@ -21,15 +21,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.data.learning import LearningBatch, LearningData, stream
-from ad.core.data.samples import fingerprint_of
-from ad.core.detector import Detector, Prediction, trained_flag
-from ad.core.devices import in_precision
+from ad.core import (
+    FROM_MODEL_FILE,
+    Detector,
+    Field,
+    GradientTrainer,
+    LearningBatch,
+    LearningData,
+    LearningRate,
+    Optimization,
+    PathName,
+    Precision,
+    Prediction,
+    Probability,
+    Setup,
+    fingerprint_of,
+    in_precision,
+    stream,
+    trained_flag,
+)
 from ad.core.errors import SettingError
-from ad.core.options import Field, LearningRate, PathName, Probability
-from ad.core.synth.anomalies import PerlinAnomalies
-from ad.core.synth.textures import FolderTextures, let_take_from, texture_source
-from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Precision, Setup
+from ad.core.synth import FolderTextures, PerlinAnomalies, let_take_from, texture_source
 from ad.recon.focal import focal_loss
 from ad.recon.limits import budget_note, check_plain
 from ad.recon.ssim import ssim

@@ -19,12 +19,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.data.learning import LearningBatch, stream
-from ad.core.detector import Detector, Prediction, trained_flag
+from ad.core import (
+    Detector,
+    Field,
+    GradientTrainer,
+    LearningBatch,
+    LearningRate,
+    Optimization,
+    Prediction,
+    Setup,
+    Side,
+    stream,
+    trained_flag,
+)
 from ad.core.errors import SettingError
-from ad.core.networks.maps import GaussianBlur
-from ad.core.options import Field, LearningRate, Side
-from ad.core.trainer import GradientTrainer, Optimization, Setup
+from ad.core.networks import GaussianBlur
 from ad.recon.limits import budget_note, check_plain
 
 LR = 2e-4

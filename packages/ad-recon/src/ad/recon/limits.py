@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ad.core import Setup
 from ad.core.errors import SettingError
-from ad.core.trainer import Setup
 
 
 def check_plain(setup: Setup, model: str) -> None:

@@ -20,7 +20,7 @@ from ad.core.cli.options import (
     HoldoutOption,
     ImgSizeOption,
     JsonOption,
-    Precision,
+    PrecisionChoice,
     PrecisionOption,
     ReportOption,
     StepsOption,
@@ -88,7 +88,7 @@ def bench(
     holdout: HoldoutOption = 0.1,
     weights: WeightsOption = "auto",
     device: DeviceOption = "auto",
-    precision: PrecisionOption = Precision.auto,
+    precision: PrecisionOption = PrecisionChoice.auto,
     report: ReportOption = True,
     json: JsonOption = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ad.core.cli.options import FalseAlarmsOption, JsonOption, Precision, RunArgument, path_of
+from ad.core.cli.options import FalseAlarmsOption, JsonOption, PrecisionChoice, RunArgument, path_of
 
 if TYPE_CHECKING:
     from ad.core.thresholds.calibrate import Calibration
@@ -52,8 +52,8 @@ def calibrate(
         str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the detector will work.")
     ] = "auto",
     precision: Annotated[
-        Precision, typer.Option(help="In which it will work; auto: as until now.")
-    ] = Precision.auto,
+        PrecisionChoice, typer.Option(help="In which it will work; auto: as until now.")
+    ] = PrecisionChoice.auto,
     json: JsonOption = False,
 ) -> None:
     """Set the threshold of a trained detector anew, from pictures it has not seen or by hand.

@@ -27,7 +27,7 @@ def path_of(what: str) -> Callable[[str], Path]:
     return path
 
 
-class Precision(StrEnum):
+class PrecisionChoice(StrEnum):
     """Choices of ``--precision``."""
 
     auto = "auto"
@@ -92,7 +92,7 @@ WeightsOption = Annotated[
     str, typer.Option(metavar="auto|random|FILE", help="Weights of the backbone.")
 ]
 DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run.")]
-PrecisionOption = Annotated[Precision, typer.Option(help="Precision of frozen networks.")]
+PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="Precision of frozen networks.")]
 SeedOption = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random choice.")]
 ReportOption = Annotated[
     bool, typer.Option("--report/--no-report", help="Write `report.html` to look at.")

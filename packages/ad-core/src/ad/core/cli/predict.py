@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ad.core.cli.options import DeviceOption, JsonOption, Precision, RunArgument, path_of
+from ad.core.cli.options import DeviceOption, JsonOption, PrecisionChoice, RunArgument, path_of
 
 if TYPE_CHECKING:
     from ad.core.jobs.inspect import Inspection
@@ -33,8 +33,8 @@ def predict(
     ] = None,
     device: DeviceOption = "auto",
     precision: Annotated[
-        Precision, typer.Option(help="Of frozen networks; auto: that of the threshold.")
-    ] = Precision.auto,
+        PrecisionChoice, typer.Option(help="Of frozen networks; auto: that of the threshold.")
+    ] = PrecisionChoice.auto,
     threshold: Annotated[
         float | None,
         typer.Option(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from ad.core.data.masks import looks_like_mask
+from ad.core.data.masks import look_of
+from ad.core.data.names import folded, masked_stem, without_suffix
 from ad.core.data.pictures import check_headers, mask_facts, stored_size
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError
@@ -53,32 +55,71 @@ def check_pictures(samples: Sequence[Sample], *, progress: Progress = SILENT) ->
         for sample in samples:
             check_headers(sample.path, sample.masks)
             advance(1)
-    return [*_masks_as_pictures(samples), *_copies(samples), *_odd_masks(samples)]
+    return [
+        *_masks_as_pictures(samples),
+        *_copies(samples),
+        *_two_formats(samples),
+        *_odd_masks(samples),
+    ]
 
 
 def _masks_as_pictures(samples: Sequence[Sample]) -> list[str]:
-    """Find masks among the pictures: two values, mostly black, where good pictures have more."""
+    """Find masks among the pictures: two values or one, where good pictures have more."""
     suspects = [s for s in samples if _may_be_mask(s.path)]
-    drawn = [s for s, is_mask in zip(suspects, _map(_shows_mask, suspects), strict=True) if is_mask]
+    looks = list(zip(suspects, _map(lambda s: look_of(s.path), suspects), strict=True))
+    blank = [sample for sample, one in looks if one and one.blank]
+    notes = []
+    if blank:
+        notes.append(
+            f"{len(blank)} of {len(samples)} pictures are the same all over, such as "
+            f"`{blank[0].path}`: they show no part. Masks of good parts go into a folder `masks`; "
+            "remove other ones."
+        )
+    drawn = [sample for sample, one in looks if one and one.drawn and not one.blank]
     good = sum(sample.label == 0 for sample in samples)
     if not drawn or sum(sample.label == 0 for sample in drawn) > good / 2:
-        return []  # the parts themselves are seen in two values
-    stems: dict[str, int] = defaultdict(int)
-    for sample in samples:
-        stems[sample.path.stem] += 1
-    first = next((s for s in drawn if stems[s.path.stem] > 1), None)
+        return notes  # the parts themselves are seen in two values
+    masks = {sample.path for sample in drawn}
+    stems = {folded(sample.path.stem) for sample in samples if sample.path not in masks}
+    first = next((s for s in drawn if _named_after(s.path, stems)), None)
     words = (
-        f"{len(drawn)} of {len(samples)} pictures look like masks, not like parts: two values, "
-        f"mostly black, such as `{(first or drawn[0]).path}`"
+        f"{len(drawn)} of {len(samples)} pictures look like masks, not like parts: they have two "
+        f"values, such as `{(first or drawn[0]).path}`"
     )
     if first is None:
-        return [f"{words}. If they are masks, move them into a folder `masks`."]
+        return [*notes, f"{words}. If they are masks, move them into a folder `masks`."]
+    home = _folder_of_masks(first.path, masks, samples)
+    remedy = (
+        "Name masks after their pictures with `_mask` behind, such as `000_mask.png` of `000.png`"
+        if home is None
+        else f"Rename the folder `{home}` to `masks`"
+    )
     msg = (
         f"{words}, which has the name of another picture. Read as a part it would be "
-        f"{'learnt from' if first.split == 'train' else 'scored'}. Move masks into a folder "
-        f"`masks`, such as `masks/{first.path.parent.name}`, or out of the data."
+        f"{'learnt from' if first.split == 'train' else 'scored'}. {remedy}, or move the masks out "
+        "of the data."
     )
     raise DataError(msg)
+
+
+def _named_after(mask: Path, stems: set[str]) -> bool:
+    """Whether a mask has the stem of a picture, with or without anything before or behind it."""
+    stem = folded(mask.stem)
+    readings = {stem, masked_stem(Path(f"{stem}.png")) or stem, without_suffix(stem)}
+    for around in (r"[-_. ]+[^-_. ]*$", r"^[^-_. ]*[-_. ]+", r"[^\W\d_]+$", r"^[^\W\d_]+"):
+        readings.add(re.sub(around, "", stem))
+    return bool(readings & stems)
+
+
+def _folder_of_masks(mask: Path, masks: set[Path], samples: Sequence[Sample]) -> Path | None:
+    """The largest folder around a mask that holds nothing else."""
+    pictures = [sample.path for sample in samples if sample.path not in masks]
+    home = None
+    for folder in mask.parents:
+        if any(path.is_relative_to(folder) for path in pictures):
+            break
+        home = folder
+    return home
 
 
 def _may_be_mask(path: Path) -> bool:
@@ -86,10 +127,6 @@ def _may_be_mask(path: Path) -> bool:
         return True
     width, height = stored_size(path)
     return path.stat().st_size < _BYTES_PER_PIXEL * width * height + _HEADER
-
-
-def _shows_mask(sample: Sample) -> bool:
-    return looks_like_mask(sample.path)
 
 
 def _copies(samples: Sequence[Sample]) -> list[str]:
@@ -125,6 +162,32 @@ def _copies(samples: Sequence[Sample]) -> list[str]:
     return notes
 
 
+def copies_of(pictures: Sequence[Sample], others: Sequence[Sample]) -> list[Path]:
+    """Which pictures have the same bytes as one of some others."""
+    sizes = {sample.path.stat().st_size for sample in pictures}
+    there = (sample for sample in others if sample.path.is_file())
+    alike = [sample for sample in there if sample.path.stat().st_size in sizes]
+    contents = set(_map(lambda s: _digest(s.path), alike))
+    found = zip(pictures, _map(lambda s: _digest(s.path), pictures), strict=True)
+    return [sample.path for sample, content in found if content in contents]
+
+
+def _two_formats(samples: Sequence[Sample]) -> list[str]:
+    """Find pictures that a camera or a person may have saved twice, as ``.jpg`` and ``.tif``."""
+    same: dict[tuple[Path, str], list[Sample]] = defaultdict(list)
+    for sample in samples:
+        same[sample.path.parent, folded(sample.path.stem)].append(sample)
+    twice = [some for some in same.values() if len({s.path.suffix.lower() for s in some}) > 1]
+    if not twice:
+        return []
+    names = " and ".join(f"`{sample.path.name}`" for sample in twice[0][:2])
+    return [
+        f"{len(twice)} names are there in two formats, such as {names} in "
+        f"`{twice[0][0].path.parent}`. If they show the same, keep one of the two: it would be "
+        "learnt from and tested with."
+    ]
+
+
 def _with_twins(samples: Sequence[Sample], key: Callable[[Sample], str]) -> list[Sample]:
     keys = _map(key, samples)
     counts: dict[str, int] = defaultdict(int)
@@ -148,19 +211,27 @@ def _digest(path: Path, *, whole: bool = True) -> str:
 
 def _odd_masks(samples: Sequence[Sample]) -> list[str]:
     """Find masks that cannot mean what they say: none or nearly all of a picture is marked."""
-    owners: dict[Path, Path] = {}
-    shared: list[tuple[Path, Path, Path]] = []
+    owners: dict[str, Path] = {}
+    pictures = {os.path.realpath(sample.path) for sample in samples}
+    shared: dict[str, tuple[Path, Path, Path]] = {}
     for sample in samples:
         for mask in sample.masks:
-            other = owners.setdefault(mask, sample.path)
+            file = os.path.realpath(mask)
+            if file in pictures:
+                msg = (
+                    f"`{mask}` is given as the mask of `{sample.path}`, and is a picture itself. "
+                    "Give its mask, or none."
+                )
+                raise DataError(msg)
+            other = owners.setdefault(file, sample.path)
             if other != sample.path:
-                shared.append((mask, other, sample.path))
+                shared[file] = (mask, other, sample.path)
     notes = []
     if shared:
-        mask, one, other = shared[0]
+        mask, one, other = next(iter(shared.values()))
         notes.append(
-            f"{len(shared)} masks belong to two pictures each, such as `{mask}` to `{one}` and "
-            f"`{other}`: pixel figures are wrong if it is not that of both."
+            f"{len(shared)} masks belong to several pictures each, such as `{mask}` to `{one}` and "
+            f"`{other}`: pixel figures are wrong if it is not that of all."
         )
     marked = [s for s in samples if s.label == 1 and s.masks and not s.saturations]
     chosen = marked[:: max(1, -(-len(marked) // _LOOKED_AT))]
@@ -178,7 +249,15 @@ def _odd_masks(samples: Sequence[Sample]) -> list[str]:
         notes.append(
             f"Masks mark {median:.0%} of a picture as defective (median of {of}; most in "
             f"`{first.masks[0]}`). If defects are black in them they are the wrong way round: "
-            "invert them, since defective is what is not black."
+            "invert them, since defective is what is not black. If they are no masks, rename their "
+            "folder."
+        )
+    elif len(shares) and (wide := int((shares > 0.5).sum())):
+        first = chosen[int(np.argmax(shares))]
+        notes.append(
+            f"{wide} of {of} defective pictures are marked by more than half, the most in "
+            f"`{first.masks[0]}` ({shares.max():.0%}). A mask with its defect in black is the "
+            "wrong way round: invert it."
         )
     return notes
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from ad.core.data.good import good_pictures, refuse_data_set
 from ad.core.data.masks import Masks, MaskTree, several_masks, sort_folder
-from ad.core.data.names import Split, meaning_of
+from ad.core.data.names import Split, meaning_of, words_of
+from ad.core.data.roots import parts_of
 from ad.core.data.samples import DatasetSpec, Sample, split_good
 from ad.core.data.walking import folders_in, pictures_below, pictures_in
 from ad.core.errors import DataError, listed, nearest
@@ -55,7 +57,11 @@ def categories(root: Path) -> list[str]:
     if _has_good(root):
         return [root.resolve().name]
     _refuse_split(root)
-    below = [folder.name for folder in folders_in(root) if _has_good(folder)]
+    below = [
+        folder.name
+        for folder in folders_in(root)
+        if meaning_of(folder.name).role != "masks" and _has_good(folder)
+    ]
     return below or ([root.resolve().name] if pictures_in(root) else [])
 
 
@@ -72,7 +78,7 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
     if parts is not None:
         tree = _Tree(good=[(parts["normal"], None)])
         if "abnormal" in parts:
-            _refuse_data_set(parts["abnormal"])
+            refuse_data_set(parts["abnormal"])
             tree.kinds = [(parts["abnormal"], "")]
         tree.masks = [parts["masks"]] if "masks" in parts else []
     else:
@@ -82,7 +88,8 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
             return _loose(folder, category)
         _refuse_split(folder)
         tree = _sorted(folder)
-    good = [(path, split) for home, said in tree.good for path, split in _good(home, said)]
+    kinds = {kind for _, kind in tree.kinds}
+    good = [pair for home, split in tree.good for pair in _good(home, split, kinds)]
     bad = _defective(tree)
     found = [Sample(path, 1, "test", category, kind, masks) for path, kind, masks in bad]
     undecided = [path for path, split in good if split is None]
@@ -104,8 +111,7 @@ def _parts(root: Path) -> dict[str, Path] | None:
     if "=" not in text or root.exists():
         return None
     parts = {}
-    for piece in text.split(","):
-        key, _, value = piece.partition("=")
+    for key, value in parts_of(text):
         if key not in _KEYS:
             msg = (
                 f"A data root of parts reads `normal=DIR,abnormal=DIR,masks=DIR`; got `{key}=`."
@@ -199,7 +205,7 @@ def _sorted(folder: Path) -> _Tree:
             case "split":
                 _add_split(tree, path, meaning.split)
             case _:
-                _refuse_data_set(path)
+                refuse_data_set(path)
                 tree.kinds.append((path, path.name))
     if len(tree.masks) > 1:
         msg = (
@@ -207,9 +213,7 @@ def _sorted(folder: Path) -> _Tree:
             ": it cannot be told which are right. Move the others away."
         )
         raise DataError(msg)
-    for path in tree.masks:
-        rest = {other.name for other, _ in tree.kinds}
-        _refuse_masks_of_one_kind(folder, path, rest)
+    _refuse_masks_of_one_kind(folder, tree)
     return tree
 
 
@@ -249,45 +253,26 @@ def _refuse_doubtful(folder: Path) -> NoReturn:
     raise DataError(msg)
 
 
-def _refuse_data_set(folder: Path) -> None:
-    """Refuse a folder of one kind of defect that has good parts or splits in it."""
-    for path in _folders_below(folder):
-        if meaning_of(path.name).role in ("good", "split", "doubtful") and pictures_below(path):
-            msg = (
-                f"`{folder}` would hold defective parts, and has `{path.relative_to(folder)}` in "
-                "it, as a data set of its own has. Move it away, or put defective parts alone "
-                "into the folder."
-            )
-            raise DataError(msg)
+def _refuse_masks_of_one_kind(folder: Path, tree: _Tree) -> None:
+    """Refuse ``dent_masks`` and ``masks_dent`` beside ``dent``: other masks may lie elsewhere."""
+    kinds = {path.name for path, _ in tree.kinds}
+    for path in (*tree.masks, *(path for path, _ in tree.kinds)):
+        words = words_of(path.name)
+        for kind in kinds - {path.name}:
+            own = words_of(kind)
+            rest = [word for word in words if word not in own]
+            if own and set(own) < set(words) and meaning_of(" ".join(rest)).role == "masks":
+                msg = (
+                    f"`{path}` seems to hold masks, not defective parts. Masks go into "
+                    f"`{folder / 'masks' / kind}`."
+                )
+                raise DataError(msg)
 
 
-def _refuse_masks_of_one_kind(folder: Path, masks: Path, kinds: set[str]) -> None:
-    """Refuse ``dent_masks`` beside ``dent``: masks of the other kinds may lie elsewhere."""
-    words = [kind for kind in kinds if masks.name.lower().startswith(kind.lower())]
-    if words:
-        msg = (
-            f"`{masks}` seems to hold masks, not defective parts. Masks go into "
-            f"`{folder / 'masks' / '<kind of defect>'}`."
-        )
-        raise DataError(msg)
-
-
-def _folders_below(folder: Path) -> list[Path]:
-    inside = folders_in(folder)
-    return [*inside, *(path for one in inside for path in _folders_below(one))]
-
-
-def _good(folder: Path, split: Split | None) -> list[tuple[Path, Split | None]]:
+def _good(folder: Path, split: Split | None, kinds: set[str]) -> list[tuple[Path, Split | None]]:
     """Good pictures with what they are for; folders such as ``good/test`` say it, too."""
-    for path in _folders_below(folder):
-        if meaning_of(path.name).role == "defective" and (inside := pictures_below(path)):
-            msg = (
-                f"`{path}` lies among the good parts and is called defective: its {len(inside)} "
-                f"pictures would be learnt from. Move it beside `{folder.name}`."
-            )
-            raise DataError(msg)
     found = []
-    for path in sort_folder(folder).pictures:
+    for path in good_pictures(folder, kinds):
         names = path.relative_to(folder).parts[:-1]
         said = [meaning.split for name in names if (meaning := meaning_of(name)).split]
         found.append((path, said[0] if said else split))

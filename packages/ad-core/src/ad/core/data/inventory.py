@@ -6,12 +6,13 @@ What was read is what the samples name; all other files below the root were left
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ad.core.data.names import drawn_from_stem, masked_stem, meaning_of
+from ad.core.data.roots import homes
 from ad.core.data.samples import DatasetSpec, Sample
 from ad.core.data.walking import ALIAS, HIDDEN, OTHER_FORMAT, OURS, everything_below
 from ad.core.errors import ModelFileError
@@ -26,8 +27,9 @@ _MASKS_OF_NONE = "masks of no picture that is read"
 _DRAWN = "thumbnails and heat maps of pictures"
 _EXPECTED = frozenset({_DRAWN, _MASKS_OF_GOOD, ALIAS, HIDDEN, OURS})
 _PICTURE_LIKE = (
-    *(".arw", ".avif", ".cr2", ".cr3", ".dng", ".exr", ".heic", ".heif", ".j2k", ".jp2", ".jxl"),
-    *(".nef", ".npy", ".npz", ".raw", ".tga"),
+    *(".7z", ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".heic", ".heif", ".j2k"),
+    *(".jp2", ".jxl", ".nef", ".npy", ".npz", ".orf", ".pbm", ".pnm", ".psd", ".raf", ".rar"),
+    *(".raw", ".rw2", ".tga", ".zip"),
 )
 
 
@@ -147,7 +149,7 @@ def _left_out(dataset: DatasetSpec, root: Path, samples: Sequence[Sample]) -> li
     read = {sample.path for sample in samples} | {m for sample in samples for m in sample.masks}
     good = {(s.path.parent, s.path.stem) for s in samples if s.label == 0}
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for home in _homes(root):
+    for home in homes(root):
         for path, why in everything_below(home, without=frozenset(known - wanted)):
             if path in read:
                 continue
@@ -161,14 +163,6 @@ def _left_out(dataset: DatasetSpec, root: Path, samples: Sequence[Sample]) -> li
         for (folder, why), names in found.items()
     ]
     return sorted(groups, key=lambda one: (-one.files, one.folder, one.why))
-
-
-def _homes(root: Path) -> Iterable[Path]:
-    if root.is_dir():
-        return [root]
-    if "=" not in str(root):
-        return []  # a table: what it does not name is none of its data
-    return [Path(piece.partition("=")[2]) for piece in str(root).split(",")]
 
 
 def _why_not_read(

@@ -10,11 +10,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
-from ad.core.data.names import drawn_from_stem, masked_stem, meaning_of
+from ad.core.data.names import drawn_from_stem, folded, masked_stem, meaning_of, without_suffix
 from ad.core.data.walking import pictures_below, pictures_in
 from ad.core.errors import DataError, PictureError, listed
+
+if TYPE_CHECKING:
+    from ad.core.data.pictures import Look
 
 Masks = tuple[Path, ...]
 Place = tuple[str, ...]
@@ -37,7 +40,7 @@ def tell_apart(folder: Path) -> tuple[list[Path], list[Path]]:
 
     A mask is what lies in a folder named so, what is named after a picture beside it with a mark
     (``000_mask.png``), and of two files of one stem (``000.jpg``, ``000.png``) the one with two
-    values, most of it black. Thumbnails and heat maps beside their pictures are neither.
+    values, or one for all pixels. Thumbnails and heat maps beside their pictures are neither.
 
     Returns:
         Pictures and masks, each sorted by path.
@@ -157,11 +160,11 @@ class MaskTree:
         Raises:
             DataError: If there are masks, and `of` found none of them for a picture.
         """
-        folded = _folded(place)
+        wanted = _folded(place)
         masks = [
             mask
             for home, stems in self._by_place.items()
-            if _folded(home[: len(place)]) == folded
+            if _folded(home[: len(place)]) == wanted
             and not any(meaning_of(name).role == "good" for name in home)
             for mask in stems.masks
         ]
@@ -179,8 +182,8 @@ class MaskTree:
     def _at(self, place: Place, stem: str) -> list[Path]:
         if place in self._by_place:
             return self._by_place[place].of(stem)
-        folded = _folded(place)
-        same = (stems for home, stems in self._by_place.items() if _folded(home) == folded)
+        wanted = _folded(place)
+        same = (stems for home, stems in self._by_place.items() if _folded(home) == wanted)
         return [mask for stems in same for mask in stems.of(stem)]
 
 
@@ -192,14 +195,14 @@ class _Stems:
         self.exact: dict[str, list[Path]] = defaultdict(list)
         self.folded: dict[str, list[Path]] = defaultdict(list)
         for mask in masks:
-            stems = {mask.stem, masked_stem(mask) or mask.stem}
+            stems = {mask.stem, masked_stem(mask) or without_suffix(mask.stem)}
             for stem in stems:
                 self.exact[stem].append(mask)
-            for stem in {stem.casefold() for stem in stems}:
+            for stem in {folded(stem) for stem in stems}:
                 self.folded[stem].append(mask)
 
     def of(self, stem: str) -> list[Path]:
-        return self.exact.get(stem) or self.folded.get(stem.casefold(), [])
+        return self.exact.get(stem) or self.folded.get(folded(stem), [])
 
 
 def masks_by_stem(folder: Path) -> dict[str, Path]:
@@ -238,41 +241,37 @@ def check_masks_fit(folder: Path, pictures: Iterable[Path]) -> None:
     tree.require_use(pictures)
 
 
-def looks_like_mask(path: Path) -> bool:
-    """Whether a picture has two values and is mostly black, as a mask and hardly a photograph is.
-
-    One that cannot be read does not.
-    """
-    from ad.core.data.pictures import mask_facts  # torch, which naming layouts does not need
+def look_of(path: Path) -> Look | None:
+    """How a picture looks if it is taken for a mask; None if it cannot be read."""
+    from ad.core.data import pictures  # with torch, which naming layouts does not need
 
     try:
-        facts = mask_facts(path)
+        return pictures.look_of(path)
     except PictureError:  # told of where it is read as a picture
-        return False
-    return facts.two_valued and 0 < facts.share < 0.5
+        return None
 
 
 def _not_drawn(paths: Sequence[Path]) -> list[Path]:
     """Files of one folder without thumbnails and heat maps of pictures beside them."""
-    stems = {path.stem.casefold() for path in paths}
-    return [path for path in paths if (drawn_from_stem(path) or "").casefold() not in stems]
+    stems = {folded(path.stem) for path in paths}
+    return [path for path in paths if folded(drawn_from_stem(path) or "") not in stems]
 
 
 def _masks_among(paths: Sequence[Path]) -> dict[Path, list[Path]]:
     """Masks among the files of one folder, each with the pictures it may be of."""
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        by_stem[path.stem.casefold()].append(path)
+        by_stem[folded(path.stem)].append(path)
     found: dict[Path, list[Path]] = {}
     for path in paths:
         stem = masked_stem(path)
-        pictures = [] if stem is None else by_stem.get(stem.casefold(), [])
+        pictures = [] if stem is None else by_stem.get(folded(stem), [])
         exact = [picture for picture in pictures if picture.stem == stem]
         if pictures:
             found[path] = exact or pictures
     for same in by_stem.values():
         if len({path.stem for path in same}) == 1 < len(same):
-            drawn = [path for path in same if looks_like_mask(path)]
+            drawn = [path for path in same if (look := look_of(path)) and look.drawn]
             for mask in drawn if len(drawn) < len(same) else ():
                 found[mask] = [path for path in same if path not in drawn]
     return {
@@ -291,7 +290,7 @@ def _home_of_masks(path: Path, folder: Path) -> Path | None:
 
 
 def _folded(place: Place) -> Place:
-    return tuple(name.casefold() for name in place)
+    return tuple(folded(name) for name in place)
 
 
 def _numbered(masks: Sequence[Path]) -> bool:

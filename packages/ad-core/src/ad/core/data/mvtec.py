@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ad.core.data.good import good_pictures, refuse_data_set
 from ad.core.data.masks import MaskTree, several_masks, sort_folder
 from ad.core.data.names import meaning_of
 from ad.core.data.samples import (
@@ -67,10 +68,11 @@ def read_category(
         role = meaning_of(group.name).role
         if group == masks.folder or role == "masks":
             continue
-        pictures, beside = sort_folder(group)
         if group.name == good or role == "good":
-            found += [Sample(path, 0, "test", category) for path in pictures]
+            found += [Sample(path, 0, "test", category) for path in good_pictures(group)]
             continue
+        refuse_data_set(group)
+        pictures, beside = sort_folder(group)
         if role == "doubtful" and pictures:
             msg = (
                 f"`{group}` sounds like good parts, but it is not called `{good}`: as a kind of "
@@ -91,10 +93,10 @@ def read_category(
 
 def read_good(folder: Path, category: str, *, good: str = GOOD) -> list[Sample]:
     """Samples to train with and to calibrate with; see `read_category`."""
-    train, validation = (sort_folder(folder / split / good) for split in ("train", "validation"))
     return [
-        *(Sample(path, 0, "train", category) for path in train.pictures),
-        *(Sample(path, 0, "validation", category) for path in validation.pictures),
+        Sample(path, 0, split, category)
+        for split in ("train", "validation")
+        for path in good_pictures(folder / split / good)
     ]
 
 

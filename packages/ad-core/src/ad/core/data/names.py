@@ -8,6 +8,7 @@ that is taken for a kind of defect turns every figure round.
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -21,7 +22,10 @@ def _words(*lines: str) -> frozenset[str]:
 _GOOD = _words("good goods normal normals ok okay")
 _SOUNDS_GOOD = _words(
     "acceptable accepted clean conform conforming correct defectless faultless flawless free",
-    "golden gut healthy intact io nominal pass passed perfect reference undamaged",
+    "golden gut gute guten gutes healthy intact io negative negatives nominal pass passed perfect",
+    "positive positives reference undamaged",
+    "bon bonne bonnes bons buona buoni buono buenas bueno buenos conforme conformes fehlerfrei",
+    "fehlerfreie sain sains",
 )
 _DEFECTIVE = _words(
     "abnormal abnormals anomalies anomalous anomaly anormal bad broken damaged defect defective",
@@ -29,9 +33,10 @@ _DEFECTIVE = _words(
 )
 _NEGATION = _words("no non not without")
 _MASKS = _words(
-    "annotation annotations gt gts groundtruth groundtruths mask masks segmentation segmentations",
-    "truth truths",
+    "annotation annotations gt gts groundtruth groundtruths mask maske masken masks masque masques",
+    "segmentation segmentations truth truths",
 )
+_OF_MASKS = _words("binary class classes human instance instances machine object objects")
 _LABELS = _words("label labels labelmap labelmaps seg segs")
 _SPLITS: dict[str, Split] = {
     **dict.fromkeys(("train", "training", "trainset"), "train"),
@@ -83,8 +88,11 @@ def meaning_of(name: str) -> Meaning:
     if rest <= _DEFECTIVE or (rest <= _NEGATION | _GOOD and rest & _GOOD):
         return Meaning("defective", split)
     sounds = rest & (_GOOD | _SOUNDS_GOOD) or any(
-        part in word for word in rest - _DEFECTIVE for part in ("good", "normal")
+        part in word
+        for word in rest - _DEFECTIVE
+        for part in ("good", "normal", "gutteil", "gutbild")
     )
+    sounds = sounds or {"i", "o"} <= rest and "n" not in rest  # German: i. O.
     if sounds or (rest & _NEGATION and rest & _DEFECTIVE):
         return Meaning("doubtful")
     return Meaning("defective" if rest & _DEFECTIVE else "other", split)
@@ -93,11 +101,11 @@ def meaning_of(name: str) -> Meaning:
 def _are_masks(rest: set[str], words: list[str]) -> bool:
     masks = _MASKS | ({"ground"} if "truth" in rest else set())
     if rest & masks:
-        return rest <= masks | _LABELS | _GOOD | _DEFECTIVE or words[-1] in masks
+        return rest <= masks | _OF_MASKS | _LABELS | _GOOD | _DEFECTIVE or words[-1] in masks
     return bool(rest) and rest <= _LABELS
 
 
-_MARK = r"(?:ground[-_. ]?truth|annotation|segmentation|labels?|masks?|seg|gt)"
+_MARK = r"(?:ground[-_. ]?truth|annotation|segmentation|labels?|mask(?:s|en?)?|masques?|seg|gt)"
 _AT_END = re.compile(rf"^(?P<stem>.+?)[-_. ]{_MARK}(?:[-_. ]?\d{{1,2}})?$", re.IGNORECASE)
 _AT_START = re.compile(rf"^{_MARK}[-_. ](?P<stem>.+)$", re.IGNORECASE)
 
@@ -105,10 +113,20 @@ _AT_START = re.compile(rf"^{_MARK}[-_. ](?P<stem>.+)$", re.IGNORECASE)
 def masked_stem(path: Path) -> str | None:
     """Stem of the picture that a file named as a mask belongs to; None for another name.
 
-    ``000_mask.png``, ``000-GT.bmp`` and ``mask_000.png`` belong to ``000``.
+    ``000_mask.png``, ``000-GT.bmp``, ``mask_000.png`` and ``000.jpg_mask.png`` belong to ``000``.
     """
     found = _AT_END.match(path.stem) or _AT_START.match(path.stem)
-    return found["stem"] if found else None
+    return without_suffix(found["stem"]) if found else None
+
+
+def without_suffix(stem: str) -> str:
+    """A stem without the suffix of a picture in it: ``000.jpg.png`` is a mask of ``000.jpg``."""
+    return re.sub(r"\.(?:bmp|jpe?g|png|tiff?|webp)$", "", stem, flags=re.IGNORECASE)
+
+
+def folded(name: str) -> str:
+    """A name without what systems change when they copy it: case, and how accents are written."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 _DRAWN = r"(?:thumb(?:nail|s)?|tn|preview|heat[-_. ]?map|overlay|anomaly[-_. ]?map)"

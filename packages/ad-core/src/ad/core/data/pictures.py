@@ -37,6 +37,16 @@ class MaskFacts(NamedTuple):
     all are close to one of two that are far apart: soft edges and JPEG leave a few in between."""
 
 
+class Look(NamedTuple):
+    """Whether a picture looks as if it were a mask, by its pixels alone."""
+
+    drawn: bool
+    """Whether it has two values and, unless there is nothing in between, is mostly black: hardly
+    any photograph is so."""
+    blank: bool
+    """Whether it has one value alone, as the mask of a good part has; this is drawn, too."""
+
+
 def read_picture(
     path: Path, *, size: int | None = None, white: int | None = None
 ) -> NDArray[np.uint8]:
@@ -150,6 +160,19 @@ def mask_facts(path: Path) -> MaskFacts:
     """
     mask = _decoded_mask(path)
     return MaskFacts(float(mask.defective.mean()), _two_valued(mask.values))
+
+
+def look_of(path: Path) -> Look:
+    """How a picture looks if it is taken for a mask.
+
+    Raises:
+        PictureError: If it cannot be read.
+    """
+    mask = _decoded_mask(path)
+    values, low, high = mask.values, mask.values.min(), mask.values.max()
+    drawn = bool(((values == low) | (values == high)).all())
+    drawn = drawn or (_two_valued(values) and float(mask.defective.mean()) < 0.5)
+    return Look(drawn, bool(low == high))
 
 
 def _two_valued(values: NDArray[Any]) -> bool:

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
+from ad.core.data.roots import not_read, parts_of
 from ad.core.data.walking import folders_in
 from ad.core.errors import DataError, PictureError, listed, nearest
 from ad.core.progress import SILENT, Progress
@@ -154,9 +155,9 @@ def collect(
         dataset.prepare(root, wanted, progress)
     samples = [sample for name in wanted for sample in dataset.samples(root, name, seed)]
     if not any(sample.split == "train" for sample in samples):
-        msg = f"`{root}` holds no good pictures to train on.\n{describe(dataset)}"
+        msg = f"`{root}` holds no good pictures to train on.{not_read(root)}\n{describe(dataset)}"
         raise DataError(msg)
-    _refuse_one_file_twice(samples)
+    refuse_one_file_twice(samples)
     return samples
 
 
@@ -167,6 +168,12 @@ def _asked(category: str, known: Sequence[str], root: Path) -> list[str]:
         DataError: If one does not exist, or the list can be read in two ways.
     """
     pieces = [piece for piece in category.split(",") if piece.strip()]
+    if not pieces:
+        msg = (
+            f"An empty category was given for `{root}`: is a variable not set? It has "
+            f"{listed({*known, 'all'})}."
+        )
+        raise DataError(msg)
     readings = list(_readings(pieces, known))
     if len(readings) > 1:
         ways = " or ".join(listed(reading) for reading in readings)
@@ -194,7 +201,7 @@ def _readings(pieces: Sequence[str], known: Sequence[str]) -> Iterator[list[str]
             yield from ([name, *rest] for rest in _readings(pieces[count:], known))
 
 
-def _refuse_one_file_twice(samples: Sequence[Sample]) -> None:
+def refuse_one_file_twice(samples: Sequence[Sample]) -> None:
     """Refuse a file that is two samples, by another spelling of its path or by a link.
 
     Raises:
@@ -206,6 +213,8 @@ def _refuse_one_file_twice(samples: Sequence[Sample]) -> None:
             status = os.stat(sample.path)
         except OSError:
             continue  # told of where it is read
+        if not status.st_ino:
+            continue  # a file system that does not tell files apart
         other = seen.setdefault((status.st_dev, status.st_ino), sample)
         if other is not sample:
             msg = (
@@ -249,8 +258,7 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
     if "=" not in str(root) or path.exists():
         return category, path.resolve()
     # Parts, such as `normal=DIR,abnormal=DIR`: each is a folder.
-    parts = (part.partition("=") for part in str(root).split(","))
-    named = ((key, given_path(value, f"`{key}=`")) for key, _, value in parts)
+    named = ((key, given_path(value, f"`{key}=`")) for key, value in parts_of(root))
     whole = (f"{key}={value.expanduser().resolve()}" for key, value in named)
     return category, Path(",".join(whole))
 

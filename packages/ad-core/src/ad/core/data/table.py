@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import warnings
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -112,7 +113,7 @@ def _rows(table: Path) -> Iterator[_Row]:
     try:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        msg = f"The table `{table}` cannot be read as UTF-8 text ({error})."
+        msg = f"The table `{table}` cannot be read as UTF-8 text ({error}). Save it so."
         raise DataError(msg) from error
     header = text.partition("\n")[0]
     delimiter = next((mark for mark in "\t;" if mark in header and "," not in header), ",")
@@ -120,6 +121,7 @@ def _rows(table: Path) -> Iterator[_Row]:
     columns = [name.strip().lower() for name in next(reader, [])]
     _check_columns(table, columns)
     seen: dict[Path, int] = {}
+    unread: dict[str, set[str]] = {name: set() for name in columns if name not in COLUMNS}
     for cells in reader:
         if not any(cell.strip() for cell in cells):
             continue
@@ -130,6 +132,8 @@ def _rows(table: Path) -> Iterator[_Row]:
             )
             raise DataError(msg)
         row = dict(zip(columns, (cell.strip() for cell in cells), strict=True))
+        for name, values in unread.items():
+            values.add(row[name].lower())
         found = _row(table, reader.line_num, row)
         if found.sample.path in seen:
             msg = (
@@ -140,6 +144,13 @@ def _rows(table: Path) -> Iterator[_Row]:
             raise DataError(msg)
         seen[found.sample.path] = found.line
         yield found
+    for name, values in unread.items():
+        if "split" not in columns and len(values) > 1 and values <= {*_SPLITS}:
+            msg = (
+                f"The column `{name}` of `{table}` would not be read, and holds {listed(values)}. "
+                "Rename it `split`: pictures to test with would be learnt from."
+            )
+            raise DataError(msg)
 
 
 def _row(table: Path, line: int, row: dict[str, str]) -> _Row:
@@ -147,6 +158,12 @@ def _row(table: Path, line: int, row: dict[str, str]) -> _Row:
     split = row.get("split", "").lower()
     if not row["image"]:
         msg = f"Line {line} of `{table}` names no picture."
+        raise DataError(msg)
+    if os.sep == "/" and "\\" in row["image"] and not (table.parent / row["image"]).exists():
+        msg = (
+            f"Line {line} of `{table}` names `{row['image']}`, which is a path on Windows alone. "
+            "Write `/` in place of `\\`, which all systems know."
+        )
         raise DataError(msg)
     if label is None:
         msg = (

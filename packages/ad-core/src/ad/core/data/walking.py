@@ -114,8 +114,10 @@ def _below(
     status = folder.stat()
     key = (status.st_dev, status.st_ino)
     if key in around:
+        # The folder may be a real one behind a link: whoever removed that would lose pictures.
+        link = next((path for path in (folder, *folder.parents) if path.is_symlink()), folder)
         msg = (
-            f"`{folder}` is a link back to `{around[key]}`, a folder around it: it would be read "
+            f"`{link}` is a link back to `{around[key]}`, a folder around it: it would be read "
             "for ever. Remove the link."
         )
         raise DataError(msg)
@@ -131,10 +133,10 @@ def _below(
             if entry.name in without or (reason is not None and entry.is_symlink()):
                 continue  # nothing in a linked one is read: it needs no following
             yield from _below(path, reason, {**around, key: folder}, seen, without)
-        elif _suffix(entry) not in SUFFIXES:
-            yield Found(path, reason or OTHER_FORMAT)
+        elif not entry.is_file():  # what it is a link to may have been a folder of pictures
+            yield Found(path, reason or NO_FILE)
         else:
-            yield Found(path, reason or (None if entry.is_file() else NO_FILE))
+            yield Found(path, reason or (None if _suffix(entry) in SUFFIXES else OTHER_FORMAT))
 
 
 def _listed(folder: Path) -> list[os.DirEntry[str]]:

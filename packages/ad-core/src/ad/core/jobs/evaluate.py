@@ -11,7 +11,7 @@ from ad.core.data.contents import check_pictures
 from ad.core.data.samples import Sample, collect, locate
 from ad.core.errors import DataError, OutputError
 from ad.core.figures.measure import Evaluation, measure
-from ad.core.jobs.run_directory import pictures_of, tidy
+from ad.core.jobs.run_directory import masks_of, pictures_of, tidy
 from ad.core.predict import load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
@@ -46,15 +46,13 @@ def evaluate(
         OutputError: If the report cannot be written.
     """
     run = given_path(run, "the run")
-    record, samples = _unseen_samples(run, data_root, progress)
+    record, samples = unseen_samples(run, data_root, progress)
     test = [sample for sample in samples if sample.split == "test"]
     if not test:
         msg = f"The data of `{run}` have no test pictures: there is nothing to evaluate on."
         raise DataError(msg)
-    data_notes = [
-        *_other_test_pictures(record, samples),
-        *check_pictures(samples, progress=progress),
-    ]
+    others = other_data(record, samples)
+    data_notes = [*others, *check_pictures(samples, progress=progress)]
     tidy(run)
     detector = load(run, device=device)
     gallery = Gallery(test, detector.config.calibration) if report else None
@@ -68,7 +66,7 @@ def evaluate(
     evaluation = replace(evaluation, notes=(*data_notes, *evaluation.notes))
     if gallery is not None:
         try:
-            write_again(run / REPORT, run, detector.config, evaluation, gallery)
+            write_again(run / REPORT, run, detector.config, evaluation, gallery, others=others)
         except OutputError as error:
             msg = f"{error}\nhint: the figures alone need no report: ad evaluate --no-report {run}"
             raise OutputError(msg) from error
@@ -79,11 +77,11 @@ def find_test_samples(
     run: Path, *, data_root: str | Path | None = None, progress: Progress = SILENT
 ) -> list[Sample]:
     """The test split of the data that a run was trained on; see `evaluate`."""
-    _, samples = _unseen_samples(run, data_root, progress)
+    _, samples = unseen_samples(run, data_root, progress)
     return [sample for sample in samples if sample.split == "test"]
 
 
-def _unseen_samples(
+def unseen_samples(
     run: Path, data_root: str | Path | None, progress: Progress
 ) -> tuple[dict[str, Any], list[Sample]]:
     """A run's record and the samples of its data, if what it learnt from is not among the tests."""
@@ -133,12 +131,31 @@ def _check_unseen(run: Path, record: dict[str, Any], samples: Sequence[Sample]) 
         raise DataError(msg)
 
 
-def _other_test_pictures(record: dict[str, Any], samples: Sequence[Sample]) -> list[str]:
-    """Say that a run's test pictures are not those that its own figures are of."""
-    then, now = record["data"].get("test"), pictures_of(samples, "test")
-    if then is None or then == now:  # was not recorded at first
-        return []
-    return [
-        f"The test pictures are not those of the training's figures: {then[0]} then, {now[0]} now"
-        f"{', others or changed ones' if then[0] == now[0] else ''}. New figures are of other data."
-    ]
+def other_data(record: dict[str, Any], samples: Sequence[Sample]) -> list[str]:
+    """Say that a run's data are not those that its own figures and threshold are of."""
+    notes = []
+    for key, what, now, so in (
+        (
+            "test",
+            "The test pictures are not those of the training's figures",
+            pictures_of(samples, "test"),
+            "New figures are of other data.",
+        ),
+        (
+            "masks",
+            "The masks are not those of the training's figures",
+            masks_of(samples),
+            "New figures of pixels are of other masks.",
+        ),
+        (
+            "validation",
+            "The good pictures that the threshold is set with are not those of the training",
+            pictures_of(samples, "validation"),
+            "It was not set anew by this.",
+        ),
+    ):
+        then = record["data"].get(key)
+        if then is not None and then != now:  # the first runs did not record it
+            others = ", others or changed ones" if then[0] == now[0] else ""
+            notes.append(f"{what}: {then[0]} then, {now[0]} now{others}. {so}")
+    return notes

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.data.contents import check_pictures
+from ad.core.data.contents import check_pictures, copies_of
+from ad.core.data.good import not_good
 from ad.core.data.masks import tell_apart
 from ad.core.data.names import meaning_of
-from ad.core.data.samples import Sample, collect
+from ad.core.data.samples import Sample, collect, refuse_one_file_twice
 from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.figures.measure import read_truth
 from ad.core.jobs.evaluate import samples_of
@@ -53,7 +54,7 @@ class Recalibration:
     """Whether it is known that the detector has not learnt from the pictures' files; True if the
     threshold was chosen by hand, without any."""
     notes: tuple[str, ...]
-    """What a user should know: why that is not known."""
+    """What a user should know: what is odd about the pictures, and why that is not known."""
 
 
 @letting_go()
@@ -131,7 +132,8 @@ def recalibrate(
     detector, folder = load_for_calibration(run, device=device, precision=precision)
     home = _claimed_home(folder)
     samples = _pictures(given) if validation is None else _labelled(given)
-    unknown = _refuse_learnt(home, samples, progress)
+    odd = check_pictures(samples, progress=progress)
+    unknown = _refuse_known(home, samples, progress)
     if normals is not None:
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
         pictures = detector.pictures([sample.path for sample in samples])
@@ -146,7 +148,7 @@ def recalibrate(
     )
     with alone(folder):
         _refuse_changed(folder, before)
-        return _save(folder, before, config, pictures=str(given), unknown=unknown)
+        return _save(folder, before, config, pictures=str(given), odd=odd, unknown=unknown)
 
 
 def _refuse_beside(
@@ -174,7 +176,7 @@ def _by_hand(run: str | Path, threshold: float, pixel_threshold: float | None) -
     with alone(folder):
         before = ModelConfig.from_json(read_config(folder), folder)
         config = chosen_by_hand(before, run, threshold, pixel_threshold)
-        return _save(folder, before.calibration, config, pictures=None, unknown=None)
+        return _save(folder, before.calibration, config, pictures=None, odd=(), unknown=None)
 
 
 def _save(
@@ -183,6 +185,7 @@ def _save(
     config: ModelConfig,
     *,
     pictures: str | None,
+    odd: Sequence[str],
     unknown: str | None,
 ) -> Recalibration:
     """Give a model its new calibration, which nobody else must change meanwhile."""
@@ -205,7 +208,7 @@ def _save(
         log=log.path,
         tested=home is not None and (home / "metrics.json").exists(),
         checked=unknown is None,
-        notes=() if unknown is None else (unknown,),
+        notes=(*odd, *(() if unknown is None else (unknown,))),
     )
 
 
@@ -232,6 +235,13 @@ def _pictures(folder: Path) -> list[Sample]:
     if not folder.is_dir():
         msg = f"There is no folder `{folder}`. Give a folder of good pictures."
         raise DataError(msg)
+    if (role := meaning_of(folder.absolute().name).role) in ("defective", "masks"):
+        msg = (
+            f"`{folder}` is called like a folder of {role}{' pictures' * (role == 'defective')}, "
+            "and the threshold would be set on these. Give a folder of good pictures, or name it "
+            "so."
+        )
+        raise DataError(msg)
     found, masks = tell_apart(folder)
     if not found:
         msg = f"The folder `{folder}` holds no pictures (.jpg, .png, .bmp, .tif, ...)."
@@ -245,22 +255,25 @@ def _pictures(folder: Path) -> list[Sample]:
         )
         raise DataError(msg)
     samples = [Sample(path, 0, "test", folder.name) for path in found]
-    check_pictures(samples)
+    refuse_one_file_twice(samples)
     return samples
 
 
 def _not_good(folder: Path, pictures: Sequence[Path], masks: Sequence[Path]) -> Path | None:
     """The first picture that may not be good, as the names of the folders around it say."""
-    others = []
+    own = meaning_of(folder.resolve().name).role
+    if (bad := not_good(folder, pictures)) is not None:
+        return bad
+    said_good = True
+    below = [path for path in pictures if path.parent != folder]
+    if own != "good" and 0 < len(below) < len(pictures):  # may be of a kind of defect
+        return below[0]
     for path in pictures:
         roles = {meaning_of(name).role for name in path.relative_to(folder).parts[:-1]}
-        if roles & {"defective", "doubtful"}:
+        if "doubtful" in roles:
             return path
-        if "good" not in roles:
-            others.append(path)
-    if len(others) < len(pictures):  # some are said to be good, and these are not
-        return others[0] if others else None
-    return masks[0] if masks else None  # masks are of defects
+        said_good = said_good and "good" in roles
+    return masks[0] if masks and not said_good else None  # masks are of defects
 
 
 def _labelled(folder: Path) -> list[Sample]:
@@ -273,7 +286,6 @@ def _labelled(folder: Path) -> list[Sample]:
                 "them as normals."
             )
             raise DataError(msg)
-    check_pictures(samples)
     return samples
 
 
@@ -283,8 +295,10 @@ _GONE = (
 )
 
 
-def _refuse_learnt(home: Path | None, samples: Sequence[Sample], progress: Progress) -> str | None:
-    """Refuse pictures that were learnt from: they score lower than new ones, and so tell nothing.
+def _refuse_known(home: Path | None, samples: Sequence[Sample], progress: Progress) -> str | None:
+    """Refuse pictures that were learnt from, which score lower than new ones and so tell nothing.
+
+    Refuse also those given as good that are defective parts or masks in the run's own data.
 
     Returns:
         Why it is not known which these are; None if it is.
@@ -301,8 +315,14 @@ def _refuse_learnt(home: Path | None, samples: Sequence[Sample], progress: Progr
         learning, _ = hold_out(samples_now, float(settings["holdout"]), settings["seed"])
     except (AdError, KeyError, TypeError, ValueError):
         return _GONE
-    learnt = {sample.path.resolve() for sample in learning}
-    if seen := [sample.path for sample in samples if sample.path.resolve() in learnt]:
+    bad = {path.resolve() for s in samples_now if s.label for path in (s.path, *s.masks)}
+    if wrong := [s.path for s in samples if s.label == 0 and s.path.resolve() in bad]:
+        msg = (
+            f"{len(wrong)} of {len(samples)} pictures are defective parts or masks in the data of "
+            f"`{home}`, such as `{wrong[0]}`: a threshold is set with good ones. Give those."
+        )
+        raise DataError(msg)
+    if seen := copies_of(samples, learning):
         msg = (
             f"{len(seen)} of {len(samples)} pictures are among those that `{home}` has learnt "
             f"from, such as `{seen[0]}`: they score lower than new ones, and a threshold set on "

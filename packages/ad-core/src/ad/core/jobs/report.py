@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ad.core.errors import OutputError, SettingError
 from ad.core.figures.measure import measure
-from ad.core.jobs.evaluate import find_test_samples
+from ad.core.jobs.evaluate import other_data, unseen_samples
 from ad.core.jobs.run_directory import tidy
 from ad.core.predict import load
 from ad.core.progress import SILENT, Progress
@@ -69,12 +69,14 @@ def write_report(
         write_comparison(path, folders)
         return path
     (run,) = folders
-    test = find_test_samples(run, data_root=data_root, progress=progress)
+    record, samples = unseen_samples(run, data_root, progress)
+    test = [sample for sample in samples if sample.split == "test"]
     tidy(run)
     detector = load(run, device=device)
     gallery = Gallery(test, detector.config.calibration)
     evaluation = measure(detector, test, progress=progress, watch=gallery.see)
-    write_again(path, run, detector.config, evaluation, gallery)
+    others = other_data(record, samples)
+    write_again(path, run, detector.config, evaluation, gallery, others=others)
     return path
 
 

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import torch
 
-from ad.core.data.samples import Sample, fingerprint
+from ad.core.data.samples import Sample, fingerprint, fingerprint_of
 from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.distributed import World
@@ -160,6 +160,8 @@ def describe_run(
             "sha256": fingerprint(samples),
             "training": pictures_of(samples, "train"),
             "test": pictures_of(samples, "test"),
+            "validation": pictures_of(samples, "validation"),
+            "masks": masks_of(samples),
             "inputs": dict(trainer.inputs),
         },
         "read": read,
@@ -219,6 +221,12 @@ def pictures_of(samples: Sequence[Sample], split: str) -> list[Any]:
     return [len(own), fingerprint(own)]
 
 
+def masks_of(samples: Sequence[Sample]) -> list[Any]:
+    """How many masks there are, and a sha256 of their names and sizes."""
+    masks = [mask for sample in samples for mask in sample.masks]
+    return [len(masks), fingerprint_of(masks)]
+
+
 def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | None) -> Path:
     """Check that a run was started with the same settings on the same data, and is not finished.
 
@@ -259,7 +267,8 @@ def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | No
             "Restore it, or start a new run."
         )
         raise DataError(msg)
-    if {"test": record["data"]["test"], **whole["data"]} != record["data"]:
+    not_recorded_at_first = {key: record["data"][key] for key in ("test", "validation", "masks")}
+    if {**not_recorded_at_first, **whole["data"]} != record["data"]:
         msg = (
             f"The data of `{run}` have changed since it was started (then "
             f"{whole['data']['pictures']} pictures, now {record['data']['pictures']}). "

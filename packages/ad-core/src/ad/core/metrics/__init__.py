@@ -9,13 +9,21 @@ need positives.
 
 from __future__ import annotations
 
-from ad.core.metrics.counting import F1Max as F1Max
-from ad.core.metrics.ranking import auroc as auroc
-from ad.core.metrics.ranking import average_precision as average_precision
-from ad.core.metrics.ranking import f1_max as f1_max
-from ad.core.metrics.ranking import precision_recall_area as precision_recall_area
-from ad.core.metrics.regions import aupro as aupro
-from ad.core.metrics.saturated import Defect as Defect
-from ad.core.metrics.saturated import au_spro as au_spro
-from ad.core.metrics.summary import image_metrics as image_metrics
-from ad.core.metrics.summary import pixel_metrics as pixel_metrics
+from ad.core.metrics.counting import F1Max
+from ad.core.metrics.ranking import auroc, average_precision, f1_max, precision_recall_area
+from ad.core.metrics.regions import aupro
+from ad.core.metrics.saturated import Defect, au_spro
+from ad.core.metrics.summary import image_metrics, pixel_metrics
+
+__all__ = [
+    "Defect",
+    "F1Max",
+    "au_spro",
+    "aupro",
+    "auroc",
+    "average_precision",
+    "f1_max",
+    "image_metrics",
+    "pixel_metrics",
+    "precision_recall_area",
+]

@@ -34,8 +34,6 @@ from ad.core.data.learning import stream
 from ad.core.devices import in_precision
 from ad.core.errors import MissingExtraError, SettingError, WeightsError, how_to_install, listed
 from ad.core.networks.filter_bank import FilterBank
-from ad.core.networks.normalize import IMAGENET_MEAN as IMAGENET_MEAN
-from ad.core.networks.normalize import IMAGENET_STD as IMAGENET_STD
 from ad.core.networks.normalize import ImagenetNorm
 from ad.core.networks.weights import (
     file_in_weights_folder,

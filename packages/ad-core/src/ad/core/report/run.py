@@ -121,9 +121,24 @@ def write_run_report(
 
 
 def write_again(
-    path: Path, run: Path, config: ModelConfig, evaluation: Evaluation, gallery: Gallery
+    path: Path,
+    run: Path,
+    config: ModelConfig,
+    evaluation: Evaluation,
+    gallery: Gallery,
+    *,
+    others: Sequence[str],
 ) -> None:
-    """Write the report of a run whose test pictures were scored again; see `write_run_report`."""
+    """Write the report of a run whose test pictures were scored again; see `write_run_report`.
+
+    Args:
+        path: The file.
+        run: The run directory.
+        config: What its saved model says about itself.
+        evaluation: Scores and figures of now.
+        gallery: Has seen the test pictures.
+        others: What is to be said if these are not those of the training; empty if they are.
+    """
     write_run_report(
         path,
         record=read_run(run),
@@ -131,15 +146,17 @@ def write_again(
         samples=gallery.samples,
         evaluation=evaluation,
         gallery=gallery,
-        notes=_notes_again(run, config, evaluation),
+        notes=list(dict.fromkeys(_notes_again(run, config, evaluation, others))),
         times=read_times(run),
     )
 
 
-def _notes_again(run: Path, config: ModelConfig, evaluation: Evaluation) -> list[str]:
-    """The run's own notes, if it came to the same figures; else that it did not."""
+def _notes_again(
+    run: Path, config: ModelConfig, evaluation: Evaluation, others: Sequence[str]
+) -> list[str]:
+    """The run's own notes, if it came to the same figures of the same pictures; else why not."""
     again = "Scored again with the saved model, after training."
-    notes = [*calibration_notes(config.calibration), *evaluation.notes]
+    notes = [*others, *calibration_notes(config.calibration), *evaluation.notes]
     try:
         then = json.loads(read_limited(run / "metrics.json", RUN))
         figures, noted = dict(then["metrics"]), list(then["notes"])
@@ -161,8 +178,11 @@ def _notes_again(run: Path, config: ModelConfig, evaluation: Evaluation) -> list
     if changed:
         reason = "The figures differ from those that training found: data, device or versions have"
         return [f"{reason} changed ({'; '.join(changed)}).", again, *notes]
+    if others:  # what the training noted of its pictures is not true of these
+        return [again, *notes]
     verdicts, categories = evaluation.verdicts, len(evaluation.categories)
-    return [again, *renewed_notes(noted, config.calibration, verdicts, categories)]
+    renewed = renewed_notes(noted, config.calibration, verdicts, categories)
+    return [again, *renewed, *evaluation.notes]
 
 
 def _figure(value: float | None) -> str:

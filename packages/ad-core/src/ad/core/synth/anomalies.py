@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ad.core.errors import SettingError
-from ad.core.synth.augment import augment
+from ad.core.synth.changes import augment
 from ad.core.synth.perlin import perlin_masks
 from ad.core.synth.rotation import turn_some
 from ad.core.synth.textures import TextureSource

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ad.core.errors import SettingError
 from ad.core.synth.anomalies import Broken, check_probability
-from ad.core.synth.augment import from_hsv, luminance_of, to_hsv
+from ad.core.synth.changes import from_hsv, luminance_of, to_hsv
 
 AREA = (0.02, 0.15)
 """Of a rectangle, as a share of the picture."""

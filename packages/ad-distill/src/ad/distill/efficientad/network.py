@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.detector import Detector, Prediction, learned_buffer
-from ad.core.devices import in_precision
+from ad.core import Detector, Prediction, in_precision, learned_buffer
 from ad.core.errors import SettingError
-from ad.core.networks.maps import upsample
-from ad.core.networks.normalize import ImagenetNorm
+from ad.core.networks import ImagenetNorm, upsample
 from ad.distill.pdn import CHANNELS, ChannelScale, Pdn, Teacher
 
 MIN_SIZE = 64

@@ -14,15 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ad.core.data.batches import to_device
-from ad.core.data.learning import LearningBatch, LearningData, stream
-from ad.core.data.pictures import read_picture, resize
-from ad.core.data.samples import fingerprint_of
-from ad.core.data.walking import pictures_below
-from ad.core.devices import in_precision
+from ad.core import (
+    FROM_MODEL_FILE,
+    Field,
+    GradientTrainer,
+    LearningBatch,
+    LearningData,
+    LearningRate,
+    Optimization,
+    PathName,
+    Setup,
+    WeightDecay,
+    fingerprint_of,
+    in_precision,
+    pictures_below,
+    read_picture,
+    resize,
+    stream,
+    to_device,
+)
 from ad.core.errors import DataError, SettingError
-from ad.core.options import Field, LearningRate, PathName, WeightDecay
-from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Setup
 from ad.distill.efficientad.network import (
     MIN_SIZE,
     QUANTILES,

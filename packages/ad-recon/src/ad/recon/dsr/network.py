@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.detector import Detector, Prediction, trained_flag
-from ad.core.devices import in_precision
+from ad.core import Detector, Precision, Prediction, in_precision, trained_flag
 from ad.core.errors import SettingError
-from ad.core.trainer import Precision
 from ad.recon.dsr.vq import Codes, VqModel, picture_decoder
 
 STRIDE = 32

@@ -15,20 +15,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.data.learning import LearningBatch, LearningData, stream
-from ad.core.data.samples import fingerprint_of
+from ad.core import (
+    FROM_MODEL_FILE,
+    Field,
+    GradientTrainer,
+    LearningBatch,
+    LearningData,
+    LearningRate,
+    Optimization,
+    PathName,
+    Probability,
+    Setup,
+    Steps,
+    fingerprint_of,
+    stream,
+)
 from ad.core.errors import SettingError
-from ad.core.options import Field, LearningRate, PathName, Probability, Steps
-from ad.core.synth.anomalies import PerlinAnomalies
-from ad.core.synth.perlin import perlin_masks
-from ad.core.synth.rotation import turn_some
-from ad.core.synth.textures import (
+from ad.core.synth import (
     FolderTextures,
+    PerlinAnomalies,
     ProceduralTextures,
     RandomColours,
     let_take_from,
+    perlin_masks,
+    turn_some,
 )
-from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer, Optimization, Setup
 from ad.recon.dsr.anomalies import NEAREST, break_codes
 from ad.recon.dsr.network import DsrDetector, check_size
 from ad.recon.dsr.vq import LO, CodeAverages, Codes

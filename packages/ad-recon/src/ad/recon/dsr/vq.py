@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.learning.distributed import join_world
+from ad.core import join_world
 
 LO, HI = 8, 4
 """Pixels along the side of a cell of the coarse and of the fine map."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ad.core.networks.weights import fitting_weights, given_file, read_weights
+from ad.core.networks import fitting_weights, given_file, read_weights
 from ad.recon.dsr.vq import VqModel
 
 _OWN_PREFIX = "vq."  # in the file of a trained detector

@@ -9,8 +9,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from random_pictures import generators, random_images, with_pillow
 from scipy import ndimage
 
-from ad.core.synth import augment as augmenting
-from ad.core.synth.augment import CHANGES, augment, from_hsv, to_hsv
+from ad.core.synth import changes as augmenting
+from ad.core.synth.changes import CHANGES, augment, from_hsv, to_hsv
 
 
 def numbers(*values):
