@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from tiny_batches import batch_of
 
 from ad.core import Callback, PictureSet, Setup, fit, load, to_device
-from ad.core.errors import NotFittedError, SettingError
+from ad.core.errors import ModelFileError, NotFittedError, SettingError
 from ad.core.predict import ModelConfig
 from ad.core.saved.files import save_model
 from ad.core.testing import make_picture
@@ -175,5 +175,5 @@ def test_a_saved_option_beyond_its_limits_is_refused(tmp_path, options, words):
         calibrated_on=None,
     )
     save_model(tmp_path / "model", trained(), config.to_json())
-    with pytest.raises(SettingError, match=words):
+    with pytest.raises(ModelFileError, match=words):
         load(tmp_path / "model", device="cpu")
