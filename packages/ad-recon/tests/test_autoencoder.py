@@ -11,6 +11,7 @@ from ad.core import load
 from ad.core.callbacks import Callback
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.errors import NotFittedError, SettingError
+from ad.core.framing import Framing, size_of
 from ad.core.learning.loop import fit
 from ad.core.predict import ModelConfig
 from ad.core.saved.files import save_model
@@ -171,7 +172,7 @@ def test_a_saved_option_beyond_its_limits_is_refused(tmp_path, options, words):
     config = ModelConfig(
         model="autoencoder",
         options=options,
-        img_size=SIZE,
+        framing=Framing(size=size_of(SIZE)),
         normalize=False,
         precision="fp32",
         categories=("toy",),

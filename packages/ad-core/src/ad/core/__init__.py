@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ad.core.detector import Detector as Detector
     from ad.core.detector import Prediction as Prediction
     from ad.core.errors import AdError as AdError
+    from ad.core.framing import Sides as Sides
+    from ad.core.framing import Size as Size
+    from ad.core.framing import size_of as size_of
     from ad.core.jobs.evaluate import evaluate as evaluate
     from ad.core.jobs.recalibrate import recalibrate as recalibrate
     from ad.core.jobs.report import write_report as write_report
@@ -57,11 +60,14 @@ _HOMES = {
     "Prediction": "detector",
     "Sample": "data.samples",
     "Setup": "trainer",
+    "Sides": "framing",
+    "Size": "framing",
     "TrainResult": "jobs.train",
     "Trainer": "trainer",
     "evaluate": "jobs.evaluate",
     "load": "predict",
     "recalibrate": "jobs.recalibrate",
+    "size_of": "framing",
     "train": "jobs.train",
     "write_report": "jobs.report",
 }

@@ -31,6 +31,7 @@ from ad.core.data.walking import pictures_below
 from ad.core.detector import Detector, Prediction
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, Interrupted, OutputError, SettingError
+from ad.core.framing import size_of
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.loop import fit
 from ad.core.networks.backbones import FeatureExtractor
@@ -153,7 +154,7 @@ def distill_teacher(
     used_precision = resolve_precision(precision, used_device)
     trainer = TeacherTrainer(
         Setup(
-            img_size=picture_size,
+            img_size=size_of(picture_size),
             normalize=True,
             num_steps=steps,
             batch_size=batch_size,
@@ -308,16 +309,16 @@ class TeacherTrainer(GradientTrainer):
         weight_decay: WeightDecay = 1e-5,
     ) -> None:
         super().__init__(setup)
-        if setup.img_size % 32 or setup.img_size < 64:
+        if not setup.img_size.divides(32, 64):
             msg = (
                 "The pictures a teacher is distilled from must be a multiple of 32 pixels wide, "
-                f"from 64; got {setup.img_size}."
+                f"from 64; got {setup.img_size.typed}."
             )
             raise SettingError(msg)
-        if crop is not None and (crop % 32 or not 64 <= crop <= setup.img_size):
+        if crop is not None and (crop % 32 or not 64 <= crop <= min(setup.img_size)):
             msg = (
                 "`crop` must be a multiple of 32 from 64 to the side of the pictures, "
-                f"{setup.img_size}; got {crop}."
+                f"{min(setup.img_size)}; got {crop}."
             )
             raise SettingError(msg)
         self.crop = crop

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ad.core.detector import Detector, Prediction
 from ad.core.errors import SettingError
+from ad.core.framing import Size
 from ad.core.networks.backbones import FeatureExtractor
 from ad.core.networks.maps import GaussianBlur, Sigma, upsample
 from ad.core.options import Field, Layers, Name
@@ -42,7 +43,7 @@ class PadimDetector(Detector):
         embedding: Reduces its maps to ``D`` features per position.
         eps: What is added to the covariance's diagonal.
         sigma: Standard deviation of the map's smoothing, in pixels.
-        img_size: Side of the pictures, in pixels.
+        img_size: Height and width of the pictures.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class PadimDetector(Detector):
         *,
         eps: float,
         sigma: float,
-        img_size: int,
+        img_size: Size,
     ) -> None:
         super().__init__()
         self.extractor = extractor
@@ -73,10 +74,10 @@ class PadimDetector(Detector):
         """
         self.require_fitted()
         size = (images.shape[-2], images.shape[-1])
-        if size != (self.img_size, self.img_size):
+        if size != self.img_size:
             msg = (
-                f"PaDiM knows each position of {self.img_size} x {self.img_size} pictures; got "
-                f"{size[0]} x {size[1]}. Resize the pictures, or train at their size."
+                f"PaDiM knows each position of {self.img_size} pictures; got {size[0]} x "
+                f"{size[1]}. Resize the pictures, or train at their size."
             )
             raise SettingError(msg)
         maps = self.extractor(images)
