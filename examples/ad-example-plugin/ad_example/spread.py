@@ -38,7 +38,7 @@ class SpreadTrainer(OnePassTrainer):
         super().__init__(setup)
         self.detector: SpreadDetector = SpreadDetector().to(setup.device)
         self.floor = floor
-        shape = (3, setup.img_size, setup.img_size)
+        shape = (3, *setup.img_size)
         self.sum = torch.zeros(shape, dtype=torch.float64, device=setup.device)
         self.sum_of_squares = torch.zeros_like(self.sum)
         self.seen = 0

@@ -321,7 +321,7 @@ def test_the_command_prints_a_table(run_ad, mean_picture):
     status, out, err = run_ad("check", mean_picture, "--img-size", "32", "--set", "gain=2.0")
     assert status == 0
     assert all(identifier in out for identifier in CHECKS)
-    assert "`mean-picture`: 2 skipped, 19 passed" in err
+    assert "`mean-picture`: 2 skipped, 20 passed" in err
 
 
 def test_the_command_prints_json_and_fails_if_a_promise_is_broken(run_ad, broken, monkeypatch):

@@ -27,6 +27,7 @@ ORDER = [
     ["devices"],
     ["thresholds"],
     ["trainer"],
+    ["framing"],
     ["data"],
     ["saved"],
     ["metrics", "tracking", "detector", "options"],

@@ -4,6 +4,7 @@ import torch
 
 from ad.core import LoadedDetector, PictureSet, Setup, fit
 from ad.core.errors import DataError, ModelFileError, SettingError
+from ad.core.framing import Framing, size_of
 from ad.core.predict import ModelConfig
 from ad.core.saved.loading import load_tensors
 from ad.core.settings import run_settings
@@ -151,8 +152,8 @@ def test_loaded_tensors_of_another_shape_are_refused(name, shape):
 
 def test_pictures_have_the_same_verdict_alone_and_in_batches():
     config = ModelConfig(
-        model="fre-resnet18", options={}, img_size=SIZE, normalize=True, precision="fp32",
-        categories=("toy",), calibration=None, calibrated_on=None,
+        model="fre-resnet18", options={}, framing=Framing(size=size_of(SIZE)), normalize=True,
+        precision="fp32", categories=("toy",), calibration=None, calibrated_on=None,
     )  # fmt: skip
     loaded = LoadedDetector(fitted(), config, torch.device("cpu"))
     held_out = np.stack([make_picture(i, size=SIZE)[0] for i in range(20, 33)])

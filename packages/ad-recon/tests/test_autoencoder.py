@@ -9,6 +9,7 @@ from tiny_batches import batch_of
 
 from ad.core import Callback, PictureSet, Setup, fit, load, to_device
 from ad.core.errors import ModelFileError, NotFittedError, SettingError
+from ad.core.framing import Framing, size_of
 from ad.core.predict import ModelConfig
 from ad.core.saved.files import save_model
 from ad.core.testing import make_picture
@@ -167,7 +168,7 @@ def test_a_saved_option_beyond_its_limits_is_refused(tmp_path, options, words):
     config = ModelConfig(
         model="autoencoder",
         options=options,
-        img_size=SIZE,
+        framing=Framing(size=size_of(SIZE)),
         normalize=False,
         precision="fp32",
         categories=("toy",),

@@ -57,6 +57,9 @@ if TYPE_CHECKING:
     from ad.core.devices import resolve_device as resolve_device
     from ad.core.devices import resolve_precision as resolve_precision
     from ad.core.errors import AdError as AdError
+    from ad.core.framing import Sides as Sides
+    from ad.core.framing import Size as Size
+    from ad.core.framing import size_of as size_of
     from ad.core.jobs.evaluate import evaluate as evaluate
     from ad.core.jobs.recalibrate import recalibrate as recalibrate
     from ad.core.jobs.report import write_report as write_report
@@ -151,6 +154,8 @@ _HOMES = {
     "Side": "options",
     "Steps": "options",
     "Tracker": "tracking",
+    "Sides": "framing",
+    "Size": "framing",
     "TrainResult": "jobs.train",
     "Trainer": "trainer",
     "WeightDecay": "options",
@@ -182,6 +187,7 @@ _HOMES = {
     "stream": "data.learning",
     "to_device": "data.batches",
     "to_json": "saved.files",
+    "size_of": "framing",
     "train": "jobs.train",
     "trained_flag": "detector",
     "write_atomic": "saved.files",

@@ -21,6 +21,7 @@ from ad.core.data.walking import NO_FILE, OURS, SUFFIXES, everything_below
 from ad.core.detector import Detector
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, ModelFileError, SettingError
+from ad.core.framing import Framing
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.saved.allocation import built_within
@@ -47,7 +48,7 @@ class Finding:
     anomalous: bool | None = None
     """The verdict; None without calibration."""
     map: NDArray[np.float32] | None = None
-    """``[S, S]``: score per pixel at the detector's input size; None if it cannot localise."""
+    """``[H, W]``: score per pixel at the detector's input size; None if it cannot localise."""
     error: str | None = None
     """Why the picture could not be read, or None."""
 
@@ -75,8 +76,8 @@ class ModelConfig:
     """Registry name."""
     options: dict[str, Any]
     """The model's options, all of them."""
-    img_size: int
-    """Side of the square pictures it works on, in pixels."""
+    framing: Framing
+    """How a picture becomes what it sees."""
     normalize: bool
     """Whether ImageNet normalisation happens inside."""
     precision: Precision
@@ -95,7 +96,7 @@ class ModelConfig:
         return {
             "model": self.model,
             "options": self.options,
-            "img_size": self.img_size,
+            **self.framing.to_json(),
             "normalize": self.normalize,
             "precision": self.precision,
             "categories": list(self.categories),
@@ -114,7 +115,8 @@ class ModelConfig:
         kinds: dict[str, type | tuple[type, ...]] = {
             "model": str,
             "options": dict,
-            "img_size": int,
+            "img_size": (int, list),
+            "fit": str,
             "normalize": bool,
             "precision": str,
             "categories": list,
@@ -122,14 +124,15 @@ class ModelConfig:
             "calibrated_on": (dict, type(None)),
             "white_level": (int, type(None)),
         }
-        values = {"calibrated_on": None, "white_level": None, **values}  # not recorded at first
+        # What was not recorded at first.
+        values = {"fit": "stretch", "calibrated_on": None, "white_level": None, **values}
         wrong = set(values) ^ set(kinds) or {
             key
             for key, kind in kinds.items()
             if not isinstance(values[key], kind) or isinstance(values[key], bool) != (kind is bool)
         }
-        if not wrong and not 1 <= values["img_size"] <= 4096:
-            wrong = {"img_size"}
+        if not wrong:
+            wrong = Framing.wrong_in(values)
         if not wrong and values["white_level"] not in (None, *WHITE_LEVELS):
             wrong = {"white_level"}
         if not wrong and not all(isinstance(name, str) for name in values["categories"]):
@@ -149,15 +152,18 @@ class ModelConfig:
             )
             raise ModelFileError(msg)
         calibration = values["calibration"]
+        framing = Framing.from_json(values)
+        rest = {key: value for key, value in values.items() if key not in framing.to_json()}
         return cls(
+            framing=framing,
             **{
-                **values,
+                **rest,
                 "categories": tuple(values["categories"]),
                 "calibration": (
                     None if calibration is None else Calibration.from_json(calibration)
                 ),
                 "calibrated_on": None if where is None else Conditions(**where),
-            }
+            },
         )
 
 
@@ -166,7 +172,7 @@ class LoadedDetector:
     """A fitted detector with its threshold, ready for pictures of any size.
 
     Attributes:
-        detector: The `torch.nn.Module` itself: ``[B, 3, S, S]`` in [0, 1] to scores and maps.
+        detector: The `torch.nn.Module` itself: ``[B, 3, H, W]`` in [0, 1] to scores and maps.
         config: What it is.
     """
 
@@ -225,7 +231,7 @@ class LoadedDetector:
 
     def pictures(self, sources: Sequence[Source]) -> PictureSet:
         """Pictures as this detector sees them: at its size, by its white level."""
-        return PictureSet(sources, self.config.img_size, white=self.config.white_level)
+        return self.config.framing.pictures(sources, white=self.config.white_level)
 
     def score(
         self, pictures: torch.Tensor
@@ -233,14 +239,13 @@ class LoadedDetector:
         """Score one batch of decoded pictures.
 
         Args:
-            pictures: ``[B, S, S, 3]``, uint8, at the detector's size; ``B`` may be 0.
+            pictures: ``[B, H, W, 3]``, uint8, at the detector's size; ``B`` may be 0.
 
         Returns:
-            Scores ``[B]`` and maps ``[B, S, S]``, or None for maps if it cannot localise.
+            Scores ``[B]`` and maps ``[B, H, W]``, or None for maps if it cannot localise.
         """
-        size = self.config.img_size
         if len(pictures) == 0:
-            empty = np.zeros((0, size, size), dtype=np.float32)
+            empty = np.zeros((0, *self.config.framing.size), dtype=np.float32)
             return empty[:, 0, 0], empty if self.detector.localises else None
         with torch.inference_mode():
             prediction = self.detector(to_device(pictures, self.device))
@@ -360,7 +365,7 @@ def _build(
     spec = ModelRegistry.get(config.model)
     trainer = load_trainer(spec)
     setup = Setup(
-        img_size=config.img_size,
+        img_size=config.framing.size,
         normalize=config.normalize,
         weights=FROM_MODEL_FILE,
         device=device,

@@ -10,9 +10,12 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic_core import PydanticCustomError
 
+from ad.core.data.pictures import Sides
 from ad.core.errors import SettingError, listed, nearest
+from ad.core.framing import LEAST_OF_RUN, Framing, size_of, wrong_size
 from ad.core.options import (
     BatchSize,
     PathName,
@@ -29,6 +32,13 @@ from ad.core.trainer import Trainer
 
 DEFAULT_HOLDOUT = 0.1
 DEFAULT_FALSE_ALARMS = 0.01
+
+
+def _img_size(value: Any) -> Sides:  # noqa: ANN401 - whatever was given
+    if reason := wrong_size(value, LEAST_OF_RUN):
+        kind = "size"
+        raise PydanticCustomError(kind, reason)
+    return size_of(value).plain
 
 
 class RunSettings(BaseModel):
@@ -52,8 +62,8 @@ class RunSettings(BaseModel):
     """Where the numbers come from that the user left open: the catalogue, or the authors."""
     batch_size: BatchSize
     """Pictures in a training batch."""
-    img_size: Annotated[int, Field(ge=16, le=4096)]
-    """Side of the square pictures, in pixels."""
+    img_size: Annotated[Sides, PlainValidator(_img_size)]
+    """Height and width of the pictures in pixels; one number for a square."""
     normalize: bool
     """ImageNet normalisation, inside the detector."""
     options: dict[str, Any]
@@ -76,6 +86,11 @@ class RunSettings(BaseModel):
     """Stop after so many epochs that bring nothing on held-out good pictures; None for never."""
     compile: bool = False
     """Whether the computation of losses is compiled."""
+
+    @property
+    def framing(self) -> Framing:
+        """How a picture becomes what the detector sees."""
+        return Framing(size=size_of(self.img_size))
 
 
 def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: Any) -> RunSettings:  # noqa: ANN401 - checked below

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from ad.core.detector import mark_trained
+from ad.core.framing import Size, size_of
 from ad.core.options import checking_options
 from ad.core.progress import SILENT, Progress
 
@@ -34,8 +35,8 @@ FROM_MODEL_FILE = "from-model-file"
 class Setup:
     """What a run tells every trainer; all else are the model's own options."""
 
-    img_size: int
-    """Side of the square pictures, in pixels."""
+    img_size: Size
+    """Height and width of the pictures; one number is taken for a square, and a pair for both."""
     normalize: bool
     """Whether pictures are normalised with ImageNet's mean and deviation inside the detector."""
     num_epochs: int = 1
@@ -54,6 +55,9 @@ class Setup:
     """Precision of frozen networks; statistics and distances are always fp32."""
     progress: Progress = SILENT
     """Where long work is shown."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "img_size", size_of(self.img_size))
 
 
 class Trainer(abc.ABC):

@@ -34,7 +34,9 @@ from ad.core import (
     Optimization,
     Prediction,
     Setup,
+    Sides,
     learned_buffer,
+    size_of,
     stream,
 )
 from ad.core.errors import DataError, ModelFileError, SettingError
@@ -53,7 +55,7 @@ class FreDetector(Detector):
     Args:
         extractor: The frozen network, with one layer.
         pool: Side of the square of cells that are averaged before flattening.
-        img_size: Side of the pictures, in pixels: each feature has its place in them.
+        img_size: Side of the pictures in pixels, or height and width: each feature has its place.
     """
 
     weight: Tensor
@@ -63,11 +65,11 @@ class FreDetector(Detector):
     bias: Tensor
     """``[D]``"""
 
-    def __init__(self, extractor: FeatureExtractor, *, pool: int, img_size: int) -> None:
+    def __init__(self, extractor: FeatureExtractor, *, pool: int, img_size: Sides) -> None:
         super().__init__()
         self.extractor = extractor
         self.pool = pool
-        self.img_size = img_size
+        self.img_size = size_of(img_size)
         learned_buffer(self, "weight", shape=("h", "D"))
         learned_buffer(self, "code_bias", shape=("h",))
         learned_buffer(self, "bias", shape=("D",))
@@ -107,11 +109,11 @@ class FreDetector(Detector):
         """
         self.require_fitted()
         height, width = images.shape[2], images.shape[3]
-        if (height, width) != (self.img_size, self.img_size):
+        if (height, width) != self.img_size:
             msg = (
-                f"FRE was fitted to {self.img_size} x {self.img_size} pixels, "
-                f"{self.weight.shape[1]} features a picture; pictures of {height} x {width} pixels "
-                "have others, or elsewhere. Resize the pictures, or train at their size."
+                f"FRE was fitted to {self.img_size} pixels, {self.weight.shape[1]} features a "
+                f"picture; pictures of {height} x {width} pixels have others, or elsewhere. "
+                "Resize the pictures, or train at their size."
             )
             raise SettingError(msg)
         features = self.features(images)

@@ -150,12 +150,12 @@ class ReverseDistillationTrainer(GradientTrainer):
                 f"mirrors these; got {', '.join(layers)}."
             )
             raise SettingError(msg)
-        if setup.img_size % STRIDE or setup.img_size < 2 * STRIDE:
+        if not setup.img_size.divides(STRIDE, 2 * STRIDE):
             msg = (
                 f"`img_size` of Reverse Distillation must be a multiple of {STRIDE}, so that the "
                 f"decoder meets the teacher's maps, from {2 * STRIDE}: at {STRIDE} the code is a "
                 f"single cell, which a batch of one picture has no deviation for; got "
-                f"{setup.img_size}."
+                f"{setup.img_size.typed}. Near it are {setup.img_size.near(STRIDE, 2 * STRIDE)}."
             )
             raise SettingError(msg)
         self.lr = lr

@@ -116,11 +116,12 @@ class StfpmTrainer(GradientTrainer):
         self.lr = lr
         self.weight_decay = weight_decay
         teacher = FeatureExtractor(backbone, layers, setup=setup)
-        if setup.img_size <= (stride := max(teacher.strides)):
+        if max(setup.img_size) <= (stride := max(teacher.strides)):
             msg = (
                 f"`img_size` of STFPM must be above {stride}, the pixels of a cell of its deepest "
                 "layer: a single cell is all that a batch of one picture would have, and has no "
-                f"deviation; got {setup.img_size}. Give larger pictures, or shallower `layers`."
+                f"deviation; got {setup.img_size.typed}. Give larger pictures, or shallower "
+                "`layers`."
             )
             raise SettingError(msg)
         student = fresh_network(backbone, layers, seed=setup.seed)

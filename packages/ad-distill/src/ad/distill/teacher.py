@@ -55,6 +55,7 @@ from ad.core import (
     pictures_below,
     resolve_device,
     resolve_precision,
+    size_of,
     stream,
     to_json,
     write_atomic,
@@ -162,7 +163,7 @@ def distill_teacher(
     used_precision = resolve_precision(precision, used_device)
     trainer = TeacherTrainer(
         Setup(
-            img_size=picture_size,
+            img_size=size_of(picture_size),
             normalize=True,
             num_steps=steps,
             batch_size=batch_size,
@@ -316,16 +317,16 @@ class TeacherTrainer(GradientTrainer):
         weight_decay: WeightDecay = 1e-5,
     ) -> None:
         super().__init__(setup)
-        if setup.img_size % 32 or setup.img_size < 64:
+        if not setup.img_size.divides(32, 64):
             msg = (
                 "The pictures a teacher is distilled from must be a multiple of 32 pixels wide, "
-                f"from 64; got {setup.img_size}."
+                f"from 64; got {setup.img_size.typed}."
             )
             raise SettingError(msg)
-        if crop is not None and (crop % 32 or not 64 <= crop <= setup.img_size):
+        if crop is not None and (crop % 32 or not 64 <= crop <= min(setup.img_size)):
             msg = (
                 "`crop` must be a multiple of 32 from 64 to the side of the pictures, "
-                f"{setup.img_size}; got {crop}."
+                f"{min(setup.img_size)}; got {crop}."
             )
             raise SettingError(msg)
         self.crop = crop

@@ -22,7 +22,7 @@ from typing import Annotated, final
 import torch
 from torch import Tensor
 
-from ad.core import Detector, Field, Layers, Name, OnePassTrainer, Prediction, Setup
+from ad.core import Detector, Field, Layers, Name, OnePassTrainer, Prediction, Setup, Size
 from ad.core.errors import SettingError
 from ad.core.networks import FeatureExtractor, GaussianBlur, Sigma, upsample
 from ad.memory.gaussian import GaussianFit, PositionGaussians, start_fit, too_few
@@ -39,7 +39,7 @@ class PadimDetector(Detector):
         embedding: Reduces its maps to ``D`` features per position.
         eps: What is added to the covariance's diagonal.
         sigma: Standard deviation of the map's smoothing, in pixels.
-        img_size: Side of the pictures, in pixels.
+        img_size: Height and width of the pictures.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class PadimDetector(Detector):
         *,
         eps: float,
         sigma: float,
-        img_size: int,
+        img_size: Size,
     ) -> None:
         super().__init__()
         self.extractor = extractor
@@ -70,10 +70,10 @@ class PadimDetector(Detector):
         """
         self.require_fitted()
         size = (images.shape[-2], images.shape[-1])
-        if size != (self.img_size, self.img_size):
+        if size != self.img_size:
             msg = (
-                f"PaDiM knows each position of {self.img_size} x {self.img_size} pictures; got "
-                f"{size[0]} x {size[1]}. Resize the pictures, or train at their size."
+                f"PaDiM knows each position of {self.img_size} pictures; got {size[0]} x "
+                f"{size[1]}. Resize the pictures, or train at their size."
             )
             raise SettingError(msg)
         maps = self.extractor(images)

@@ -27,6 +27,7 @@ from ad.core import (
     Optimization,
     Prediction,
     Setup,
+    Size,
     WeightDecay,
     stream,
     trained_flag,
@@ -52,7 +53,7 @@ class AutoencoderDetector(Detector):
     """Scores each pixel by the error of rebuilding it.
 
     Args:
-        img_size: Side of the pictures, in pixels: the linear layers take no other.
+        img_size: Height and width of the pictures: the linear layers take no other.
         latent_dim: Numbers in the code.
         norm: Whether maps are normalised one by one and cut off softly below 0.
         sigma: Of the map's smoothing, in pixels; 0 for none.
@@ -60,11 +61,11 @@ class AutoencoderDetector(Detector):
     """
 
     def __init__(
-        self, img_size: int, *, latent_dim: int, norm: bool, sigma: float, score: Score
+        self, img_size: Size, *, latent_dim: int, norm: bool, sigma: float, score: Score
     ) -> None:
         super().__init__()
         self.img_size = img_size
-        cells = _WIDTHS[-1] * (img_size // 16) ** 2
+        cells = _WIDTHS[-1] * (img_size.height // 16) * (img_size.width // 16)
         self.encoder = nn.Sequential()
         self.decoder = nn.Sequential()
         for inputs, outputs in zip(_WIDTHS, _WIDTHS[1:], strict=False):
@@ -81,7 +82,7 @@ class AutoencoderDetector(Detector):
         trained_flag(self)
 
     def rebuild(self, images: Tensor) -> Tensor:
-        """What comes back of pictures, ``[B, 3, S, S]``, float32 in [0, 1]."""
+        """What comes back of pictures, ``[B, 3, H, W]``, float32 in [0, 1]."""
         cells = self.encoder(images.contiguous(memory_format=torch.channels_last))
         code = self.squeeze(cells.flatten(1))
         return torch.sigmoid(self.decoder(self.expand(code).view_as(cells)).float())
@@ -98,10 +99,10 @@ class AutoencoderDetector(Detector):
         """
         self.require_fitted()
         height, width = images.shape[2], images.shape[3]
-        if (height, width) != (self.img_size, self.img_size):
+        if (height, width) != self.img_size:
             msg = (
-                f"This auto-encoder was trained at {self.img_size} x {self.img_size} pixels; got "
-                f"{height} x {width}. Resize the pictures, or train at their size."
+                f"This auto-encoder was trained at {self.img_size} pixels; got {height} x {width}. "
+                "Resize the pictures, or train at their size."
             )
             raise SettingError(msg)
         anomaly_map: Tensor = self.blur(error_map(images, self.rebuild(images)))
@@ -163,10 +164,11 @@ class AutoencoderTrainer(GradientTrainer):
         self.steps = 0  # so far
         check_plain(setup, "the auto-encoder")
         smallest = 32 if norm else 16  # one cell has no deviation to normalise by
-        if setup.img_size % 16 or setup.img_size < smallest:
+        if not setup.img_size.divides(16, smallest):
             msg = (
                 f"`img_size` of the auto-encoder must be a multiple of 16 from {smallest}, so that "
-                f"four halvings come out even; got {setup.img_size}."
+                f"four halvings come out even; got {setup.img_size.typed}. Near it are "
+                f"{setup.img_size.near(16, smallest)}."
             )
             raise SettingError(msg)
         self.lr = lr

@@ -258,10 +258,11 @@ class DraemTrainer(GradientTrainer):
     ) -> None:
         super().__init__(setup)
         check_plain(setup, "DRAEM")
-        if setup.img_size % 32 or setup.img_size < 64:
+        if not setup.img_size.divides(32, 64):
             msg = (
                 "`img_size` of DRAEM must be a multiple of 32 from 64, so that five halvings come "
-                f"out even and leave more than one cell; got {setup.img_size}."
+                f"out even and leave more than one cell; got {setup.img_size.typed}. Near it are "
+                f"{setup.img_size.near(32, 64)}."
             )
             raise SettingError(msg)
         self.lr = lr

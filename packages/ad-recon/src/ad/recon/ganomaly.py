@@ -29,6 +29,7 @@ from ad.core import (
     Prediction,
     Setup,
     Side,
+    Size,
     stream,
     trained_flag,
 )
@@ -314,7 +315,7 @@ class GanomalyTrainer(GradientTrainer):
         ]
 
 
-def _check_size(input_size: tuple[int, int], img_size: int) -> int:
+def _check_size(input_size: tuple[int, int], img_size: Size) -> int:
     """The side of the pictures, if it can be one."""
     height, width = input_size
     if height != width or height < 16 or height & (height - 1):
@@ -323,10 +324,13 @@ def _check_size(input_size: tuple[int, int], img_size: int) -> int:
             f"down to 4; got {height} x {width}."
         )
         raise SettingError(msg)
-    if img_size != height:
+    if img_size != input_size:
         msg = (
-            f"`input_size` {height} x {width} and `img_size` {img_size} of GANomaly must agree. "
-            "Give both, `--img-size N --set input_size=N,N`, with N a power of two from 16."
+            f"`input_size` {height} x {width} and `img_size` {img_size.typed} of GANomaly must "
+            "agree. Give both, `--img-size N --set input_size=N,N`, with N a power of two from 16."
         )
+        below, above = 1 << min(img_size).bit_length() - 1, 1 << (max(img_size) - 1).bit_length()
+        if below != above:
+            msg += f" Near {img_size.typed} are {max(16, below)} and {max(16, above)}."
         raise SettingError(msg)
     return height

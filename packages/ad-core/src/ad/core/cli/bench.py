@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -84,7 +84,7 @@ def bench(
     steps: StepsOption = None,
     budget: BudgetOption = Budget.default,
     batch_size: BatchSizeOption[int | None] = None,
-    img_size: ImgSizeOption[int | None] = None,
+    img_size: ImgSizeOption[Any] = None,
     holdout: HoldoutOption = 0.1,
     weights: WeightsOption = "auto",
     device: DeviceOption = "auto",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ad.core.cli.options import JsonOption, ModelArgument, SetOption
+from ad.core.cli.options import ImgSizeOption, JsonOption, ModelArgument, SetOption
 
 if TYPE_CHECKING:
     from ad.core.testing import CheckResult
@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 def check(
     model: ModelArgument,
-    img_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Side of the pictures, in pixels.")
-    ] = None,
+    img_size: ImgSizeOption[Any] = None,
     epochs: Annotated[
         int | None, typer.Option(metavar="N", help="How long it may learn to see a defect.")
     ] = None,

@@ -31,6 +31,7 @@ def evaluate(
         say,
         say_verdicts,
     )
+    from ad.core.framing import size_of
     from ad.core.jobs.evaluate import evaluate as run_evaluate
     from ad.core.report.run import REPORT
 
@@ -43,10 +44,7 @@ def evaluate(
     metrics_table(result.metrics, result.categories)
     if result.kinds:
         kinds_table(result.kinds)
-    say(
-        f"{result.num_images} test pictures; pixels compared at "
-        f"{result.resolution} x {result.resolution}"
-    )
+    say(f"{result.num_images} test pictures; pixels compared at {size_of(result.resolution)}")
     say_verdicts(result.verdicts)
     if each is not None:
         say(f"testing {each * 1000:.1f} ms a picture")

@@ -6,6 +6,7 @@ there. What may be unset in one command and not in another takes its type: ``Img
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +26,23 @@ def path_of(what: str) -> Callable[[str], Path]:
         return given_path(text, what)
 
     return path
+
+
+def picture_size(text: str) -> int | tuple[int, int]:
+    """Read ``256``, or height x width as ``256x640``; what sizes there may be is checked later.
+
+    Raises:
+        typer.BadParameter: If it is neither.
+    """
+    found = re.fullmatch(r"\s*([+-]?[0-9]{1,18})\s*(?:[xX]\s*([+-]?[0-9]{1,18})\s*)?", text)
+    if found is None:
+        msg = (
+            "it takes the side of a square in pixels, such as `256`, or height x width, such as "
+            f"`256x640`; got `{text}`."
+        )
+        raise typer.BadParameter(msg)
+    first, second = found.groups()
+    return int(first) if second is None else (int(first), int(second))
 
 
 class PrecisionChoice(StrEnum):
@@ -66,7 +84,12 @@ BatchSizeOption = Annotated[
     T, typer.Option(metavar="N", min=1, help="Pictures in a training batch.")
 ]
 ImgSizeOption = Annotated[
-    T, typer.Option(metavar="N", help="Side of the square pictures, in pixels.")
+    T,
+    typer.Option(
+        parser=picture_size,
+        metavar="N|HxW",
+        help="What the model sees of a picture, in pixels: a square's side, or height x width.",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,

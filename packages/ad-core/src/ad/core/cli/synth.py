@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,7 +49,7 @@ def synth(
     recipe: Annotated[
         Recipe, typer.Option(help="Blotches of texture, or parts of the picture put elsewhere.")
     ] = Recipe.draem,
-    img_size: ImgSizeOption[int] = 256,
+    img_size: ImgSizeOption[Any] = "256",
     json: JsonOption = False,
 ) -> None:
     """Show the synthetic defects that some models learn from: normal picture, mask, broken one.

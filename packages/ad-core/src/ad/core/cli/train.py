@@ -50,7 +50,7 @@ def train(
     data_root: DataRootOption = None,
     epochs: EpochsOption = None,
     batch_size: BatchSizeOption[int | None] = None,
-    img_size: ImgSizeOption[int | None] = None,
+    img_size: ImgSizeOption[Any] = None,
     normalize: Annotated[
         bool | None,
         typer.Option("--normalize/--no-normalize", help="ImageNet normalisation inside."),
@@ -156,6 +156,7 @@ def result_json(result: TrainResult) -> dict[str, Any]:
 def print_result(result: TrainResult) -> None:
     """A training's result for a person."""
     from ad.core.cli.console import kinds_table, metrics_table, notes, say, say_verdicts
+    from ad.core.framing import size_of
 
     notes(result.notes)
     if result.evaluation.num_images:
@@ -164,7 +165,7 @@ def print_result(result: TrainResult) -> None:
             kinds_table(result.evaluation.kinds)
         say(
             f"{result.evaluation.num_images} test pictures; pixels compared at "
-            f"{result.evaluation.resolution} x {result.evaluation.resolution}"
+            f"{size_of(result.evaluation.resolution)}"
         )
     say_verdicts(result.evaluation.verdicts)
     fit, each = result.seconds["fit"], result.seconds["test_per_image"]

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ad.core.data.pictures import read_picture, resize, rgb_array
+from ad.core.data.pictures import Sides, height_and_width, read_picture, resize, rgb_array
 from ad.core.errors import OutputError, PictureError
 
 Source = Path | NDArray[Any]
@@ -36,7 +36,7 @@ class Batch:
     indices: list[int]
     """Which ones, ``B`` of them; those that could not be read are not among them."""
     pictures: Tensor
-    """``[B, size, size, 3]``, uint8."""
+    """``[B, H, W, 3]``, uint8."""
     errors: list[tuple[int, PictureError]] = field(default_factory=list)
     """Index and reason of those that could not be read, if errors are recorded."""
 
@@ -46,7 +46,7 @@ class PictureSet:
 
     Args:
         sources: Files or arrays.
-        size: Side of the square pictures, in pixels.
+        size: Of the pictures.
         cache: Keep decoded pictures for further passes: each is decoded once.
         ram_budget: Bytes to keep in memory; a larger cache is a temporary file on disk.
         white: The value that is white in pictures of more than 8 bits; see
@@ -56,17 +56,17 @@ class PictureSet:
     def __init__(
         self,
         sources: Sequence[Source],
-        size: int,
+        size: Sides,
         *,
         cache: bool = False,
         ram_budget: int = RAM_BUDGET,
         white: int | None = None,
     ) -> None:
         self.sources = sources
-        self.size = size
+        self.size = height_and_width(size)
         self.white = white
         self._cached = np.zeros(len(sources), dtype=bool) if cache else None
-        self._cache = _storage((len(sources), size, size, 3), ram_budget) if cache else None
+        self._cache = _storage((len(sources), *self.size, 3), ram_budget) if cache else None
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -136,7 +136,7 @@ def to_device(pictures: Tensor, device: torch.device) -> Tensor:
 def _gather(
     group: Sequence[int],
     futures: list[Future[Tensor]],
-    size: int,
+    size: tuple[int, int],
     on_error: Literal["raise", "record"],
 ) -> Batch:
     read, pictures, errors = [], [], []
@@ -148,7 +148,7 @@ def _gather(
             if on_error == "raise":
                 raise
             errors.append((index, error))
-    empty = torch.empty(0, size, size, 3, dtype=torch.uint8)
+    empty = torch.empty(0, *size, 3, dtype=torch.uint8)
     return Batch(read, torch.stack(pictures) if pictures else empty, errors)
 
 

@@ -20,8 +20,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from ad.core.errors import PictureError
 
-Size = tuple[int, int]
-"""Width and height, in pixels."""
+WidthHeight = tuple[int, int]
+"""Width and height, in pixels, as Pillow has them."""
 
 _ORIENTATION = 0x0112  # EXIF tag
 
@@ -32,9 +32,9 @@ _DRAWN = "ad, for people to look at"  # in a PNG's text `Software`
 class Stance(NamedTuple):
     """How a picture's pixels lie in its file."""
 
-    stored: Size
+    stored: WidthHeight
     """Of the pixels as they are stored."""
-    upright: Size
+    upright: WidthHeight
     """Of the picture as it is meant to be seen."""
     orientation: int
     """EXIF's number, 1 to 8, for the way from the first to the second; 1 is none."""

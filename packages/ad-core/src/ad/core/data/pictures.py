@@ -20,8 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ad.core.data.levels import Depth, check_upper, deep_values, depth_of, to_eight_bits
-from ad.core.data.opening import Size, Stance, opened, stance_of, turn
+from ad.core.data.opening import Stance, WidthHeight, opened, stance_of, turn
 from ad.core.errors import PictureError
+
+Sides = int | tuple[int, int]
+"""Height and width in pixels, or one number for both."""
 
 _MAX_RATIO_ERROR = 0.02
 _LEAST_CONTRAST, _MOST_BETWEEN = 128, 0.05  # of a drawn mask: grey levels; share of the pixels
@@ -48,14 +51,14 @@ class Look(NamedTuple):
 
 
 def read_picture(
-    path: Path, *, size: int | None = None, white: int | None = None
+    path: Path, *, size: Sides | None = None, white: int | None = None
 ) -> NDArray[np.uint8]:
     """Decode a picture.
 
     Args:
         path: The file.
-        size: Side in pixels that the picture will be resized to, if known: a JPEG is then decoded
-            at a fraction of its size, never below twice this side, which is several times faster.
+        size: What the picture will be resized to, if known: a JPEG is then decoded at a fraction
+            of its size, never below twice what is wanted, which is several times faster.
         white: The value that is white in pictures of more than 8 bits that do not say it, one of
             `ad.core.data.levels.WHITE_LEVELS`: the model's. Without it, only those that need all
             16 bits are read.
@@ -69,8 +72,11 @@ def read_picture(
     """
     with opened("picture", path) as image:
         if size is not None:
-            # `draft` changes nothing but JPEG, and never goes below what is asked for.
-            image.draft(None, (2 * size, 2 * size))
+            # `draft` changes nothing but JPEG, and never goes below what is asked for. It reduces
+            # what is stored, before that is turned.
+            height, width = height_and_width(size)
+            turned = stance_of(image, decode=False).orientation >= 5
+            image.draft(None, (2 * height, 2 * width) if turned else (2 * width, 2 * height))
         depth = depth_of(image, path)  # which is forgotten once it is decoded
         stance = stance_of(image)
         values, whole = (None, False) if depth is None else deep_values(image, path, depth)
@@ -85,7 +91,7 @@ def read_picture(
         return np.require(turn(pixels, stance.pending), requirements=["C", "W"])
 
 
-def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
+def read_mask(path: Path, picture: Path, size: Sides) -> NDArray[np.bool_]:
     """Read the mask of a picture at the evaluation resolution.
 
     Non-zero is defective (above half in a JPEG, whose zeros are not exact), and so is what is not
@@ -101,10 +107,10 @@ def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
     Args:
         path: The mask.
         picture: The picture it belongs to; a mask of another shape is an error.
-        size: Side of the result, in pixels.
+        size: Of the result.
 
     Returns:
-        ``[size, size]``, True where defective.
+        ``[H, W]``, True where defective.
 
     Raises:
         PictureError: If the mask cannot be read, does not fit the picture, or shows one thing by
@@ -112,10 +118,11 @@ def read_mask(path: Path, picture: Path, size: int) -> NDArray[np.bool_]:
     """
     defective = _fitting_mask(path, picture)[0].defective
     image = Image.fromarray(defective.astype(np.uint8))
-    small = np.asarray(image.resize((size, size), Image.Resampling.NEAREST)) > 0
+    height, width = height_and_width(size)
+    small = np.asarray(image.resize((width, height), Image.Resampling.NEAREST)) > 0
     if not small.any():
         y, x = np.nonzero(defective)
-        small[y * size // image.height, x * size // image.width] = True
+        small[y * height // image.height, x * width // image.width] = True
     return small
 
 
@@ -204,7 +211,7 @@ def check_headers(path: Path, masks: Sequence[Path]) -> None:
             _check_fits(mask, _stance("mask", mask), path, _stance("picture", path))
 
 
-def upright_size(path: Path) -> Size:
+def upright_size(path: Path) -> WidthHeight:
     """Width and height of a picture as `read_picture` gives it, from its header.
 
     Raises:
@@ -213,7 +220,7 @@ def upright_size(path: Path) -> Size:
     return _stance("picture", path).upright
 
 
-def stored_size(path: Path) -> Size:
+def stored_size(path: Path) -> WidthHeight:
     """Width and height of a picture as it is stored, from its header alone.
 
     Raises:
@@ -262,22 +269,27 @@ def rgb_array(array: NDArray[Any], *, white: int | None = None) -> NDArray[np.ui
     return np.require(_colours(pixels), requirements=["C", "W"])
 
 
-def resize(picture: NDArray[np.uint8], size: int) -> Tensor:
-    """Resize a picture to a square, bilinear with antialiasing, within a grey level of Pillow.
+def resize(picture: NDArray[np.uint8], size: Sides) -> Tensor:
+    """Resize a picture, bilinear with antialiasing, within a grey level of Pillow.
 
     Args:
         picture: ``[H, W, 3]``.
-        size: Side of the result, in pixels; the whole picture is kept, not its aspect ratio.
+        size: Of the result; the whole picture is kept, not its aspect ratio.
 
     Returns:
-        ``[size, size, 3]``, uint8.
+        ``[H, W, 3]``, uint8.
     """
     # The channels-last view of uint8 takes torch's fast path: no copy, no detour over float.
     channels_first = torch.from_numpy(picture).permute(2, 0, 1)[None]
     small = F.interpolate(
-        channels_first, (size, size), mode="bilinear", antialias=True, align_corners=False
+        channels_first, height_and_width(size), mode="bilinear", antialias=True, align_corners=False
     )
     return small[0].permute(1, 2, 0)
+
+
+def height_and_width(size: Sides) -> tuple[int, int]:
+    """Both sides of a size that may be one number for both."""
+    return size if isinstance(size, tuple) else (size, size)
 
 
 def _colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -324,7 +336,7 @@ def _decoded_mask(path: Path) -> _Mask:
         return _Mask(turn(_mask_values(mask, path, depth), stance.pending), noisy, stance)
 
 
-def _fitting_mask(path: Path, picture: Path) -> tuple[_Mask, Size]:
+def _fitting_mask(path: Path, picture: Path) -> tuple[_Mask, WidthHeight]:
     """A mask as it lies on its picture, and the picture's size."""
     seen = _stance("picture", picture)
     mask = _decoded_mask(path)
@@ -357,7 +369,7 @@ def _check_fits(path: Path, mask: Stance, picture_path: Path, picture: Stance) -
     raise PictureError(msg)
 
 
-def _same_shape(a: Size, b: Size) -> bool:
+def _same_shape(a: WidthHeight, b: WidthHeight) -> bool:
     return abs(a[0] * b[1] - a[1] * b[0]) <= _MAX_RATIO_ERROR * a[0] * b[1]
 
 

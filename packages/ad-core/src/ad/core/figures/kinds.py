@@ -42,7 +42,7 @@ def kind_metrics(
     Args:
         samples: To test with, of one category.
         scores: ``[N]``, of each.
-        maps: ``[size, size]``, of each, or None where there is none.
+        maps: ``[h, w]``, of each, or None where there is none.
         progress: Where to show how far it is.
 
     Returns:

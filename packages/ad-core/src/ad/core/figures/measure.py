@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.data.batches import Batch
-from ad.core.data.pictures import read_mask
 from ad.core.data.samples import Sample
 from ad.core.errors import listed
 from ad.core.figures.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
+from ad.core.framing import Framing, Sides, size_of
 from ad.core.learning.distributed import ALONE, World
 from ad.core.metrics import image_metrics, pixel_metrics
 from ad.core.predict import LoadedDetector
@@ -29,7 +29,7 @@ Metrics = dict[str, float | None]
 say how much of a defect has to be found, also `SATURATED_METRICS` of `ad.core.figures.kinds`."""
 
 Watch = Callable[[Batch, NDArray[np.float32], NDArray[np.float32] | None], None]
-"""Told of each batch with its scores ``[B]`` and maps ``[B, S, S]``, or None for maps."""
+"""Told of each batch with its scores ``[B]`` and maps ``[B, H, W]``, or None for maps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +44,8 @@ class Evaluation:
     """Of each category and kind of defect: see `ad.core.figures.kinds`; empty for most data."""
     num_images: int
     """Test pictures, all categories."""
-    resolution: int
-    """Side in pixels at which maps and masks are compared."""
+    resolution: Sides
+    """Height and width in pixels at which maps and masks are compared; one number for a square."""
     notes: tuple[str, ...]
     """What a reader of the figures must know."""
     scores: tuple[float, ...]
@@ -62,7 +62,7 @@ class Evaluation:
             "categories": self.categories,
             **({"kinds": self.kinds} if self.kinds else {}),
             "num_images": self.num_images,
-            "resolution": [self.resolution, self.resolution],
+            "resolution": list(size_of(self.resolution)),
             "verdicts": None if self.verdicts is None else self.verdicts._asdict(),
             "notes": list(self.notes),
         }
@@ -138,7 +138,7 @@ def _evaluation(
     for name in dict.fromkeys(sample.category for sample in samples):
         rows = [row for row, sample in enumerate(samples) if sample.category == name]
         own, own_maps = [samples[row] for row in rows], [maps[row] for row in rows]
-        categories[name] = _category(own, scores[rows], own_maps, detector.config.img_size)
+        categories[name] = _category(own, scores[rows], own_maps, detector.config.framing)
         if any(sample.saturations for sample in own):
             kinds[name] = kind_metrics(own, scores[rows], own_maps, progress)
             mean = mean_of_kinds(kinds[name])
@@ -150,7 +150,7 @@ def _evaluation(
         categories=categories,
         kinds=kinds,
         num_images=len(samples),
-        resolution=detector.config.img_size,
+        resolution=detector.config.framing.size.plain,
         notes=(*alarms, *_notes(detector, samples, categories)),
         verdicts=verdicts,
         scores=tuple(float(score) for score in scores),
@@ -162,7 +162,7 @@ def _category(
     samples: Sequence[Sample],
     scores: NDArray[np.float32],
     maps: Sequence[NDArray[np.float32] | None],
-    size: int,
+    framing: Framing,
 ) -> Metrics:
     labels = np.array([sample.label for sample in samples])
     metrics: Metrics = dict.fromkeys((*IMAGE_METRICS, *PIXEL_METRICS))
@@ -173,21 +173,13 @@ def _category(
     for sample, map_ in zip(samples, maps, strict=True):
         if map_ is None:
             continue
-        truth = read_truth(sample, size)
+        truth = framing.truth(sample)
         if sample.label == 0 or truth.any():  # a defect that no mask marks lies somewhere
             known.append(map_)
             truths.append(truth)
     if any(truth.any() for truth in truths):
         metrics |= pixel_metrics(known, truths)
     return metrics
-
-
-def read_truth(sample: Sample, size: int) -> NDArray[np.bool_]:
-    """Which pixels are defective, ``[size, size]``: where any of the sample's masks says so."""
-    truth = np.zeros((size, size), dtype=bool)
-    for mask in sample.masks:
-        truth |= read_mask(mask, sample.path, size)
-    return truth
 
 
 def _mean(categories: list[Metrics]) -> Metrics:

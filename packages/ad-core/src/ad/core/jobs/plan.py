@@ -62,7 +62,7 @@ class Plan:
         """What the trainer is told of the run."""
         settings = self.settings
         return Setup(
-            img_size=settings.img_size,
+            img_size=settings.framing.size,
             normalize=settings.normalize,
             num_epochs=settings.num_epochs,
             num_steps=settings.num_steps,
@@ -79,7 +79,7 @@ class Plan:
         return ModelConfig(
             model=self.spec.name,
             options=self.settings.options,
-            img_size=self.settings.img_size,
+            framing=self.settings.framing,
             normalize=self.settings.normalize,
             precision=self.precision,
             categories=tuple(dict.fromkeys(sample.category for sample in data.samples)),

@@ -16,7 +16,6 @@ from ad.core.data.masks import tell_apart
 from ad.core.data.names import meaning_of
 from ad.core.data.samples import Sample, collect, refuse_one_file_twice
 from ad.core.errors import AdError, DataError, OutputError, SettingError
-from ad.core.figures.measure import read_truth
 from ad.core.jobs.evaluate import samples_of
 from ad.core.jobs.run_directory import claim_run, pictures_of, tidy
 from ad.core.predict import (
@@ -371,7 +370,7 @@ def _by_f1(
                 if maps is not None:
                     maxima.append(maps[row].max()[None])
                     if samples[index].has_truth:
-                        truth = read_truth(samples[index], detector.config.img_size)
+                        truth = detector.config.framing.truth(samples[index])
                         if samples[index].label == 0 or truth.any():
                             known.append(maps[row])
                             truths.append(truth)

@@ -190,7 +190,7 @@ def command_line(settings: RunSettings, processes: int = 1) -> list[str]:
     if settings.data_root is not None:
         words += ["--data-root", settings.data_root]
     words += ["--epochs", str(settings.num_epochs), "--batch-size", str(settings.batch_size)]
-    words += ["--img-size", str(settings.img_size)]
+    words += ["--img-size", settings.framing.size.typed]
     words += ["--normalize" if settings.normalize else "--no-normalize"]
     for key, value in settings.options.items():
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]

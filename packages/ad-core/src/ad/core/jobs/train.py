@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ad.core.callbacks import Callback, Callbacks
-from ad.core.data.batches import PictureSet
 from ad.core.data.samples import Sample
 from ad.core.devices import peak_memory
 from ad.core.errors import DataError, OutputError, PictureError
 from ad.core.figures.measure import Evaluation, Metrics, measure
+from ad.core.framing import Sides
 from ad.core.jobs.plan import Plan, RunData, look_at_data, settle
 from ad.core.jobs.run_directory import describe_run, forget, make_run, resume_run
 from ad.core.learning.checkpoints import Checkpoints
@@ -72,7 +72,7 @@ def train(
     model_type: str,
     num_epochs: int | None = None,
     batch_size: int | None = None,
-    img_size: int | None = None,
+    img_size: Sides | None = None,
     normalize: bool | None = None,
     *,
     data_root: str | Path | None = None,
@@ -104,7 +104,8 @@ def train(
         model_type: Registry name: ``patchcore``, ...
         num_epochs: How often each picture is seen; the catalogue's number by default.
         batch_size: Pictures in a training batch; the catalogue's by default.
-        img_size: Side of the square pictures in pixels; the catalogue's by default.
+        img_size: What the detector sees of a picture: side of a square in pixels, or height and
+            width; the catalogue's by default. A picture of another shape is stretched.
         normalize: ImageNet normalisation inside the detector; the catalogue's by default.
         data_root: Folder of the data set.
         output_dir: Run directory to make; ``runs/<data set>-<category>-<model>`` by default,
@@ -251,8 +252,7 @@ def _begin(
 def _learn(plan: Plan, data: RunData, trainer: Trainer, run: _Run, minutes: float) -> float:
     """Drive the trainer; seconds that it took."""
     read = partial(
-        PictureSet,
-        size=plan.settings.img_size,
+        plan.settings.framing.pictures,
         cache=isinstance(trainer, GradientTrainer),
         white=data.white,
     )

@@ -13,7 +13,7 @@ import numpy as np
 
 from ad.core.errors import ModelFileError
 from ad.core.report.page import write_page
-from ad.core.report.run import REPORT, as_text, figures, run_title
+from ad.core.report.run import REPORT, as_text, figures, run_title, with_size_in_words
 from ad.core.saved.files import LARGEST_LINES, read_limited
 from ad.core.saved.record import RUN, read_run
 from ad.core.thresholds.calibrate import Calibration
@@ -187,7 +187,7 @@ def _differences(runs: Sequence[_Finished]) -> list[dict[str, Any]]:
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, str]:
-    settings = dict(record["settings"])
+    settings = with_size_in_words(record["settings"])
     options = settings.pop("options")
     parts = [settings, options, {k: record[k] for k in ("device", "precision", "threads")}]
     parts += [record["machine"], record["versions"]]

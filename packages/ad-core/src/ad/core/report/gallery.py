@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ad.core.data.batches import Batch
+from ad.core.data.opening import WidthHeight
 from ad.core.data.pictures import read_mask
 from ad.core.data.samples import Sample
 from ad.core.thresholds.calibrate import Calibration
@@ -35,17 +36,17 @@ _METHOD = 1  # a millisecond a picture; the slowest one takes ten for a tenth fe
 @final
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One picture of the gallery; all pictures are square, as the detector sees them."""
+    """One picture of the gallery, in the shape in which the detector sees it."""
 
     index: int
     """Which of the test samples."""
     score: float
     """Its raw score."""
     picture: bytes
-    """WebP, RGB, at most 256 pixels a side."""
+    """WebP, RGB, no side longer than 256 pixels."""
     heat: bytes | None
-    """WebP, grey, at most 128 pixels a side: the map, 127.5 at the pixel threshold, or from the
-    picture's lowest to its highest value if there is none; None if there is no map."""
+    """WebP, grey, no side longer than 128 pixels: the map, 127.5 at the pixel threshold, or from
+    the picture's lowest to its highest value if there is none; None if there is no map."""
 
 
 @final
@@ -74,7 +75,7 @@ class Gallery:
         Args:
             batch: Its indices are those of the samples.
             scores: ``[B]``.
-            maps: ``[B, S, S]``, or None.
+            maps: ``[B, H, W]``, or None.
         """
         for row, index in enumerate(batch.indices):
             score = float(scores[row])
@@ -114,7 +115,8 @@ class Gallery:
         sample = self.samples[shown.index]
         if not sample.masks:
             return None
-        masks = [read_mask(mask, sample.path, _SIDE) for mask in sample.masks]
+        width, height = _within(Image.open(io.BytesIO(shown.picture)).size, _SIDE)
+        masks = [read_mask(mask, sample.path, (height, width)) for mask in sample.masks]
         union = np.any(masks, axis=0)
         return _bytes(Image.fromarray(union.astype(np.uint8) * 255), lossless=True)
 
@@ -174,9 +176,15 @@ class _Shelf:
 
 def _webp(pixels: NDArray[np.uint8], side: int, quality: int) -> bytes:
     image = Image.fromarray(pixels)
-    if image.width > side:
-        image = image.resize((side, side), Image.Resampling.BILINEAR)
+    if max(image.size) > side:
+        image = image.resize(_within(image.size, side), Image.Resampling.BILINEAR)
     return _bytes(image, quality=quality)
+
+
+def _within(size: WidthHeight, side: int) -> WidthHeight:
+    """Width and height in the same proportion, the longer one of a given length."""
+    longer = max(size)
+    return max(1, round(size[0] * side / longer)), max(1, round(size[1] * side / longer))
 
 
 def _bytes(image: Image.Image, **options: Any) -> bytes:  # noqa: ANN401 - as Pillow takes them

@@ -14,6 +14,7 @@ from ad.core.data.inventory import Inventory
 from ad.core.data.pictures import upright_size
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError, ModelFileError
+from ad.core.framing import size_of
 from ad.core.metrics import auroc
 from ad.core.predict import ModelConfig
 from ad.core.report.gallery import Gallery, Shown
@@ -106,7 +107,7 @@ def write_run_report(
             {"name": name, "figures": list(metrics.values())}
             for name, metrics in evaluation.categories.items()
         ],
-        "resolution": evaluation.resolution,
+        "resolution": str(size_of(evaluation.resolution)),
         "notes": list(notes),
         "calibration": None if config.calibration is None else config.calibration.to_json(),
         "localises": gallery.localises,
@@ -289,7 +290,7 @@ def _facts(record: Mapping[str, Any], config: ModelConfig) -> list[dict[str, Any
         set_on += f" and {calibration.num_defective} defective"
     chosen = {
         key: value
-        for key, value in settings.items()
+        for key, value in with_size_in_words(settings).items()
         if key not in ("dataset", "category", "model", "data_root", "options") and value is not None
     }
     groups: dict[str, Mapping[str, Any]] = {
@@ -330,6 +331,13 @@ def _read_as(record: Mapping[str, Any]) -> dict[str, str]:
         "read as": "; ".join(inventory.read_as()),
         "left out": inventory.not_read() or "nothing",
     }
+
+
+def with_size_in_words(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a ``run.json`` with what is height and width in ``img_size`` said."""
+    img_size = settings["img_size"]
+    words = str(size_of(img_size)) if isinstance(img_size, list | tuple) else img_size
+    return {**settings, "img_size": words}
 
 
 def as_text(value: object) -> str:

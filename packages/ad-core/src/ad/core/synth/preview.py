@@ -11,12 +11,12 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ad.core.data.batches import PictureSet
 from ad.core.data.learning import LearningData
 from ad.core.data.levels import find_white_level
 from ad.core.data.opening import drawn_png
 from ad.core.data.samples import collect, locate, split_seeded
 from ad.core.errors import SettingError
+from ad.core.framing import Framing, Sides, size_of
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.saved.claims import letting_go, make_folder
@@ -70,7 +70,7 @@ def preview(
     seed: int = 0,
     textures: str = "",
     recipe: Recipe = "draem",
-    img_size: int = 256,
+    img_size: Sides = 256,
     progress: Progress = SILENT,
 ) -> Preview:
     """Break some good training pictures and put them on a sheet.
@@ -86,7 +86,7 @@ def preview(
         seed: Of the choice of pictures and of all that is random in the defects.
         textures: Folder of textures for `draem`; empty for textures made by code.
         recipe: ``draem`` or ``cut-paste``.
-        img_size: Side of the pictures in pixels.
+        img_size: Side of the pictures in pixels, or height and width.
         progress: Where to show how far it is.
 
     Raises:
@@ -99,8 +99,9 @@ def preview(
     if count < 1:
         msg = f"`count` must be a whole number from 1; got {count}."
         raise SettingError(msg)
-    if img_size < _SMALLEST:
-        msg = f"`img_size` must be at least {_SMALLEST} pixels; got {img_size}."
+    framing = Framing(size=size_of(img_size))
+    if min(framing.size) < _SMALLEST:
+        msg = f"`img_size` must be at least {_SMALLEST} pixels; got {framing.size.typed}."
         raise SettingError(msg)
     breaking, notes = _recipe(recipe, textures)
     spec = get_dataset(dataset)
@@ -114,8 +115,8 @@ def preview(
     make_folder(folder)
 
     if isinstance(breaking, PerlinAnomalies):
-        let_take_from(breaking.textures, PictureSet(good, img_size, white=white.value))
-    pictures = PictureSet(paths, img_size, white=white.value)
+        let_take_from(breaking.textures, framing.pictures(good, white=white.value))
+    pictures = framing.pictures(paths, white=white.value)
     data = LearningData(pictures, torch.device("cpu"), lambda images: (), cache=False, seed=seed)
     examples: list[tuple[Image.Image, ...]] = []
     shares: list[float] = []
@@ -158,9 +159,9 @@ def _pictures(images: Tensor) -> list[Image.Image]:
 
 def _sheet(examples: Sequence[Sequence[Image.Image]], shares: Sequence[float]) -> Image.Image:
     """Examples of three pictures, two in a row if there are several."""
-    tile = examples[0][0].width
+    tile, tall = examples[0][0].size
     abreast = min(2, len(examples))
-    width, height = 3 * tile + 3 * _GAP, tile + _TEXT
+    width, height = 3 * tile + 3 * _GAP, tall + _TEXT
     lines = -(-len(examples) // abreast)
     sheet = Image.new("RGB", (abreast * width + _GAP, lines * height), "white")
     draw = ImageDraw.Draw(sheet)
@@ -169,5 +170,5 @@ def _sheet(examples: Sequence[Sequence[Image.Image]], shares: Sequence[float]) -
         for place, picture in enumerate(pictures):
             sheet.paste(picture, (left + place * (tile + 2), top))
         words = f"{share:.2%} broken" if share else "empty mask: counts as good"
-        draw.text((left, top + tile + 3), f"{number + 1}   {words}", fill="black", font_size=14)
+        draw.text((left, top + tall + 3), f"{number + 1}   {words}", fill="black", font_size=14)
     return sheet

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ad.core.errors import SettingError, listed, nearest
+from ad.core.framing import Sides
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry
 from ad.core.testing.promises import CHECKS as CHECKS
@@ -47,7 +48,7 @@ class CheckResult:
 def check_model(
     name: str,
     *,
-    img_size: int | None = None,
+    img_size: Sides | None = None,
     options: Mapping[str, Any] | None = None,
     num_epochs: int | None = None,
     expected_failures: Mapping[str, str] | None = None,
@@ -56,7 +57,7 @@ def check_model(
 
     Args:
         name: Registry name.
-        img_size: Side of the pictures, in pixels.
+        img_size: Side of the pictures in pixels, or height and width.
         options: Options other than the catalogue's, to make it small.
         num_epochs: How long a model that learns by gradient may learn until it must see a
             blatant defect; most need a tenth of that.
@@ -75,7 +76,7 @@ def check_model(
 def run_checks(
     name: str,
     *,
-    img_size: int | None = None,
+    img_size: Sides | None = None,
     options: Mapping[str, Any] | None = None,
     num_epochs: int | None = None,
     expected_failures: Mapping[str, str] | None = None,
@@ -85,7 +86,7 @@ def run_checks(
 
     Args:
         name: As for `check_model`, and so are the others.
-        img_size: Side of the pictures, in pixels.
+        img_size: Side of the pictures in pixels, or height and width.
         options: Options other than the catalogue's.
         num_epochs: How long to learn at most.
         expected_failures: Ids of checks that are known to fail, with the reason.
@@ -103,7 +104,7 @@ def run_checks(
 
 def _results(
     name: str,
-    img_size: int | None,
+    img_size: Sides | None,
     options: Mapping[str, Any] | None,
     num_epochs: int | None,
     expected_failures: Mapping[str, str] | None,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core.framing import Size
 from ad.core.options import Field
 from ad.core.trainer import OnePassTrainer, Setup
 
@@ -21,10 +22,10 @@ class MeanPictureDetector(Detector):
 
     mean: Tensor
 
-    def __init__(self, *, gain: float, img_size: int) -> None:
+    def __init__(self, *, gain: float, img_size: Size) -> None:
         super().__init__()
         self.gain = gain
-        learned_buffer(self, "mean", shape=(3, img_size, img_size))
+        learned_buffer(self, "mean", shape=(3, *img_size))
 
     def forward(self, images: Tensor) -> Prediction:
         """Score a batch; see `Detector.forward`."""
@@ -46,7 +47,7 @@ class MeanPictureTrainer(OnePassTrainer):
         super().__init__(setup)
         detector = MeanPictureDetector(gain=gain, img_size=setup.img_size)
         self.detector: MeanPictureDetector = detector.to(setup.device)
-        self._sum = torch.zeros(3, setup.img_size, setup.img_size, device=setup.device)
+        self._sum = torch.zeros(3, *setup.img_size, device=setup.device)
         self._seen = 0
 
     def observe(self, images: Tensor) -> None:

@@ -8,29 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ad.core.data.pictures import Sides, height_and_width
+
 
 def make_picture(
-    index: int, *, size: int = 64, defect: bool = False, seed: int = 0
+    index: int, *, size: Sides = 64, defect: bool = False, seed: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Make one picture and the mask of its defect.
 
     Args:
         index: Which one; equal arguments give equal pictures.
-        size: Side in pixels, at least 16.
+        size: Of the picture; sides of at least 16 pixels.
         defect: Whether there is one.
         seed: Seed of the whole series.
 
     Returns:
-        ``[size, size, 3]`` uint8 and ``[size, size]``, True on the defect.
+        ``[H, W, 3]`` uint8 and ``[H, W]``, True on the defect.
     """
     rng = np.random.default_rng([seed, index])
-    y, x = np.mgrid[:size, :size] / size
+    height, width = height_and_width(size)
+    y, x = np.mgrid[:height, :width] / np.array([height, width])[:, None, None]
     wave = np.sin(8 * np.pi * (x + rng.normal(0, 0.002))) + np.cos(6 * np.pi * y)
-    grey = 120 + 25 * wave + rng.normal(0, 3) + rng.normal(0, 4, (size, size))
-    mask = np.zeros((size, size), dtype=bool)
+    grey = 120 + 25 * wave + rng.normal(0, 3) + rng.normal(0, 4, (height, width))
+    mask = np.zeros((height, width), dtype=bool)
     if defect:
-        side = size // 6
-        top, left = rng.integers(2, size - side - 2, 2)
+        side = min(height, width) // 6
+        top, left = rng.integers(2, [height - side - 2, width - side - 2])
         mask[top : top + side, left : left + side] = True
         grey[mask] += 110
     tint = np.array([1.0, 0.95, 0.85])
@@ -44,7 +47,7 @@ def write_mvtec_tree(
     train: int = 10,
     good: int = 4,
     bad: int = 4,
-    size: int = 64,
+    size: Sides = 64,
     seed: int = 0,
 ) -> Path:
     """Write such pictures as a category in MVTec AD's layout.
@@ -55,7 +58,7 @@ def write_mvtec_tree(
         train: Good pictures to train on.
         good: Good pictures to test with.
         bad: Defective pictures to test with, all of kind ``square``, with masks.
-        size: Side in pixels.
+        size: Of the pictures.
         seed: Seed of the series.
 
     Returns:

@@ -230,7 +230,7 @@ def _check_threads(model: Model) -> None:
 
 def _check_flagged(model: Model) -> None:
     images = model.images[:1].clone()
-    side = model.img_size // 4
+    side = min(model.framing.size) // 4
     images[..., side : 2 * side, side : 2 * side] = torch.nan
     try:
         score = predict(model.detector, images).score
@@ -303,6 +303,27 @@ def _check_place(model: Model) -> None:
     assert model.finds(model.able[1]), "the map must be higher on a blatant defect than beside it"
 
 
+def _check_rectangle(model: Model) -> None:
+    wide = model.wider()
+    size = wide.framing.size
+    try:
+        wide.build()
+    except SettingError as refusal:
+        msg = f"it takes no pictures of {size}: {refusal}"
+        raise NotApplicable(msg) from refusal
+    learnt = model.detector.localises and model.finds(model.able[1])
+    whole = wide.able[1] if learnt else wide.whole
+    assert whole.score.isfinite().all(), f"scores of pictures of {size} must be finite"
+    if whole.map is not None:
+        assert tuple(whole.map.shape[1:]) == tuple(size), (
+            f"`map` of pictures of {size} must be `[B, H, W]`; got {list(whole.map.shape)}"
+        )
+        assert whole.map.isfinite().all(), f"maps of pictures of {size} must be finite"
+        assert wide.finds(whole) or not learnt, (
+            f"the map must be higher on a blatant defect than beside it in pictures of {size} too"
+        )
+
+
 _LEARNT = ("learns", "prediction")
 
 CHECKS: Mapping[str, Check] = {
@@ -327,5 +348,6 @@ CHECKS: Mapping[str, Check] = {
     "exportable": Check(_check_exportable, _LEARNT),
     "separates": Check(_check_separates, _LEARNT),
     "place": Check(_check_place, _LEARNT),
+    "rectangle": Check(_check_rectangle, _LEARNT),
 }
 """All checks by their ids, in the order in which they are run."""

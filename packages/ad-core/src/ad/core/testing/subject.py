@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -21,8 +22,9 @@ import torch
 from torch import Tensor
 
 from ad.core.callbacks import Callback, LoopState
-from ad.core.data.batches import PictureSet, Source, to_device
+from ad.core.data.batches import Source, to_device
 from ad.core.detector import Detector, Prediction
+from ad.core.framing import Framing, Sides, Size, size_of
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.loop import fit
 from ad.core.registry import ModelSpec, load_trainer
@@ -36,34 +38,37 @@ class Model:
     """A model, tiny pictures, and what it learnt of them."""
 
     def __init__(
-        self, spec: ModelSpec, *, img_size: int, options: Mapping[str, Any], num_epochs: int
+        self, spec: ModelSpec, *, img_size: Sides, options: Mapping[str, Any], num_epochs: int
     ) -> None:
         self.spec = spec
         self.trainer_class = load_trainer(spec)
         self.options = resolve_options(spec, self.trainer_class, options)
-        self.img_size = img_size
+        self.framing = Framing(size=size_of(img_size))
+        self.num_epochs = num_epochs
         self.by_gradient = issubclass(self.trainer_class, GradientTrainer)
         # Most see a blatant defect after a few epochs, and need not go on.
         shorter = (math.ceil(num_epochs / 10), math.ceil(num_epochs / 3), num_epochs)
         self.epochs = sorted({*shorter}) if self.by_gradient else [1]
-        self.good = [make_picture(index, size=img_size)[0] for index in range(12)]
-        self.fresh = [make_picture(100 + index, size=img_size)[0] for index in range(4)]
-        self.bad, self.masks = zip(
-            *(make_picture(200 + index, size=img_size, defect=True) for index in range(4)),
-            strict=True,
-        )
+        size = self.framing.size
+        self.good = [make_picture(index, size=size)[0] for index in range(12)]
+        self.fresh = [make_picture(100 + index, size=size)[0] for index in range(4)]
+        defective = (make_picture(index, size=size, defect=True) for index in count(200))
+        # Of a wide picture in the right third: a map with height and width exchanged misses it.
+        left = 2 * size.width // 3 if size.width > size.height else 0
+        far = (one for one in defective if one[1].argmax(axis=1).max() >= left)
+        self.bad, self.masks = zip(*islice(far, 4), strict=True)
         self.images = self.images_of([*self.fresh, *self.bad])
         self.seen = _Seen()
 
     def images_of(self, pictures: Sequence[Source]) -> Tensor:
         """Pictures as a detector takes them."""
-        (batch,) = PictureSet(pictures, self.img_size).batches(len(pictures))
+        (batch,) = self.framing.pictures(pictures).batches(len(pictures))
         return to_device(batch.pictures, torch.device("cpu"))
 
     def build(self, weights: str = "random", num_epochs: int = 1) -> Trainer:
         """A fresh trainer."""
         setup = Setup(
-            img_size=self.img_size,
+            img_size=self.framing.size,
             normalize=self.spec.train["normalize"],
             num_epochs=num_epochs,
             batch_size=4,
@@ -79,7 +84,7 @@ class Model:
     ) -> Detector:
         """A detector that has learnt from the good pictures."""
         trainer = self.build(num_epochs=num_epochs)
-        pictures = PictureSet(self.good, self.img_size)
+        pictures = self.framing.pictures(self.good)
         fit(trainer, pictures, checkpoints=checkpoints, callbacks=callbacks)
         return trainer.detector
 
@@ -116,7 +121,7 @@ class Model:
     def ragged(self) -> Detector:
         """One that has learnt once from five pictures in batches of four."""
         trainer = self.build()
-        fit(trainer, PictureSet(self.good[:5], self.img_size))
+        fit(trainer, self.framing.pictures(self.good[:5]))
         return trainer.detector
 
     @cached_property
@@ -129,6 +134,12 @@ class Model:
             if self.sees(detector, whole) and self.finds(whole):
                 break
         return detector, whole
+
+    def wider(self) -> Model:
+        """The same model with pictures that are 32 pixels wider than high, as most rules allow."""
+        height = min(self.framing.size)
+        size = Size(height, height + 32)
+        return Model(self.spec, img_size=size, options=self.options, num_epochs=self.num_epochs)
 
     def sees(self, detector: Detector, whole: Prediction) -> bool:
         """Whether defects score higher than good pictures."""

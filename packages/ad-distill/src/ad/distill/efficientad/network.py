@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core import Detector, Prediction, in_precision, learned_buffer
+from ad.core import Detector, Prediction, Sides, Size, in_precision, learned_buffer, size_of
 from ad.core.errors import SettingError
 from ad.core.networks import ImagenetNorm, upsample
 from ad.distill.pdn import CHANNELS, ChannelScale, Pdn, Teacher
@@ -96,11 +96,11 @@ class EfficientadDetector(Detector):
         """
         self.require_fitted()
         height, width = images.shape[2], images.shape[3]
-        smallest = max(MIN_SIZE, 32 * self.autoencoder.kernel)
-        if min(height, width) < smallest:
+        smallest = Size(*(max(MIN_SIZE, 32 * side) for side in self.autoencoder.kernel))
+        if height < smallest.height or width < smallest.width:
             msg = (
-                f"This EfficientAD takes pictures from {smallest} x {smallest} pixels; got "
-                f"{height} x {width}. Resize them to the size it was trained at."
+                f"This EfficientAD takes pictures from {smallest} pixels; got {height} x {width}. "
+                "Resize them to the size it was trained at."
             )
             raise SettingError(msg)
         total = images.new_zeros(())
@@ -124,13 +124,14 @@ class AutoEncoder(nn.Module):
     """Squeezes a picture through one code and rebuilds the teacher's map from it, coarsely.
 
     Args:
-        img_size: Side of the pictures it learns from; below 256 pixels the code's kernel is
-            smaller than the paper's 8 x 8, so that there still is one code for the picture.
+        img_size: Side of the pictures it learns from, or height and width; below 256 pixels the
+            code's kernel is smaller than the paper's 8 x 8, so that there still is one code.
     """
 
-    def __init__(self, img_size: int) -> None:
+    def __init__(self, img_size: Sides) -> None:
         super().__init__()
-        self.kernel = min(8, img_size // 32)
+        height, width = size_of(img_size)
+        self.kernel = (min(8, height // 32), min(8, width // 32))
         widths = (3, 32, 32, 64, 64, 64)
         layers: list[nn.Module] = []
         for inputs, outputs in zip(widths, widths[1:], strict=False):

@@ -24,12 +24,14 @@ from ad.core import (
     Optimization,
     PathName,
     Setup,
+    Sides,
     WeightDecay,
     fingerprint_of,
     in_precision,
     pictures_below,
     read_picture,
     resize,
+    size_of,
     stream,
     to_device,
 )
@@ -83,10 +85,10 @@ class EfficientadTrainer(GradientTrainer):
         weight_decay: WeightDecay = 1e-5,
     ) -> None:
         super().__init__(setup)
-        if setup.img_size < MIN_SIZE:
+        if min(setup.img_size) < MIN_SIZE:
             msg = (
                 f"`img_size` of EfficientAD must be at least {MIN_SIZE} pixels, so that its "
-                f"patches of 33 fit; the paper's is 256. Got {setup.img_size}."
+                f"patches of 33 fit; the paper's is 256. Got {setup.img_size.typed}."
             )
             raise SettingError(msg)
         self.hard_quantile = hard_quantile
@@ -216,14 +218,14 @@ class PenaltyPictures:
 
     Args:
         folder: With pictures, at any depth.
-        size: Side that is cut out, in pixels.
+        size: Of what is cut out: a side in pixels, or height and width.
 
     Raises:
         SettingError: If it is no folder.
         DataError: If it has no pictures.
     """
 
-    def __init__(self, folder: Path, size: int) -> None:
+    def __init__(self, folder: Path, size: Sides) -> None:
         if not folder.is_dir():
             msg = (
                 f"`penalty` must be a folder of everyday pictures; `{folder}` is not a folder. "
@@ -237,15 +239,15 @@ class PenaltyPictures:
                 "as photographs of anything but the product, or leave `penalty` out."
             )
             raise DataError(msg)
-        self.size = size
+        self.size = size_of(size)
         self._kept: dict[int, Tensor] = {}
-        self._room = CACHE_BYTES // (3 * size * size)
+        self._room = CACHE_BYTES // (3 * math.prod(self.size))
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Draw one: resized to twice the side, its centre cut out, grey three times in ten.
+        """Draw one: resized to twice the size, its centre cut out, grey three times in ten.
 
         Returns:
-            ``[size, size, 3]``, uint8.
+            ``[H, W, 3]``, uint8.
 
         Raises:
             PictureError: If it cannot be read.
@@ -254,9 +256,10 @@ class PenaltyPictures:
         grey = float(torch.rand((), generator=generator)) < 0.3
         picture = self._kept.get(index)
         if picture is None:
-            side, margin = 2 * self.size, self.size // 2
-            whole = resize(read_picture(self.paths[index], size=side), side)
-            picture = whole[margin : margin + self.size, margin : margin + self.size].clone()
+            height, width = self.size
+            twice, top, left = (2 * height, 2 * width), height // 2, width // 2
+            whole = resize(read_picture(self.paths[index], size=twice), twice)
+            picture = whole[top : top + height, left : left + width].clone()
             if len(self._kept) < self._room:
                 self._kept[index] = picture
         if grey:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core import Detector, Precision, Prediction, in_precision, trained_flag
+from ad.core import Detector, Precision, Prediction, Size, in_precision, trained_flag
 from ad.core.errors import SettingError
 from ad.recon.dsr.vq import Codes, VqModel, picture_decoder
 
@@ -121,10 +121,12 @@ def check_size(height: int, width: int) -> None:
     Raises:
         SettingError: If a side is no multiple of 32, or below 64.
     """
-    if height % STRIDE or width % STRIDE or min(height, width) < MIN_SIZE:
+    size = Size(height, width)
+    if not size.divides(STRIDE, MIN_SIZE):
         msg = (
             f"DSR takes pictures whose sides are multiples of {STRIDE} pixels from {MIN_SIZE}, so "
-            f"that five halvings come out even; got {height} x {width}. The paper's size is 256."
+            f"that five halvings come out even; got {height} x {width}. The paper's size is 256. "
+            f"Near it are {size.near(STRIDE, MIN_SIZE)}."
         )
         raise SettingError(msg)
 

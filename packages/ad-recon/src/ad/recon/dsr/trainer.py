@@ -127,7 +127,7 @@ class DsrTrainer(GradientTrainer):
     ) -> None:
         super().__init__(setup)
         check_plain(setup, "DSR")
-        check_size(setup.img_size, setup.img_size)
+        check_size(*setup.img_size)
         _check_quantizer(vq_weights, vq_steps, textures)
         self.strength = latent_anomaly_strength
         self.vq_given = bool(vq_weights)
