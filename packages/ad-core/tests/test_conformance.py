@@ -79,6 +79,15 @@ class BrokenDetector(Detector):
             map_ = map_.roll(32, dims=1)
         if self.fault == "no map":
             map_ = None
+        if images.shape[2] != images.shape[3]:
+            if self.fault == "turned":
+                map_ = map_.transpose(1, 2)
+            if self.fault == "garbled":
+                map_ = map_.transpose(1, 2).reshape(map_.shape)
+            if self.fault == "wide and infinite":
+                score = score / 0
+            if self.fault == "wide and odd":
+                map_ = map_ * torch.nan
         if self.fault == "random":
             score = score + torch.rand(1)
         if self.fault == "unsaved":
@@ -177,6 +186,10 @@ FAULTS = [
     ("export differs", "exportable", "an exported model must score the same"),
     ("blind", "separates", "must score higher than good pictures"),
     ("elsewhere", "place", "must be higher on a blatant defect"),
+    ("turned", "rectangle", r"of 64 x 96 \(height x width\) must be .*; got \[8, 96, 64\]"),
+    ("garbled", "rectangle", "a defect must change the map where it is, not elsewhere"),
+    ("wide and infinite", "rectangle", "scores of pictures of 64 x 96 .* must be finite"),
+    ("wide and odd", "rectangle", "maps of pictures of 64 x 96 .* must be finite"),
 ]
 
 
@@ -195,6 +208,22 @@ def test_options_must_be_what_json_brings_back(broken, monkeypatch, default, wor
     monkeypatch.setitem(BrokenTrainer.__init__.__kwdefaults__, "names", default)
     with pytest.raises(AssertionError, match=f"fails `options`: .*{words}"):
         check_model(broken)
+
+
+class SquareTrainer(BrokenTrainer):
+    def __init__(self, setup):
+        super().__init__(setup)
+        if setup.img_size.height != setup.img_size.width:
+            msg = f"squares alone; got {setup.img_size}"
+            raise SettingError(msg)
+
+
+def test_a_model_may_refuse_rectangles_in_words(broken, monkeypatch):
+    monkeypatch.setattr("ad.core.testing.subject.load_trainer", lambda spec: SquareTrainer)
+    rectangle = {result.id: result for result in run_checks(broken)}["rectangle"]
+    assert rectangle.outcome == "skipped"
+    words = "it takes no pictures of 64 x 96 (height x width): squares alone; got 64 x 96"
+    assert rectangle.message.startswith(words)
 
 
 class EndlessTrainer(BrokenTrainer):

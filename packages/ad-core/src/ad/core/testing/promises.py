@@ -311,16 +311,15 @@ def _check_rectangle(model: Model) -> None:
     except SettingError as refusal:
         msg = f"it takes no pictures of {size}: {refusal}"
         raise NotApplicable(msg) from refusal
-    learnt = model.detector.localises and model.finds(model.able[1])
-    whole = wide.able[1] if learnt else wide.whole
+    whole = wide.whole
     assert whole.score.isfinite().all(), f"scores of pictures of {size} must be finite"
     if whole.map is not None:
         assert tuple(whole.map.shape[1:]) == tuple(size), (
             f"`map` of pictures of {size} must be `[B, H, W]`; got {list(whole.map.shape)}"
         )
         assert whole.map.isfinite().all(), f"maps of pictures of {size} must be finite"
-        assert wide.finds(whole) or not learnt, (
-            f"the map must be higher on a blatant defect than beside it in pictures of {size} too"
+        assert wide.marks(whole), (
+            f"in pictures of {size} a defect must change the map where it is, not elsewhere"
         )
 
 

@@ -52,11 +52,12 @@ class Model:
         size = self.framing.size
         self.good = [make_picture(index, size=size)[0] for index in range(12)]
         self.fresh = [make_picture(100 + index, size=size)[0] for index in range(4)]
-        defective = (make_picture(index, size=size, defect=True) for index in count(200))
         # Of a wide picture in the right third: a map with height and width exchanged misses it.
         left = 2 * size.width // 3 if size.width > size.height else 0
-        far = (one for one in defective if one[1].argmax(axis=1).max() >= left)
-        self.bad, self.masks = zip(*islice(far, 4), strict=True)
+        broken = ((index, *make_picture(index, size=size, defect=True)) for index in count(200))
+        far = (one for one in broken if one[2].argmax(axis=1).max() >= left)
+        numbers, self.bad, self.masks = zip(*islice(far, 4), strict=True)
+        self.unbroken = [make_picture(index, size=size)[0] for index in numbers]
         self.images = self.images_of([*self.fresh, *self.bad])
         self.seen = _Seen()
 
@@ -148,6 +149,22 @@ class Model:
             # Who judges pictures as a whole need not see a small spot, but another product.
             bad = predict(detector, self.images_of([255 - one for one in self.fresh])).score
         return bool(bad.median() > good.max())
+
+    def marks(self, whole: Prediction) -> bool:
+        """Whether most defects change maps where they are, however little was learnt.
+
+        Not all: at the very border a map may have nothing to say.
+        """
+        if whole.map is None:
+            return True
+        clean = predict(self.detector, self.images_of(self.unbroken)).map
+        assert clean is not None
+        changes = (whole.map[4:] - clean).abs()
+        right = [
+            bool(change[mask].mean() > change[~mask].mean())
+            for change, mask in zip(changes, map(torch.from_numpy, self.masks), strict=True)
+        ]
+        return 2 * sum(right) > len(right)
 
     def finds(self, whole: Prediction) -> bool:
         """Whether maps are higher on defects than beside them."""
