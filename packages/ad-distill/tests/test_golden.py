@@ -30,7 +30,7 @@ def setup(**changes):
 class Saying(nn.Module):
     """A network that says what it is given to say, whatever it sees."""
 
-    precision, kernel = "fp32", 1
+    precision, kernel = "fp32", (1, 1)
 
     def __init__(self, said):
         super().__init__()
