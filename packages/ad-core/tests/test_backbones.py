@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from ad.core.devices import in_precision
-from ad.core.networks.backbones import FeatureExtractor, fresh_network
-from ad.core.networks.normalize import ImagenetNorm
-from ad.core.trainer import Setup
+pytest.importorskip("timm", reason="pretrained backbones need timm, an extra of ad-core")
+
+from ad.core.devices import in_precision  # noqa: E402
+from ad.core.networks.backbones import FeatureExtractor, fresh_network  # noqa: E402
+from ad.core.networks.normalize import ImagenetNorm  # noqa: E402
+from ad.core.trainer import Setup  # noqa: E402
 
 BACKBONE, LAYERS = "test_resnet", ("layer1", "layer2")
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ad.core.errors import WeightsError
-from ad.core.networks.backbones import FeatureExtractor
-from ad.core.networks.weights import (
+pytest.importorskip("timm", reason="pretrained backbones need timm, an extra of ad-core")
+
+from ad.core.errors import WeightsError  # noqa: E402
+from ad.core.networks.backbones import FeatureExtractor  # noqa: E402
+from ad.core.networks.weights import (  # noqa: E402
     file_in_weights_folder,
     fitting_weights,
     given_file,
