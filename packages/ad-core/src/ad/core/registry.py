@@ -38,11 +38,10 @@ _HOMES = {
     "ad-memory": ("padim", "patchcore", "dfkde"),
     "ad-distill": ("stfpm", "fre", "reverse-distillation", "efficientad"),
     "ad-recon": ("autoencoder", "ganomaly", "draem", "dsr"),
+    "ad-flow": ("cflow", "fastflow", "csflow", "uflow", "msflow"),
+    "ad-adapt": ("dfm", "cfa", "simplenet"),
+    "ad-foundation": ("dinomaly", "supersimplenet", "uninet"),
 }
-_PLANNED = (
-    *("cflow", "fastflow", "csflow", "uflow", "dfm", "cfa"),
-    *("dinomaly", "supersimplenet", "uninet"),
-)
 
 _TRAIN_KEYS = {"num_epochs": int, "batch_size": int, "img_size": int, "normalize": bool}
 
@@ -343,6 +342,4 @@ def _unknown_model(name: str, installed: list[str]) -> str:
         if _is_of(name, families) and not any(family in installed for family in families)
     ]
     lines += [f"hint: `{home}` brings it; {how_to_install(home)}" for home in homes]
-    if _is_of(name, _PLANNED):
-        lines.append(f"hint: `{name}` is planned; no package of this project brings it yet")
     return "\n".join(lines)
