@@ -1,15 +1,16 @@
 """Networks that models build on, mostly frozen ones, and what is done to their maps.
 
-| module        | holds                                                                  |
-|---------------|------------------------------------------------------------------------|
-| `backbones`   | pretrained networks of timm, up to the layers that are used            |
-| `components`  | principal components                                                   |
-| `filter_bank` | the backbone that needs no weights                                     |
-| `maps`        | from a coarse anomaly map to one in the input's resolution, smoothed   |
-| `normalize`   | pictures as networks that learnt from ImageNet want them               |
-| `patches`     | maps of several layers as one, of PatchCore's patches                  |
-| `subspace`    | a plane through the features of good pictures, and what is beside it   |
-| `weights`     | finding, reading and checking weights that were learnt elsewhere       |
+| module         | holds                                                                |
+|----------------|----------------------------------------------------------------------|
+| `backbones`    | pretrained networks of timm, up to the layers that are used          |
+| `components`   | principal components                                                 |
+| `filter_bank`  | the backbone that needs no weights                                   |
+| `maps`         | from a coarse anomaly map to one in the input's resolution, smoothed |
+| `normalize`    | pictures as networks that learnt from ImageNet want them             |
+| `patches`      | maps of several layers as one, of PatchCore's patches                |
+| `subspace`     | a plane through the features of good pictures, and what is beside it |
+| `transformers` | tokens of vision transformers as maps                                |
+| `weights`      | finding, reading and checking weights that were learnt elsewhere     |
 """
 
 from __future__ import annotations
