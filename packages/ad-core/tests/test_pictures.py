@@ -139,28 +139,6 @@ def test_a_decompression_bomb_is_refused(tmp_path, colours, monkeypatch):
         read_picture(path)
 
 
-def test_a_reduced_jpeg_stays_close_to_the_whole_one(tmp_path):
-    y, x = np.mgrid[:512, :512] / 512
-    smooth = np.stack([x, y, x * y], axis=-1) * 255
-    path = save(tmp_path / "a.jpg", Image.fromarray(smooth.astype(np.uint8)), quality=95)
-    reduced = read_picture(path, size=64)
-    assert reduced.shape == (128, 128, 3)
-    difference = resize(reduced, 64).int() - resize(read_picture(path), 64).int()
-    assert difference.abs().max() <= 2
-
-
-def test_a_reduced_jpeg_keeps_what_is_in_it(tmp_path):
-    """A ramp stays one however it is thinned out; spots of 4 pixels do not."""
-    spots = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    large = Image.fromarray(spots).resize((512, 512), Image.Resampling.BICUBIC)
-    path = save(tmp_path / "a.jpg", large, quality=95, subsampling=0)
-    reduced, whole = resize(read_picture(path, size=64), 64), resize(read_picture(path), 64)
-    assert whole.float().std() > 20
-    difference = (reduced.int() - whole.int()).abs().float()
-    assert difference.mean() < 3  # every fourth pixel alone: 7; decoded at half the size: 10
-    assert difference.max() < 15  # 35 and 44
-
-
 @pytest.mark.parametrize("shape", [(64, 64), (37, 91), (8, 8)])
 def test_resizing_agrees_with_pillow(shape):
     picture = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
