@@ -45,6 +45,8 @@ class LearningBatch:
     """Of the run."""
     step: int = 0
     """How many batches were learnt from before, where learning has phases."""
+    update: int = 0
+    """Which of the updates that it gives is meant; see `GradientTrainer.num_updates`."""
 
     def generator(self, row: int) -> torch.Generator:
         """A fresh source of randomness for one picture: it depends on seed, epoch and picture.
