@@ -8,6 +8,7 @@
 | `maps`        | from a coarse anomaly map to one in the input's resolution, smoothed   |
 | `normalize`   | pictures as networks that learnt from ImageNet want them               |
 | `patches`     | maps of several layers as one, of PatchCore's patches                  |
+| `subspace`    | a plane through the features of good pictures, and what is beside it   |
 | `weights`     | finding, reading and checking weights that were learnt elsewhere       |
 """
 
@@ -24,6 +25,7 @@ from ad.core.networks.filter_bank import FilterBank
 from ad.core.networks.maps import GaussianBlur, Sigma, SigmaOrNone, upsample
 from ad.core.networks.normalize import IMAGENET_MEAN, IMAGENET_STD, ImagenetNorm
 from ad.core.networks.patches import ConcatenatedPatches, PooledPatches
+from ad.core.networks.subspace import SubspaceDetector, pictures_of_plane
 from ad.core.networks.weights import (
     file_in_weights_folder,
     fitting_weights,
@@ -46,11 +48,13 @@ __all__ = [
     "PrincipalComponents",
     "Sigma",
     "SigmaOrNone",
+    "SubspaceDetector",
     "file_in_weights_folder",
     "fitting_weights",
     "fresh_network",
     "given_file",
     "leading_directions",
+    "pictures_of_plane",
     "principal_components",
     "read_weights",
     "upsample",
