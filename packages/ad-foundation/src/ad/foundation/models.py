@@ -18,6 +18,8 @@ _QUICK_SUPERSIMPLENET = {
     },
 }
 
+_QUICK_UNINET = {"options": {"student": "resnet18", "teacher": "resnet18"}}
+
 SUPERSIMPLENET = ModelSpec(
     name="supersimplenet",
     trainer="ad.foundation.supersimplenet:SupersimplenetTrainer",
@@ -52,4 +54,27 @@ SUPERSIMPLENET_RESNET18 = SUPERSIMPLENET.variant(
     summary="SuperSimpleNet on ResNet-18: small and fast",
     model={"backbone": "resnet18"},
     check=_QUICK_SUPERSIMPLENET,
+)
+
+UNINET = ModelSpec(
+    name="uninet",
+    trainer="ad.foundation.uninet.trainer:UninetTrainer",
+    model={"student": "wide_resnet50_2", "teacher": "wide_resnet50_2", "temperature": 0.4},
+    train={"num_epochs": 20, "batch_size": 4, "img_size": 256, "normalize": True},
+    paper_budget={"num_epochs": 100, "batch_size": 8, "options": {"temperature": 2.0}},
+    summary="a student that rebuilds two teachers' features, of which one adapts to the product",
+    paper="UniNet: A Contrastive Learning-guided Unified Framework with Feature Selection for "
+    "Anomaly Detection, CVPR 2025",
+    url="https://github.com/pangdatangtt/UniNet",
+    year=2025,
+    code_licence="MIT",
+    tasks=("classifies", "localises", "supervised"),
+    check=_QUICK_UNINET,
+)
+
+UNINET_RESNET18 = UNINET.variant(
+    "uninet-resnet18",
+    summary="UniNet on ResNet-18: small and fast",
+    model={"student": "resnet18", "teacher": "resnet18"},
+    check=_QUICK_UNINET,
 )

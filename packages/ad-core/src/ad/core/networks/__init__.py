@@ -8,6 +8,7 @@
 | `maps`        | from a coarse anomaly map to one in the input's resolution, smoothed   |
 | `normalize`   | pictures as networks that learnt from ImageNet want them               |
 | `patches`     | maps of several layers as one, of PatchCore's patches                  |
+| `residual`    | decoders that mirror a ResNet                                          |
 | `weights`     | finding, reading and checking weights that were learnt elsewhere       |
 """
 
@@ -24,6 +25,7 @@ from ad.core.networks.filter_bank import FilterBank
 from ad.core.networks.maps import GaussianBlur, Sigma, SigmaOrNone, upsample
 from ad.core.networks.normalize import IMAGENET_MEAN, IMAGENET_STD, ImagenetNorm
 from ad.core.networks.patches import ConcatenatedPatches, PooledPatches
+from ad.core.networks.residual import RESNETS, ResidualBlock, ResidualDecoder, halving
 from ad.core.networks.weights import (
     file_in_weights_folder,
     fitting_weights,
@@ -44,12 +46,16 @@ __all__ = [
     "ImagenetNorm",
     "PooledPatches",
     "PrincipalComponents",
+    "RESNETS",
+    "ResidualBlock",
+    "ResidualDecoder",
     "Sigma",
     "SigmaOrNone",
     "file_in_weights_folder",
     "fitting_weights",
     "fresh_network",
     "given_file",
+    "halving",
     "leading_directions",
     "principal_components",
     "read_weights",
