@@ -55,7 +55,7 @@ def evaluate(
     data_notes = [*others, *check_pictures(samples, progress=progress)]
     tidy(run)
     detector = load(run, device=device)
-    gallery = Gallery(test, detector.config.calibration) if report else None
+    gallery = Gallery(test, detector.config.calibration, detector) if report else None
     evaluation = measure(
         detector,
         test,

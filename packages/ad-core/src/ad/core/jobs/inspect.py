@@ -18,7 +18,7 @@ from ad.core.data.opening import drawn_png
 from ad.core.data.pictures import read_picture
 from ad.core.errors import OutputError, PictureError
 from ad.core.jobs.run_directory import tidy
-from ad.core.predict import Finding, ModelConfig, find_sources, load
+from ad.core.predict import Finding, LoadedDetector, find_sources, load
 from ad.core.progress import SILENT, Progress
 from ad.core.report.heatmaps import overlay
 from ad.core.saved.claims import letting_go, make_folder, make_free_folder
@@ -103,7 +103,8 @@ def inspect(
     """Predict on pictures and write ``predictions.csv`` and ``heatmaps/*.png``.
 
     Heat maps are scaled so that 0.5 is the pixel threshold, which is outlined; without
-    calibration they are scaled to each picture's own range, say so, and nothing is outlined.
+    calibration they are scaled to each picture's own range, say so, and nothing is outlined but,
+    in blue, what a test of the detector's own finds (`Detector.outline`).
     The table grows with each picture, so that a run that is stopped has what it had found.
 
     Args:
@@ -135,13 +136,14 @@ def inspect(
     rows = []
     with _Table(folder / "predictions.csv") as table:
         (folder / "heatmaps").mkdir()
-        for number, finding in enumerate(detector.stream(sources, progress=progress)):
+        findings = detector.stream(sources, outlines=True, progress=progress)
+        for number, finding in enumerate(findings):
             path = finding.path
             assert path is not None  # only paths were given
             heatmap = None
             if finding.map is not None:
                 try:
-                    picture = _picture(finding, detector.config)
+                    picture = _picture(finding, detector)
                     heatmap = _write(folder / "heatmaps", names[number], picture)
                 except PictureError as error:  # it is not the one any more that was scored
                     finding = Finding(path=path, score=None, error=str(error))
@@ -189,10 +191,10 @@ def _verdict(finding: Finding) -> str:
     return "defective" if finding.anomalous else "good"
 
 
-def _picture(finding: Finding, config: ModelConfig) -> bytes:
+def _picture(finding: Finding, detector: LoadedDetector) -> bytes:
     assert finding.path is not None
     assert finding.map is not None
-    calibration = config.calibration
+    calibration = detector.config.calibration
     heat: NDArray[np.floating[Any]]
     if calibration is not None and finding.normalized is not None:
         heat = calibration.normalize_map(finding.map)
@@ -201,8 +203,11 @@ def _picture(finding: Finding, config: ModelConfig) -> bytes:
         low, high = finding.map.min(), finding.map.max()
         heat = (finding.map - low) / max(high - low, np.finfo(np.float32).tiny)
         label = f"score {finding.score:.4g}   colours: this picture's own range"
-    picture = read_picture(finding.path, white=config.white_level)
-    sheet = overlay(picture, heat, label, outline=calibration is not None)
+    if finding.outline is not None:
+        label += f"   blue: {detector.detector.outlines}"
+    picture = read_picture(finding.path, white=detector.config.white_level)
+    outline = calibration is not None
+    sheet = overlay(picture, heat, label, outline=outline, second=finding.outline)
     return drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes
 
 

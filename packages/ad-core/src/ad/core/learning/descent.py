@@ -12,6 +12,7 @@ import math
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -186,12 +187,13 @@ class Descent:
         return values
 
     def _explain(self, values: Mapping[str, float], indices: Sequence[int]) -> str:
-        sources = [self.data.pictures.sources[index] for index in indices]
+        sources = self.data.pictures.sources
+        batch = [one if isinstance(one := sources[i], Path) else f"number {i}" for i in indices]
         saved = self.checkpoints is not None and self.checkpoints.saved
         kept = "The last checkpoint is still there. " if saved else ""
         return (
             f"The loss is not finite at step {self.step + 1} of {self.total_steps}: "
-            f"{_terms(values)}. The batch was {', '.join(f'`{source}`' for source in sources)}. "
+            f"{_terms(values)}. The batch was {', '.join(f'`{name}`' for name in batch)}. "
             f"{kept}Look at these pictures, and start a new run with `--precision fp32` or a "
             "smaller learning rate: this one, resumed as it is, would get here again."
         )

@@ -21,6 +21,7 @@ from ad.core.data.batches import Batch
 from ad.core.data.opening import WidthHeight
 from ad.core.data.pictures import read_mask
 from ad.core.data.samples import Sample
+from ad.core.predict import LoadedDetector
 from ad.core.thresholds.calibrate import Calibration
 
 HARDEST, EASIEST = 80, 15
@@ -47,6 +48,9 @@ class Shown:
     heat: bytes | None
     """WebP, grey, no side longer than 128 pixels: the map, 127.5 at the pixel threshold, or from
     the picture's lowest to its highest value if there is none; None if there is no map."""
+    outline: bytes | None = None
+    """WebP, white where a test of the detector's own finds something, of the map's size; None if
+    it has none."""
 
 
 @final
@@ -56,11 +60,18 @@ class Gallery:
     Args:
         samples: The test samples.
         calibration: What makes maps comparable; None lets each have its own range.
+        detector: Asked for its own outline of what is shown; None shows none.
     """
 
-    def __init__(self, samples: Sequence[Sample], calibration: Calibration | None) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        calibration: Calibration | None,
+        detector: LoadedDetector | None = None,
+    ) -> None:
         self.samples = samples
         self.calibration = calibration
+        self.detector = detector
         self._kept: dict[int, Shown] = {}
         self._hardest = (_Shelf(HARDEST), _Shelf(HARDEST))
         self._easiest = (_Shelf(EASIEST), _Shelf(EASIEST))
@@ -81,12 +92,16 @@ class Gallery:
             score = float(scores[row])
             if self._wanted(index, score):
                 map_ = None if maps is None else maps[row]
+                outline = None
+                if self.detector is not None:
+                    outline = self.detector.outline(batch.pictures[row : row + 1])
                 self._keep(
                     Shown(
                         index=index,
                         score=score,
                         picture=_webp(batch.pictures[row].numpy(), _SIDE, _QUALITY),
                         heat=None if map_ is None else self._heat(map_),
+                        outline=None if outline is None else _outline(outline[0]),
                     )
                 )
 
@@ -100,6 +115,11 @@ class Gallery:
     def shown(self) -> list[Shown]:
         """What was kept, in the order of the samples."""
         return [self._kept[index] for index in sorted(self._kept)]
+
+    @property
+    def outlines(self) -> str:
+        """What the detector's own outline is of; empty if it has none."""
+        return "" if self.detector is None else self.detector.detector.outlines
 
     @property
     def localises(self) -> bool:
@@ -175,10 +195,19 @@ class _Shelf:
 
 
 def _webp(pixels: NDArray[np.uint8], side: int, quality: int) -> bytes:
+    return _bytes(_reduced(pixels, side), quality=quality)
+
+
+def _outline(outline: NDArray[np.float32]) -> bytes:
+    inside = (outline > 0).astype(np.uint8) * 255
+    return _bytes(_reduced(inside, _MAP_SIDE), lossless=True)
+
+
+def _reduced(pixels: NDArray[np.uint8], side: int) -> Image.Image:
     image = Image.fromarray(pixels)
     if max(image.size) > side:
         image = image.resize(_within(image.size, side), Image.Resampling.BILINEAR)
-    return _bytes(image, quality=quality)
+    return image
 
 
 def _within(size: WidthHeight, side: int) -> WidthHeight:
