@@ -16,7 +16,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ad.core import learned_buffer, stream
+from ad.core import Precision, in_precision, learned_buffer, stream
 from ad.flow.freia import modules
 
 _ATAN = 0.636  # times the arcus tangens, which it brings to the interval from -1 to 1: 2 / pi
@@ -35,6 +35,7 @@ class GlowPair(modules.InvertibleModule):  # type: ignore[misc]  # FrEIA has no 
             each scale, and takes and returns a map for each.
         clamp: The largest logarithm of a coupling's scale.
         seed: Seed of the permutations.
+        precision: In which those networks compute; all else is float32.
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class GlowPair(modules.InvertibleModule):  # type: ignore[misc]  # FrEIA has no 
         subnet_constructor: Callable[[list[int], list[int]], nn.Module],
         clamp: float,
         seed: int,
+        precision: Precision,
     ) -> None:
         super().__init__(dims_in, dims_c)
         self.clamp = clamp
+        self.precision: Precision = precision
         self.channels = [shape[0] for shape in dims_in]
         self.first = [channels // 2 for channels in self.channels]
         second = [channels - channels // 2 for channels in self.channels]
@@ -86,11 +89,11 @@ class GlowPair(modules.InvertibleModule):  # type: ignore[misc]  # FrEIA has no 
         second = [x[:, split:] for x, split in zip(maps, self.first, strict=True)]
         log_det = maps[0].new_zeros(maps[0].shape[0])
         if rev:
-            second, log_det = self._move(second, self.of_second(first), log_det, rev=True)
-            first, log_det = self._move(first, self.of_first(second), log_det, rev=True)
+            second, log_det = self._move(second, self.of_second, first, log_det, rev=True)
+            first, log_det = self._move(first, self.of_first, second, log_det, rev=True)
         else:
-            first, log_det = self._move(first, self.of_first(second), log_det)
-            second, log_det = self._move(second, self.of_second(first), log_det)
+            first, log_det = self._move(first, self.of_first, second, log_det)
+            second, log_det = self._move(second, self.of_second, first, log_det)
         maps = [torch.cat(halves, 1) for halves in zip(first, second, strict=True)]
         if rev:
             maps = [x.index_select(1, p.argsort()) for x, p in zip(maps, permutations, strict=True)]
@@ -101,9 +104,20 @@ class GlowPair(modules.InvertibleModule):  # type: ignore[misc]  # FrEIA has no 
         return input_dims
 
     def _move(
-        self, halves: list[Tensor], said: Sequence[Tensor], log_det: Tensor, *, rev: bool = False
+        self,
+        halves: list[Tensor],
+        subnet: nn.Module,
+        others: list[Tensor],
+        log_det: Tensor,
+        *,
+        rev: bool = False,
     ) -> tuple[list[Tensor], Tensor]:
-        """Scale and shift, and count what that does to the volume."""
+        """Scale and shift as the other halves say, and count what that does to the volume."""
+        if self.precision == "fp32":  # nothing of autocast in what is exported
+            said = subnet(others)
+        else:
+            with in_precision(self.precision, log_det.device):
+                said = [each.float() for each in subnet(others)]
         moved = []
         for half, each in zip(halves, said, strict=True):
             steepness, shift = each.chunk(2, dim=1)
