@@ -341,7 +341,7 @@ def rate(step: int, total_steps: int) -> float:
     done = step / total_steps
     if done < _CLIMB:
         return _FIRST + (1 - _FIRST) * done / _CLIMB
-    return _FALL ** sum(done >= fall for fall in _FALLS)  # type: ignore[no-any-return]
+    return _FALL ** sum(done >= fall for fall in _FALLS)
 
 
 def _convolution(channels: int, out: int) -> nn.Module:
