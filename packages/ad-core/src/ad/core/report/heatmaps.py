@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ad.core.thresholds.calibrate import Calibration
+
 # From "nothing" over yellow to red; alpha too, so that what is normal stays visible.
 _STOPS = np.array([0.0, 0.35, 0.5, 0.75, 1.0])
 _COLOURS = np.array(
@@ -16,6 +18,27 @@ _GAP = 8
 _SHORT_SIDE, _LONG_SIDE = 256, 1024  # of the picture on the sheet, in pixels
 
 
+def heat_of(map_: NDArray[np.float32], calibration: Calibration | None) -> NDArray[np.float32]:
+    """What is shown of a map: from 0 to 1.
+
+    Args:
+        map_: ``[H, W]``; NaN where nothing is looked at.
+        calibration: With a pixel threshold, that is 0.5; otherwise the map has its own range.
+
+    Returns:
+        ``[H, W]``; NaN where the map is.
+    """
+    seen = ~np.isnan(map_)
+    heat = np.full(map_.shape, np.nan, dtype=np.float32)
+    values = map_[seen]
+    if calibration is not None and calibration.pixel_threshold is not None:
+        heat[seen] = calibration.normalize_map(values)
+    elif values.size:
+        low, high = values.min(), values.max()
+        heat[seen] = (values - low) / max(high - low, np.finfo(np.float32).tiny)
+    return heat
+
+
 def overlay(
     picture: NDArray[np.uint8], heat: NDArray[np.floating], label: str, *, outline: bool = True
 ) -> Image.Image:
@@ -23,7 +46,7 @@ def overlay(
 
     Args:
         picture: ``[H, W, 3]``, RGB.
-        heat: ``[h, w]`` in [0, 1]; 0.5 is the pixel threshold.
+        heat: ``[h, w]`` in [0, 1]; 0.5 is the pixel threshold. NaN is left as it is.
         label: One line of text under the pictures: score and verdict.
         outline: Whether to outline where the threshold is passed.
 
@@ -36,9 +59,14 @@ def overlay(
     scale = min(scale, _LONG_SIDE / max(plain.size))
     size = (max(1, round(plain.width * scale)), max(1, round(plain.height * scale)))
     plain = plain.resize(size, Image.Resampling.BICUBIC)
+    # What is not looked at is cold, however hot it is beside it.
+    looked_at = np.asarray(Image.fromarray(~np.isnan(heat)).resize(size, Image.Resampling.NEAREST))
     smooth = np.asarray(
-        Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+        Image.fromarray(np.nan_to_num(heat.astype(np.float32))).resize(
+            size, Image.Resampling.BILINEAR
+        )
     )
+    smooth = np.where(looked_at, smooth, np.float32(0))
     shade = _table().astype(np.float32)[np.rint(smooth.clip(0, 1) * 255).astype(np.uint8)]
     colour, alpha = shade[..., :3], shade[..., 3:]
     mixed = np.asarray(plain) * (1 - alpha) + colour * alpha
