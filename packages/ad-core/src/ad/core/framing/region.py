@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ad.core.data.pictures import read_values, same_shape
-from ad.core.errors import PictureError, SettingError, listed
+from ad.core.errors import PictureError, SettingError
 from ad.core.framing.size import Size
 
 
@@ -92,8 +92,8 @@ class Region:
             )
             raise SettingError(msg)
         if len(found) > 2 or (len(found) == 2 and found[0]):
-            some = listed(str(value) for value in found[:3].tolist())
-            several = f"{len(found)} values, {some}" + (" and more" if len(found) > 3 else "")
+            some = ", ".join(str(value) for value in found[:4].tolist())
+            several = f"{len(found)} values ({some}{', ...' if len(found) > 4 else ''})"
             msg = (
                 f"`roi`: `{path}` must be black and white, and has {several}: it is not known "
                 "which of them are looked at. Paint what counts white (255) and all else black "
