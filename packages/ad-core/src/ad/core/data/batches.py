@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ad.core.data.opening import Encoded, said
 from ad.core.data.pictures import Sides, height_and_width, read_picture, resize, rgb_array
 from ad.core.errors import OutputError, PictureError
 
-Source = Path | NDArray[Any]
-"""A picture's file, or an array as `ad.core.data.pictures.rgb_array` takes it."""
+Source = Encoded | NDArray[Any]
+"""A picture as `ad.core.data.pictures.read_picture` or `rgb_array` there takes it."""
 
 View = Callable[[NDArray[np.uint8], str], Tensor]
 """From a decoded picture ``[H, W, 3]`` and its name, for an error, to what is seen of it
@@ -49,7 +49,7 @@ class PictureSet:
     """Pictures at one size, read in batches.
 
     Args:
-        sources: Files or arrays.
+        sources: Files, images or arrays.
         size: Of the pictures.
         cache: Keep decoded pictures for further passes: each is decoded once.
         ram_budget: Bytes to keep in memory; a larger cache is a temporary file on disk.
@@ -117,16 +117,11 @@ class PictureSet:
         if self._cached is not None and self._cache is not None and self._cached[index]:
             return torch.from_numpy(np.array(self._cache[index]))
         source = self.sources[index]
-        if isinstance(source, Path):
-            reduced = self.size if self.view is None else None
-            pixels = read_picture(source, size=reduced, white=self.white)
+        if isinstance(source, np.ndarray):
+            pixels, name = rgb_array(source, white=self.white), "The array"
         else:
-            pixels = rgb_array(source, white=self.white)
-        if self.view is None:
-            picture = resize(pixels, self.size)
-        else:
-            name = f"The picture `{source}`" if isinstance(source, Path) else "The array"
-            picture = self.view(pixels, name)
+            pixels, name = read_picture(source, white=self.white), said("picture", source)
+        picture = resize(pixels, self.size) if self.view is None else self.view(pixels, name)
         if self._cached is not None and self._cache is not None:
             self._cache[index] = picture.numpy()
             self._cached[index] = True

@@ -349,9 +349,9 @@ def _looked_at(framing: Framing) -> NDArray[np.bool_]:
 
 
 def _size_of(picture: Source) -> Size:
-    if isinstance(picture, Path):
-        return Size(*upright_size(picture)[::-1])
-    return Size(*picture.shape[:2])
+    if isinstance(picture, np.ndarray):
+        return Size(*picture.shape[:2])
+    return Size(*upright_size(picture)[::-1])
 
 
 def _outer(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -65,11 +65,10 @@ def evaluate(
     data_notes = [*others, *check_pictures(samples, progress=progress)]
     tidy(run)
     detector = load(run, device=device)
-    config = detector.config
     files = None
     if save_maps is not None:
         files = MapFiles(save_maps, [sample.path for sample in test], detector)
-    gallery = Gallery(test, config.calibration, config.framing) if report else None
+    gallery = Gallery(test, detector.config.calibration, detector) if report else None
 
     def watch(batch: Batch, scores: NDArray[np.float32], maps: NDArray[np.float32] | None) -> None:
         for one in (gallery, files):
@@ -86,7 +85,7 @@ def evaluate(
     evaluation = replace(evaluation, notes=(*data_notes, *evaluation.notes))
     if gallery is not None:
         try:
-            write_again(run / REPORT, run, config, evaluation, gallery, others=others)
+            write_again(run / REPORT, run, detector.config, evaluation, gallery, others=others)
         except OutputError as error:
             msg = f"{error}\nhint: the figures alone need no report: ad evaluate --no-report {run}"
             raise OutputError(msg) from error

@@ -15,7 +15,7 @@ from ad.core.errors import OutputError, PictureError
 from ad.core.jobs.map_files import MapFiles
 from ad.core.jobs.numbered import numbered_names, write_numbered
 from ad.core.jobs.run_directory import tidy
-from ad.core.predict import Finding, ModelConfig, find_sources, load
+from ad.core.predict import Finding, LoadedDetector, find_sources, load
 from ad.core.progress import SILENT, Progress
 from ad.core.report.heatmaps import heat_of, overlay
 from ad.core.saved.claims import letting_go, make_folder, make_free_folder
@@ -97,7 +97,8 @@ def inspect(
     """Predict on pictures and write ``predictions.csv`` and ``heatmaps/*.png``.
 
     Heat maps are scaled so that 0.5 is the pixel threshold, which is outlined; without
-    calibration they are scaled to each picture's own range, say so, and nothing is outlined.
+    calibration they are scaled to each picture's own range, say so, and nothing is outlined but,
+    in blue, what a test of the detector's own finds (`Detector.outline`).
     The table grows with each picture, so that a run that is stopped has what it had found.
 
     Args:
@@ -133,13 +134,14 @@ def inspect(
     rows = []
     with _Table(folder / "predictions.csv") as table:
         (folder / "heatmaps").mkdir()
-        for number, finding in enumerate(detector.stream(sources, progress=progress)):
+        findings = detector.stream(sources, outlines=True, progress=progress)
+        for number, finding in enumerate(findings):
             path = finding.path
             assert path is not None  # only paths were given
             heatmap = None
             if finding.map is not None:
                 try:
-                    picture = _picture(finding, detector.config)
+                    picture = _picture(finding, detector)
                     heatmap = write_numbered(folder / "heatmaps", names[number], picture)
                     if files is not None and finding.score is not None:
                         files.write(number, finding.score, finding.map)
@@ -167,18 +169,21 @@ def _verdict(finding: Finding) -> str:
     return "defective" if finding.anomalous else "good"
 
 
-def _picture(finding: Finding, config: ModelConfig) -> bytes:
+def _picture(finding: Finding, detector: LoadedDetector) -> bytes:
     assert finding.path is not None
     assert finding.map is not None
-    calibration = config.calibration
+    calibration, framing = detector.config.calibration, detector.config.framing
     if calibration is not None and finding.normalized is not None:
         label = f"{_verdict(finding)}   score {finding.score:.4g}   {finding.normalized:.2f} of 1"
     else:
         label = f"score {finding.score:.4g}   colours: this picture's own range"
-    picture = read_picture(finding.path, white=config.white_level)
+    if finding.outline is not None:
+        label += f"   blue: {detector.detector.outlines}"
+    picture = read_picture(finding.path, white=detector.config.white_level)
     height, width, _ = picture.shape
-    heat = config.framing.back(heat_of(finding.map, calibration), (height, width))
-    sheet = overlay(picture, heat, label, outline=calibration is not None)
+    heat = framing.back(heat_of(finding.map, calibration), (height, width))
+    second = None if finding.outline is None else framing.back(finding.outline, (height, width))
+    sheet = overlay(picture, heat, label, outline=calibration is not None, second=second)
     return drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes
 
 

@@ -193,9 +193,7 @@ def train(
 
     plan.world.wait()  # until it is there
     detector = load(run.path, device=plan.settings.device)
-    gallery = (
-        Gallery(data.test, detector.config.calibration, detector.config.framing) if report else None
-    )
+    gallery = Gallery(data.test, detector.config.calibration, detector) if report else None
     evaluation = _test(plan, data, run, detector, gallery)
     seconds = {"fit": fit_seconds, "test_per_image": evaluation.seconds_per_image}
     peak = peak_memory(plan.device)

@@ -25,7 +25,7 @@ class Finding:
     """What was found in one picture."""
 
     path: Path | None
-    """The picture's file; None for an array."""
+    """The picture's file; None for an image, bytes or an array."""
     score: float | None
     """Raw anomaly score, higher is worse; None if the picture could not be read."""
     normalized: float | None = None
@@ -35,6 +35,9 @@ class Finding:
     map: NDArray[np.float32] | None = None
     """``[H, W]``: score per pixel at the detector's input size, NaN outside the region of interest
     if it has one; None if it cannot localise. `Framing.back` brings it to the picture's pixels."""
+    outline: NDArray[np.float32] | None = None
+    """As ``map``: above 0 where a test of the detector's own finds something; None where it has
+    none or was not asked."""
     error: str | None = None
     """Why the picture could not be read, or None."""
 
@@ -59,15 +62,22 @@ class LoadedDetector:
         return self.config.calibration.threshold if self.config.calibration else None
 
     def predict(
-        self, inputs: Inputs, *, batch_size: int = 8, progress: Progress = SILENT
+        self,
+        inputs: Inputs,
+        *,
+        batch_size: int = 8,
+        outlines: bool = False,
+        progress: Progress = SILENT,
     ) -> list[Finding]:
         """Score pictures.
 
         Args:
-            inputs: A picture's path, a folder (searched with its sub-folders), an array as
-                `ad.core.data.pictures.rgb_array` takes it, ``[N, H, W, 3]`` for several, or a
-                sequence of such.
+            inputs: A picture's path, a folder (searched with its sub-folders), a PIL image, the
+                bytes of a picture's file, an array as `ad.core.data.pictures.rgb_array` takes it,
+                ``[N, H, W, 3]`` for several, or a sequence of such. The same picture has the same
+                score, whatever it comes as.
             batch_size: Pictures scored at once; does not change the results.
+            outlines: Whether to ask for the detector's own outline, too, which takes its time.
             progress: Where to show how far it is.
 
         Returns:
@@ -77,10 +87,17 @@ class LoadedDetector:
         Raises:
             DataError: If there is no picture, or a path does not exist.
         """
-        return list(self.stream(inputs, batch_size=batch_size, progress=progress))
+        return list(
+            self.stream(inputs, batch_size=batch_size, outlines=outlines, progress=progress)
+        )
 
     def stream(
-        self, inputs: Inputs, *, batch_size: int = 8, progress: Progress = SILENT
+        self,
+        inputs: Inputs,
+        *,
+        batch_size: int = 8,
+        outlines: bool = False,
+        progress: Progress = SILENT,
     ) -> Iterator[Finding]:
         """Like `predict`, one finding at a time: for more pictures than fit into memory."""
         if batch_size < 1:
@@ -91,10 +108,12 @@ class LoadedDetector:
         with progress.step("predicting", total=len(sources), unit="pictures") as advance:
             for batch in pictures.batches(batch_size, on_error="record"):
                 scores, maps = self.score(batch.pictures)
+                outlined = self.outline(batch.pictures) if outlines else None
                 found: dict[int, Finding] = {}
                 for row, index in enumerate(batch.indices):
                     one = None if maps is None else maps[row]
-                    found[index] = self._finding(sources[index], float(scores[row]), one)
+                    own = None if outlined is None else outlined[row]
+                    found[index] = self._finding(sources[index], float(scores[row]), one, own)
                 for index, error in batch.errors:
                     found[index] = Finding(path=_path(sources[index]), score=None, error=str(error))
                 for index in sorted(found):
@@ -136,7 +155,31 @@ class LoadedDetector:
         maps = np.where(looked_at, maps, np.float32(np.nan))
         return maps[:, looked_at].max(axis=1), maps
 
-    def _finding(self, source: Source, score: float, map_: NDArray[np.float32] | None) -> Finding:
+    def outline(self, pictures: torch.Tensor) -> NDArray[np.float32] | None:
+        """Ask for the detector's own outline; see `Detector.outline`.
+
+        Args:
+            pictures: As `score` takes them.
+
+        Returns:
+            ``[B, H, W]``, above 0 inside; None if it has none.
+        """
+        if not self.detector.outlines:
+            return None
+        if len(pictures) == 0:
+            return np.zeros((0, *self.config.framing.size), dtype=np.float32)
+        with torch.inference_mode():
+            outline = self.detector.outline(to_device(pictures, self.device)).float().cpu().numpy()
+        looked_at = self.config.framing.looked_at
+        return outline if looked_at is None else np.where(looked_at, outline, np.float32(0))
+
+    def _finding(
+        self,
+        source: Source,
+        score: float,
+        map_: NDArray[np.float32] | None,
+        outline: NDArray[np.float32] | None,
+    ) -> Finding:
         calibration = self.config.calibration
         return Finding(
             path=_path(source),
@@ -144,6 +187,7 @@ class LoadedDetector:
             normalized=float(calibration.normalize(score)) if calibration else None,
             anomalous=bool(calibration.is_anomalous(score)) if calibration else None,
             map=map_,
+            outline=outline,
         )
 
 

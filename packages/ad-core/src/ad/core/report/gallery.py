@@ -21,6 +21,7 @@ from ad.core.data.batches import Batch
 from ad.core.data.opening import WidthHeight
 from ad.core.data.samples import Sample
 from ad.core.framing import Framing, Size
+from ad.core.predict import LoadedDetector
 from ad.core.report.heatmaps import heat_of
 from ad.core.thresholds.calibrate import Calibration
 
@@ -48,6 +49,9 @@ class Shown:
     heat: bytes | None
     """WebP, grey, no side longer than 128 pixels: the map, 127.5 at the pixel threshold, or from
     the picture's lowest to its highest value if there is none; None if there is no map."""
+    outline: bytes | None = None
+    """WebP, white where a test of the detector's own finds something, of the map's size; None if
+    it has none."""
 
 
 @final
@@ -57,18 +61,20 @@ class Gallery:
     Args:
         samples: The test samples.
         calibration: What makes maps comparable; None lets each have its own range.
-        framing: How the detector sees pictures; None if it sees all of them, stretched.
+        detector: Says how it sees pictures, and is asked for its own outline of what is shown;
+            None sees all of a picture, stretched, and has no outline.
     """
 
     def __init__(
         self,
         samples: Sequence[Sample],
         calibration: Calibration | None,
-        framing: Framing | None = None,
+        detector: LoadedDetector | None = None,
     ) -> None:
         self.samples = samples
-        self.framing = framing
         self.calibration = calibration
+        self.detector = detector
+        self.framing = None if detector is None else detector.config.framing
         self._kept: dict[int, Shown] = {}
         self._hardest = (_Shelf(HARDEST), _Shelf(HARDEST))
         self._easiest = (_Shelf(EASIEST), _Shelf(EASIEST))
@@ -89,12 +95,16 @@ class Gallery:
             score = float(scores[row])
             if self._wanted(index, score):
                 map_ = None if maps is None else maps[row]
+                outline = None
+                if self.detector is not None:
+                    outline = self.detector.outline(batch.pictures[row : row + 1])
                 self._keep(
                     Shown(
                         index=index,
                         score=score,
                         picture=_webp(batch.pictures[row].numpy(), _SIDE, _QUALITY),
                         heat=None if map_ is None else self._heat(map_),
+                        outline=None if outline is None else _outline(outline[0]),
                     )
                 )
 
@@ -108,6 +118,11 @@ class Gallery:
     def shown(self) -> list[Shown]:
         """What was kept, in the order of the samples."""
         return [self._kept[index] for index in sorted(self._kept)]
+
+    @property
+    def outlines(self) -> str:
+        """What the detector's own outline is of; empty if it has none."""
+        return "" if self.detector is None else self.detector.detector.outlines
 
     @property
     def localises(self) -> bool:
@@ -190,10 +205,19 @@ class _Shelf:
 
 
 def _webp(pixels: NDArray[np.uint8], side: int, quality: int) -> bytes:
+    return _bytes(_reduced(pixels, side), quality=quality)
+
+
+def _outline(outline: NDArray[np.float32]) -> bytes:
+    inside = (outline > 0).astype(np.uint8) * 255
+    return _bytes(_reduced(inside, _MAP_SIDE), lossless=True)
+
+
+def _reduced(pixels: NDArray[np.uint8], side: int) -> Image.Image:
     image = Image.fromarray(pixels)
     if max(image.size) > side:
         image = image.resize(_within(image.size, side), Image.Resampling.BILINEAR)
-    return _bytes(image, quality=quality)
+    return image
 
 
 def _within(size: WidthHeight, side: int) -> WidthHeight:

@@ -111,6 +111,7 @@ def write_run_report(
         "notes": list(notes),
         "calibration": None if config.calibration is None else config.calibration.to_json(),
         "localises": gallery.localises,
+        "outlines": gallery.outlines,
         "colours": colour_table().flatten().tolist(),
         **_tested(samples, evaluation),
         "gallery": [_picture(gallery, shown) for shown in gallery.shown],
@@ -276,6 +277,7 @@ def _picture(gallery: Gallery, shown: Shown) -> dict[str, Any]:
         "size": [width, height],
         "picture": data_uri(shown.picture),
         "heat": None if shown.heat is None else data_uri(shown.heat),
+        "outline": None if shown.outline is None else data_uri(shown.outline),
         "mask": None if mask is None else data_uri(mask),
     }
 
