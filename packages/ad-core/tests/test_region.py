@@ -178,9 +178,7 @@ def test_a_model_without_maps_refuses_a_region(whole, toy_root, left, tmp_path):
 def test_a_region_goes_with_every_fit():
     inside = np.zeros((20, 40), bool)
     inside[:, :10] = True
-    buffer = io.BytesIO()
-    Image.fromarray(inside.astype(np.uint8) * 255).save(buffer, format="PNG")
-    region = Region(buffer.getvalue(), inside)
+    region = Region(inside)
     squares = Framing(size=Size(20, 20), fit="pad", region=region)
     expected = np.zeros((20, 20), bool)
     expected[5:15, :5] = True  # 10 x 20 lie in the middle, and the padding is not looked at
@@ -302,6 +300,14 @@ def test_a_region_is_a_file_of_the_manifest(run, left, tmp_path):
     assert load(run).config.framing.looked_at.sum() == 32 * 16
     recalibrate(run, threshold=0.3)
     assert load(run).config.framing.looked_at.sum() == 32 * 16
+
+
+def test_the_same_pixels_are_the_same_region_whatever_their_file(run, left):
+    Image.open(left).save(run / "model/roi.png", compress_level=0)
+    rewrite(run / "model", "roi.png", (run / "model/roi.png").read_bytes())
+    assert load(run).config.framing.region == Region.read(left)
+    flat = np.ones((2, 8), bool)
+    assert Region(flat) != Region(flat.reshape(4, 4)) != Region(~flat)
 
 
 def test_a_saved_region_that_was_changed_is_refused(run):

@@ -295,7 +295,10 @@ class Framing:
         return self.fit == "stretch" and self.crop is None and self.region is None
 
     def to_json(self) -> dict[str, Any]:
-        """As it is saved with a model, beside what else is said of it; the region by its hash."""
+        """As it is saved with a model, beside what else is said of it; the region by its hash.
+
+        Its pixels have a file of their own.
+        """
         return {
             "img_size": self.size.plain,
             "fit": self.fit,
@@ -310,7 +313,7 @@ class Framing:
 
         Args:
             values: As it was saved.
-            region: That of the hash, which has a file of its own.
+            region: That of the hash.
         """
         return cls(
             size=size_of(values["img_size"]),

@@ -67,10 +67,15 @@ def wrong_crop(values: object) -> str | None:
 class Region:
     """A region of interest: what is looked at of every picture, at the pictures' proportions."""
 
-    png: bytes
-    """Its file: grey, 255 where it is looked at, 0 elsewhere."""
     inside: NDArray[np.bool_] = field(compare=False, repr=False)
     """``[H, W]``: where it is looked at."""
+    sha256: str = field(init=False)
+    """Of its size and pixels, whatever file they come from."""
+
+    def __post_init__(self) -> None:
+        # Not of a file: each version of a library may pack the same pixels in another way.
+        said = f"{self.inside.shape}".encode() + np.packbits(self.inside).tobytes()
+        object.__setattr__(self, "sha256", hashlib.sha256(said).hexdigest())
 
     @classmethod
     def read(cls, path: Path) -> Region:
@@ -100,20 +105,19 @@ class Region:
                 "(0), without grey between, and save it as PNG: JPEG adds grey."
             )
             raise SettingError(msg)
-        inside = values > 0
+        return cls(np.ascontiguousarray(values > 0))
+
+    @property
+    def png(self) -> bytes:
+        """As a file: grey, 255 where it is looked at, 0 elsewhere."""
         buffer = io.BytesIO()
-        Image.fromarray(inside.astype(np.uint8) * 255).save(buffer, format="PNG")
-        return cls(buffer.getvalue(), inside)
+        Image.fromarray(self.inside.astype(np.uint8) * 255).save(buffer, format="PNG")
+        return buffer.getvalue()
 
     @property
     def size(self) -> Size:
-        """Of its file."""
+        """Of the mask."""
         return Size(*self.inside.shape)
-
-    @property
-    def sha256(self) -> str:
-        """Of its file."""
-        return hashlib.sha256(self.png).hexdigest()
 
     def check_fits(self, size: Size, name: str, *, exactly: bool) -> None:
         """Check that it has the proportions of a picture.

@@ -186,7 +186,7 @@ def look_at_data(plan: Plan) -> RunData:
     odd = check_pictures(samples, progress=progress)
     for sample in samples:
         plan.framing.check(sample.path)
-    lost = plan.framing.lost(learning[0].path)
+    lost = plan.framing.lost(learning[0].path) if learning else None
     white = find_white_level([sample.path for sample in samples], progress=progress)
     return RunData(
         samples=samples,
