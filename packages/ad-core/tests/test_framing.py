@@ -264,18 +264,6 @@ def test_a_thin_defect_keeps_its_place_in_a_rectangle(tmp_path):
     assert np.argwhere(found).tolist() == [[44 * 6 // 60, 101 * 24 // 120]]
 
 
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_a_reduced_jpeg_is_never_below_twice_the_size_whichever_way_it_is_turned(
-    tmp_path, orientation
-):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored = np.zeros((800, 1600) if orientation == 1 else (1600, 800), np.uint8)
-    Image.fromarray(stored).save(tmp_path / "a.jpg", exif=exif)
-    height, width, _ = read_picture(tmp_path / "a.jpg", size=(100, 400)).shape
-    assert (height, width) == (400, 800)
-
-
 @pytest.mark.parametrize("ram_budget", [2**20, 0])
 def test_cached_rectangles_are_those_that_were_read(tmp_path, ram_budget):
     write_mvtec_tree(tmp_path, size=(20, 30))

@@ -163,6 +163,15 @@ class GradientTrainer(Trainer):
             return self.setup.num_steps
         return self.setup.num_epochs * math.ceil(num_images / self.setup.batch_size)
 
+    def num_updates(self) -> int:
+        """How many updates each batch gives, one after another; 1 by default.
+
+        For what learns from a batch in parts, such as from some thousand positions at a time:
+        `losses` is asked for each part in turn, which `LearningBatch.update` tells, and may then
+        name other terms for other parts. It must be the same for all batches, small ones, too.
+        """
+        return 1
+
     def frozen(self, images: Tensor) -> Sequence[Tensor]:
         """What frozen networks say of pictures that are not augmented; nothing by default.
 
@@ -196,7 +205,7 @@ class GradientTrainer(Trainer):
 
     @abc.abstractmethod
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
-        """Compute the loss terms of one batch.
+        """Compute the loss terms of one update: of one batch, or a part of it.
 
         Called in autocast where the run's precision is bf16: compute the terms themselves in
         float32.

@@ -2,3 +2,10 @@
 
 `ad.flow.models` is the catalogue; each model is one file or folder.
 """
+
+from ad.flow.models import CFLOW_RESNET18 as CFLOW_RESNET18
+from ad.flow.models import CFLOW_RESNET50 as CFLOW_RESNET50
+from ad.flow.models import FASTFLOW_CAIT as FASTFLOW_CAIT
+from ad.flow.models import FASTFLOW_DEIT as FASTFLOW_DEIT
+from ad.flow.models import FASTFLOW_RESNET18 as FASTFLOW_RESNET18
+from ad.flow.models import FASTFLOW_RESNET50 as FASTFLOW_RESNET50

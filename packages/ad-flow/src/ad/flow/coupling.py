@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from functools import partial
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core import learned_buffer
-from ad.flow.freia import modules
-
-Subnet = Callable[[int, int], nn.Module]
-"""From the channels that come in and those that go out to a network of them."""
+from ad.core import Precision, in_precision, learned_buffer, stream
+from ad.core.errors import SettingError
+from ad.flow.freia import framework, modules
 
 _DAMPING = 0.1  # of what the subnet says, so that blocks begin near the identity
 
@@ -55,7 +54,7 @@ class CouplingBlock(modules.InvertibleModule):  # type: ignore[misc]  # FrEIA ha
         dims_in: Sequence[tuple[int, ...]],
         dims_c: Sequence[tuple[int, ...]] = (),
         *,
-        subnet_constructor: Subnet,
+        subnet_constructor: Callable[[int, int], nn.Module],
         affine_clamping: float = 2.0,
         permute_soft: bool = False,
         seed: int,
@@ -103,13 +102,16 @@ class CouplingBlock(modules.InvertibleModule):  # type: ignore[misc]  # FrEIA ha
         if rev:
             x = (self._permute(x, back=True) - self.global_offset) / scale
         passive, active = x[:, : self.passive], x[:, self.passive :]
-        said = _DAMPING * self.subnet(torch.cat([passive, *c], 1) if c else passive)
-        log_scale, shift = said.chunk(2, dim=1)
-        log_scale = self.clamp * log_scale.tanh()
-        active = (active - shift) * (-log_scale).exp() if rev else active * log_scale.exp() + shift
-        out = torch.cat([passive, active], 1)
-        if not rev:
-            out = self._permute(out * scale + self.global_offset)
+        said = self.subnet(torch.cat([passive, *c], 1) if c else passive)
+        steepness, shift = said.chunk(2, dim=1)
+        log_scale = self.clamp * (_DAMPING * steepness).tanh()
+        if rev:
+            active = torch.sub(active, shift, alpha=_DAMPING) * (-log_scale).exp()
+            out = torch.cat([passive, active], 1)
+        else:
+            active = torch.add(active * log_scale.exp(), shift, alpha=_DAMPING)
+            out = torch.cat([passive, active], 1)
+            out = self._permute(torch.addcmul(self.global_offset, out, scale))
         if not jac:
             return (out,), x.new_zeros(x.shape[0])
         positions = math.prod(x.shape[2:])
@@ -125,6 +127,137 @@ class CouplingBlock(modules.InvertibleModule):  # type: ignore[misc]  # FrEIA ha
             rotation = self.rotation.mT if back else self.rotation
             return torch.einsum("ij,bj...->bi...", rotation, x)
         return x.index_select(1, self.permutation.argsort() if back else self.permutation)
+
+
+class Subnet(nn.Sequential):
+    """Two layers with a ReLU between them: what a block asks of half of its channels.
+
+    A flow is float32 throughout, whatever autocast is around it: its likelihood is exact. Its
+    subnets alone may compute in less, as any network may whose outputs are scales and shifts.
+
+    Args:
+        first: A linear layer or a convolution.
+        second: Another one.
+        precision: In which they compute; what comes out is float32.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module, precision: Precision) -> None:
+        super().__init__(first, nn.ReLU(), second)
+        self.precision: Precision = precision
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, channels, ...]`` to ``[B, out, ...]``."""
+        if self.precision == "fp32":  # nothing of autocast in what is exported
+            return self._say(x)
+        with in_precision(self.precision, x.device):
+            return self._say(x).float()
+
+    def _say(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x)
+        return x
+
+
+def convolutional_flow(
+    shape: tuple[int, int, int],
+    *,
+    steps: int,
+    kernels: Sequence[int],
+    hidden_ratio: float,
+    affine_clamping: float,
+    seed: int,
+    precision: Precision,
+) -> Any:  # noqa: ANN401 - FrEIA has no types
+    """A sequence of coupling blocks on maps whose subnets are two convolutions.
+
+    The subnets' weights come from torch's generator, as those of any layer do.
+
+    Args:
+        shape: ``(C, h, w)`` of the maps.
+        steps: How many blocks.
+        kernels: Sides of the convolutions' kernels, in turn.
+        hidden_ratio: Channels between the two convolutions, of those that come in; cut off.
+        affine_clamping: The largest logarithm of a coupling's scale.
+        seed: Seed of the permutations.
+        precision: Of the subnets.
+
+    Returns:
+        A `SequenceINN`: from ``[B, C, h, w]`` to that and ``[B]``, the log-determinant.
+
+    Raises:
+        SettingError: If no channel is left between the convolutions.
+    """
+    narrowest = shape[0] - shape[0] // 2
+    if int(narrowest * hidden_ratio) < 1:
+        msg = (
+            f"`hidden_ratio` must leave a channel between the convolutions of a subnet, which see "
+            f"{narrowest}: give at least {1 / narrowest:.3g}; got {hidden_ratio:g}."
+        )
+        raise SettingError(msg)
+
+    def subnet(kernel: int, channels: int, out: int) -> nn.Module:
+        hidden = int(channels * hidden_ratio)
+        return Subnet(
+            nn.Conv2d(channels, hidden, kernel, padding="same"),
+            nn.Conv2d(hidden, out, kernel, padding="same"),
+            precision,
+        )
+
+    flow = framework.SequenceINN(*shape)
+    for step in range(steps):
+        flow.append(
+            CouplingBlock,
+            subnet_constructor=partial(subnet, kernels[step % len(kernels)]),
+            affine_clamping=affine_clamping,
+            seed=stream(seed, step),
+        )
+    return flow
+
+
+def fibre_flow(
+    channels: int,
+    condition: int,
+    *,
+    blocks: int,
+    affine_clamping: float,
+    permute_soft: bool,
+    seed: int,
+    precision: Precision,
+) -> Any:  # noqa: ANN401 - FrEIA has no types
+    """A sequence of coupling blocks on vectors that are told a condition.
+
+    Their subnets are two linear layers, with twice as many features between them as come in. The
+    weights come from torch's generator, as those of any layer do.
+
+    Args:
+        channels: Of a vector.
+        condition: Numbers of the condition.
+        blocks: How many.
+        affine_clamping: The largest logarithm of a coupling's scale.
+        permute_soft: Whether channels are rotated in place of permuted.
+        seed: Seed of the permutations or rotations.
+        precision: Of the subnets.
+
+    Returns:
+        A `SequenceINN`: from ``[N, channels]`` and a list of one ``[N, condition]`` to
+        ``[N, channels]`` and ``[N]``, the log-determinant.
+    """
+
+    def subnet(seen: int, out: int) -> nn.Module:
+        return Subnet(nn.Linear(seen, 2 * seen), nn.Linear(2 * seen, out), precision)
+
+    flow = framework.SequenceINN(channels)
+    for block in range(blocks):
+        flow.append(
+            CouplingBlock,
+            cond=0,
+            cond_shape=(condition,),
+            subnet_constructor=subnet,
+            affine_clamping=affine_clamping,
+            permute_soft=permute_soft,
+            seed=stream(seed, block),
+        )
+    return flow
 
 
 def random_rotation(channels: int, seed: int) -> Tensor:

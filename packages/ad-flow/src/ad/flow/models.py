@@ -6,6 +6,64 @@ the trainer's signature.
 
 from ad.core import ModelSpec
 
+FASTFLOW_RESNET50 = ModelSpec(
+    name="fastflow-resnet50",
+    trainer="ad.flow.fastflow:FastflowTrainer",
+    model={"backbone": "resnet50", "flow_steps": 8},
+    train={"num_epochs": 500, "batch_size": 8, "img_size": 256, "normalize": True},
+    paper_budget={"num_epochs": 500, "batch_size": 32},
+    summary="the likelihood of whole feature maps, by a flow of convolutions on each",
+    paper="FastFlow: Unsupervised Anomaly Detection and Localization via 2D Normalizing Flows, "
+    "arXiv 2021",
+    url="https://arxiv.org/abs/2111.07677",
+    year=2021,
+    code_licence="none published",
+    tasks=("classifies", "localises"),
+)
+
+FASTFLOW_RESNET18 = FASTFLOW_RESNET50.variant(
+    "fastflow-resnet18",
+    summary="FastFlow on ResNet-18: small and fast",
+    model={"backbone": "resnet18"},
+)
+
+FASTFLOW_CAIT = FASTFLOW_RESNET50.variant(
+    "fastflow-cait",
+    summary="FastFlow on CaiT, a large vision transformer: the paper's best, and slow",
+    model={"backbone": "cait_m48_448"},
+    train={"batch_size": 2, "img_size": 448},
+    paper_budget={"num_epochs": 500, "batch_size": 32, "options": {"flow_steps": 20}},
+)
+
+FASTFLOW_DEIT = FASTFLOW_CAIT.variant(
+    "fastflow-deit",
+    summary="FastFlow on DeiT, a vision transformer",
+    model={"backbone": "deit_base_distilled_patch16_384"},
+    train={"img_size": 384},
+)
+
+CFLOW_RESNET50 = ModelSpec(
+    name="cflow-resnet50",
+    trainer="ad.flow.cflow:CflowTrainer",
+    model={"backbone": "resnet50", "layers": ("layer1", "layer2", "layer3")},
+    train={"num_epochs": 250, "batch_size": 8, "img_size": 256, "normalize": True},
+    paper_budget={
+        "num_epochs": 200,
+        "batch_size": 32,
+        "options": {"fiber_batch": 256, "lr": 0.0002},
+    },
+    summary="the likelihood of feature vectors, by flows that know where they are",
+    paper="CFLOW-AD: Real-Time Unsupervised Anomaly Detection with Localization via Conditional "
+    "Normalizing Flows, WACV 2022",
+    url="https://arxiv.org/abs/2107.12571",
+    year=2022,
+    code_licence="BSD-3-Clause",
+    tasks=("classifies", "localises"),
+)
+
+CFLOW_RESNET18 = CFLOW_RESNET50.variant(
+    "cflow-resnet18",
+    summary="CFlow on ResNet-18: small and fast",
 UFLOW_RESNET50 = ModelSpec(
     name="uflow-resnet50",
     trainer="ad.flow.uflow:UflowTrainer",

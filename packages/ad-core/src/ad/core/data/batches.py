@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,11 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ad.core.data.opening import Encoded
 from ad.core.data.pictures import Sides, height_and_width, read_picture, resize, rgb_array
 from ad.core.errors import OutputError, PictureError
 
-Source = Path | NDArray[Any]
-"""A picture's file, or an array as `ad.core.data.pictures.rgb_array` takes it."""
+Source = Encoded | NDArray[Any]
+"""A picture as `ad.core.data.pictures.read_picture` or `rgb_array` there takes it."""
 
 RAM_BUDGET = 2 * 2**30
 """Bytes of decoded pictures that are cached in memory; more go to a temporary file."""
@@ -45,7 +45,7 @@ class PictureSet:
     """Pictures at one size, read in batches.
 
     Args:
-        sources: Files or arrays.
+        sources: Files, images or arrays.
         size: Of the pictures.
         cache: Keep decoded pictures for further passes: each is decoded once.
         ram_budget: Bytes to keep in memory; a larger cache is a temporary file on disk.
@@ -109,10 +109,10 @@ class PictureSet:
         if self._cached is not None and self._cache is not None and self._cached[index]:
             return torch.from_numpy(np.array(self._cache[index]))
         source = self.sources[index]
-        if isinstance(source, Path):
-            pixels = read_picture(source, size=self.size, white=self.white)
-        else:
+        if isinstance(source, np.ndarray):
             pixels = rgb_array(source, white=self.white)
+        else:
+            pixels = read_picture(source, white=self.white)
         picture = resize(pixels, self.size)
         if self._cached is not None and self._cache is not None:
             self._cache[index] = picture.numpy()

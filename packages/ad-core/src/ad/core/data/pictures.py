@@ -1,4 +1,4 @@
-"""One file or array to one RGB picture; one file to one mask.
+"""One file, image or array to one RGB picture; one file to one mask.
 
 Every kind of picture that cameras and editors write becomes ``[H, W, 3]`` uint8: grey, with
 alpha, with a palette, CMYK, 16 bits, turned by EXIF, of odd size. Pillow decodes: other decoders
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ad.core.data.levels import Depth, check_upper, deep_values, depth_of, to_eight_bits
-from ad.core.data.opening import Stance, WidthHeight, opened, stance_of, turn
+from ad.core.data.opening import Encoded, Stance, WidthHeight, opened, said, stance_of, turn
 from ad.core.errors import PictureError
 
 Sides = int | tuple[int, int]
@@ -50,15 +50,12 @@ class Look(NamedTuple):
     """Whether it has one value alone, as the mask of a good part has; this is drawn, too."""
 
 
-def read_picture(
-    path: Path, *, size: Sides | None = None, white: int | None = None
-) -> NDArray[np.uint8]:
-    """Decode a picture.
+def read_picture(file: Encoded, *, white: int | None = None) -> NDArray[np.uint8]:
+    """Decode a picture, whole: a JPEG decoded at a fraction of its size gets another score.
 
     Args:
-        path: The file.
-        size: What the picture will be resized to, if known: a JPEG is then decoded at a fraction
-            of its size, never below twice what is wanted, which is several times faster.
+        file: Its path, the bytes of its file, or a PIL image, which is turned as its EXIF
+            orientation says.
         white: The value that is white in pictures of more than 8 bits that do not say it, one of
             `ad.core.data.levels.WHITE_LEVELS`: the model's. Without it, only those that need all
             16 bits are read.
@@ -68,26 +65,20 @@ def read_picture(
 
     Raises:
         PictureError: If the file is missing, empty, truncated or no picture that can be read, or
-            its values are beyond white, or none knows what is white in it.
+            holds several, or its values are beyond white, or none knows what is white in it.
     """
-    with opened("picture", path) as image:
-        if size is not None:
-            # `draft` changes nothing but JPEG, and never goes below what is asked for. It reduces
-            # what is stored, before that is turned.
-            height, width = height_and_width(size)
-            turned = stance_of(image, decode=False).orientation >= 5
-            image.draft(None, (2 * height, 2 * width) if turned else (2 * width, 2 * height))
-        depth = depth_of(image, path)  # which is forgotten once it is decoded
+    with opened("picture", file) as image:
+        depth = depth_of(image, file)  # which is forgotten once it is decoded
         stance = stance_of(image)
-        values, whole = (None, False) if depth is None else deep_values(image, path, depth)
+        values, whole = (None, False) if depth is None else deep_values(image, file, depth)
         if values is not None and not whole:
-            check_upper(int(values.max()), path, white)
+            check_upper(int(values.max()), file, white)
         if values is None or depth is None or not whole:
-            pixels = _rgb(image, path)
+            pixels = _rgb(image, file)
         else:
             stated = depth.white is not None
             level = depth.white if stated else white
-            pixels = _colours(to_eight_bits(values, f"The picture `{path}`", level, stated=stated))
+            pixels = _colours(to_eight_bits(values, said("picture", file), level, stated=stated))
         return np.require(turn(pixels, stance.pending), requirements=["C", "W"])
 
 
@@ -298,16 +289,16 @@ def _colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
 
 
-def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+def _rgb(image: Image.Image, file: Encoded) -> NDArray[np.uint8]:
     if image.mode == "F":
         try:
             return rgb_array(np.asarray(image))
         except PictureError as error:
-            msg = f"The picture `{path}` cannot be used: {error}"
+            msg = f"{said('picture', file)} cannot be used: {error}"
             raise PictureError(msg) from error
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))  # which copies
 
 
 def _stance(noun: str, path: Path, *, decode: bool = True) -> Stance:

@@ -5,7 +5,7 @@ Knows tensors only. Everything here can be exported: index arithmetic, one scatt
 
 from __future__ import annotations
 
-from typing import Annotated, final
+from typing import Annotated, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -50,12 +50,21 @@ class GaussianBlur(nn.Module):
 
     Args:
         sigma: Standard deviation in pixels, from 0.001 to 256.
+        radius: How far the kernel reaches, in pixels; 4 sigma by default.
+        border: ``symmetric`` repeats the edge pixel, ``reflect`` does not, as torch's padding and
+            torchvision's blur.
 
     Raises:
         SettingError: If ``sigma`` is not.
     """
 
-    def __init__(self, sigma: float) -> None:
+    def __init__(
+        self,
+        sigma: float,
+        *,
+        radius: int | None = None,
+        border: Literal["symmetric", "reflect"] = "symmetric",
+    ) -> None:
         super().__init__()
         if not _SMALLEST <= sigma <= _LARGEST:
             msg = (
@@ -64,8 +73,9 @@ class GaussianBlur(nn.Module):
             )
             raise SettingError(msg)
         self.sigma = sigma
-        self.radius = int(4 * sigma + 0.5)
+        self.radius = int(4 * sigma + 0.5) if radius is None else radius
         """How far the kernel reaches, in pixels."""
+        self.border = border
 
     def forward(self, anomaly_map: Tensor) -> Tensor:
         """Smooth a batch of maps.
@@ -87,7 +97,10 @@ class GaussianBlur(nn.Module):
         weight = weight / weight.sum()
         source = tap + torch.arange(length, device=like.device)[:, None]  # [length, taps]
         # Beyond its ends the line goes on as mirror images of itself, as often as is needed.
-        source = source.remainder(2 * length)
-        source = torch.minimum(source, 2 * length - 1 - source)
+        period, last = 2 * length, 2 * length - 1
+        if self.border == "reflect":
+            period, last = max(1, 2 * length - 2), 2 * length - 2
+        source = source.remainder(period)
+        source = torch.minimum(source, last - source)
         matrix = torch.zeros(length, length, device=like.device, dtype=like.dtype)
         return matrix.scatter_add(1, source, weight.expand(length, -1))

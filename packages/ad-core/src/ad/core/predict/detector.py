@@ -24,7 +24,7 @@ class Finding:
     """What was found in one picture."""
 
     path: Path | None
-    """The picture's file; None for an array."""
+    """The picture's file; None for an image, bytes or an array."""
     score: float | None
     """Raw anomaly score, higher is worse; None if the picture could not be read."""
     normalized: float | None = None
@@ -70,9 +70,10 @@ class LoadedDetector:
         """Score pictures.
 
         Args:
-            inputs: A picture's path, a folder (searched with its sub-folders), an array as
-                `ad.core.data.pictures.rgb_array` takes it, ``[N, H, W, 3]`` for several, or a
-                sequence of such.
+            inputs: A picture's path, a folder (searched with its sub-folders), a PIL image, the
+                bytes of a picture's file, an array as `ad.core.data.pictures.rgb_array` takes it,
+                ``[N, H, W, 3]`` for several, or a sequence of such. The same picture has the same
+                score, whatever it comes as.
             batch_size: Pictures scored at once; does not change the results.
             outlines: Whether to ask for the detector's own outline, too, which takes its time.
             progress: Where to show how far it is.

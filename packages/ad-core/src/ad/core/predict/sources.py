@@ -1,4 +1,4 @@
-"""What a caller's paths, folders and arrays stand for."""
+"""What a caller's paths, folders, images, bytes and arrays stand for."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from ad.core.data.batches import Source
 from ad.core.data.masks import tell_apart
+from ad.core.data.opening import still_encoded
 from ad.core.data.pictures import rgb_array
 from ad.core.data.walking import NO_FILE, OURS, SUFFIXES, everything_below
 from ad.core.errors import DataError
 from ad.core.saved.paths import given_path
 
-Inputs = str | Path | NDArray[Any] | Sequence[str | Path | NDArray[Any]]
+Input = str | Path | NDArray[Any] | Image.Image | bytes | bytearray | memoryview
+Inputs = Input | Sequence[Input]
+
+_BYTES = (bytes, bytearray, memoryview)
 
 
 def find_sources(inputs: Inputs, *, white: int | None = None) -> list[Source]:
-    """The pictures that a caller's paths, folders and arrays stand for, in order.
+    """The pictures that a caller's paths, folders, images, bytes and arrays stand for, in order.
 
     Args:
         inputs: As `LoadedDetector.predict` takes them.
@@ -33,15 +38,24 @@ def find_sources(inputs: Inputs, *, white: int | None = None) -> list[Source]:
         DataError: If a path does not exist, or a folder holds no picture.
         PathError: If a path is empty.
     """
-    many = inputs if isinstance(inputs, Sequence) and not isinstance(inputs, str) else [inputs]
+    alone = isinstance(inputs, (str, Path, np.ndarray, Image.Image, *_BYTES))
     sources: list[Source] = []
-    for one in many:
+    for one in [inputs] if alone or not isinstance(inputs, Sequence) else inputs:
         if isinstance(one, np.ndarray):
             several = one if one.ndim == 4 else [one]
             sources += [rgb_array(picture, white=white) for picture in several]
             continue
+        if isinstance(one, Image.Image):
+            sources.append(still_encoded(one) or one)
+            continue
+        if isinstance(one, _BYTES):
+            sources.append(bytes(one))
+            continue
         if not isinstance(one, (str, Path)):
-            msg = f"A picture must be a path, a folder or a NumPy array; got {type(one).__name__}."
+            msg = (
+                "A picture must be a path, a folder, a PIL image, the bytes of a picture's file or "
+                f"a NumPy array; got {type(one).__name__}."
+            )
             raise DataError(msg)
         path = given_path(one, "a picture")
         if path.is_dir():
@@ -52,7 +66,7 @@ def find_sources(inputs: Inputs, *, white: int | None = None) -> list[Source]:
             msg = f"There is no picture or folder `{path}`."
             raise DataError(msg)
     if not sources:
-        msg = "There is no picture to score: give paths, a folder or arrays."
+        msg = "There is no picture to score: give paths, a folder, images, bytes or arrays."
         raise DataError(msg)
     return sources
 
