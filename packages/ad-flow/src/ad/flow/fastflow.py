@@ -159,7 +159,7 @@ class FastflowTrainer(GradientTrainer):
         self.weight_decay = weight_decay
         recipe = _RECIPES.get(backbone.partition(".")[0], _Recipe())
         transformer = backbone.startswith(_TRANSFORMERS)
-        extractor = FeatureExtractor(backbone, layers or recipe.layers, setup=setup)
+        extractor = FeatureExtractor(backbone, layers or recipe.layers, setup=setup, norm=True)
         require_multiple(setup, max(extractor.strides), "FastFlow", backbone)
         shapes = [
             (channels, setup.img_size.height // stride, setup.img_size.width // stride)

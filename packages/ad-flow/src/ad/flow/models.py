@@ -64,6 +64,9 @@ CFLOW_RESNET50 = ModelSpec(
 CFLOW_RESNET18 = CFLOW_RESNET50.variant(
     "cflow-resnet18",
     summary="CFlow on ResNet-18: small and fast",
+    model={"backbone": "resnet18"},
+)
+
 UFLOW_RESNET50 = ModelSpec(
     name="uflow-resnet50",
     trainer="ad.flow.uflow:UflowTrainer",
