@@ -1,6 +1,7 @@
 """U-Flow against golden numbers, autograd's Jacobian and closed forms."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from torch import nn
 from ad.core import LearningBatch, PictureSet, Setup, fit
 from ad.core.detector import mark_trained
 from ad.core.errors import NotFittedError, SettingError
+from ad.core.networks import FeatureExtractor
 from ad.core.testing import make_picture
 from ad.flow.a_contrario import minus_log10_nfa
-from ad.flow.uflow import UflowTrainer, UShapedFlow
+from ad.flow.uflow import _PAIRS, UflowTrainer, UShapedFlow, _check_layers
 
 SIZE = 64
 
@@ -23,7 +25,8 @@ def setup(**changes):
 
 
 def trainer(*, options=None, **changes):
-    return UflowTrainer(setup(**changes), **{"flow_steps": 2, **(options or {})})
+    given = {"backbone": "resnet18", "flow_steps": 2, **(options or {})}
+    return UflowTrainer(setup(**changes), **given)
 
 
 def noise(*shape, seed=0):
@@ -120,7 +123,7 @@ def test_kernels_go_by_turns_from_three():
 
 def test_weights_and_permutations_are_drawn_from_the_seed_alone():
     def parts(seed):
-        flow = UShapedFlow(SHAPES, 2, seed)
+        flow = UShapedFlow(SHAPES, 2, seed=seed)
         return [t.flatten().double() for t in flow.state_dict().values() if t.unique().numel() > 1]
 
     before = torch.random.get_rng_state()
@@ -152,13 +155,13 @@ def test_the_loss_is_minus_the_log_density_and_of_a_batch_the_mean_of_its_pictur
 
 def test_likelihoods_are_float32_in_autocast_and_of_features_in_bf16():
     one = trainer()
-    features = [f.bfloat16() for f in one.frozen(noise(2, 3, SIZE, SIZE))]
-    expected, _ = one.detector.latents([f.float() for f in features])
+    images = noise(2, 3, SIZE, SIZE)
+    features = [f.bfloat16() for f in one.frozen(images)]
+    expected = one.losses(batch_of([f.float() for f in features], images))["nll"]
     with torch.autocast("cpu", torch.bfloat16):
-        latents, log_det = one.detector.latents(features)
-    assert {z.dtype for z in [*latents, log_det]} == {torch.float32}
-    for ours, theirs in zip(latents, expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
+        loss = one.losses(batch_of(features, images))["nll"]
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected)
 
 
 def test_flow_and_norms_learn_and_the_backbone_does_not():
@@ -216,16 +219,92 @@ def test_sizes_at_which_maps_do_not_fit_together_are_refused(size):
     trainer(img_size=(32, 48))
 
 
-@pytest.mark.parametrize("layers", [("layer1",), ("layer1", "layer3"), ("act1", "layer1")])
-def test_layers_that_do_not_halve_are_refused(layers):
-    cells = {"layer1": 4, "layer3": 16, "act1": 2}
-    words = f"`layers` of U-Flow must be two or more, .*got {', '.join(layers)}, whose cells are "
-    words += ", ".join(str(cells[layer]) for layer in layers)
-    if layers == ("act1", "layer1"):
-        trainer(options={"layers": layers})  # 2 and 4: these do
-        return
+def test_pictures_of_another_size_than_was_learnt_from_are_refused():
+    detector = trainer().detector
+    mark_trained(detector)
+    for asked in (detector, detector.outline):
+        with pytest.raises(SettingError, match="U-Flow was trained at 64 x 64 pixels"):
+            asked(noise(1, 3, SIZE, SIZE + 32))
+
+
+@pytest.mark.parametrize(("layers", "cells"), [(("layer1",), "4"), (("layer1", "layer3"), "4, 16")])
+def test_layers_that_do_not_halve_are_refused(layers, cells):
+    words = f"`layers` of U-Flow must be two or more, .*`resnet18.* have cells of {cells} pixels"
     with pytest.raises(SettingError, match=words):
         trainer(options={"layers": layers})
+
+
+def test_layers_with_nothing_to_hand_on_are_refused():
+    mobile = {"backbone": "mobilenetv3_small_050", "layers": ("blocks.0", "blocks.1")}
+    assert trainer(options=mobile)
+    channels = FeatureExtractor("mobilenetv3_small_050", mobile["layers"], setup=setup()).channels
+    extractor = SimpleNamespace(strides=(4, 8), channels=(channels[0], 7), name="narrow")
+    words = f"must have 8 channels or more, .* `narrow` have {channels[0]}, 7"
+    with pytest.raises(SettingError, match=words):
+        _check_layers(extractor)
+
+
+def test_a_backbone_without_such_layers_is_told_what_it_has():
+    with pytest.raises(SettingError, match="`layers` of backbone .* must be some of .*`blocks.0`"):
+        trainer(options={"backbone": "mobilenetv3_small_050"})
+
+
+# --- two transformers --------------------------------------------------------------------------
+
+
+def pair(**changes):
+    return trainer(options={"backbone": "mcait-xxs", "flow_steps": 1}, **changes)
+
+
+def test_the_second_transformer_sees_pictures_at_half_the_size():
+    extractor = pair(img_size=(64, 96)).detector.extractor
+    assert (extractor.channels, extractor.strides) == ((192, 192), (16, 32))
+    images = noise(2, 3, 64, 96)
+    with torch.inference_mode():
+        fine, coarse = extractor(images)
+        assert (fine.shape, coarse.shape) == ((2, 192, 4, 6), (2, 192, 2, 3))
+        torch.testing.assert_close(fine, extractor.large(images)[0])
+        # Corners of both sizes are at the same place: the second picture of a line stays it.
+        line = torch.linspace(0, 1, 96).expand(2, 3, 64, 96)
+        half = torch.linspace(0, 1, 48).expand(2, 3, 32, 48)
+        seen = []
+        hook = extractor.small.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        extractor(line)
+        hook.remove()
+        torch.testing.assert_close(seen[0], half, atol=2e-3, rtol=0)
+
+
+def test_the_papers_pair_is_two_caits_after_41_and_21_blocks_and_their_norms():
+    assert _PAIRS["mcait"] == ("cait_m48_448", "blocks.40", "cait_s24_224", "blocks.20")
+    extractor = pair().detector.extractor
+    for one in (extractor.large, extractor.small):
+        assert one.net.norm
+        assert one.net.indices == (20,)
+    assert all(isinstance(norm, nn.Identity) for norm in pair().detector.norms)
+
+
+@pytest.mark.parametrize("size", [48, (64, 80), 32])
+def test_sizes_that_do_not_suit_both_are_refused(size):
+    words = "`img_size` of U-Flow must be a multiple of 32, .* of `mcait-xxs`, from 64; got "
+    with pytest.raises(SettingError, match=words):
+        pair(img_size=size)
+
+
+def test_one_file_cannot_be_the_weights_of_two_networks(tmp_path):
+    words = (
+        "`weights` must be `auto` or `random` with the backbone `mcait-xxs`.*got `one.safetensors`"
+        ".* Put `cait_xxs24_224.safetensors` and"
+    )
+    with pytest.raises(SettingError, match=words):
+        pair(weights="one.safetensors")
+
+
+def test_the_pairs_blocks_are_not_a_matter_of_choice():
+    with pytest.raises(SettingError, match=r"`layers` is for other .*`mcait-xxs`.*Leave it out"):
+        trainer(options={"backbone": "mcait-xxs", "layers": ("blocks.3",)})
+
+
+# --- golden numbers ----------------------------------------------------------------------------
 
 
 class TestGolden:
@@ -255,12 +334,13 @@ class TestGolden:
                     wanted = block.state_dict()
                     block.load_state_dict({k: v.view_as(wanted[k]) for k, v in state.items()})
 
-            size = int(4 * sides[0])
+            size = 4 * sides[0]
             one = trainer()
             detector, images = one.detector, torch.zeros(2, 3, size, size)
             detector.extractor = Saying(features)
             detector.norms = nn.ModuleList(nn.Identity() for _ in features)
             detector.flow = flow
+            detector.img_size = (size, size)
             mark_trained(detector)
             with torch.inference_mode():
                 latents, log_det = detector.latents(features)
