@@ -85,11 +85,23 @@ UFLOW_RESNET50 = ModelSpec(
     year=2024,
     code_licence="AGPL-3.0",
     tasks=("classifies", "localises"),
-    check={"img_size": 64},
 )
 
 UFLOW_RESNET18 = UFLOW_RESNET50.variant(
     "uflow-resnet18",
     summary="U-Flow on ResNet-18: small and fast",
     model={"backbone": "resnet18"},
+)
+
+UFLOW_MCAIT = UFLOW_RESNET50.variant(
+    "uflow-mcait",
+    summary="U-Flow on two CaiTs, of which one sees pictures at half the size: the paper's best",
+    model={"backbone": "mcait"},
+    train={"batch_size": 4, "img_size": 448},
+    paper_budget={
+        "num_epochs": 200,
+        "batch_size": 8,
+        "options": {"lr": 1e-4, "lr_end_factor": 1.0},
+    },
+    check={"options": {"backbone": "mcait-xxs"}},
 )
