@@ -104,6 +104,8 @@ UFLOW_MCAIT = UFLOW_RESNET50.variant(
         "options": {"lr": 1e-4, "lr_end_factor": 1.0},
     },
     check={"options": {"backbone": "mcait-xxs"}},
+)
+
 CSFLOW = ModelSpec(
     name="csflow",
     trainer="ad.flow.csflow:CsflowTrainer",

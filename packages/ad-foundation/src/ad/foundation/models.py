@@ -79,6 +79,7 @@ UNINET_RESNET18 = UNINET.variant(
     check=_QUICK_UNINET,
 )
 
+
 def _dinomaly(encoder: str, img_size: int, num_epochs: int, batch_size: int) -> ModelSpec:
     return ModelSpec(
         name=f"dinomaly-{encoder}-{img_size}",
