@@ -25,7 +25,13 @@ from ad.core.networks.components import (
     principal_components,
 )
 from ad.core.networks.filter_bank import FilterBank
-from ad.core.networks.maps import GaussianBlur, Sigma, SigmaOrNone, upsample
+from ad.core.networks.maps import (
+    GaussianBlur,
+    Sigma,
+    SigmaOrNone,
+    cells_looked_at,
+    upsample,
+)
 from ad.core.networks.normalize import IMAGENET_MEAN, IMAGENET_STD, ImagenetNorm
 from ad.core.networks.patches import ConcatenatedPatches, PooledPatches
 from ad.core.networks.residual import RESNETS, ResidualBlock, ResidualDecoder, halving
@@ -56,6 +62,7 @@ __all__ = [
     "Sigma",
     "SigmaOrNone",
     "SubspaceDetector",
+    "cells_looked_at",
     "file_in_weights_folder",
     "fitting_weights",
     "fresh_network",
