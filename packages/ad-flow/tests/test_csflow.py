@@ -4,9 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_flows import (
+    check_exported,
+    check_float32,
+    check_loss_is_a_mean,
+    pictures,
+)
 from torch import nn
 
-from ad.core import LearningBatch, Setup
+from ad.core import Setup
 from ad.core.detector import mark_trained
 from ad.core.errors import SettingError
 from ad.flow.csflow import CrossScaleNet, CsflowTrainer
@@ -32,20 +38,12 @@ def trainer():
     return made
 
 
-def pictures(count=3, size=(SIZE, SIZE)):
-    return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(0))
-
-
-def batch_of(trainer, images):
-    with torch.no_grad():
-        frozen = tuple(trainer.frozen(images))
-    indices = tuple(range(len(images)))
-    return LearningBatch(images=images, frozen=frozen, indices=indices, epoch=0, seed=0)
+IMAGES = pictures(size=(SIZE, SIZE))
 
 
 def test_it_starts_as_a_permutation():
     made = build()
-    maps = made.frozen(pictures())
+    maps = made.frozen(IMAGES)
     latents, log_det = made.detector.latents(maps)
     assert not log_det.any()
     for scale, (z, map_) in enumerate(zip(latents, maps, strict=True)):
@@ -55,26 +53,20 @@ def test_it_starts_as_a_permutation():
 
 
 def test_the_network_sees_every_pixel_every_second_and_every_fourth(trainer):
-    images = pictures()
-    expected = [trainer.detector.extractor(images[..., ::step, ::step])[0] for step in (1, 2, 4)]
-    maps = trainer.frozen(images)
+    expected = [trainer.detector.extractor(IMAGES[..., ::step, ::step])[0] for step in (1, 2, 4)]
+    maps = trainer.frozen(IMAGES)
     assert [map_.shape[2:] for map_ in maps] == [(8, 8), (4, 4), (2, 2)]
     torch.testing.assert_close(maps, expected)
 
 
 def test_the_loss_of_a_batch_is_the_mean_of_its_pictures(trainer):
-    """A Jacobian that is summed over the batch would count for three."""
-    images = pictures()
-    (together,) = trainer.losses(batch_of(trainer, images)).values()
-    alone = [trainer.losses(batch_of(trainer, image[None]))["likelihood"] for image in images]
-    torch.testing.assert_close(together, torch.stack(alone).mean())
+    check_loss_is_a_mean(trainer, IMAGES)
 
 
 def test_score_and_map_are_of_all_latents(trainer):
-    images = pictures()
     with torch.inference_mode():
-        latents, _ = trainer.detector.latents(trainer.frozen(images))
-        found = trainer.detector(images)
+        latents, _ = trainer.detector.latents(trainer.frozen(IMAGES))
+        found = trainer.detector(IMAGES)
     for row in range(3):
         own = torch.cat([z[row].flatten() for z in latents]).double()
         assert found.score[row].item() == pytest.approx(own.square().mean().item() / 2, rel=1e-4)
@@ -87,7 +79,7 @@ def test_score_and_map_are_of_all_latents(trainer):
     torch.testing.assert_close(found.map, up[0] * up[1] * up[2])
     trainer.detector.map_mode = "finest"
     with torch.inference_mode():
-        finest = trainer.detector(images)
+        finest = trainer.detector(IMAGES)
     trainer.detector.map_mode = "product"
     torch.testing.assert_close(finest.map, up[0])
     assert torch.equal(finest.score, found.score)
@@ -128,11 +120,7 @@ def test_the_optimiser_is_that_of_the_authors(trainer):
 def test_the_likelihood_is_float32_where_networks_are_not(trainer):
     low = build(replace(trainer.setup, precision="bf16"))
     low.detector.blocks.load_state_dict(trainer.detector.blocks.state_dict())
-    batch = batch_of(trainer, pictures())
-    with torch.autocast("cpu", torch.bfloat16):
-        (loss,) = low.losses(batch).values()
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, trainer.losses(batch)["likelihood"], rtol=0.01, atol=0.01)
+    check_float32(trainer, low, IMAGES)
 
 
 def test_the_seed_decides_what_it_starts_from():
@@ -157,12 +145,7 @@ def test_rectangles_are_mapped_in_their_own_shape(trainer, size):
 
 
 def test_it_can_be_exported(trainer):
-    images = pictures(2)
-    exported = torch.export.export(trainer.detector, (images,), strict=False).module()
-    with torch.inference_mode():
-        expected, got = trainer.detector(images), exported(images)
-    torch.testing.assert_close(got[0], expected.score)
-    torch.testing.assert_close(got[1], expected.map)
+    check_exported(trainer.detector, IMAGES[:2])
 
 
 @pytest.mark.parametrize(

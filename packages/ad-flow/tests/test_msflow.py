@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_flows import (
+    batch_of,
+    check_exported,
+    check_float32,
+    check_loss_is_a_mean,
+    pictures,
+)
 from torch import nn
 
-from ad.core import LearningBatch, PictureSet, Setup, fit
+from ad.core import PictureSet, Setup, fit
 from ad.core.errors import NotFittedError, SettingError
 from ad.core.testing import make_picture
 from ad.flow.msflow import ChannelNorm, FusionNet, MsflowTrainer, grids, parallel_flow, rate
@@ -30,17 +37,6 @@ def trainer():
     made = build()
     made.detector.largest = torch.tensor([-0.3, -0.4])
     return made
-
-
-def pictures(count=3, size=(SIZE, SIZE)):
-    return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(0))
-
-
-def batch_of(trainer, images):
-    with torch.no_grad():
-        frozen = tuple(trainer.frozen(images))
-    indices = tuple(range(len(images)))
-    return LearningBatch(images=images, frozen=frozen, indices=indices, epoch=0, seed=0)
 
 
 def lively(module):
@@ -145,11 +141,9 @@ def test_what_the_fusion_hears():
 
 
 def test_the_loss_of_a_batch_is_the_mean_of_its_pictures(trainer):
-    images = pictures()
-    batch = batch_of(trainer, images)
+    check_loss_is_a_mean(trainer, pictures())
+    batch = batch_of(trainer, pictures())
     (together,) = trainer.losses(batch).values()
-    alone = [trainer.losses(batch_of(trainer, image[None]))["likelihood"] for image in images]
-    torch.testing.assert_close(together, torch.stack(alone).mean())
     latents, log_det = trainer.detector.latents(batch.frozen)
     expected = sum(z.double().square().sum() for z in latents) / 2 - log_det.double().sum()
     assert together.item() == pytest.approx(expected.item() / 3, rel=1e-5)
@@ -246,11 +240,7 @@ def test_the_optimiser_is_that_of_the_authors(trainer):
 
 def test_the_likelihood_is_float32_where_networks_are_not(trainer):
     low = build(replace(trainer.setup, precision="bf16"))
-    batch = batch_of(trainer, pictures())
-    with torch.autocast("cpu", torch.bfloat16):
-        (loss,) = low.losses(batch).values()
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, trainer.losses(batch)["likelihood"], rtol=0.01, atol=0)
+    check_float32(trainer, low, pictures())
 
 
 def test_the_seed_decides_what_it_starts_from(trainer):
@@ -277,12 +267,7 @@ def test_rectangles_of_any_sides_are_mapped_in_their_own_shape(size):
 
 
 def test_it_can_be_exported(trainer):
-    images = pictures(2)
-    exported = torch.export.export(trainer.detector, (images,), strict=False).module()
-    with torch.inference_mode():
-        expected, got = trainer.detector(images), exported(images)
-    torch.testing.assert_close(got[0], expected.score)
-    torch.testing.assert_close(got[1], expected.map)
+    check_exported(trainer.detector, pictures(2))
 
 
 @pytest.mark.parametrize(
