@@ -42,9 +42,6 @@ from ad.flow.sizes import require_multiple, require_size
 _CLAMP = 2.0  # largest logarithm of a coupling's scale
 _CLIP = 1.0  # largest norm of all gradients: ours, since learning without one jumps now and then
 
-_TRANSFORMERS = ("cait", "deit", "vit")
-"""How names of backbones begin whose maps pass a norm of their own, and need none before a flow."""
-
 
 class _Recipe(NamedTuple):
     """What the paper does with a backbone."""
@@ -59,7 +56,10 @@ _RECIPES = {
     "cait_m48_448": _Recipe(layers=("blocks.40",), hidden_ratio=0.16),
     "deit_base_distilled_patch16_384": _Recipe(layers=("blocks.7",), hidden_ratio=0.16),
 }
-"""Of backbones for which it is not as in `_Recipe`."""
+_CONVOLUTIONAL, _TRANSFORMER = _Recipe(), _Recipe(hidden_ratio=0.16)  # all others
+
+_TRANSFORMERS = ("cait", "deit", "vit")
+"""How their names begin. Their maps pass a norm of their own, and need none before a flow."""
 
 
 @final
@@ -131,7 +131,7 @@ class FastflowTrainer(GradientTrainer):
             a ResNet, the 41st block of CaiT, the 8th of DeiT.
         flow_steps: Coupling blocks of each flow.
         hidden_ratio: Channels inside a subnet, of those that it sees; 0 for the paper's: 1 for
-            convolutional backbones, 0.16 for CaiT and DeiT.
+            convolutional backbones, 0.16 for transformers.
         lr: Learning rate of Adam.
         weight_decay: Its weight decay, as a part of the gradients.
 
@@ -157,9 +157,10 @@ class FastflowTrainer(GradientTrainer):
         super().__init__(setup)
         self.lr = lr
         self.weight_decay = weight_decay
-        recipe = _RECIPES.get(backbone.partition(".")[0], _Recipe())
         transformer = backbone.startswith(_TRANSFORMERS)
-        extractor = FeatureExtractor(backbone, layers or recipe.layers, setup=setup)
+        default = _TRANSFORMER if transformer else _CONVOLUTIONAL
+        recipe = _RECIPES.get(backbone.partition(".")[0], default)
+        extractor = FeatureExtractor(backbone, layers or recipe.layers, setup=setup, norm=True)
         require_multiple(setup, max(extractor.strides), "FastFlow", backbone)
         shapes = [
             (channels, setup.img_size.height // stride, setup.img_size.width // stride)

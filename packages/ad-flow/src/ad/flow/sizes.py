@@ -8,7 +8,9 @@ from ad.core import Setup, Size
 from ad.core.errors import SettingError
 
 
-def require_multiple(setup: Setup, stride: int, model: str, backbone: str) -> None:
+def require_multiple(
+    setup: Setup, stride: int, model: str, backbone: str, *, least: int | None = None
+) -> None:
     """Refuse to build a model for pictures whose maps would not fit.
 
     Args:
@@ -16,15 +18,17 @@ def require_multiple(setup: Setup, stride: int, model: str, backbone: str) -> No
         stride: Pixels of a cell of the deepest map.
         model: As people call it.
         backbone: Whose map it is.
+        least: The smallest side, where one cell is not enough; a multiple of ``stride``.
 
     Raises:
-        SettingError: If a side is not a multiple of ``stride``.
+        SettingError: If a side is not a multiple of ``stride``, or smaller.
     """
-    if not setup.img_size.divides(stride, stride):
+    smallest = stride if least is None else least
+    if not setup.img_size.divides(stride, smallest):
         msg = (
             f"`img_size` of {model} must be a multiple of {stride}, the pixels of a cell of the "
-            f"deepest map of `{backbone}`; got {setup.img_size.typed}. Near it are "
-            f"{setup.img_size.near(stride, stride)}."
+            f"deepest map of `{backbone}`{'' if least is None else f', from {least}'}; got "
+            f"{setup.img_size.typed}. Near it are {setup.img_size.near(stride, smallest)}."
         )
         raise SettingError(msg)
 

@@ -11,14 +11,17 @@ Official code: mtailanian/uflow, AGPL-3.0; nothing here comes from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, final
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ad.core import (
+    FROM_MODEL_FILE,
     Detector,
     Field,
     GradientTrainer,
@@ -27,19 +30,80 @@ from ad.core import (
     LearningRate,
     Name,
     Optimization,
+    Precision,
     Prediction,
     Setup,
+    Sides,
+    Size,
     WeightDecay,
+    in_precision,
+    size_of,
     stream,
     trained_flag,
 )
 from ad.core.errors import SettingError
 from ad.core.networks import FeatureExtractor, upsample
 from ad.flow.a_contrario import Variant, minus_log10_nfa
-from ad.flow.coupling import CouplingBlock
-from ad.flow.freia import framework
+from ad.flow.coupling import convolutional_flow
+from ad.flow.sizes import require_multiple, require_size
 
+_CLAMP = 2.0  # largest logarithm of a coupling's scale
+_LAYERS = ("layer1", "layer2", "layer3")
 _LEAST_CHANNELS = 8  # of which four go on, as one channel of four times the cells
+_LEAST_CELLS = 2  # a side, of the coarsest map: one has no other beside it to mirror
+
+
+class _Pair(NamedTuple):
+    """Two transformers, of which one sees pictures at half the size."""
+
+    large: str
+    large_layer: str
+    small: str
+    small_layer: str
+
+
+_PAIRS = {
+    "mcait": _Pair("cait_m48_448", "blocks.40", "cait_s24_224", "blocks.20"),
+    "mcait-xxs": _Pair("cait_xxs24_224", "blocks.20", "cait_xxs24_224", "blocks.20"),
+}
+"""Backbones that are two: the paper's, and a small one to try things out."""
+
+
+@final
+class TransformerPair(nn.Module):
+    """Maps of two transformers, of which one sees pictures at half the size.
+
+    Args:
+        backbone: Which pair.
+        setup: As `FeatureExtractor` takes it.
+
+    Raises:
+        SettingError: If ``setup.weights`` is a file, or the size does not suit both.
+        WeightsError: If no weights can be had.
+    """
+
+    def __init__(self, backbone: str, setup: Setup) -> None:
+        super().__init__()
+        pair = _PAIRS[backbone]
+        if setup.weights not in ("auto", "random", FROM_MODEL_FILE):
+            msg = (
+                f"`weights` must be `auto` or `random` with the backbone `{backbone}`, which is "
+                f"two networks, and a file holds one; got `{setup.weights}`. Put "
+                f"`{pair.large}.safetensors` and `{pair.small}.safetensors` into a folder and set "
+                "AD_WEIGHTS to it."
+            )
+            raise SettingError(msg)
+        half = replace(setup, img_size=Size(*(side // 2 for side in setup.img_size)))
+        self.large = FeatureExtractor(pair.large, [pair.large_layer], setup=setup, norm=True)
+        self.small = FeatureExtractor(pair.small, [pair.small_layer], setup=half, norm=True)
+        self.channels = self.large.channels + self.small.channels
+        self.strides = (*self.large.strides, *(2 * stride for stride in self.small.strides))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Two maps ``[B, D, h, w]``, the finer first, as `FeatureExtractor.forward` gives them."""
+        half = (images.shape[2] // 2, images.shape[3] // 2)
+        smaller = F.interpolate(images, size=half, mode="bicubic", align_corners=True)
+        return [*self.large(images), *self.small(smaller)]
 
 
 @final
@@ -51,29 +115,39 @@ class UShapedFlow(nn.Module):
             height and width of the next.
         flow_steps: Coupling blocks of a scale, with kernels of 3 and 1 by turns.
         seed: Of weights and permutations.
+        precision: Of the coupling blocks' subnets.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, int, int]], flow_steps: int, seed: int) -> None:
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, int, int]],
+        flow_steps: int,
+        *,
+        seed: int,
+        precision: Precision = "fp32",
+    ) -> None:
         super().__init__()
         self.onward: list[int] = []
-        stages: list[framework.SequenceINN] = []
-        more = 0  # channels that the next coarser scale hands on
+        stages: list[Any] = []
+        handed = 0  # channels that the next coarser scale hands on
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for scale in reversed(range(len(shapes))):
                 own, height, width = shapes[scale]
-                stage = framework.SequenceINN(own + more, height, width)
-                for step in range(flow_steps):
-                    stage.append(
-                        CouplingBlock,
-                        subnet_constructor=_convolutions(1 if step % 2 else 3),
-                        affine_clamping=2.0,
-                        seed=stream(seed, scale, step),
-                    )
-                onward = 0 if scale == 0 else (own + more) // 8 * 4
-                more = onward // 4
-                self.onward.insert(0, onward)
+                channels = own + handed
+                stage = convolutional_flow(
+                    (channels, height, width),
+                    steps=flow_steps,
+                    kernels=(3, 1),
+                    hidden_ratio=1.0,
+                    affine_clamping=_CLAMP,
+                    seed=stream(seed, scale),
+                    precision=precision,
+                )
+                onward = channels // 8 * 4 if scale else 0
+                handed = onward // 4
                 stages.insert(0, stage)
+                self.onward.insert(0, onward)
         self.stages = nn.ModuleList(stages)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -98,17 +172,6 @@ class UShapedFlow(nn.Module):
         return latents, log_det
 
 
-def _convolutions(kernel: int) -> Callable[[int, int], nn.Module]:
-    def subnet(channels: int, out: int) -> nn.Module:
-        return nn.Sequential(
-            nn.Conv2d(channels, channels, kernel, padding=kernel // 2),
-            nn.ReLU(),
-            nn.Conv2d(channels, out, kernel, padding=kernel // 2),
-        )
-
-    return subnet
-
-
 @final
 class UflowDetector(Detector):
     """Scores each position by how unlikely its latents are, on the mean over the scales.
@@ -117,26 +180,32 @@ class UflowDetector(Detector):
         extractor: The frozen network: pictures to maps, the finest first.
         norms: Of each map, learnt.
         flow: Maps to latents.
+        img_size: Of all pictures, in pixels.
         nfa: Which regions the test of significance tries.
     """
 
     outlines = "NFA below 1"
 
     def __init__(
-        self, extractor: nn.Module, norms: Sequence[nn.Module], flow: UShapedFlow, nfa: Variant
+        self,
+        extractor: nn.Module,
+        norms: Sequence[nn.Module],
+        flow: UShapedFlow,
+        img_size: Sides,
+        nfa: Variant,
     ) -> None:
         super().__init__()
         self.extractor = extractor
         self.norms = nn.ModuleList(norms)
         self.flow = flow
+        self.img_size = size_of(img_size)
         self.nfa: Variant = nfa
         trained_flag(self)
 
     def latents(self, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """The frozen network's maps as `UShapedFlow.forward` says, float32."""
-        with torch.autocast(features[0].device.type, enabled=False):
-            maps = [norm(own.float()) for norm, own in zip(self.norms, features, strict=True)]
-            latents, log_det = self.flow(maps)
+        pairs = zip(self.norms, features, strict=True)
+        latents, log_det = self.flow([norm(own.float().contiguous()) for norm, own in pairs])
         return latents, log_det
 
     def forward(self, images: Tensor) -> Prediction:
@@ -149,9 +218,10 @@ class UflowDetector(Detector):
 
         Raises:
             NotFittedError: If the detector has not been trained.
+            SettingError: If the images are not of the size it was trained at.
         """
         self.require_fitted()
-        size = (images.shape[2], images.shape[3])
+        size = require_size(images, self.img_size, "U-Flow")
         latents, _ = self.latents(self.extractor(images))
         likely = [upsample((-0.5 * z.square().mean(dim=1)).exp(), size) for z in latents]
         anomaly_map = 1 - torch.stack(likely).mean(dim=0)
@@ -164,8 +234,9 @@ class UflowDetector(Detector):
             ``-log10 NFA``, on the CPU: see `ad.flow.a_contrario.minus_log10_nfa`.
         """
         self.require_fitted()
+        size = require_size(images, self.img_size, "U-Flow")
         latents, _ = self.latents(self.extractor(images))
-        return minus_log10_nfa(latents, (images.shape[2], images.shape[3]), self.nfa)
+        return minus_log10_nfa(latents, size, self.nfa)
 
 
 @final
@@ -174,9 +245,10 @@ class UflowTrainer(GradientTrainer):
 
     Args:
         setup: What the run sets.
-        backbone: A timm model name.
+        backbone: A timm model name; ``mcait``, the paper's two CaiTs, of which one sees pictures
+            at half the size; or ``mcait-xxs``, two small ones.
         layers: Its layers from shallow to deep, each with cells of twice the side of the one
-            before.
+            before; without any, layer1 to layer3, as of a ResNet. The CaiTs' are the paper's.
         flow_steps: Coupling blocks of a scale.
         lr: Learning rate of Adam at the first step.
         lr_end_factor: Share of it at the last step, to which it falls linearly; 1 keeps it. The
@@ -196,8 +268,8 @@ class UflowTrainer(GradientTrainer):
         self,
         setup: Setup,
         *,
-        backbone: Name = "resnet18",
-        layers: Layers = ("layer1", "layer2", "layer3"),
+        backbone: Name = "resnet50",
+        layers: Layers = (),
         flow_steps: Annotated[int, Field(ge=1, le=64)] = 4,
         lr: LearningRate = 1e-3,
         lr_end_factor: Annotated[float, Field(gt=0, le=1)] = 0.4,
@@ -206,37 +278,32 @@ class UflowTrainer(GradientTrainer):
     ) -> None:
         super().__init__(setup)
         self.lr, self.lr_end_factor, self.weight_decay = lr, lr_end_factor, weight_decay
-        extractor = FeatureExtractor(backbone, layers, setup=setup)
-        strides = extractor.strides
-        if len(strides) < 2 or any(b != 2 * a for a, b in zip(strides, strides[1:], strict=False)):
-            msg = (
-                "`layers` of U-Flow must be two or more, each with cells of twice the side of the "
-                f"one before; got {', '.join(layers)}, whose cells are "
-                f"{', '.join(map(str, strides))} pixels wide."
-            )
-            raise SettingError(msg)
-        if min(extractor.channels) < _LEAST_CHANNELS:
-            msg = (
-                f"`layers` of U-Flow must have {_LEAST_CHANNELS} channels or more, of which half "
-                f"go on to the next finer one; got {', '.join(layers)} of `{backbone}`, which have "
-                f"{', '.join(map(str, extractor.channels))}."
-            )
-            raise SettingError(msg)
-        step = strides[-1]
-        if not setup.img_size.divides(step, 2 * step):
-            msg = (
-                f"`img_size` of U-Flow must be a multiple of {step}, the pixels of a cell of its "
-                f"deepest layer, so that the layers' maps fit together, from {2 * step}; got "
-                f"{setup.img_size.typed}. Near it are {setup.img_size.near(step, 2 * step)}."
-            )
-            raise SettingError(msg)
+        extractor: FeatureExtractor | TransformerPair
+        if backbone in _PAIRS:
+            if layers:
+                msg = (
+                    f"`layers` is for other backbones than `{backbone}`, whose blocks are the "
+                    f"paper's; got {', '.join(layers)}. Leave it out."
+                )
+                raise SettingError(msg)
+            require_multiple(setup, 32, "U-Flow", backbone, least=64)
+            extractor = TransformerPair(backbone, setup)
+        else:
+            extractor = FeatureExtractor(backbone, layers or _LAYERS, setup=setup, norm=True)
+            _check_layers(extractor)
+            stride = extractor.strides[-1]
+            require_multiple(setup, stride, "U-Flow", backbone, least=_LEAST_CELLS * stride)
         height, width = setup.img_size
         shapes = [
             (channels, height // stride, width // stride)
-            for channels, stride in zip(extractor.channels, strides, strict=True)
+            for channels, stride in zip(extractor.channels, extractor.strides, strict=True)
         ]
-        flow = UShapedFlow(shapes, flow_steps, stream(setup.seed, 3))
-        self.detector = UflowDetector(extractor, [nn.LayerNorm(s) for s in shapes], flow, nfa)
+        flow = UShapedFlow(
+            shapes, flow_steps, seed=stream(setup.seed, 3), precision=setup.precision
+        )
+        transformer = backbone in _PAIRS
+        norms = [nn.Identity() if transformer else nn.LayerNorm(shape) for shape in shapes]
+        self.detector = UflowDetector(extractor, norms, flow, setup.img_size, nfa)
         self.detector.to(setup.device).eval()
 
     def frozen(self, images: Tensor) -> Sequence[Tensor]:
@@ -260,6 +327,30 @@ class UflowTrainer(GradientTrainer):
 
     def _unlikeliness(self, features: Sequence[Tensor]) -> Tensor:
         """Negative log-likelihood of each picture up to a constant, ``[B]``, in nats."""
-        latents, log_det = self.detector.latents(features)
-        energy = torch.stack([z.square().flatten(1).sum(dim=1) for z in latents]).sum(dim=0)
-        return energy / 2 - log_det
+        with in_precision("fp32", features[0].device):
+            latents, log_det = self.detector.latents(features)
+            energy = torch.stack([z.square().flatten(1).sum(dim=1) for z in latents]).sum(dim=0)
+            return energy / 2 - log_det
+
+
+def _check_layers(extractor: FeatureExtractor) -> None:
+    """See that each layer's map can take what the next deeper one hands on.
+
+    Raises:
+        SettingError: If one cannot.
+    """
+    strides, channels = extractor.strides, extractor.channels
+    if len(strides) < 2 or any(b != 2 * a for a, b in itertools.pairwise(strides)):
+        msg = (
+            "`layers` of U-Flow must be two or more, each with cells of twice the side of the one "
+            f"before; those of `{extractor.name}` have cells of {', '.join(map(str, strides))} "
+            "pixels."
+        )
+        raise SettingError(msg)
+    if min(channels[1:]) < _LEAST_CHANNELS:
+        msg = (
+            f"`layers` of U-Flow must have {_LEAST_CHANNELS} channels or more, but for the first, "
+            f"as half of them go on to the one before; those of `{extractor.name}` have "
+            f"{', '.join(map(str, channels))}."
+        )
+        raise SettingError(msg)

@@ -3,6 +3,7 @@
 | module         | holds                                                                |
 |----------------|----------------------------------------------------------------------|
 | `backbones`    | pretrained networks of timm, up to the layers that are used          |
+| `blocks`       | EfficientNets and MobileNets, of which any block can be used         |
 | `components`   | principal components                                                 |
 | `filter_bank`  | the backbone that needs no weights                                   |
 | `maps`         | from a coarse anomaly map to one in the input's resolution, smoothed |

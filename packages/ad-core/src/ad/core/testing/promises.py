@@ -97,7 +97,7 @@ def _check_options(model: Model) -> None:
     for name, value in model.options.items():
         count = len(value) if isinstance(value, tuple) else None
         for extreme in (math.nan, math.inf, -1e300, 10**18):
-            given = extreme if count is None else [extreme] * count
+            given = extreme if count is None else [extreme] * max(count, 1)
             assert _is_refused(model, name, given), (
                 f"the annotation of option `{name}` must refuse {given}: give it limits, "
                 "`Annotated[float, Field(ge=0, le=1)]`, or one saved model can take all memory"
