@@ -81,13 +81,13 @@ DSR = ModelSpec(
     check={
         "num_epochs": 60,
         "options": {
-            "latent_anomaly_strength": 0.5,
+            "latent_anomaly_strength": 1.0,
             "embedding_dim": 32,
             "num_embeddings": 128,
             "width": 16,
             "refine_share": 0.2,
             "rotate_prob": 0.0,
-            "lr": 5e-4,
+            "lr": 1e-3,
         },
     },
 )
