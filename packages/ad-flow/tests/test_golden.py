@@ -1,5 +1,7 @@
 """The flows against golden numbers of the authors' code; see `golden`."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,9 @@ from ad.core import LearningBatch, Setup
 from ad.core.detector import mark_trained
 from ad.flow.cflow import CflowDetector, CflowTrainer, fibres_of, rate
 from ad.flow.coupling import convolutional_flow, fibre_flow
+from ad.flow.csflow import CrossScaleNet, CsflowDetector, CsflowTrainer
 from ad.flow.fastflow import FastflowDetector, FastflowTrainer
+from ad.flow.glow_pair import GlowPair
 from ad.flow.positions import position_code
 
 pytestmark = needs_golden
@@ -195,3 +199,116 @@ def test_cflow():
             "layer1.block0.subnet.first.weight": block.subnet[0].weight,
         }
         check_step(golden, trainer, loss, parameters, "step/")
+
+
+def csflow_of(golden):
+    maps = [golden[f"features.scale{scale}"] for scale in range(3)]
+    blocks = []
+    for number, kernel in enumerate((3, 3, 5)):
+        block = GlowPair(
+            [tuple(map_.shape[1:]) for map_ in maps],
+            subnet_constructor=partial(CrossScaleNet, hidden=10, kernel=kernel),
+            clamp=3.0,
+            seed=0,
+            precision="fp32",
+        )
+        state = {}
+        for scale in range(3):
+            state[f"permutation{scale}"] = golden[f"block{number}/permutation.scale{scale}"]
+        for own, their in (("of_first", "F2"), ("of_second", "F1")):
+            prefix = f"block{number}/{their}/"
+            names = {f"first.{scale}": f"in.scale{scale}" for scale in range(3)}
+            names |= {f"same.{scale}": f"same.scale{scale}" for scale in range(3)}
+            names |= {f"up.{scale}": f"up.scale{scale + 1}_to_{scale}" for scale in range(2)}
+            names |= {f"down.{scale}": f"down.scale{scale}_to_{scale + 1}" for scale in range(2)}
+            for ours, theirs in names.items():
+                for kind in ("weight", "bias"):
+                    state[f"{own}.{ours}.{kind}"] = golden[f"{prefix}{theirs}.{kind}"]
+            gammas = [golden[f"{prefix}gamma.scale{scale}"] for scale in range(3)]
+            state[f"{own}.gamma"] = torch.cat(gammas)
+        block.load_state_dict(state)
+        blocks.append(block)
+    return maps, blocks
+
+
+class Looking(nn.Module):
+    """A network that keeps what it is shown, and says what it is given to say."""
+
+    def __init__(self, said=()):
+        super().__init__()
+        self.said, self.seen = list(said), []
+        self.strides, self.name = (8,), "looking"
+
+    def forward(self, images):
+        self.seen.append(images)
+        return [self.said[len(self.seen) - 1]]
+
+
+def csflow_detector(golden, map_mode):
+    maps, blocks = csflow_of(golden)
+    detector = CsflowDetector(Looking(maps), blocks, map_mode)
+    mark_trained(detector)
+    return maps, detector.eval()
+
+
+def test_csflow():
+    with Golden("flow_csflow") as golden:
+        maps, detector = csflow_detector(golden, "product")
+        latents, log_det = detector.latents(maps)
+        for scale, z in enumerate(latents):
+            golden.check(z, f"z.scale{scale}", 2e-5)
+        golden.check(log_det, "logdet", 2e-5)
+        own = sum(golden[f"logdet.scale{scale}"] for scale in range(3))
+        check_close(log_det, own, 2e-5, "log-determinants of the scales")
+        images = torch.zeros(2, 3, 64, 64)
+        prediction = detector(images)
+        golden.check(prediction.score, "score", 2e-5)
+        golden.check(prediction.map[:, None], "map.product_64", 2e-5)
+        golden.check(latents[0].square().mean(1), "map.finest", 2e-5)
+        _, finest = csflow_detector(golden, "finest")
+        golden.check(finest(images).map[:, None], "map.finest_64", 2e-5)
+        _, finest = csflow_detector(golden, "finest")
+        large = finest(torch.zeros(2, 3, 256, 256)).map
+        golden.check(large[:, None, ::4, ::4], "map.finest_up256", 2e-5)
+
+        trainer = CsflowTrainer(
+            Setup(img_size=64, normalize=True, weights="random", batch_size=2),
+            backbone="mobilenetv2_050",
+            layer="blocks.1",
+            hidden=1,
+            n_coupling_blocks=1,
+        )
+        trainer.detector = detector
+        loss = sum(trainer.losses(batch_of(maps)).values())
+        golden.check(loss, "loss", 2e-5)
+        (optimization,) = trainer.optimizers(1)
+        before = {
+            name: value.detach().clone() for name, value in detector.blocks.named_parameters()
+        }
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(detector.blocks.parameters(), optimization.clip_norm)
+        golden.check(norm, "step/grad_norm_before_clip", 2e-5)
+        parameters = dict(detector.blocks.named_parameters())
+        optimization.optimizer.step()
+        for key in golden.keys_like("step/after"):
+            _, block, which, kind, scale, *_ = key.removeprefix("step/").split(".")
+            net = {"F2": "of_first", "F1": "of_second"}[which]
+            at = int(scale.removeprefix("scale"))
+            gamma = kind == "gamma"
+            name = f"{block.removeprefix('block')}.{net}." + (
+                "gamma" if gamma else f"first.{at}.weight"
+            )
+            rows = slice(at, at + 1) if gamma else slice(None)
+            gradient = key.replace("after", "clipped_grad")
+            golden.check(parameters[name].grad[rows], gradient, 2e-5)
+            start = before[name][rows]
+            change = parameters[name].detach()[rows] - start
+            # Of a change by the learning rate, float32 keeps so many digits of a number near 1.
+            tolerance = 2e-5 + 2e-7 / change.abs().max().item()
+            check_close(change, golden[key] - start, tolerance, key)
+
+        looking = CsflowDetector(Looking([torch.zeros(1)] * 3), [], "product")
+        looking.pyramid(golden["pyramid/image_corner"])
+        whole, half, quarter = looking.extractor.seen
+        golden.check(half[..., :4, :4], "pyramid/half_corner", 2e-5)
+        golden.check(quarter[..., :4, :4], "pyramid/quarter_corner", 2e-5)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ad.core.detector import mark_trained
 from ad.core.framing import Size, size_of
@@ -55,6 +57,10 @@ class Setup:
     """Precision of frozen networks; statistics and distances are always fp32."""
     progress: Progress = SILENT
     """Where long work is shown."""
+    looked_at: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
+    """``[H, W]``: pixels of the pictures that count, where there is a region of interest; None for
+    all. A trainer that keeps cells of its own may leave out those that no such pixel hears of, see
+    `ad.core.networks.cells_looked_at`; whoever scores cares for the rest."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "img_size", size_of(self.img_size))

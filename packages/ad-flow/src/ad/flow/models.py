@@ -105,3 +105,48 @@ UFLOW_MCAIT = UFLOW_RESNET50.variant(
     },
     check={"options": {"backbone": "mcait-xxs"}},
 )
+
+CSFLOW = ModelSpec(
+    name="csflow",
+    trainer="ad.flow.csflow:CsflowTrainer",
+    model={"backbone": "efficientnet_b5", "n_coupling_blocks": 4},
+    train={"num_epochs": 500, "batch_size": 2, "img_size": 256, "normalize": True},
+    paper_budget={"num_epochs": 240, "batch_size": 16, "img_size": 768},
+    summary="the likelihood of a picture in three sizes, by one flow of all of them",
+    paper="Fully Convolutional Cross-Scale-Flows for Image-based Defect Detection, WACV 2022",
+    url="https://arxiv.org/abs/2110.02855",
+    year=2022,
+    code_licence="MIT",
+    tasks=("classifies", "localises"),
+    # Small networks, and cells of 8 pixels, since pictures of 64 are two of its own wide.
+    check={
+        "options": {
+            "backbone": "mobilenetv2_050",
+            "layer": "blocks.2",
+            "hidden": 32,
+            "n_coupling_blocks": 2,
+        }
+    },
+)
+
+MSFLOW = ModelSpec(
+    name="msflow",
+    trainer="ad.flow.msflow:MsflowTrainer",
+    model={"backbone": "wide_resnet50_2", "layers": ("layer1", "layer2", "layer3")},
+    train={"num_epochs": 100, "batch_size": 8, "img_size": 512, "normalize": True},
+    paper_budget={"num_epochs": 100, "batch_size": 16, "img_size": 512},
+    summary="flows of three scales side by side, and one that brings them together",
+    paper="MSFlow: Multi-Scale Flow-based Framework for Unsupervised Anomaly Detection, TNNLS 2024",
+    url="https://arxiv.org/abs/2308.15300",
+    year=2024,
+    code_licence="CC BY-NC-ND 4.0",
+    tasks=("classifies", "localises"),
+    check={"options": {"backbone": "resnet18"}},
+)
+
+MSFLOW_RESNET18 = MSFLOW.variant(
+    "msflow-resnet18",
+    summary="MSFlow on ResNet-18 and smaller pictures: small and fast",
+    model={"backbone": "resnet18"},
+    train={"img_size": 256},
+)

@@ -3,6 +3,7 @@
 | module         | holds                                                                |
 |----------------|----------------------------------------------------------------------|
 | `backbones`    | pretrained networks of timm, up to the layers that are used          |
+| `blocks`       | EfficientNets and MobileNets, of which any block can be used         |
 | `components`   | principal components                                                 |
 | `filter_bank`  | the backbone that needs no weights                                   |
 | `maps`         | from a coarse anomaly map to one in the input's resolution, smoothed |
@@ -24,7 +25,13 @@ from ad.core.networks.components import (
     principal_components,
 )
 from ad.core.networks.filter_bank import FilterBank
-from ad.core.networks.maps import GaussianBlur, Sigma, SigmaOrNone, upsample
+from ad.core.networks.maps import (
+    GaussianBlur,
+    Sigma,
+    SigmaOrNone,
+    cells_looked_at,
+    upsample,
+)
 from ad.core.networks.normalize import IMAGENET_MEAN, IMAGENET_STD, ImagenetNorm
 from ad.core.networks.patches import ConcatenatedPatches, PooledPatches
 from ad.core.networks.residual import RESNETS, ResidualBlock, ResidualDecoder, halving
@@ -55,6 +62,7 @@ __all__ = [
     "Sigma",
     "SigmaOrNone",
     "SubspaceDetector",
+    "cells_looked_at",
     "file_in_weights_folder",
     "fitting_weights",
     "fresh_network",

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ad.core.errors import SettingError
@@ -36,6 +38,27 @@ def upsample(anomaly_map: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(anomaly_map[:, None], size=size, mode="bilinear", align_corners=False)[
         :, 0
     ]
+
+
+def cells_looked_at(looked_at: NDArray[np.bool_], grid: tuple[int, int], *, reach: int) -> Tensor:
+    """Which cells of a coarse map have a say in the pixels of a region.
+
+    A cell reaches the pixels within it, those up to the middles of its neighbours, which lie
+    between the two, and as far beyond as the map is smoothed.
+
+    Args:
+        looked_at: ``[H, W]``: the region, in the input's pixels.
+        grid: Height and width of the map, in cells; as many as pixels or fewer.
+        reach: How far smoothing reaches, in pixels.
+
+    Returns:
+        ``[h, w]``, bool, on the CPU.
+    """
+    near = torch.from_numpy(np.array(looked_at, dtype=np.float32))[None]
+    for axis in (1, 2):  # the largest within reach, one axis after the other
+        near = F.max_pool1d(near.transpose(axis, 2), 2 * reach + 1, 1, reach).transpose(axis, 2)
+    cells = F.adaptive_max_pool2d(near, grid)
+    return F.max_pool2d(cells, 3, 1, 1)[0] > 0
 
 
 @final

@@ -10,7 +10,8 @@ import torch
 
 from ad.core.data.levels import WHITE_LEVELS
 from ad.core.errors import ModelFileError, SettingError
-from ad.core.framing import Framing
+from ad.core.framing import Framing, Region
+from ad.core.saved.files import ROI, saved_roi
 from ad.core.thresholds.calibrate import Calibration
 from ad.core.trainer import Precision
 
@@ -79,6 +80,9 @@ class ModelConfig:
             "options": dict,
             "img_size": (int, list),
             "fit": str,
+            "resize": (int, list, type(None)),
+            "crop": (list, type(None)),
+            "roi": (str, type(None)),
             "normalize": bool,
             "precision": str,
             "categories": list,
@@ -87,7 +91,8 @@ class ModelConfig:
             "white_level": (int, type(None)),
         }
         # What was not recorded at first.
-        values = {"fit": "stretch", "calibrated_on": None, "white_level": None, **values}
+        at_first = {"fit": "stretch", "resize": None, "crop": None, "roi": None}
+        values = {**at_first, "calibrated_on": None, "white_level": None, **values}
         wrong = set(values) ^ set(kinds) or {
             key
             for key, kind in kinds.items()
@@ -114,7 +119,7 @@ class ModelConfig:
             )
             raise ModelFileError(msg)
         calibration = values["calibration"]
-        framing = Framing.from_json(values)
+        framing = Framing.from_json(values, _region(values["roi"], folder))
         rest = {key: value for key, value in values.items() if key not in framing.to_json()}
         return cls(
             framing=framing,
@@ -127,6 +132,31 @@ class ModelConfig:
                 "calibrated_on": None if where is None else Conditions(**where),
             },
         )
+
+
+def _region(sha256: str | None, folder: Path) -> Region | None:
+    """The region of a saved model that has one.
+
+    Raises:
+        ModelFileError: If its file is not the one that the configuration speaks of.
+    """
+    if sha256 is None:
+        return None
+    try:
+        region = Region.read(saved_roi(folder))
+    except SettingError as error:  # nobody who loads a model has set anything
+        msg = (
+            f"The region of interest of the saved model `{folder}` cannot be used: {error} It was "
+            "changed; take it from the original again."
+        )
+        raise ModelFileError(msg) from error
+    if region.sha256 != sha256:
+        msg = (
+            f"`{folder / ROI}` is not the region of interest that the configuration speaks of. It "
+            "was changed; take it from the original again."
+        )
+        raise ModelFileError(msg)
+    return region
 
 
 def chosen_by_hand(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ad.core.data.batches import PictureSet, Source, to_device
 from ad.core.detector import Detector
 from ad.core.errors import SettingError
+from ad.core.framing import Framing
 from ad.core.predict.config import ModelConfig
 from ad.core.predict.sources import Inputs, find_sources
 from ad.core.progress import SILENT, Progress
@@ -32,7 +33,8 @@ class Finding:
     anomalous: bool | None = None
     """The verdict; None without calibration."""
     map: NDArray[np.float32] | None = None
-    """``[H, W]``: score per pixel at the detector's input size; None if it cannot localise."""
+    """``[H, W]``: score per pixel at the detector's input size, NaN outside the region of interest
+    if it has one; None if it cannot localise. `Framing.back` brings it to the picture's pixels."""
     outline: NDArray[np.float32] | None = None
     """As ``map``: above 0 where a test of the detector's own finds something; None where it has
     none or was not asked."""
@@ -131,15 +133,27 @@ class LoadedDetector:
             pictures: ``[B, H, W, 3]``, uint8, at the detector's size; ``B`` may be 0.
 
         Returns:
-            Scores ``[B]`` and maps ``[B, H, W]``, or None for maps if it cannot localise.
+            Scores ``[B]`` and maps ``[B, H, W]``, or None for maps if it cannot localise. With a
+            region of interest a score is the largest of the map inside it, and the map is NaN
+            outside.
+
+        Raises:
+            SettingError: If there is a region of interest and it cannot localise.
         """
         if len(pictures) == 0:
             empty = np.zeros((0, *self.config.framing.size), dtype=np.float32)
             return empty[:, 0, 0], empty if self.detector.localises else None
         with torch.inference_mode():
             prediction = self.detector(to_device(pictures, self.device))
-        scores = prediction.score.float().cpu().numpy()
-        return scores, None if prediction.map is None else prediction.map.float().cpu().numpy()
+        looked_at = self.config.framing.looked_at
+        if prediction.map is None:
+            check_localises(self.detector, self.config.framing, self.config.model)
+            return prediction.score.float().cpu().numpy(), None
+        maps = prediction.map.float().cpu().numpy()
+        if looked_at is None:
+            return prediction.score.float().cpu().numpy(), maps
+        maps = np.where(looked_at, maps, np.float32(np.nan))
+        return maps[:, looked_at].max(axis=1), maps
 
     def outline(self, pictures: torch.Tensor) -> NDArray[np.float32] | None:
         """Ask for the detector's own outline; see `Detector.outline`.
@@ -155,8 +169,9 @@ class LoadedDetector:
         if len(pictures) == 0:
             return np.zeros((0, *self.config.framing.size), dtype=np.float32)
         with torch.inference_mode():
-            outline = self.detector.outline(to_device(pictures, self.device))
-        return outline.float().cpu().numpy()
+            outline = self.detector.outline(to_device(pictures, self.device)).float().cpu().numpy()
+        looked_at = self.config.framing.looked_at
+        return outline if looked_at is None else np.where(looked_at, outline, np.float32(0))
 
     def _finding(
         self,
@@ -174,6 +189,21 @@ class LoadedDetector:
             map=map_,
             outline=outline,
         )
+
+
+def check_localises(detector: Detector, framing: Framing, name: str) -> None:
+    """Check that a detector has maps, if only a region of them counts.
+
+    Raises:
+        SettingError: If it has none.
+    """
+    if framing.region is not None and not detector.localises:
+        msg = (
+            f"`{name}` judges pictures as a whole and has no map, so it cannot leave out what is "
+            "outside a region of interest (`roi`). Leave `roi` out and cut pictures by a rectangle "
+            "(`crop`), or take a model that localises: see `ad models`."
+        )
+        raise SettingError(msg)
 
 
 def _path(source: Source) -> Path | None:

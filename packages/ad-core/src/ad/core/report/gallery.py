@@ -19,9 +19,10 @@ from PIL import Image
 
 from ad.core.data.batches import Batch
 from ad.core.data.opening import WidthHeight
-from ad.core.data.pictures import read_mask
 from ad.core.data.samples import Sample
+from ad.core.framing import Framing, Size
 from ad.core.predict import LoadedDetector
+from ad.core.report.heatmaps import heat_of
 from ad.core.thresholds.calibrate import Calibration
 
 HARDEST, EASIEST = 80, 15
@@ -60,7 +61,8 @@ class Gallery:
     Args:
         samples: The test samples.
         calibration: What makes maps comparable; None lets each have its own range.
-        detector: Asked for its own outline of what is shown; None shows none.
+        detector: Says how it sees pictures, and is asked for its own outline of what is shown;
+            None sees all of a picture, stretched, and has no outline.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Gallery:
         self.samples = samples
         self.calibration = calibration
         self.detector = detector
+        self.framing = None if detector is None else detector.config.framing
         self._kept: dict[int, Shown] = {}
         self._hardest = (_Shelf(HARDEST), _Shelf(HARDEST))
         self._easiest = (_Shelf(EASIEST), _Shelf(EASIEST))
@@ -126,6 +129,17 @@ class Gallery:
         """Whether what was kept has maps."""
         return any(shown.heat is not None for shown in self._kept.values())
 
+    @property
+    def region(self) -> bytes | None:
+        """The region of interest as WebP, white where it is looked at; None without one."""
+        region = None if self.framing is None else self.framing.region
+        if region is None:
+            return None
+        image = Image.fromarray(region.inside.astype(np.uint8) * 255)
+        if max(image.size) > _SIDE:
+            image = image.resize(_within(image.size, _SIDE), Image.Resampling.NEAREST)
+        return _bytes(image, lossless=True)
+
     def mask(self, shown: Shown) -> bytes | None:
         """A kept picture's mask as WebP, white where defective; None if it has none.
 
@@ -136,8 +150,8 @@ class Gallery:
         if not sample.masks:
             return None
         width, height = _within(Image.open(io.BytesIO(shown.picture)).size, _SIDE)
-        masks = [read_mask(mask, sample.path, (height, width)) for mask in sample.masks]
-        union = np.any(masks, axis=0)
+        framing = self.framing or Framing(size=Size(height, width))
+        union = framing.at((height, width)).truth(sample)
         return _bytes(Image.fromarray(union.astype(np.uint8) * 255), lossless=True)
 
     def _shelves(self, index: int, score: float) -> list[tuple[_Shelf, float]]:
@@ -164,11 +178,7 @@ class Gallery:
         return any(index in shelf for shelf, _ in self._shelves(index, score))
 
     def _heat(self, map_: NDArray[np.float32]) -> bytes:
-        if self.calibration is not None and self.calibration.pixel_threshold is not None:
-            heat: NDArray[np.floating[Any]] = self.calibration.normalize_map(map_)
-        else:
-            low, high = map_.min(), map_.max()
-            heat = (map_ - low) / max(high - low, np.finfo(np.float32).tiny)
+        heat = np.nan_to_num(heat_of(map_, self.calibration))  # no heat where nothing is looked at
         return _webp(np.rint(heat * 255).astype(np.uint8), _MAP_SIDE, _MAP_QUALITY)
 
 

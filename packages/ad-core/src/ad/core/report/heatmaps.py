@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ad.core.thresholds.calibrate import Calibration
+
 # From "nothing" over yellow to red; alpha too, so that what is normal stays visible.
 _STOPS = np.array([0.0, 0.35, 0.5, 0.75, 1.0])
 _COLOURS = np.array(
@@ -16,6 +18,27 @@ SECOND = (0, 90, 255)
 """Colour of the second outline: red, green, blue."""
 _GAP = 8
 _SHORT_SIDE, _LONG_SIDE = 256, 1024  # of the picture on the sheet, in pixels
+
+
+def heat_of(map_: NDArray[np.float32], calibration: Calibration | None) -> NDArray[np.float32]:
+    """What is shown of a map: from 0 to 1.
+
+    Args:
+        map_: ``[H, W]``; NaN where nothing is looked at.
+        calibration: With a pixel threshold, that is 0.5; otherwise the map has its own range.
+
+    Returns:
+        ``[H, W]``; NaN where the map is.
+    """
+    seen = ~np.isnan(map_)
+    heat = np.full(map_.shape, np.nan, dtype=np.float32)
+    values = map_[seen]
+    if calibration is not None and calibration.pixel_threshold is not None:
+        heat[seen] = calibration.normalize_map(values)
+    elif values.size:
+        low, high = values.min(), values.max()
+        heat[seen] = (values - low) / max(high - low, np.finfo(np.float32).tiny)
+    return heat
 
 
 def overlay(
@@ -30,10 +53,10 @@ def overlay(
 
     Args:
         picture: ``[H, W, 3]``, RGB.
-        heat: ``[h, w]`` in [0, 1]; 0.5 is the pixel threshold.
+        heat: ``[h, w]`` in [0, 1]; 0.5 is the pixel threshold. NaN is left as it is.
         label: One line of text under the pictures: score and verdict.
         outline: Whether to outline where the threshold is passed.
-        second: ``[h, w]``: what to outline in blue, where it is above 0.
+        second: ``[h, w]``: what to outline in blue, where it is above 0; NaN is outside.
 
     Returns:
         The picture on the left, the same under the heat map on the right, the label below.
@@ -44,14 +67,16 @@ def overlay(
     scale = min(scale, _LONG_SIDE / max(plain.size))
     size = (max(1, round(plain.width * scale)), max(1, round(plain.height * scale)))
     plain = plain.resize(size, Image.Resampling.BICUBIC)
-    smooth = _resized(heat, size)
+    # What is not looked at is cold, however hot it is beside it.
+    looked_at = np.asarray(Image.fromarray(~np.isnan(heat)).resize(size, Image.Resampling.NEAREST))
+    smooth = np.where(looked_at, _resized(np.nan_to_num(heat), size), np.float32(0))
     shade = _table().astype(np.float32)[np.rint(smooth.clip(0, 1) * 255).astype(np.uint8)]
     colour, alpha = shade[..., :3], shade[..., 3:]
     mixed = np.asarray(plain) * (1 - alpha) + colour * alpha
     if outline:
         mixed[_rim(smooth >= 0.5)] = (255, 0, 60)
     if second is not None:
-        mixed[_rim(_resized(second, size) > 0)] = SECOND
+        mixed[_rim(_resized(np.nan_to_num(second), size) > 0)] = SECOND
 
     text_height = 22
     sheet = Image.new("RGB", (2 * size[0] + _GAP, size[1] + text_height), "white")

@@ -116,6 +116,7 @@ def write_run_report(
         **_tested(samples, evaluation),
         "gallery": [_picture(gallery, shown) for shown in gallery.shown],
         "facts": _facts(record, config),
+        "roi": None if gallery.region is None else data_uri(gallery.region),
         "command": record["command"],
         "times": None if times is None else [list(time) for time in times],
     }
@@ -337,9 +338,14 @@ def _read_as(record: Mapping[str, Any]) -> dict[str, str]:
 
 def with_size_in_words(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a ``run.json`` with what is height and width in ``img_size`` said."""
-    img_size = settings["img_size"]
-    words = str(size_of(img_size)) if isinstance(img_size, list | tuple) else img_size
-    return {**settings, "img_size": words}
+    words = {
+        name: str(size_of(side)) if isinstance(side, list | tuple) else side
+        for name in ("img_size", "resize")
+        if (side := settings.get(name)) is not None
+    }
+    crop = settings.get("crop")
+    said = {} if crop is None else {"crop": "x {}, y {}, {} x {} pixels".format(*crop)}
+    return {**settings, **words, **said}
 
 
 def as_text(value: object) -> str:

@@ -440,6 +440,11 @@ function showMade() {
   }
   at("facts").append(...data.facts.map(({ title, facts }) =>
     make("div", {}, make("h3", {}, title), make("dl", { class: "facts" }, ...pairs(facts)))));
+  if (data.roi) {
+    at("facts").append(make("div", {}, make("h3", {}, "Region of interest"),
+      make("p", { class: "small" }, "White is looked at, black is not."),
+      make("img", { src: data.roi, alt: "White where pictures are looked at, black where they are not" })));
+  }
 }
 
 function showNext() {
