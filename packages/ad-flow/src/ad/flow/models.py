@@ -124,7 +124,7 @@ CSFLOW = ModelSpec(
             "backbone": "mobilenetv2_050",
             "layer": "blocks.2",
             "hidden": 32,
-            "n_coupling_blocks": 2,
+            "lr": 0.01,
         }
     },
 )
