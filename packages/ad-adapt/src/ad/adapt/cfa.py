@@ -235,6 +235,7 @@ class CfaTrainer(GradientTrainer):
             raise SettingError(msg)
         self.detector.centroids = centroids
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # searching twice would be slower
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """How far patches are from their spheres, and in others; see `GradientTrainer.losses`."""
         with torch.autocast(batch.images.device.type, enabled=False):
@@ -247,7 +248,6 @@ class CfaTrainer(GradientTrainer):
                 "repulsion": (within - far - self.alpha).relu().mean() / self.nu,
             }
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what was found is kept between two runs of the same code
     def _distances(self, maps: Sequence[Tensor]) -> Tensor:
         """Squared distances of one picture's patches to their nearest centroids.
 
