@@ -137,7 +137,7 @@ def test_the_nearest_are_looked_for_once_a_picture_and_descriptions_are_of_one_a
 
 
 def test_terms_can_be_minimised_one_by_one():
-    one = prepared({"radius": 5.0})
+    one = prepared({"radius": 1.3})
     losses = one.losses(batch_of(one, noise(2, 3, SIZE, SIZE)))
     weight = one.detector.descriptor.mix.weight
     first = torch.autograd.grad(losses["attraction"], weight, retain_graph=True)[0]
