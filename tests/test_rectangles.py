@@ -27,6 +27,7 @@ def build(name, size, **options):
         ("ganomaly", (64, 96), "Near 64x96 are 64 and 128"),
         ("efficientad-small", (63, 128), "at least 64 pixels, .* Got 63x128"),
         ("stfpm-resnet18", (16, 16), "must be above 16, .*; got 16"),
+        ("dinomaly-small-224", (224, 300), "224x288` or `--img-size 224x304`"),
     ],
 )
 def test_a_size_that_a_model_cannot_take_is_refused_with_what_it_takes(name, size, words):

@@ -318,7 +318,8 @@ def _downloaded_before(name: str) -> Path | None:
     hub = timm.get_pretrained_cfg(name)
     if hub is None or not hub.hf_hub_id:
         return None
-    repository = f"{hub.hf_hub_id}{name}" if hub.hf_hub_id.endswith("/") else hub.hf_hub_id
+    tagged = name if "." in name else f"{name}.{hub.tag}"  # the one that timm takes for it
+    repository = f"{hub.hf_hub_id}{tagged}" if hub.hf_hub_id.endswith("/") else hub.hf_hub_id
     found = try_to_load_from_cache(repository, "model.safetensors")
     return Path(found) if isinstance(found, str) else None
 
