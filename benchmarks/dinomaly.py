@@ -108,8 +108,8 @@ def main() -> None:
                    "ratio": median["plain, fp32"] / each,
                    "relative_gap_of_features": gaps[case]}  # fmt: skip
             rows.append(row)
-            print(f"{options.name} batch {batch_size}  {case:12} {each * 1000:8.1f} ms a picture"
-                  f"  {row['ratio']:4.2f}x  features within {gaps[case]:.0e}", flush=True)  # fmt: skip
+            print(f"batch {batch_size}  {case:12} {each * 1000:8.1f} ms a picture"
+                  f"  {row['ratio']:4.2f}x  features within {gaps[case]:.0e}")  # fmt: skip
     if options.output:
         record("dinomaly", rows, options.output)
 
