@@ -169,9 +169,10 @@ class FeatureExtractor(nn.Module):
         x = self.normalize(images)
         with in_precision(self.precision, x.device):
             features = look(x)
-        # Sums with weights that stay fp32 are fp32 again, as in a transformer's blocks.
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        return [feature.to(dtype) for feature in features]
+        if self.has_tokens and self.precision == "bf16":
+            # A transformer adds to sums that its weights, which stay fp32, make fp32 again.
+            return [feature.bfloat16() for feature in features]
+        return features
 
 
 def fresh_network(backbone: str, layers: Sequence[str], *, seed: int) -> nn.Module:
