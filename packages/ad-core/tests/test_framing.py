@@ -222,7 +222,7 @@ def test_a_model_of_before_there_was_a_fit_scores_the_same(mean_picture, toy_roo
     [
         *({"img_size": size} for size in ([32], [32, 48, 3], [0, 48], [32, 4097], [32, True])),
         *({"img_size": size} for size in ([32, 48.0], [], 0, 4097, {"height": 32}, None)),
-        *({"fit": fit} for fit in ("pad", "", None, 1, ["stretch"])),
+        *({"fit": fit} for fit in ("zoom", "", None, 1, ["stretch"])),
     ],
 )
 def test_a_saved_framing_that_cannot_be_is_refused(wide, changes):
@@ -262,18 +262,6 @@ def test_a_thin_defect_keeps_its_place_in_a_rectangle(tmp_path):
     Image.fromarray(np.zeros_like(mask)).save(tmp_path / "p.png")
     found = read_mask(tmp_path / "m.png", tmp_path / "p.png", (6, 24))
     assert np.argwhere(found).tolist() == [[44 * 6 // 60, 101 * 24 // 120]]
-
-
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_a_reduced_jpeg_is_never_below_twice_the_size_whichever_way_it_is_turned(
-    tmp_path, orientation
-):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored = np.zeros((800, 1600) if orientation == 1 else (1600, 800), np.uint8)
-    Image.fromarray(stored).save(tmp_path / "a.jpg", exif=exif)
-    height, width, _ = read_picture(tmp_path / "a.jpg", size=(100, 400)).shape
-    assert (height, width) == (400, 800)
 
 
 @pytest.mark.parametrize("ram_budget", [2**20, 0])

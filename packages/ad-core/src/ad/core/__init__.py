@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ad.core.data.batches import to_device as to_device
     from ad.core.data.learning import LearningBatch as LearningBatch
     from ad.core.data.learning import LearningData as LearningData
+    from ad.core.data.learning import Truth as Truth
     from ad.core.data.learning import stream as stream
     from ad.core.data.pictures import read_picture as read_picture
     from ad.core.data.pictures import resize as resize
@@ -126,6 +127,7 @@ _HOMES = {
     "JsonOption": "cli.options",
     "Layers": "options",
     "LearningBatch": "data.learning",
+    "Truth": "data.learning",
     "LearningData": "data.learning",
     "LearningRate": "options",
     "LoadedDetector": "predict",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
@@ -15,7 +16,17 @@ from pydantic_core import PydanticCustomError
 
 from ad.core.data.pictures import Sides
 from ad.core.errors import SettingError, listed, nearest
-from ad.core.framing import LEAST_OF_RUN, Framing, size_of, wrong_size
+from ad.core.framing import (
+    LEAST_OF_RUN,
+    Crop,
+    Fit,
+    Framing,
+    Region,
+    size_of,
+    wrong_crop,
+    wrong_fit,
+    wrong_size,
+)
 from ad.core.options import (
     BatchSize,
     PathName,
@@ -41,6 +52,20 @@ def _img_size(value: Any) -> Sides:  # noqa: ANN401 - whatever was given
     return size_of(value).plain
 
 
+def _resize(value: Any) -> Sides | None:  # noqa: ANN401 - whatever was given
+    return None if value is None else _img_size(value)
+
+
+def _crop(value: Any) -> tuple[int, int, int, int] | None:  # noqa: ANN401 - whatever was given
+    if value is None:
+        return None
+    if reason := wrong_crop(value):
+        kind = "crop"
+        raise PydanticCustomError(kind, reason)
+    x, y, width, height = value
+    return x, y, width, height
+
+
 class RunSettings(BaseModel):
     """One run, resolved: everything that is needed to repeat it, and nothing that varies by it."""
 
@@ -64,6 +89,14 @@ class RunSettings(BaseModel):
     """Pictures in a training batch."""
     img_size: Annotated[Sides, PlainValidator(_img_size)]
     """Height and width of the pictures in pixels; one number for a square."""
+    fit: Fit = "stretch"
+    """How a picture of another shape gets that size."""
+    resize: Annotated[Sides | None, PlainValidator(_resize)] = None
+    """What a picture is stretched to before its middle is cut out, for `fit` ``crop``."""
+    crop: Annotated[tuple[int, int, int, int] | None, PlainValidator(_crop)] = None
+    """Rectangle of a picture that is looked at: x, y, width, height in pixels; None for all."""
+    roi: PathName | None = None
+    """File of the region of interest; None for none."""
     normalize: bool
     """ImageNet normalisation, inside the detector."""
     options: dict[str, Any]
@@ -87,10 +120,21 @@ class RunSettings(BaseModel):
     compile: bool = False
     """Whether the computation of losses is compiled."""
 
-    @property
     def framing(self) -> Framing:
-        """How a picture becomes what the detector sees."""
-        return Framing(size=size_of(self.img_size))
+        """How a picture becomes what the detector sees; reads the region of interest.
+
+        Raises:
+            SettingError: If the region cannot be used.
+        """
+        framing = Framing(
+            size=size_of(self.img_size),
+            fit=self.fit,
+            resize=None if self.resize is None else size_of(self.resize),
+            crop=None if self.crop is None else Crop(*self.crop),
+            region=None if self.roi is None else Region.read(Path(self.roi)),
+        )
+        framing.check_region()
+        return framing
 
 
 def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: Any) -> RunSettings:  # noqa: ANN401 - checked below
@@ -121,9 +165,13 @@ def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: Any) -> RunSe
     values: dict[str, Any] = {**schedule, "data_root": None, **chosen, "model": spec.name}
     values["options"] = resolve_options(spec, trainer, options)
     try:
-        return RunSettings(**values)
+        settings = RunSettings(**values)
     except ValidationError as error:
         raise SettingError(_explain(error)) from error
+    resize = None if settings.resize is None else size_of(settings.resize)
+    if reason := wrong_fit(settings.fit, size_of(settings.img_size), resize):
+        raise SettingError(reason)
+    return settings
 
 
 def resolve_options(

@@ -9,10 +9,12 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ad.core.detector import mark_trained
 from ad.core.framing import Size, size_of
@@ -55,6 +57,10 @@ class Setup:
     """Precision of frozen networks; statistics and distances are always fp32."""
     progress: Progress = SILENT
     """Where long work is shown."""
+    looked_at: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
+    """``[H, W]``: pixels of the pictures that count, where there is a region of interest; None for
+    all. A trainer that keeps cells of its own may leave out those that no such pixel hears of, see
+    `ad.core.networks.cells_looked_at`; whoever scores cares for the rest."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "img_size", size_of(self.img_size))
@@ -163,6 +169,15 @@ class GradientTrainer(Trainer):
             return self.setup.num_steps
         return self.setup.num_epochs * math.ceil(num_images / self.setup.batch_size)
 
+    def num_updates(self) -> int:
+        """How many updates each batch gives, one after another; 1 by default.
+
+        For what learns from a batch in parts, such as from some thousand positions at a time:
+        `losses` is asked for each part in turn, which `LearningBatch.update` tells, and may then
+        name other terms for other parts. It must be the same for all batches, small ones, too.
+        """
+        return 1
+
     def frozen(self, images: Tensor) -> Sequence[Tensor]:
         """What frozen networks say of pictures that are not augmented; nothing by default.
 
@@ -196,7 +211,7 @@ class GradientTrainer(Trainer):
 
     @abc.abstractmethod
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
-        """Compute the loss terms of one batch.
+        """Compute the loss terms of one update: of one batch, or a part of it.
 
         Called in autocast where the run's precision is bf16: compute the terms themselves in
         float32.

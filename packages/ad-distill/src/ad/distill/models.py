@@ -18,6 +18,7 @@ STFPM = ModelSpec(
     year=2021,
     code_licence="GPL-3.0",
     tasks=("classifies", "localises"),
+    check={"options": {"backbone": "resnet18"}},
 )
 
 STFPM_RESNET18 = STFPM.variant(
@@ -39,6 +40,7 @@ FRE = ModelSpec(
     year=2023,
     code_licence="MIT",
     tasks=("classifies", "localises"),
+    check={"options": {"backbone": "resnet18"}},
 )
 
 FRE_RESNET18 = FRE.variant(
@@ -59,8 +61,7 @@ REVERSE_DISTILLATION = ModelSpec(
     year=2022,
     code_licence="MIT",
     tasks=("classifies", "localises"),
-    # On pictures of 64 pixels it takes all 20 epochs to see a defect, and over a minute.
-    check={"img_size": 96},
+    check={"options": {"backbone": "resnet18"}},
 )
 
 REVERSE_DISTILLATION_RESNET18 = REVERSE_DISTILLATION.variant(
@@ -89,6 +90,7 @@ EFFICIENTAD_MEDIUM = EFFICIENTAD_SMALL.variant(
     "efficientad-medium",
     summary="EfficientAD with wider networks: better, at three times the cost",
     model={"model_size": "medium"},
+    check={"options": {"model_size": "small"}},
     aliases=("efficientad",),
 )
 

@@ -6,6 +6,79 @@ the trainer's signature.
 
 from ad.core import ModelSpec
 
+# Random features say little: one fine layer and louder noise make learning quick enough to check.
+_QUICK_SUPERSIMPLENET = {
+    "num_epochs": 7,
+    "options": {
+        "backbone": "resnet18",
+        "layers": ("layer1",),
+        "noise_std": 0.1,
+        "lr": 0.005,
+        "adaptor_lr": 0.002,
+    },
+}
+
+_QUICK_UNINET = {"options": {"student": "resnet18", "teacher": "resnet18"}}
+
+SUPERSIMPLENET = ModelSpec(
+    name="supersimplenet",
+    trainer="ad.foundation.supersimplenet:SupersimplenetTrainer",
+    model={"backbone": "wide_resnet50_2", "layers": ("layer2", "layer3"), "supervised": False},
+    train={"num_epochs": 50, "batch_size": 16, "img_size": 256, "normalize": True},
+    paper_budget={"num_epochs": 300, "batch_size": 32},
+    summary="two small heads that find noise laid over a pretrained network's features",
+    paper="SuperSimpleNet: Unifying Unsupervised and Supervised Learning for Fast and Reliable "
+    "Surface Defect Detection, ICPR 2024",
+    url="https://arxiv.org/abs/2408.03143",
+    year=2024,
+    code_licence="MIT",
+    tasks=("classifies", "localises"),
+    check=_QUICK_SUPERSIMPLENET,
+)
+
+SUPERSIMPLENET_SUPERVISED = SUPERSIMPLENET.variant(
+    "supersimplenet-supervised",
+    summary="SuperSimpleNet that learns from labelled defects, too",
+    model={"supervised": True, "classify_adapted": False, "threshold": 0.6},
+    paper="No Label Left Behind: A Unified Surface Defect Detection Model for all Supervision "
+    "Regimes, JIMS 2025",
+    url="https://arxiv.org/abs/2508.19060",
+    year=2025,
+    tasks=("classifies", "localises", "supervised"),
+    extra_data=("labelled defective pictures",),
+    check=_QUICK_SUPERSIMPLENET,
+)
+
+SUPERSIMPLENET_RESNET18 = SUPERSIMPLENET.variant(
+    "supersimplenet-resnet18",
+    summary="SuperSimpleNet on ResNet-18: small and fast",
+    model={"backbone": "resnet18"},
+    check=_QUICK_SUPERSIMPLENET,
+)
+
+UNINET = ModelSpec(
+    name="uninet",
+    trainer="ad.foundation.uninet.trainer:UninetTrainer",
+    model={"student": "wide_resnet50_2", "teacher": "wide_resnet50_2", "temperature": 0.4},
+    train={"num_epochs": 20, "batch_size": 4, "img_size": 256, "normalize": True},
+    paper_budget={"num_epochs": 100, "batch_size": 8, "options": {"temperature": 2.0}},
+    summary="a student that rebuilds two teachers' features, of which one adapts to the product",
+    paper="UniNet: A Contrastive Learning-guided Unified Framework with Feature Selection for "
+    "Anomaly Detection, CVPR 2025",
+    url="https://github.com/pangdatangtt/UniNet",
+    year=2025,
+    code_licence="MIT",
+    tasks=("classifies", "localises", "supervised"),
+    check=_QUICK_UNINET,
+)
+
+UNINET_RESNET18 = UNINET.variant(
+    "uninet-resnet18",
+    summary="UniNet on ResNet-18: small and fast",
+    model={"student": "resnet18", "teacher": "resnet18"},
+    check=_QUICK_UNINET,
+)
+
 
 def _dinomaly(encoder: str, img_size: int, num_epochs: int, batch_size: int) -> ModelSpec:
     return ModelSpec(

@@ -23,6 +23,7 @@ PADIM = ModelSpec(
     year=2020,
     code_licence="no official code",
     tasks=("classifies", "localises"),
+    check={"options": {"backbone": "resnet18", "n_features": 100}},
 )
 
 PADIM_RESNET18 = PADIM.variant(
@@ -53,6 +54,7 @@ PATCHCORE = ModelSpec(
     year=2022,
     code_licence="Apache-2.0",
     tasks=("classifies", "localises", "few-shot"),
+    check={"options": {"backbone": "resnet18"}},
 )
 
 PATCHCORE_RESNET18 = PATCHCORE.variant(

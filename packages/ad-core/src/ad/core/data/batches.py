@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,11 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ad.core.data.opening import Encoded, said
 from ad.core.data.pictures import Sides, height_and_width, read_picture, resize, rgb_array
 from ad.core.errors import OutputError, PictureError
 
-Source = Path | NDArray[Any]
-"""A picture's file, or an array as `ad.core.data.pictures.rgb_array` takes it."""
+Source = Encoded | NDArray[Any]
+"""A picture as `ad.core.data.pictures.read_picture` or `rgb_array` there takes it."""
+
+View = Callable[[NDArray[np.uint8], str], Tensor]
+"""From a decoded picture ``[H, W, 3]`` and its name, for an error, to what is seen of it
+``[h, w, 3]``, uint8."""
 
 RAM_BUDGET = 2 * 2**30
 """Bytes of decoded pictures that are cached in memory; more go to a temporary file."""
@@ -45,12 +49,14 @@ class PictureSet:
     """Pictures at one size, read in batches.
 
     Args:
-        sources: Files or arrays.
+        sources: Files, images or arrays.
         size: Of the pictures.
         cache: Keep decoded pictures for further passes: each is decoded once.
         ram_budget: Bytes to keep in memory; a larger cache is a temporary file on disk.
         white: The value that is white in pictures of more than 8 bits; see
             `ad.core.data.pictures.read_picture`.
+        view: What is seen of a picture, at that size; a file is then decoded whole. None for all
+            of it, stretched.
     """
 
     def __init__(
@@ -61,10 +67,12 @@ class PictureSet:
         cache: bool = False,
         ram_budget: int = RAM_BUDGET,
         white: int | None = None,
+        view: View | None = None,
     ) -> None:
         self.sources = sources
         self.size = height_and_width(size)
         self.white = white
+        self.view = view
         self._cached = np.zeros(len(sources), dtype=bool) if cache else None
         self._cache = _storage((len(sources), *self.size, 3), ram_budget) if cache else None
 
@@ -109,11 +117,11 @@ class PictureSet:
         if self._cached is not None and self._cache is not None and self._cached[index]:
             return torch.from_numpy(np.array(self._cache[index]))
         source = self.sources[index]
-        if isinstance(source, Path):
-            pixels = read_picture(source, size=self.size, white=self.white)
+        if isinstance(source, np.ndarray):
+            pixels, name = rgb_array(source, white=self.white), "The array"
         else:
-            pixels = rgb_array(source, white=self.white)
-        picture = resize(pixels, self.size)
+            pixels, name = read_picture(source, white=self.white), said("picture", source)
+        picture = resize(pixels, self.size) if self.view is None else self.view(pixels, name)
         if self._cached is not None and self._cache is not None:
             self._cache[index] = picture.numpy()
             self._cached[index] = True

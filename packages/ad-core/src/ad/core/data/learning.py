@@ -30,6 +30,20 @@ def stream(*key: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """What is known of some pictures to learn from, good and defective."""
+
+    labels: Tensor
+    """``[B]``, float32: 1 if a picture is defective, 0 if it is good."""
+    masks: Tensor
+    """``[B, H, W]``, float32: 1 where a picture is defective, 0 elsewhere and where that is not
+    known."""
+    known: Tensor
+    """``[B]``, bool: whether it is known where: of good pictures, and of defective ones with masks
+    that mark something."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LearningBatch:
     """Some pictures to learn from."""
 
@@ -45,6 +59,10 @@ class LearningBatch:
     """Of the run."""
     step: int = 0
     """How many batches were learnt from before, where learning has phases."""
+    update: int = 0
+    """Which of the updates that it gives is meant; see `GradientTrainer.num_updates`."""
+    truth: Truth | None = None
+    """What is known of them; None if all are good and no others were asked for."""
 
     def generator(self, row: int) -> torch.Generator:
         """A fresh source of randomness for one picture: it depends on seed, epoch and picture.

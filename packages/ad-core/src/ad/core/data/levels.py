@@ -13,6 +13,7 @@ the PNG specification, values are scaled to all 16 bits whatever it says.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -24,8 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
-from ad.core.data.opening import opened
+from ad.core.data.opening import Encoded, opened, said
 from ad.core.errors import PictureError
 from ad.core.progress import SILENT, Progress
 
@@ -54,33 +56,34 @@ class WhiteLevel(NamedTuple):
     """What a user should know of it."""
 
 
-def depth_of(image: Image.Image, path: Path) -> Depth | None:
-    """What the header of a file says that was just opened and not decoded.
+def depth_of(image: Image.Image, file: Encoded) -> Depth | None:
+    """What the header of a picture says that was just opened and not decoded.
+
+    Args:
+        image: The open picture.
+        file: Where it comes from. If that is the image itself, decoded by the caller, its header is
+            read from its file once more, if that is still there.
 
     Returns:
         None if it has no more than 8 bits a channel, or floating point.
 
     Raises:
-        PictureError: If Pillow would decode it wrongly.
+        PictureError: If Pillow would decode it wrongly, or has kept only 8 of 16 bits.
     """
+    if isinstance(file, Image.Image):
+        return _depth_of_decoded(file)
     args = _args(image)
     white = None
-    if image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        bits = tags.get(_BITS_PER_SAMPLE, (1,))
-        if len(bits) > 1 and max(bits) > 8 and any(len(str(one[0])) == 1 for one in args):
+    if isinstance(image, TiffImageFile):
+        bits, white = _told_by_tags(image)
+        several = len(image.tag_v2.get(_BITS_PER_SAMPLE, (1,))) > 1
+        if several and bits > 8 and any(len(str(one[0])) == 1 for one in args):
             msg = (
-                f"`{path}` cannot be used: it keeps {max(bits)} bits a channel in planes, "
-                "uncompressed, which Pillow decodes wrongly. Save it with its channels "
+                f"{said('picture', file)} cannot be used: it keeps {bits} bits a channel in "
+                "planes, uncompressed, which Pillow decodes wrongly. Save it with its channels "
                 "interleaved, or with 8 bits a channel."
             )
             raise PictureError(msg)
-        for tag in _MAX_SAMPLE_VALUES:
-            told = np.unique(tags.get(tag, ()))
-            if told.size == 1 and told[0] in WHITE_LEVELS[:-1]:
-                white = int(told[0])
-        if 8 < max(bits) < 16:
-            white = 2 ** max(bits) - 1
     if image.format == "PPM" and image.mode in ("I", "RGB") and args and len(args[0]) == 2:
         most = args[0][1]
         # Pillow scales by the maximum: to 16 bits what is grey, to 8 what is in colour.
@@ -93,15 +96,48 @@ def depth_of(image: Image.Image, path: Path) -> Depth | None:
     return None if raw is None else Depth(white, raw)
 
 
-def deep_values(image: Image.Image, path: Path, depth: Depth) -> tuple[NDArray[Any], bool]:
+def _depth_of_decoded(image: Image.Image) -> Depth | None:
+    """What `depth_of` says of an image that Pillow has decoded, whose header may be gone."""
+    depth = None
+    name = getattr(image, "filename", "")
+    if name and Path(name).is_file():
+        with contextlib.suppress(PictureError), opened("picture", Path(name)) as again:
+            depth = depth_of(again, Path(name))
+    elif isinstance(image, TiffImageFile):
+        bits, white = _told_by_tags(image)
+        depth = Depth(white, None if image.mode[0] in "IF" or bits <= 8 else image.mode)
+    if image.mode.startswith("I"):
+        return Depth(None, None) if depth is None or depth.raw is not None else depth
+    if depth is not None and depth.raw is not None:
+        msg = (
+            f"{said('picture', image)} cannot be used: its file has 16 bits a channel, of which "
+            "Pillow keeps 8 once it has decoded them. Pass the file's path or its bytes, or the "
+            "image as `Image.open` gives it."
+        )
+        raise PictureError(msg)
+    return None
+
+
+def _told_by_tags(image: TiffImageFile) -> tuple[int, int | None]:
+    """The largest number of bits that a TIFF has in a channel, and what is white if it says so."""
+    bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))
+    white = None
+    for tag in _MAX_SAMPLE_VALUES:
+        told = np.unique(image.tag_v2.get(tag, ()))
+        if told.size == 1 and told[0] in WHITE_LEVELS[:-1]:
+            white = int(told[0])
+    return bits, 2**bits - 1 if 8 < bits < 16 else white
+
+
+def deep_values(image: Image.Image, file: Encoded, depth: Depth) -> tuple[NDArray[Any], bool]:
     """Decode a deep picture.
 
     Pillow gives the upper 8 of 16 bits of a colour. The lower ones come by decoding once more as
     if the bytes were in the other order.
 
     Args:
-        image: The open file.
-        path: Its path.
+        image: The open picture.
+        file: Where it comes from.
         depth: What `depth_of` said of it.
 
     Returns:
@@ -115,8 +151,8 @@ def deep_values(image: Image.Image, path: Path, depth: Depth) -> tuple[NDArray[A
         pixels = np.asarray(image)
         if pixels.min() < 0 or pixels.max() > _FULL:
             msg = (
-                f"The picture `{path}` cannot be used: its 32-bit values go beyond 16 bits; save "
-                "it with 8 or 16 bits a channel."
+                f"{said('picture', file)} cannot be used: its 32-bit values go beyond 16 bits; "
+                "save it with 8 or 16 bits a channel."
             )
             raise PictureError(msg)
         return pixels.astype(np.uint16), True
@@ -125,7 +161,7 @@ def deep_values(image: Image.Image, path: Path, depth: Depth) -> tuple[NDArray[A
     colours = upper.shape[-1] if image.mode == "CMYK" else 3
     if other is None:
         return upper[..., :colours], False
-    with opened("picture", path) as again:
+    with opened("picture", file) as again:
         assert isinstance(again, ImageFile.ImageFile)
         again.tile = [
             part._replace(args=(other, *args[1:]) if args[1:] else other)
@@ -199,12 +235,12 @@ def to_eight_bits(
     return (values >> (white.bit_length() - 8)).astype(np.uint8)
 
 
-def check_upper(most: int, path: Path, white: int | None) -> None:
+def check_upper(most: int, file: Encoded, white: int | None) -> None:
     """Check that the upper 8 of 16 bits are all that is needed of a picture.
 
     Args:
         most: The largest value of the upper bits, 0 to 255.
-        path: The picture.
+        file: The picture.
         white: One of `WHITE_LEVELS`; None if it is not known.
 
     Raises:
@@ -213,8 +249,8 @@ def check_upper(most: int, path: Path, white: int | None) -> None:
     if white == _FULL or (white is None and most > WHITE_LEVELS[-2] >> 8):
         return
     msg = (
-        f"`{path}` cannot be used: of its 16 bits a channel only the upper 8 can be read, which "
-        f"are at most {most} of 255, and it is not known that white needs all 16: it "
+        f"{said('picture', file)} cannot be used: of its 16 bits a channel only the upper 8 can be "
+        f"read, which are at most {most} of 255, and it is not known that white needs all 16: it "
         "would be dark or black. Save it with 8 bits a channel, or scaled to the full 16."
     )
     raise PictureError(msg)

@@ -1,4 +1,4 @@
-"""Opening a picture's file: what fails is told of with its path; how its pixels lie in it.
+"""Opening a picture, whatever it comes as: what fails is told of by name; how its pixels lie in it.
 
 A file may hold its pixels turned and say so in its EXIF orientation. Pillow turns those of a TIFF
 while it decodes them, gives such a TIFF's size upright from the start, and does neither for any
@@ -8,22 +8,28 @@ other format. `Stance` says the same of all.
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ad.core.errors import PictureError
 
 WidthHeight = tuple[int, int]
 """Width and height, in pixels, as Pillow has them."""
 
-_ORIENTATION = 0x0112  # EXIF tag
+Encoded = Path | bytes | Image.Image
+"""A picture's file, the bytes of one, or an image that Pillow has opened or made."""
+
+_ORIENTATION, _SUBFILE = 0x0112, 254  # tags of EXIF and of TIFF
+_SMALLER, _TRANSPARENCY = 1, 4  # bits of the latter: the page is a preview or a mask of another
 
 
 _DRAWN = "ad, for people to look at"  # in a PNG's text `Software`
@@ -100,40 +106,93 @@ def drawn_png(sheet: Image.Image, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-@contextmanager
-def opened(noun: str, path: Path) -> Iterator[Image.Image]:
-    """An open file; whatever fails while it is open is told of as a `PictureError`.
+def said(noun: str, file: Encoded) -> str:
+    """What an error calls a picture, at the start of a sentence.
 
     Args:
-        noun: What the file is, for the error: ``picture``, ``mask``.
-        path: The file.
+        noun: What it is: ``picture``, ``mask``.
+        file: Where it comes from.
+    """
+    if isinstance(file, Path):
+        return f"The {noun} `{file}`"
+    if isinstance(file, bytes):
+        return f"The {noun} in {len(file):,} bytes"
+    return f"The PIL image ({file.mode}, {file.width} x {file.height} pixels)"
+
+
+def still_encoded(image: Image.Image) -> bytes | None:
+    """The bytes of the file behind an image that Pillow opened and has not decoded yet.
+
+    Pillow drops some of what a file holds when it decodes it, and two threads that decode one image
+    disturb each other.
+
+    Returns:
+        None if there are none: it is decoded, or made by code, or its file is closed.
+    """
+    file = getattr(image, "fp", None)
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile or file is None:
+        return None
+    try:
+        at = file.tell()
+        file.seek(0)
+        content = bytes(file.read())
+        file.seek(at)
+    except (OSError, ValueError):
+        return None
+    return content
+
+
+@contextmanager
+def opened(noun: str, file: Encoded) -> Iterator[Image.Image]:
+    """An open picture; whatever fails while it is open is told of as a `PictureError`.
+
+    Args:
+        noun: What it is, for the error: ``picture``, ``mask``.
+        file: Where it comes from; an image that the caller holds stays open.
     """
     try:
-        with _quiet_open(path) as image:
+        with _quiet_open(noun, file) as image:
             if image.info.get("Software") == _DRAWN:
                 msg = (
-                    f"`{path}` is a heat map or another sheet that `ad` drew, and no {noun}. Move "
-                    "it out of the data."
+                    f"{said(noun, file)} is a heat map or another sheet that `ad` drew, and no "
+                    f"{noun}. Move it out of the data."
+                )
+                raise PictureError(msg)
+            if _holds_several(image):
+                msg = (
+                    f"{said(noun, file)} holds several pictures, of which only the first would be "
+                    "looked at. Save each in a file of its own; of a PIL image, pass copies of its "
+                    "frames: `image.copy()`."
                 )
                 raise PictureError(msg)
             yield image
     except PictureError:
         raise
     except _UNREADABLE as error:
-        raise PictureError(_unreadable(noun, path, error)) from error
+        raise PictureError(_unreadable(noun, file, error)) from error
 
 
-def _quiet_open(path: Path) -> Image.Image:
+def _quiet_open(noun: str, file: Encoded) -> AbstractContextManager[Image.Image]:
     # Above Pillow's limit is an error here, not a warning that nobody sees. (Filters of warnings
     # belong to the process and cannot be set for a while by threads that decode.)
     limit = Image.MAX_IMAGE_PIXELS
+    if isinstance(file, Image.Image):
+        if 0 in file.size:
+            msg = f"{said(noun, file)} has no pixels."
+            raise PictureError(msg)
+        if limit is not None and file.width * file.height > limit:
+            raise PictureError(_too_large(noun, file))
+        if isinstance(file, ImageFile.ImageFile) and file.tile and file.fp is None:
+            msg = f"{said(noun, file)} cannot be read: its file is closed. Pass it open or loaded."
+            raise PictureError(msg)
+        return nullcontext(file)
     try:
-        image = Image.open(path)
+        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise PictureError(_too_large(path)) from error
+        raise PictureError(_too_large(noun, file)) from error
     if limit is not None and image.width * image.height > limit:
         image.close()
-        raise PictureError(_too_large(path))
+        raise PictureError(_too_large(noun, file))
     if image.format == "TIFF":
         # Without a name Pillow does not map the file into memory, where it takes pixels that are
         # stored across for upright ones and garbles them (grey, uncompressed, orientation 5 to 8).
@@ -141,19 +200,47 @@ def _quiet_open(path: Path) -> Image.Image:
     return image
 
 
-def _too_large(path: Path) -> str:
+def _holds_several(image: Image.Image) -> bool:
+    """Whether there are pictures behind the first one that are not said to be of that one."""
+    # What follows in an MPO is a preview or another exposure: by its standard the first is meant.
+    if image.format == "MPO" or not getattr(image, "is_animated", False):
+        return False
+    if not isinstance(image, TiffImageFile) or _is_of_another(image):
+        return True
+    try:
+        for page in itertools.count(1):
+            image.seek(page)
+            if not _is_of_another(image):
+                return True
+    except EOFError:
+        image.seek(0)
+    return False
+
+
+def _is_of_another(page: TiffImageFile) -> bool:
+    return bool(page.tag_v2.get(_SUBFILE, 0) & (_SMALLER | _TRANSPARENCY))
+
+
+def _too_large(noun: str, file: Encoded) -> str:
     return (
-        f"`{path}` has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the most that is decoded, "
-        "since a small file can claim any size. Cut it into tiles, or scale it down."
+        f"{said(noun, file)} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, the most that is "
+        "decoded, since a small file can claim any size. Cut it into tiles, or scale it down."
     )
 
 
-def _unreadable(noun: str, path: Path, error: Exception) -> str:
-    if not path.exists():
-        return f"The {noun} `{path}` does not exist."
-    if path.is_file() and path.stat().st_size == 0:
-        return f"The {noun} `{path}` is empty (0 bytes). Copy it again or remove it."
-    return (
-        f"The {noun} `{path}` cannot be read ({type(error).__name__}: {error}). "
-        "It may be truncated, or no picture: copy it again or remove it."
-    )
+def _unreadable(noun: str, file: Encoded, error: Exception) -> str:
+    what = said(noun, file)
+    why = f"cannot be read ({type(error).__name__}: {error})"
+    if isinstance(file, Path):
+        if not file.exists():
+            return f"{what} does not exist."
+        if file.is_file() and file.stat().st_size == 0:
+            return f"{what} is empty (0 bytes). Copy it again or remove it."
+        return f"{what} {why}. It may be truncated, or no picture: copy it again or remove it."
+    if isinstance(file, Image.Image):
+        return f"{what} {why}."
+    if not file:
+        return f"The {noun} is empty (0 bytes). Pass the whole content of a picture's file."
+    if isinstance(error, UnidentifiedImageError):  # which names an address in memory
+        why = "cannot be read (it begins as no known format does)"
+    return f"{what} {why}. It may be truncated: pass the whole content of a picture's file."

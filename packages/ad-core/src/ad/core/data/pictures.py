@@ -1,4 +1,4 @@
-"""One file or array to one RGB picture; one file to one mask.
+"""One file, image or array to one RGB picture; one file to one mask.
 
 Every kind of picture that cameras and editors write becomes ``[H, W, 3]`` uint8: grey, with
 alpha, with a palette, CMYK, 16 bits, turned by EXIF, of odd size. Pillow decodes: other decoders
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ad.core.data.levels import Depth, check_upper, deep_values, depth_of, to_eight_bits
-from ad.core.data.opening import Stance, WidthHeight, opened, stance_of, turn
+from ad.core.data.opening import Encoded, Stance, WidthHeight, opened, said, stance_of, turn
 from ad.core.errors import PictureError
 
 Sides = int | tuple[int, int]
@@ -50,15 +50,12 @@ class Look(NamedTuple):
     """Whether it has one value alone, as the mask of a good part has; this is drawn, too."""
 
 
-def read_picture(
-    path: Path, *, size: Sides | None = None, white: int | None = None
-) -> NDArray[np.uint8]:
-    """Decode a picture.
+def read_picture(file: Encoded, *, white: int | None = None) -> NDArray[np.uint8]:
+    """Decode a picture, whole: a JPEG decoded at a fraction of its size gets another score.
 
     Args:
-        path: The file.
-        size: What the picture will be resized to, if known: a JPEG is then decoded at a fraction
-            of its size, never below twice what is wanted, which is several times faster.
+        file: Its path, the bytes of its file, or a PIL image, which is turned as its EXIF
+            orientation says.
         white: The value that is white in pictures of more than 8 bits that do not say it, one of
             `ad.core.data.levels.WHITE_LEVELS`: the model's. Without it, only those that need all
             16 bits are read.
@@ -68,26 +65,20 @@ def read_picture(
 
     Raises:
         PictureError: If the file is missing, empty, truncated or no picture that can be read, or
-            its values are beyond white, or none knows what is white in it.
+            holds several, or its values are beyond white, or none knows what is white in it.
     """
-    with opened("picture", path) as image:
-        if size is not None:
-            # `draft` changes nothing but JPEG, and never goes below what is asked for. It reduces
-            # what is stored, before that is turned.
-            height, width = height_and_width(size)
-            turned = stance_of(image, decode=False).orientation >= 5
-            image.draft(None, (2 * height, 2 * width) if turned else (2 * width, 2 * height))
-        depth = depth_of(image, path)  # which is forgotten once it is decoded
+    with opened("picture", file) as image:
+        depth = depth_of(image, file)  # which is forgotten once it is decoded
         stance = stance_of(image)
-        values, whole = (None, False) if depth is None else deep_values(image, path, depth)
+        values, whole = (None, False) if depth is None else deep_values(image, file, depth)
         if values is not None and not whole:
-            check_upper(int(values.max()), path, white)
+            check_upper(int(values.max()), file, white)
         if values is None or depth is None or not whole:
-            pixels = _rgb(image, path)
+            pixels = _rgb(image, file)
         else:
             stated = depth.white is not None
             level = depth.white if stated else white
-            pixels = _colours(to_eight_bits(values, f"The picture `{path}`", level, stated=stated))
+            pixels = _colours(to_eight_bits(values, said("picture", file), level, stated=stated))
         return np.require(turn(pixels, stance.pending), requirements=["C", "W"])
 
 
@@ -124,6 +115,39 @@ def read_mask(path: Path, picture: Path, size: Sides) -> NDArray[np.bool_]:
         y, x = np.nonzero(defective)
         small[y * height // image.height, x * width // image.width] = True
     return small
+
+
+def mask_on_picture(path: Path, picture: Path) -> tuple[NDArray[np.bool_], WidthHeight]:
+    """Which pixels of a picture's mask are defective, in the mask's own pixels.
+
+    Args:
+        path: The mask, taken as by `read_mask`.
+        picture: The picture it belongs to.
+
+    Returns:
+        ``[H, W]`` over the whole picture, and the picture's width and height.
+
+    Raises:
+        PictureError: As `read_mask` does.
+    """
+    mask, size = _fitting_mask(path, picture)
+    return mask.defective, size
+
+
+def read_values(noun: str, path: Path) -> NDArray[Any]:
+    """Read the values of what was drawn as a mask and belongs to no picture of its own, upright.
+
+    Args:
+        noun: What it is, for an error.
+        path: The file.
+
+    Returns:
+        ``[H, W]``, whole numbers.
+
+    Raises:
+        PictureError: If it cannot be read.
+    """
+    return _decoded_mask(path, noun).values
 
 
 def read_mask_values(path: Path, picture: Path) -> NDArray[Any]:
@@ -211,13 +235,13 @@ def check_headers(path: Path, masks: Sequence[Path]) -> None:
             _check_fits(mask, _stance("mask", mask), path, _stance("picture", path))
 
 
-def upright_size(path: Path) -> WidthHeight:
+def upright_size(file: Encoded) -> WidthHeight:
     """Width and height of a picture as `read_picture` gives it, from its header.
 
     Raises:
         PictureError: If it is missing, empty or no picture.
     """
-    return _stance("picture", path).upright
+    return _stance("picture", file).upright
 
 
 def stored_size(path: Path) -> WidthHeight:
@@ -298,20 +322,20 @@ def _colours(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels[..., :3]
 
 
-def _rgb(image: Image.Image, path: Path) -> NDArray[np.uint8]:
+def _rgb(image: Image.Image, file: Encoded) -> NDArray[np.uint8]:
     if image.mode == "F":
         try:
             return rgb_array(np.asarray(image))
         except PictureError as error:
-            msg = f"The picture `{path}` cannot be used: {error}"
+            msg = f"{said('picture', file)} cannot be used: {error}"
             raise PictureError(msg) from error
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))  # which copies
 
 
-def _stance(noun: str, path: Path, *, decode: bool = True) -> Stance:
-    with opened(noun, path) as image:
+def _stance(noun: str, file: Encoded, *, decode: bool = True) -> Stance:
+    with opened(noun, file) as image:
         return stance_of(image, decode=decode)
 
 
@@ -327,8 +351,8 @@ class _Mask(NamedTuple):
         return np.asarray(self.values > (127 if self.noisy else 0))
 
 
-def _decoded_mask(path: Path) -> _Mask:
-    with opened("mask", path) as mask:
+def _decoded_mask(path: Path, noun: str = "mask") -> _Mask:
+    with opened(noun, path) as mask:
         noisy = mask.format in ("JPEG", "MPO")
         noisy |= mask.info.get("compression") in ("jpeg", "tiff_jpeg")
         depth = depth_of(mask, path)  # which is forgotten once it is decoded
@@ -348,10 +372,10 @@ def _turn_of_mask(mask: Stance, picture: Stance) -> int | None:
     """EXIF's number for how a mask is turned beyond its own tag; None if it does not fit."""
     if mask.upright == picture.upright:
         return 1
-    drawn_as_stored = mask.orientation == 1 and _same_shape(mask.stored, picture.stored)
+    drawn_as_stored = mask.orientation == 1 and same_shape(mask.stored, picture.stored)
     if drawn_as_stored and mask.stored == picture.stored:
         return picture.orientation
-    if _same_shape(mask.upright, picture.upright):
+    if same_shape(mask.upright, picture.upright):
         return 1
     return picture.orientation if drawn_as_stored else None
 
@@ -369,7 +393,8 @@ def _check_fits(path: Path, mask: Stance, picture_path: Path, picture: Stance) -
     raise PictureError(msg)
 
 
-def _same_shape(a: WidthHeight, b: WidthHeight) -> bool:
+def same_shape(a: WidthHeight, b: WidthHeight) -> bool:
+    """Whether two sizes have the same proportions, to a fiftieth."""
     return abs(a[0] * b[1] - a[1] * b[0]) <= _MAX_RATIO_ERROR * a[0] * b[1]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.data.batches import Batch
+from ad.core.data.pictures import shows_defect
 from ad.core.data.samples import Sample
 from ad.core.errors import listed
 from ad.core.figures.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
@@ -135,12 +136,15 @@ def _evaluation(
 ) -> Evaluation:
     categories: dict[str, Metrics] = {}
     kinds: dict[str, dict[str, Metrics]] = {}
+    unseen = 0
     for name in dict.fromkeys(sample.category for sample in samples):
         rows = [row for row, sample in enumerate(samples) if sample.category == name]
         own, own_maps = [samples[row] for row in rows], [maps[row] for row in rows]
-        categories[name] = _category(own, scores[rows], own_maps, detector.config.framing)
+        framing = detector.config.framing
+        categories[name], hidden = _category(own, scores[rows], own_maps, framing)
+        unseen += hidden
         if any(sample.saturations for sample in own):
-            kinds[name] = kind_metrics(own, scores[rows], own_maps, progress)
+            kinds[name] = kind_metrics(own, scores[rows], own_maps, progress, framing=framing)
             mean = mean_of_kinds(kinds[name])
             categories[name] |= {key: mean[key] for key in SATURATED_METRICS}
     verdicts = _verdicts(detector, samples, scores)
@@ -151,7 +155,7 @@ def _evaluation(
         kinds=kinds,
         num_images=len(samples),
         resolution=detector.config.framing.size.plain,
-        notes=(*alarms, *_notes(detector, samples, categories)),
+        notes=(*alarms, *_notes(detector, samples, categories, unseen)),
         verdicts=verdicts,
         scores=tuple(float(score) for score in scores),
         seconds_per_image=seconds_per_image,
@@ -163,13 +167,16 @@ def _category(
     scores: NDArray[np.float32],
     maps: Sequence[NDArray[np.float32] | None],
     framing: Framing,
-) -> Metrics:
+) -> tuple[Metrics, int]:
+    """Figures of one category, and how many marked defects lie where nothing is looked at."""
     labels = np.array([sample.label for sample in samples])
     metrics: Metrics = dict.fromkeys((*IMAGE_METRICS, *PIXEL_METRICS))
     if labels.any() and not labels.all():  # of defective ones alone AP is 1, whatever they score
         metrics |= image_metrics(scores, labels)
     known: list[NDArray[np.float32]] = []
     truths: list[NDArray[np.bool_]] = []
+    counted: list[NDArray[np.bool_]] = []
+    unseen = 0
     for sample, map_ in zip(samples, maps, strict=True):
         if map_ is None:
             continue
@@ -177,9 +184,13 @@ def _category(
         if sample.label == 0 or truth.any():  # a defect that no mask marks lies somewhere
             known.append(map_)
             truths.append(truth)
+            if not framing.all_counts:
+                counted.append(framing.counted(sample.path))
+        elif any(shows_defect(mask) for mask in sample.masks):
+            unseen += 1
     if any(truth.any() for truth in truths):
-        metrics |= pixel_metrics(known, truths)
-    return metrics
+        metrics |= pixel_metrics(known, truths, counted or None)
+    return metrics, unseen
 
 
 def _mean(categories: list[Metrics]) -> Metrics:
@@ -209,11 +220,14 @@ def _verdicts(
 
 
 def _notes(
-    detector: LoadedDetector, samples: Sequence[Sample], categories: dict[str, Metrics]
+    detector: LoadedDetector,
+    samples: Sequence[Sample],
+    categories: dict[str, Metrics],
+    unseen: int,
 ) -> list[str]:
     if not samples:
         return ["The data have no test pictures: there are no figures."]
-    notes = []
+    notes = detector.config.framing.notes()
     bad = [sample for sample in samples if sample.label == 1]
     without = [sample for sample in bad if not sample.masks]
     for kind, noun in ((1, "defective"), (0, "good")):
@@ -232,6 +246,11 @@ def _notes(
     if detector.detector.localises and any(sample.saturations for sample in samples):
         notes.append(
             "AU-sPRO is of each kind of defect with the good pictures, at the pictures' own size."
+        )
+    if unseen:
+        notes.append(
+            f"The defects of {unseen} of {len(bad)} defective pictures lie where nothing is looked "
+            "at: these count in the image metrics and are left out of the pixel metrics."
         )
     if not detector.detector.localises:
         notes.append(f"`{detector.config.model}` does not localise: image metrics only.")

@@ -15,6 +15,7 @@ from ad.core.data.levels import find_white_level
 from ad.core.data.samples import DatasetSpec, Sample, collect, locate
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import SettingError
+from ad.core.framing import Framing
 from ad.core.learning.distributed import World, join_world
 from ad.core.predict import ModelConfig
 from ad.core.progress import Progress
@@ -47,6 +48,8 @@ class Plan:
     """Of the run, for its folder."""
     settings: RunSettings
     """Resolved."""
+    framing: Framing
+    """How a picture becomes what the detector sees."""
     trackers: tuple[type[Tracker], ...]
     """Who is told how it goes beside the log."""
     world: World
@@ -62,7 +65,7 @@ class Plan:
         """What the trainer is told of the run."""
         settings = self.settings
         return Setup(
-            img_size=settings.framing.size,
+            img_size=self.framing.size,
             normalize=settings.normalize,
             num_epochs=settings.num_epochs,
             num_steps=settings.num_steps,
@@ -72,6 +75,7 @@ class Plan:
             device=self.device,
             precision=self.precision,
             progress=self.progress,
+            looked_at=self.framing.looked_at,
         )
 
     def config(self, data: RunData) -> ModelConfig:
@@ -79,7 +83,7 @@ class Plan:
         return ModelConfig(
             model=self.spec.name,
             options=self.settings.options,
-            framing=self.settings.framing,
+            framing=self.framing,
             normalize=self.settings.normalize,
             precision=self.precision,
             categories=tuple(dict.fromkeys(sample.category for sample in data.samples)),
@@ -151,6 +155,7 @@ def settle(
         root=root,
         name=f"{dataset_type}-{title}-{spec.name}",
         settings=settings,
+        framing=settings.framing(),
         trackers=trackers,
         world=world,
         device=device,
@@ -179,6 +184,9 @@ def look_at_data(plan: Plan) -> RunData:
         if left_out := inventory.not_read():
             progress.tell(f"left out: {left_out}")
     odd = check_pictures(samples, progress=progress)
+    for sample in samples:
+        plan.framing.check(sample.path)
+    lost = plan.framing.lost(learning[0].path) if learning else None
     white = find_white_level([sample.path for sample in samples], progress=progress)
     return RunData(
         samples=samples,
@@ -187,7 +195,7 @@ def look_at_data(plan: Plan) -> RunData:
         test=[sample for sample in samples if sample.split == "test"],
         white=white.value,
         read=inventory.to_json(),
-        notes=(*white.notes, *inventory.notes(), *odd),
+        notes=(*white.notes, *inventory.notes(), *odd, *([] if lost is None else [lost])),
     )
 
 

@@ -137,7 +137,12 @@ def recalibrate(
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
         pictures = detector.pictures([sample.path for sample in samples])
         after = calibrate_on(
-            detector.score, pictures, rate, batch_size=batch_size, progress=progress
+            detector.score,
+            pictures,
+            rate,
+            detector.config.framing,
+            batch_size=batch_size,
+            progress=progress,
         )
     else:
         after = _by_f1(detector, samples, batch_size, progress)
@@ -362,22 +367,26 @@ def _by_f1(
     maxima: list[NDArray[Any]] = []
     known: list[NDArray[np.float32]] = []
     truths: list[NDArray[np.bool_]] = []
+    framing = detector.config.framing
     with progress.step("calibrating", total=len(samples), unit="pictures") as advance:
         for batch in pictures.batches(batch_size):
             batch_scores, maps = detector.score(batch.pictures)
             scores.append(batch_scores)
             for row, index in enumerate(batch.indices):
-                if maps is not None:
-                    maxima.append(maps[row].max()[None])
-                    if samples[index].has_truth:
-                        truth = detector.config.framing.truth(samples[index])
-                        if samples[index].label == 0 or truth.any():
-                            known.append(maps[row])
-                            truths.append(truth)
+                if maps is None:
+                    continue
+                sample = samples[index]
+                maxima.append(framing.peaks(maps[row : row + 1], [sample.path]))
+                if sample.has_truth:
+                    truth = framing.truth(sample)
+                    if sample.label == 0 or truth.any():
+                        counted = framing.counted(sample.path)
+                        known.append(maps[row][counted])
+                        truths.append(truth[counted])
             advance(len(batch.indices))
     return calibrate_by_f1(
         np.concatenate(scores),
         [sample.label == 1 for sample in samples],
         np.concatenate(maxima) if maxima else None,
-        (np.stack(known), np.stack(truths)) if known else None,
+        (np.concatenate(known), np.concatenate(truths)) if known else None,
     )

@@ -3,7 +3,8 @@
 Builds a timm model up to the last layer that is used, finds its weights, and keeps it frozen:
 eval mode, no gradients, channels-last, in the run's precision. It never falls back to random
 weights by itself. Layers of a convolutional network are its stages (``layer2``), those of a vision
-transformer its blocks (``blocks.7``): see `ad.core.networks.transformers`.
+transformer its blocks (``blocks.7``): see `ad.core.networks.transformers`. Of an EfficientNet or a
+MobileNet, too, all blocks are layers: see `ad.core.networks.blocks`.
 
 Weights are looked for in this order:
 
@@ -50,6 +51,7 @@ try:
     import timm
     from huggingface_hub import try_to_load_from_cache
 
+    from ad.core.networks.blocks import BlockMaps, blocks_of, has_blocks
     from ad.core.networks.transformers import TokenMaps, has_tokens
 except ImportError as error:
     _how = how_to_install("ad-core", "timm")
@@ -241,6 +243,10 @@ class _Plan:
             described: Any = timm.create_model(name, pretrained=False)
         info = described.feature_info
         self.name, self.norm, self.size = name, norm, size
+        # A block that timm's own features leave out; where they do not, networks stay timm's.
+        self.blocks = has_blocks(described) and not {*layers} <= {each["module"] for each in info}
+        if self.blocks:
+            info = blocks_of(described)
         self.indices = _layer_indices(name, [str(each["module"]) for each in info], layers)
         self.channels = tuple(int(info[index]["num_chs"]) for index in self.indices)
         self.strides = tuple(int(info[index]["reduction"]) for index in self.indices)
@@ -263,6 +269,8 @@ class _Plan:
                 return TokenMaps(
                     self.name, self.indices, norm=self.norm, pretrained=pretrained, size=self.size
                 )
+            if self.blocks:
+                return BlockMaps(self.name, self.indices, pretrained=pretrained)
             net: nn.Module = timm.create_model(
                 self.name, pretrained=pretrained, features_only=True, out_indices=self.indices
             )

@@ -11,6 +11,7 @@ from torch import Tensor
 from ad.core.data.batches import PictureSet
 from ad.core.data.samples import Sample, split_seeded
 from ad.core.errors import SettingError
+from ad.core.framing import Framing
 from ad.core.progress import SILENT, Progress
 from ad.core.thresholds.calibrate import Calibration, calibrate
 
@@ -60,6 +61,7 @@ def calibrate_on(
     score: Callable[[Tensor], tuple[NDArray[np.float32], NDArray[np.float32] | None]],
     pictures: PictureSet,
     false_alarms: float,
+    framing: Framing,
     *,
     batch_size: int = 8,
     progress: Progress = SILENT,
@@ -71,6 +73,7 @@ def calibrate_on(
             `ad.core.predict.LoadedDetector.score` of a fitted one.
         pictures: At least one, at the detector's size.
         false_alarms: Share of good pictures that may be called defective, in (0, 1).
+        framing: How the detector sees them, which says what counts of its maps.
         batch_size: Pictures scored at once; does not change the result.
         progress: Where to show how far it is.
 
@@ -84,7 +87,8 @@ def calibrate_on(
             batch_scores, maps = score(batch.pictures)
             scores.append(batch_scores)
             if maps is not None:
-                maxima.append(maps.max(axis=(1, 2)))
+                seen = [pictures.sources[index] for index in batch.indices]
+                maxima.append(framing.peaks(maps, seen))
             advance(len(batch.indices))
     return calibrate(
         np.concatenate(scores), np.concatenate(maxima) if maxima else None, rate=false_alarms

@@ -258,7 +258,7 @@ class PenaltyPictures:
         if picture is None:
             height, width = self.size
             twice, top, left = (2 * height, 2 * width), height // 2, width // 2
-            whole = resize(read_picture(self.paths[index], size=twice), twice)
+            whole = resize(read_picture(self.paths[index]), twice)
             picture = whole[top : top + height, left : left + width].clone()
             if len(self._kept) < self._room:
                 self._kept[index] = picture

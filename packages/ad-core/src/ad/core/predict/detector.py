@@ -1,0 +1,210 @@
+"""A saved detector at work: pictures in, scores, verdicts and heat maps out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ad.core.data.batches import PictureSet, Source, to_device
+from ad.core.detector import Detector
+from ad.core.errors import SettingError
+from ad.core.framing import Framing
+from ad.core.predict.config import ModelConfig
+from ad.core.predict.sources import Inputs, find_sources
+from ad.core.progress import SILENT, Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What was found in one picture."""
+
+    path: Path | None
+    """The picture's file; None for an image, bytes or an array."""
+    score: float | None
+    """Raw anomaly score, higher is worse; None if the picture could not be read."""
+    normalized: float | None = None
+    """Score from 0 to 1 with 0.5 at the threshold; None without calibration."""
+    anomalous: bool | None = None
+    """The verdict; None without calibration."""
+    map: NDArray[np.float32] | None = None
+    """``[H, W]``: score per pixel at the detector's input size, NaN outside the region of interest
+    if it has one; None if it cannot localise. `Framing.back` brings it to the picture's pixels."""
+    outline: NDArray[np.float32] | None = None
+    """As ``map``: above 0 where a test of the detector's own finds something; None where it has
+    none or was not asked."""
+    error: str | None = None
+    """Why the picture could not be read, or None."""
+
+
+@final
+class LoadedDetector:
+    """A fitted detector with its threshold, ready for pictures of any size.
+
+    Attributes:
+        detector: The `torch.nn.Module` itself: ``[B, 3, H, W]`` in [0, 1] to scores and maps.
+        config: What it is.
+    """
+
+    def __init__(self, detector: Detector, config: ModelConfig, device: torch.device) -> None:
+        self.detector = detector.to(device).eval().requires_grad_(False)
+        self.config = config
+        self.device = device
+
+    @property
+    def threshold(self) -> float | None:
+        """Score above which a picture is called anomalous; None without calibration."""
+        return self.config.calibration.threshold if self.config.calibration else None
+
+    def predict(
+        self,
+        inputs: Inputs,
+        *,
+        batch_size: int = 8,
+        outlines: bool = False,
+        progress: Progress = SILENT,
+    ) -> list[Finding]:
+        """Score pictures.
+
+        Args:
+            inputs: A picture's path, a folder (searched with its sub-folders), a PIL image, the
+                bytes of a picture's file, an array as `ad.core.data.pictures.rgb_array` takes it,
+                ``[N, H, W, 3]`` for several, or a sequence of such. The same picture has the same
+                score, whatever it comes as.
+            batch_size: Pictures scored at once; does not change the results.
+            outlines: Whether to ask for the detector's own outline, too, which takes its time.
+            progress: Where to show how far it is.
+
+        Returns:
+            One finding per picture, in the order given; folders in the order of their paths. A
+            picture that cannot be read has its ``error`` set.
+
+        Raises:
+            DataError: If there is no picture, or a path does not exist.
+        """
+        return list(
+            self.stream(inputs, batch_size=batch_size, outlines=outlines, progress=progress)
+        )
+
+    def stream(
+        self,
+        inputs: Inputs,
+        *,
+        batch_size: int = 8,
+        outlines: bool = False,
+        progress: Progress = SILENT,
+    ) -> Iterator[Finding]:
+        """Like `predict`, one finding at a time: for more pictures than fit into memory."""
+        if batch_size < 1:
+            msg = f"`batch_size` must be a whole number from 1; got {batch_size}."
+            raise SettingError(msg)
+        sources = find_sources(inputs, white=self.config.white_level)
+        pictures = self.pictures(sources)
+        with progress.step("predicting", total=len(sources), unit="pictures") as advance:
+            for batch in pictures.batches(batch_size, on_error="record"):
+                scores, maps = self.score(batch.pictures)
+                outlined = self.outline(batch.pictures) if outlines else None
+                found: dict[int, Finding] = {}
+                for row, index in enumerate(batch.indices):
+                    one = None if maps is None else maps[row]
+                    own = None if outlined is None else outlined[row]
+                    found[index] = self._finding(sources[index], float(scores[row]), one, own)
+                for index, error in batch.errors:
+                    found[index] = Finding(path=_path(sources[index]), score=None, error=str(error))
+                for index in sorted(found):
+                    yield found[index]
+                advance(len(found))
+
+    def pictures(self, sources: Sequence[Source]) -> PictureSet:
+        """Pictures as this detector sees them: at its size, by its white level."""
+        return self.config.framing.pictures(sources, white=self.config.white_level)
+
+    def score(
+        self, pictures: torch.Tensor
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """Score one batch of decoded pictures.
+
+        Args:
+            pictures: ``[B, H, W, 3]``, uint8, at the detector's size; ``B`` may be 0.
+
+        Returns:
+            Scores ``[B]`` and maps ``[B, H, W]``, or None for maps if it cannot localise. With a
+            region of interest a score is the largest of the map inside it, and the map is NaN
+            outside.
+
+        Raises:
+            SettingError: If there is a region of interest and it cannot localise.
+        """
+        if len(pictures) == 0:
+            empty = np.zeros((0, *self.config.framing.size), dtype=np.float32)
+            return empty[:, 0, 0], empty if self.detector.localises else None
+        with torch.inference_mode():
+            prediction = self.detector(to_device(pictures, self.device))
+        looked_at = self.config.framing.looked_at
+        if prediction.map is None:
+            check_localises(self.detector, self.config.framing, self.config.model)
+            return prediction.score.float().cpu().numpy(), None
+        maps = prediction.map.float().cpu().numpy()
+        if looked_at is None:
+            return prediction.score.float().cpu().numpy(), maps
+        maps = np.where(looked_at, maps, np.float32(np.nan))
+        return maps[:, looked_at].max(axis=1), maps
+
+    def outline(self, pictures: torch.Tensor) -> NDArray[np.float32] | None:
+        """Ask for the detector's own outline; see `Detector.outline`.
+
+        Args:
+            pictures: As `score` takes them.
+
+        Returns:
+            ``[B, H, W]``, above 0 inside; None if it has none.
+        """
+        if not self.detector.outlines:
+            return None
+        if len(pictures) == 0:
+            return np.zeros((0, *self.config.framing.size), dtype=np.float32)
+        with torch.inference_mode():
+            outline = self.detector.outline(to_device(pictures, self.device)).float().cpu().numpy()
+        looked_at = self.config.framing.looked_at
+        return outline if looked_at is None else np.where(looked_at, outline, np.float32(0))
+
+    def _finding(
+        self,
+        source: Source,
+        score: float,
+        map_: NDArray[np.float32] | None,
+        outline: NDArray[np.float32] | None,
+    ) -> Finding:
+        calibration = self.config.calibration
+        return Finding(
+            path=_path(source),
+            score=score,
+            normalized=float(calibration.normalize(score)) if calibration else None,
+            anomalous=bool(calibration.is_anomalous(score)) if calibration else None,
+            map=map_,
+            outline=outline,
+        )
+
+
+def check_localises(detector: Detector, framing: Framing, name: str) -> None:
+    """Check that a detector has maps, if only a region of them counts.
+
+    Raises:
+        SettingError: If it has none.
+    """
+    if framing.region is not None and not detector.localises:
+        msg = (
+            f"`{name}` judges pictures as a whole and has no map, so it cannot leave out what is "
+            "outside a region of interest (`roi`). Leave `roi` out and cut pictures by a rectangle "
+            "(`crop`), or take a model that localises: see `ad models`."
+        )
+        raise SettingError(msg)
+
+
+def _path(source: Source) -> Path | None:
+    return source if isinstance(source, Path) else None

@@ -1,0 +1,153 @@
+"""From a saved model to a detector at work."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ad.core.devices import resolve_device, resolve_precision
+from ad.core.errors import ModelFileError, SettingError
+from ad.core.predict.config import Conditions, ModelConfig, chosen_by_hand
+from ad.core.predict.detector import LoadedDetector
+from ad.core.registry import ModelRegistry, load_trainer
+from ad.core.saved.allocation import built_within
+from ad.core.saved.files import read_model
+from ad.core.saved.loading import load_tensors
+from ad.core.saved.paths import given_path
+from ad.core.settings import resolve_options
+from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
+
+
+def load(
+    run: str | Path,
+    *,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    threshold: float | None = None,
+) -> LoadedDetector:
+    """Load a detector that was trained and saved.
+
+    Args:
+        run: A run directory, or the ``model`` folder of one.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        precision: ``auto`` is the one it was calibrated in, in which its threshold holds.
+        threshold: Score above which pictures are called anomalous, for this use in place of the
+            saved one; nothing is saved. 0-to-1 scores are 0.5 there; maps stay as they are.
+
+    Returns:
+        The detector. There is a warning if precision, device or, on a CPU, the number of threads
+        are not those of its calibration and verdicts may differ by that.
+
+    Raises:
+        ModelFileError: If the folder holds no model, or one that was changed.
+        UnknownNameError: If the model's family is not installed.
+        SettingError: If the threshold is no finite number, or the detector has no calibration.
+    """
+    folder = model_folder(run)
+    tensors, config = _read(folder)
+    if threshold is not None:
+        config = chosen_by_hand(config, run, threshold)
+    target = resolve_device(device)
+    used = config.precision if precision == "auto" else resolve_precision(precision, target)
+    if threshold is None:  # where another one was found is not known
+        _warn_of_other_conditions(Path(run), config, used, target)
+    return _build(folder, tensors, config, used, target)
+
+
+def load_for_calibration(
+    run: str | Path, *, device: str, precision: Literal["auto", "fp32", "bf16"]
+) -> tuple[LoadedDetector, Path]:
+    """Load a detector to find its thresholds anew; its configuration names the precision asked for.
+
+    Returns:
+        The detector and the folder it was read from.
+
+    Raises:
+        AdError: As `load` does.
+    """
+    folder = model_folder(run)
+    tensors, config = _read(folder)
+    target = resolve_device(device)
+    if precision != "auto":
+        config = replace(config, precision=resolve_precision(precision, target))
+    return _build(folder, tensors, config, config.precision, target), folder
+
+
+def model_folder(run: str | Path) -> Path:
+    """The folder of the saved model: that of a run, or the one that is given.
+
+    Raises:
+        ModelFileError: If there is a file in its place.
+    """
+    folder = given_path(run, "the run")
+    if (folder / "model").is_file():
+        msg = f"`{folder / 'model'}` is a file: a run's model is a folder. `{folder}` is no run."
+        raise ModelFileError(msg)
+    return folder / "model" if (folder / "model").is_dir() else folder
+
+
+def _read(folder: Path) -> tuple[dict[str, torch.Tensor], ModelConfig]:
+    tensors, values = read_model(folder)
+    return tensors, ModelConfig.from_json(values, folder)
+
+
+def _build(
+    folder: Path,
+    tensors: dict[str, torch.Tensor],
+    config: ModelConfig,
+    precision: Precision,
+    device: torch.device,
+) -> LoadedDetector:
+    spec = ModelRegistry.get(config.model)
+    trainer = load_trainer(spec)
+    setup = Setup(
+        img_size=config.framing.size,
+        normalize=config.normalize,
+        weights=FROM_MODEL_FILE,
+        device=device,
+        precision=precision,
+    )
+    try:
+        options = resolve_options(spec, trainer, config.options)
+        with built_within(tensors, folder):
+            detector = trainer(setup, **options).detector
+    except SettingError as error:  # nobody who loads a model has set anything
+        msg = (
+            f"The `config.json` of the saved model `{folder}` cannot be used: {error} It belongs "
+            "to another version, or was changed; take it from the original again."
+        )
+        raise ModelFileError(msg) from error
+    load_tensors(detector, tensors, folder)
+    return LoadedDetector(detector, config, device)
+
+
+def _warn_of_other_conditions(
+    run: Path, config: ModelConfig, precision: Precision, device: torch.device
+) -> None:
+    """Warn where the threshold was found in another precision, device or number of threads."""
+    if config.calibration is None:
+        return
+    then, now = [str(config.precision)], [str(precision)]
+    if config.calibrated_on is not None:
+        before, here = config.calibrated_on, Conditions.of(device)
+        then.append(f"on `{before.device}`")
+        now.append(f"on `{here.device}`")
+        # A GPU computes the same whatever their number.
+        if before.device == here.device == "cpu" and before.threads != here.threads:
+            then.append(f"by {_threads(before.threads)}")
+            now.append(f"by {_threads(here.threads)}")
+    if then != now:
+        warnings.warn(
+            f"The threshold of `{run}` was set in {' '.join(then)}; scores are now computed in "
+            f"{' '.join(now)} and differ a little, so that pictures near the threshold may get "
+            f"another verdict. Set it anew here: ad calibrate {run} --normals DIR",
+            stacklevel=3,
+        )
+
+
+def _threads(number: int) -> str:
+    return "1 thread" if number == 1 else f"{number} threads"
