@@ -391,9 +391,9 @@ class DinomalyTrainer(GradientTrainer):
 
 
 def _papers_layers(encoder: str) -> tuple[str, ...]:
-    if not re.match(r"(vit|deit3?|beit|cait|eva)", encoder):
-        raise SettingError(_no_transformer(encoder))
     found = re.search(r"_(small|base|large)_", encoder)
+    if found is None and not re.search(r"vit|deit|cait", encoder):
+        raise SettingError(_no_transformer(encoder))
     if found is None:
         msg = (
             f"`layers` of Dinomaly must be named for encoder `{encoder}`: the paper's are those of "
