@@ -57,7 +57,12 @@ class PictureSet:
             `ad.core.data.pictures.read_picture`.
         view: What is seen of a picture, at that size; a file is then decoded whole. None for all
             of it, stretched.
+
+    Attributes:
+        unit: What they are, in the plural, for a person.
     """
+
+    unit = "pictures"
 
     def __init__(
         self,

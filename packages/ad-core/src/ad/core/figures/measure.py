@@ -236,6 +236,8 @@ def _notes(
     if not samples:
         return ["The data have no test pictures: there are no figures."]
     notes = detector.config.framing.notes()
+    others = (detector.other_tiles(sample.path) for sample in samples)
+    notes += [other for other in others if other is not None][:1]
     bad = [sample for sample in samples if sample.label == 1]
     without = [sample for sample in bad if not sample.masks]
     for kind, noun in ((1, "defective"), (0, "good")):

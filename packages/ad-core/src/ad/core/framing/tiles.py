@@ -194,6 +194,8 @@ class TileSet(PictureSet):
         white: As `PictureSet` takes it.
     """
 
+    unit = "tiles"
+
     def __init__(
         self,
         sources: Sequence[Source],

@@ -102,13 +102,23 @@ class LoadedDetector:
         outlines: bool = False,
         progress: Progress = SILENT,
     ) -> Iterator[Finding]:
-        """Like `predict`, one finding at a time: for more pictures than fit into memory."""
+        """Like `predict`, one finding at a time: for more pictures than fit into memory.
+
+        There is a warning, once, if pictures are cut and one has another number of tiles than those
+        that the threshold is from.
+        """
         if batch_size < 1:
             msg = f"`batch_size` must be a whole number from 1; got {batch_size}."
             raise SettingError(msg)
         sources = find_sources(inputs, white=self.config.white_level)
         with progress.step("predicting", total=len(sources), unit="pictures") as advance:
+            told = False
             for batch, scores, maps in self.scored(sources, batch_size, on_error="record"):
+                for index in () if told else batch.indices:
+                    if (other := self.other_tiles(sources[index])) is not None:
+                        warnings.warn(other, stacklevel=2)
+                        told = True
+                        break
                 outlined = self.outline(batch.pictures) if outlines else None
                 found: dict[int, Finding] = {}
                 for row, index in enumerate(batch.indices):
@@ -131,8 +141,6 @@ class LoadedDetector:
     ) -> Iterator[tuple[Batch, NDArray[np.float32], NDArray[np.float32] | None]]:
         """Read and score pictures; those that are cut into tiles one by one, a batch of tiles each.
 
-        There is a warning, once, of a picture of another number of tiles than the threshold is for.
-
         Args:
             sources: Files, images or arrays.
             batch_size: Pictures, or tiles, scored at once.
@@ -152,13 +160,11 @@ class LoadedDetector:
             for batch in pictures.batches(batch_size, order=order, on_error=on_error):
                 yield batch, *self.score(batch.pictures)
             return
-        told = False
         for batch in framing.uncut(sources, white=white).batches(1, order=order, on_error=on_error):
             if not batch.indices:
                 yield batch, *self.score(batch.pictures)
                 continue
             (index,) = batch.indices
-            told = told or self._warn_of_tiles(sources[index])
             score, map_ = self._score_tiles(sources[index], batch.pictures[0].numpy(), batch_size)
             yield batch, np.array([score], np.float32), None if map_ is None else map_[None]
 
@@ -187,25 +193,26 @@ class LoadedDetector:
         counted = framing.counted(source)
         return float(map_[counted].max()), np.where(counted, map_, np.float32(np.nan))
 
-    def _warn_of_tiles(self, source: Source) -> bool:
-        """Warn if a picture has another number of tiles than the threshold is for; say if so."""
+    def other_tiles(self, source: Source) -> str | None:
+        """Say so if a picture has another number of tiles than those the threshold is from.
+
+        Raises:
+            PictureError: If its size cannot be read.
+        """
         where = self.config.calibrated_on
         if self.config.calibration is None or where is None or where.tiles is None:
-            return False
+            return None
         fewest, most = where.tiles
         count = len(self.config.framing.places(source))
         if fewest <= count <= most:
-            return False
-        name = said("picture", source) if not isinstance(source, np.ndarray) else "The array"
-        of = f"{most}" if fewest == most else f"{fewest} to {most}"
-        warnings.warn(
-            f"{name} has {count} tiles, and the threshold was found on pictures of {of}: the "
-            "largest score of more tiles is larger, of fewer smaller, so that the promise of false "
-            "alarms does not hold. Set the threshold anew on pictures of this size: ad calibrate "
-            "RUN --normals DIR",
-            stacklevel=4,
+            return None
+        name = "The array" if isinstance(source, np.ndarray) else said("picture", source)
+        return (
+            f"{name} has {count} tiles, and the threshold was found on pictures of "
+            f"{most if fewest == most else f'{fewest} to {most}'}: the largest score of more tiles "
+            "is larger, of fewer smaller, so that the promise of false alarms does not hold. Set "
+            "the threshold on pictures of this size: ad calibrate RUN --normals DIR"
         )
-        return True
 
     def pictures(self, sources: Sequence[Source]) -> PictureSet:
         """Pictures as this detector sees them: at its size, by its white level."""

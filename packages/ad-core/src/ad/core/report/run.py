@@ -107,11 +107,9 @@ def write_run_report(
             {"name": name, "figures": list(metrics.values())}
             for name, metrics in evaluation.categories.items()
         ],
-        "resolution": (
-            f"{evaluation.compared_at} pixels, the size at which the detector sees pictures"
-            if evaluation.resolution is not None
-            else "the size of each picture when it is cut into tiles"
-        ),
+        "resolution": None
+        if evaluation.resolution is None
+        else str(size_of(evaluation.resolution)),
         "notes": list(notes),
         "calibration": None if config.calibration is None else config.calibration.to_json(),
         "localises": gallery.localises,
