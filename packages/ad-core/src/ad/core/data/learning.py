@@ -118,7 +118,7 @@ class LearningData:
             self.cache = False
             return
         self._kept = [self._room(output) for output in outputs]
-        with progress.step("features", total=len(self), unit="pictures") as advance:
+        with progress.step("features", total=len(self), unit=self.pictures.unit) as advance:
             for batch in self.pictures.batches(_FILL_BATCH):
                 outputs = self._ask(to_device(batch.pictures, self.device))
                 for kept, output in zip(self._kept, outputs, strict=True):

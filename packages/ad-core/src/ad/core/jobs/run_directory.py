@@ -205,6 +205,9 @@ def command_line(settings: RunSettings, processes: int = 1) -> list[str]:
     if settings.crop is not None:
         words += ["--crop", Crop(*settings.crop).typed]
     words += [] if settings.roi is None else ["--roi", settings.roi]
+    if settings.tile is not None:
+        words += ["--tile", size_of(settings.tile).typed, "--tile-scale", str(settings.tile_scale)]
+    words += [] if settings.overlap is None else ["--overlap", str(settings.overlap)]
     words += ["--normalize" if settings.normalize else "--no-normalize"]
     for key, value in settings.options.items():
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]

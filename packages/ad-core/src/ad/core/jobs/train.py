@@ -79,6 +79,9 @@ def train(
     resize: Sides | None = None,
     crop: tuple[int, int, int, int] | None = None,
     roi: str | Path | None = None,
+    tile: Sides | None = None,
+    overlap: int | None = None,
+    tile_scale: float = 1.0,
     data_root: str | Path | None = None,
     output_dir: str | Path | None = None,
     device: str = "auto",
@@ -118,6 +121,10 @@ def train(
         crop: Rectangle of each picture that is looked at: x, y, width, height in its own pixels.
         roi: Region of interest: a mask at the pictures' proportions, white where they are looked at
             and black where not; for models that localise.
+        tile: Cut pictures into tiles of this size, each seen by itself, in training as later:
+            a side in pixels, or height and width; multiples of 32. It is ``img_size``, then.
+        overlap: How far tiles overlap, in pixels, a multiple of 32; half of a tile by default.
+        tile_scale: Resize pictures by this before they are cut.
         data_root: Folder of the data set.
         output_dir: Run directory to make; ``runs/<data set>-<category>-<model>`` by default,
             with a number behind it when that is taken.
@@ -166,6 +173,9 @@ def train(
         resize=resize,
         crop=crop,
         roi=None if roi is None else str(given_path(roi, "the region of interest")),
+        tile=tile,
+        overlap=overlap,
+        tile_scale=float(tile_scale) if isinstance(tile_scale, int) else tile_scale,
         options=dict(model or {}),
         weights=str(weights),
         device=device,
@@ -312,7 +322,9 @@ def _save(plan: Plan, data: RunData, trainer: Trainer, run: _Run) -> None:
             found = _calibrate(
                 LoadedDetector(trainer.detector, config, plan.device), plan, data, run
             )
-            config = replace(config, calibration=found, calibrated_on=Conditions.of(plan.device))
+            tiles = plan.framing.tile_counts([sample.path for sample in data.held_out])
+            where = Conditions.of(plan.device, tiles)
+            config = replace(config, calibration=found, calibrated_on=where)
         region = plan.framing.region
         roi = None if region is None else region.png
         save_model(run.path / "model", trainer.detector, config.to_json(), roi=roi)
@@ -322,8 +334,8 @@ def _save(plan: Plan, data: RunData, trainer: Trainer, run: _Run) -> None:
 def _calibrate(detector: LoadedDetector, plan: Plan, data: RunData, run: _Run) -> Calibration:
     try:
         return calibrate_on(
-            detector.score,
-            detector.pictures([sample.path for sample in data.held_out]),
+            detector.scored,
+            [sample.path for sample in data.held_out],
             plan.settings.false_alarms,
             plan.framing,
             batch_size=plan.settings.batch_size,

@@ -118,7 +118,7 @@ def _pass_once(
     with torch.inference_mode():
         trainer.begin(len(pictures))
         callbacks.tell("on_fit_start", LoopState(epoch=0, step=0, total_steps=len(groups)))
-        with setup.progress.step("learning", total=len(pictures), unit="pictures") as advance:
+        with setup.progress.step("learning", total=len(pictures), unit=pictures.unit) as advance:
             for _ in range(0, len(groups), world.size):
                 extracted = [
                     (
