@@ -60,8 +60,7 @@ RUNS = {
         ("mvtec", "hazelnut_toy", "reverse-distillation-resnet18", []),
         ("mvtec", "hazelnut_toy", "efficientad-small", []),
     ],
-    # Far fewer steps on MTD than the catalogue's epochs, which are 47,750 and 23,875; of U-Flow as of
-    # FastFlow.
+    # Far fewer steps on MTD than the catalogue's epochs, which are 47,750, 23,875 and 47,750.
     "flow": [
         ("mtd", "all", "fastflow-resnet18", ["--steps", "120"]),
         ("mtd", "all", "cflow-resnet18", ["--steps", "90"]),
