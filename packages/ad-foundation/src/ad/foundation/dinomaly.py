@@ -289,8 +289,11 @@ def hard_cosine_loss(taught: Tensor, rebuilt: Tensor, share: float) -> Tensor:
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:
-    """Of tensors of equal shape and type, in that type."""
-    return torch.stack([each.float() for each in tensors]).mean(0).to(tensors[0].dtype)
+    """Of tensors of equal shape and type, in that type; the sum is fp32."""
+    total = tensors[0].float()
+    for each in tensors[1:]:
+        total = total + each
+    return (total / len(tensors)).to(tensors[0].dtype)
 
 
 @final
