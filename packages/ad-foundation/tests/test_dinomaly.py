@@ -1,6 +1,7 @@
 """Dinomaly beside what the golden numbers say of it."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -177,6 +178,22 @@ def test_the_optimiser_is_the_authors():
     assert [short.schedule(step) for step in (0, 1, 2, 11)] == pytest.approx([0, 1, 1, 0.55])
     (one_step,) = one.optimizers(1)
     assert one_step.schedule(0) == 1
+
+
+def test_a_run_of_few_steps_says_so():
+    small, large = trainer(img_size=224), trainer(img_size=(224, 448))
+    for steps, least in ((2999, 3000), (3000, None)):
+        for one in (small, large):
+            one.optimizers(steps)
+        told = f"Dinomaly took 2,999 steps and needs about 3,000 .*`--steps {least}` takes them"
+        assert all(re.match(told, note) for note in small.notes)
+        assert small.notes == large.notes
+        assert bool(small.notes) == (least is not None)
+    fine = trainer(img_size=240)
+    fine.optimizers(4999)
+    assert "needs about 5,000 (its authors took 10,000 of 16 pictures" in fine.notes[0]
+    fine.optimizers(5000)
+    assert fine.notes == ()
 
 
 def test_a_border_is_no_better_than_what_is_beside_it():

@@ -251,3 +251,21 @@ class GradientTrainer(Trainer):
             data: What was learnt from.
             held_out: Good pictures that were not; None if there are none.
         """
+
+
+def budget_note(model: str, steps: int, enough: int, authors: str = "") -> tuple[str, ...]:
+    """What a user should know of a run that is too short; nothing of one that is not.
+
+    Args:
+        model: The model's name, for a person.
+        steps: How many were taken.
+        enough: From how many on its figures begin to mean what the method can do.
+        authors: What its authors took, in a few words; empty if there are none.
+    """
+    if steps >= enough:
+        return ()
+    theirs = f" (its authors took {authors})" if authors else ""
+    return (
+        f"{model} took {steps:,} steps and needs about {enough:,}{theirs}: what it finds says "
+        f"little of what it can find. `--steps {enough}` takes them.",
+    )
