@@ -26,6 +26,7 @@ def build(name, size, **options):
         ("autoencoder", (64, 100), "64x96` or `--img-size 64x112`"),
         ("ganomaly", (64, 96), "Near 64x96 are 64 and 128"),
         ("efficientad-small", (63, 128), "at least 64 pixels, .* Got 63x128"),
+        ("uninet-resnet18", (250, 630), "224x608` or `--img-size 256x640`"),
         ("stfpm-resnet18", (16, 16), "must be above 16, .*; got 16"),
     ],
 )

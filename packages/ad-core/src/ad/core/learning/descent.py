@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,8 +55,8 @@ class Descent:
         self.callbacks = callbacks
         self.world = world
         self.losses = torch.compile(trainer.losses) if compiled else trainer.losses
-        self.total_steps = trainer.num_steps(len(data))
-        self.steps_per_epoch = math.ceil(len(data) / trainer.setup.batch_size)
+        self.total_steps = trainer.num_steps(data.epoch_length)
+        self.steps_per_epoch = math.ceil(data.epoch_length / trainer.setup.batch_size)
         self.step = 0
         self.sums: dict[str, float] = {}  # of the losses of this epoch
         self.best: tuple[float, int, dict[str, Tensor]] | None = None  # value, epoch, state
@@ -128,7 +127,7 @@ class Descent:
         """This process's share of the batches, each with its weight."""
         setup = self.trainer.setup
         epoch, done = divmod(self.step, self.steps_per_epoch)
-        order = np.random.default_rng((setup.seed, 0, epoch)).permutation(len(self.data)).tolist()
+        order = self.data.order(epoch)
         shares = [
             self.world.share(order[start : start + setup.batch_size])
             for start in range(done * setup.batch_size, len(order), setup.batch_size)
@@ -173,7 +172,7 @@ class Descent:
         return values
 
     def _explain(self, values: Mapping[str, float], indices: Sequence[int]) -> str:
-        sources = [self.data.pictures.sources[index] for index in indices]
+        sources = [self.data.source(index) for index in indices]
         saved = self.checkpoints is not None and self.checkpoints.saved
         kept = "The last checkpoint is still there. " if saved else ""
         return (
