@@ -127,6 +127,8 @@ class RunSettings(BaseModel):
     """Stop after so many epochs that bring nothing on held-out good pictures; None for never."""
     compile: bool = False
     """Whether the computation of losses is compiled."""
+    supervised: bool = False
+    """Whether the data hand over labelled defective pictures to learn from."""
 
     def framing(self) -> Framing:
         """How a picture becomes what the detector sees; reads the region of interest.

@@ -91,6 +91,12 @@ def train(
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the losses: a slow start, faster steps.")
     ] = False,
+    supervised: Annotated[
+        bool,
+        typer.Option(
+            "--supervised", help="Of a `folder`, take most defects to learn from, if MODEL does."
+        ),
+    ] = False,
     track: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Also tell `tensorboard` or `mlflow` how it goes."),
@@ -148,6 +154,7 @@ def train(
         feature_cache=feature_cache.value,
         patience=patience,
         compile=compile,
+        supervised=supervised,
         track=track or (),
         resume=resume,
         report=report,

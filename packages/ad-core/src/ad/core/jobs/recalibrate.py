@@ -14,7 +14,7 @@ from ad.core.data.contents import check_pictures, copies_of
 from ad.core.data.good import not_good
 from ad.core.data.masks import tell_apart
 from ad.core.data.names import meaning_of
-from ad.core.data.samples import Sample, collect, refuse_one_file_twice
+from ad.core.data.samples import Sample, collect, defects_to_learn, refuse_one_file_twice
 from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.jobs.evaluate import samples_of
 from ad.core.jobs.run_directory import claim_run, pictures_of, tidy
@@ -317,6 +317,7 @@ def _refuse_known(home: Path | None, samples: Sequence[Sample], progress: Progre
         settings = record["settings"]
         samples_now = samples_of(record, None, progress)
         learning, _ = hold_out(samples_now, float(settings["holdout"]), settings["seed"])
+        learning += defects_to_learn(samples_now)
     except (AdError, KeyError, TypeError, ValueError):
         return _GONE
     bad = {path.resolve() for s in samples_now if s.label for path in (s.path, *s.masks)}

@@ -19,7 +19,7 @@ from ad.core.devices import peak_memory
 from ad.core.errors import DataError, OutputError, PictureError
 from ad.core.figures.measure import Evaluation, Metrics, measure
 from ad.core.framing import Fit, Sides
-from ad.core.jobs.plan import Plan, RunData, look_at_data, settle
+from ad.core.jobs.plan import Plan, RunData, look_at_data, settle, supervise
 from ad.core.jobs.run_directory import describe_run, forget, make_run, resume_run
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.loop import fit
@@ -95,6 +95,7 @@ def train(
     feature_cache: Literal["auto", "off"] = "auto",
     patience: int | None = None,
     compile: bool = False,
+    supervised: bool = False,
     track: Sequence[str] = (),
     resume: str | Path | None = None,
     checkpoint_minutes: float = 5.0,
@@ -144,6 +145,9 @@ def train(
         patience: Stop after so many epochs without a better value on held-out good pictures.
         compile: Compile the computation of losses by `torch.compile`: a minute or more at the
             start, for faster steps. Needs a C++ compiler on the CPU.
+        supervised: For a ``folder`` and a model that learns from labelled defects: take 80 % of
+            each kind of defect to learn from. Data that bring such pictures to train on hand them
+            over to such a model in any case.
         track: Names of trackers that are told how it goes beside ``log.jsonl``:
             ``tensorboard``, ``mlflow``, or a plug-in's; see `ad.core.tracking`.
         resume: Run directory of a run that was stopped or killed; all else must be as it was. It
@@ -188,11 +192,13 @@ def train(
         feature_cache=feature_cache,
         patience=patience,
         compile=compile,
+        supervised=supervised,
     )
-    data = look_at_data(plan)
     with fits_in_memory(plan.spec.name):
         trainer = plan.trainer(plan.setup(), **plan.settings.options)
     check_localises(trainer.detector, plan.framing, plan.spec.name)
+    plan = supervise(plan, trainer)
+    data = look_at_data(plan, trainer)
 
     # Everything that can be refused has been; only now does the run touch the disk.
     run = _begin(plan, data, trainer, output_dir, resume, callbacks)
@@ -297,6 +303,11 @@ def _learn(plan: Plan, data: RunData, trainer: Trainer, run: _Run, minutes: floa
         fit(
             trainer,
             read([sample.path for sample in data.learning]),
+            defects={
+                index: plan.framing.truth(sample) if sample.masks else None
+                for index, sample in enumerate(data.learning)
+                if sample.label
+            },
             held_out=read([sample.path for sample in data.held_out]),
             feature_cache=plan.settings.feature_cache == "auto",
             patience=plan.settings.patience,

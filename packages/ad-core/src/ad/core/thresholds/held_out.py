@@ -24,7 +24,7 @@ def hold_out(
     training samples.
 
     Args:
-        samples: Of any split and category; test samples are left alone.
+        samples: Of any split and category; test samples and defective ones are left alone.
         share: Share to keep back, of each category; at least one picture when above 0. 0 holds
             out nothing, and validation samples are not used.
         seed: Seed of the choice.
@@ -34,7 +34,7 @@ def hold_out(
     """
     learning: list[Sample] = []
     held_out: list[Sample] = []
-    training = [sample for sample in samples if sample.split == "train"]
+    training = [s for s in samples if s.split == "train" and s.label == 0]
     for category in dict.fromkeys(sample.category for sample in training):
         own = [sample for sample in training if sample.category == category]
         apart = [s for s in samples if s.split == "validation" and s.category == category]
