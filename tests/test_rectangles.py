@@ -29,7 +29,9 @@ def build(name, size, **options):
         ("fastflow-resnet18", (250, 630), "240x624` or `--img-size 256x640`"),
         ("csflow", (100, 256), "128x256`"),
         ("fastflow-deit", (100, 64), "96x64` or `--img-size 112x64`"),
+        ("uninet-resnet18", (250, 630), "224x608` or `--img-size 256x640`"),
         ("stfpm-resnet18", (16, 16), "must be above 16, .*; got 16"),
+        ("dinomaly-small-224", (224, 300), "224x288` or `--img-size 224x304`"),
     ],
 )
 def test_a_size_that_a_model_cannot_take_is_refused_with_what_it_takes(name, size, words):
