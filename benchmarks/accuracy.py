@@ -41,9 +41,9 @@ SMALL_DSR = ["--img-size", "128", *NARROW_DSR]
 # EfficientNet's weights cannot be had here. Narrow couplings and a higher rate: for so few steps.
 CSFLOW = [
     *("--weights", "WEIGHTS/mobilenetv2_100.tv_in1k.safetensors", "--batch-size", "16"),
-    *("--set", "backbone=mobilenetv2_100", "--set", "hidden=128", "--set", "lr=0.005"),
+    *("--set", "backbone=mobilenetv2_100", "--set", "hidden=128"),
 ]
-MSFLOW = ["--set", "lr=0.001"]
+MSFLOW = ["--img-size", "192"]  # as the authors see these tiles
 SMALL_SUPERSIMPLENET = [
     *("--img-size", "128", "--batch-size", "8"),
     *("--set", "lr=0.001", "--set", "adaptor_lr=0.0005"),
@@ -77,13 +77,13 @@ RUNS = {
     "flow": [
         ("mtd", "all", "fastflow-resnet18", ["--steps", "120"]),
         ("mtd", "all", "cflow-resnet18", ["--steps", "90"]),
-        ("mtd", "all", "csflow", [*CSFLOW, "--steps", "200"]),
-        ("mtd", "all", "msflow-resnet18", [*MSFLOW, "--img-size", "192", "--steps", "200"]),
+        ("mtd", "all", "csflow", [*CSFLOW, "--set", "lr=0.002", "--steps", "800"]),
+        ("mtd", "all", "msflow-resnet18", [*MSFLOW, "--set", "lr=0.0005", "--steps", "1200"]),
         ("mtd", "all", "uflow-resnet18", ["--set", "lr=0.003", "--steps", "120"]),
         ("mvtec", "hazelnut_toy", "fastflow-resnet18", ["--steps", "60"]),
         ("mvtec", "hazelnut_toy", "cflow-resnet18", ["--steps", "30"]),
-        ("mvtec", "hazelnut_toy", "csflow", [*CSFLOW, "--steps", "60"]),
-        ("mvtec", "hazelnut_toy", "msflow-resnet18", [*MSFLOW, "--steps", "30"]),
+        ("mvtec", "hazelnut_toy", "csflow", [*CSFLOW, "--set", "lr=0.002", "--steps", "400"]),
+        ("mvtec", "hazelnut_toy", "msflow-resnet18", ["--set", "lr=0.001", "--steps", "30"]),
         ("mvtec", "hazelnut_toy", "uflow-resnet18", ["--steps", "40"]),
     ],
     # Far fewer steps than the catalogue's epochs, which are 960 and 15,360 on MTD.

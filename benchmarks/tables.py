@@ -32,7 +32,7 @@ def accuracy() -> str:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob("accuracy_*.json")):
         for row in load(path.stem)["rows"]:
-            words = re.sub(r"--(seed|holdout) \S+ ?", "", row["command"])
+            words = re.sub(r"--(seed|holdout|weights) \S+ ?", "", row["command"])
             options = re.findall(r"--(?:set )?(\S+(?: \d+)?)", words.split(" --data-root")[0])
             model = f"`{row['model']}`" + (f" ({', '.join(options)})" if options else "")
             groups.setdefault((row["dataset"], model), []).append(row)
