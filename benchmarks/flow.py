@@ -42,6 +42,8 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "fastflow-resnet18": ({}, {}),
     "cflow-resnet18": ({}, {"fiber_batch": 256}),
     "uflow-resnet18": ({}, {}),
+    "csflow": ({"backbone": "mobilenetv2_100", "hidden": 256}, {}),
+    "msflow-resnet18": ({}, {}),
 }
 CASES = [("plain", "fp32"), ("ours", "fp32"), ("ours", "bf16")]
 

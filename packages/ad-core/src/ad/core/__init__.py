@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     from ad.core.trainer import Precision as Precision
     from ad.core.trainer import Setup as Setup
     from ad.core.trainer import Trainer as Trainer
+    from ad.core.trainer import budget_note as budget_note
 
 # No module here has the name of a public function: importing it would put the module in its place.
 _HOMES = {
@@ -163,6 +164,7 @@ _HOMES = {
     "WeightDecay": "options",
     "WeightsOption": "cli.options",
     "World": "learning.distributed",
+    "budget_note": "trainer",
     "checked": "options",
     "collect": "data.samples",
     "end_process": "learning.distributed",

@@ -86,6 +86,16 @@ class Trainer(abc.ABC):
         self.setup = setup
 
     @property
+    def learns_from_defects(self) -> bool:
+        """Whether it wants labelled defective pictures among those that it learns from.
+
+        Only a `GradientTrainer` can, whose batches then have `LearningBatch.truth`: labels, and
+        masks where there are some. An epoch has each defective picture four times, as it is and
+        flipped three ways, and as many good ones. It is not trained without any.
+        """
+        return False
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of this training: what it went without, and what that costs."""
         return ()
@@ -164,7 +174,11 @@ class GradientTrainer(Trainer):
         return {"detector": self.detector}
 
     def num_steps(self, num_images: int) -> int:
-        """How many batches are learnt from; from the setup by default, 0 to `prepare` only."""
+        """How many batches are learnt from; from the setup by default, 0 to `prepare` only.
+
+        Args:
+            num_images: How many pictures an epoch has.
+        """
         if self.setup.num_steps is not None:
             return self.setup.num_steps
         return self.setup.num_epochs * math.ceil(num_images / self.setup.batch_size)
@@ -261,3 +275,21 @@ class GradientTrainer(Trainer):
             data: What was learnt from.
             held_out: Good pictures that were not; None if there are none.
         """
+
+
+def budget_note(model: str, steps: int, enough: int, authors: str = "") -> tuple[str, ...]:
+    """What a user should know of a run that is too short; nothing of one that is not.
+
+    Args:
+        model: The model's name, for a person.
+        steps: How many were taken.
+        enough: From how many on its figures begin to mean what the method can do.
+        authors: What its authors took, in a few words; empty if there are none.
+    """
+    if steps >= enough:
+        return ()
+    theirs = f" (its authors took {authors})" if authors else ""
+    return (
+        f"{model} took {steps:,} steps and needs about {enough:,}{theirs}: what it finds says "
+        f"little of what it can find. `--steps {enough}` takes them.",
+    )

@@ -20,6 +20,7 @@ FASTFLOW_RESNET50 = ModelSpec(
     year=2021,
     code_licence="none published",
     tasks=("classifies", "localises"),
+    tileable=False,
 )
 
 FASTFLOW_RESNET18 = FASTFLOW_RESNET50.variant(
@@ -63,6 +64,7 @@ CFLOW_RESNET50 = ModelSpec(
     year=2022,
     code_licence="BSD-3-Clause",
     tasks=("classifies", "localises"),
+    tileable=False,
 )
 
 CFLOW_RESNET18 = CFLOW_RESNET50.variant(
@@ -86,6 +88,7 @@ UFLOW_RESNET50 = ModelSpec(
     code_licence="AGPL-3.0",
     tasks=("classifies", "localises"),
     check={"options": {"flow_steps": 2}},
+    tileable=False,
 )
 
 UFLOW_RESNET18 = UFLOW_RESNET50.variant(

@@ -45,6 +45,7 @@ from ad.core.networks import FeatureExtractor
 from ad.flow.coupling import CouplingBlock, Subnet
 from ad.flow.freia import framework
 from ad.flow.glow_pair import GlowPair
+from ad.flow.maxima import largest_likelihoods
 from ad.flow.positions import position_code
 from ad.flow.sizes import require_size
 
@@ -252,12 +253,7 @@ class MsflowTrainer(GradientTrainer):
 
     def conclude(self, data: LearningData, held_out: LearningData | None) -> None:
         """Find each scale's largest likelihood; see `GradientTrainer.conclude`."""
-        largest = torch.full((len(self.detector.flows),), -torch.inf, device=self.setup.device)
-        with torch.no_grad(), in_precision("fp32", self.setup.device):
-            for batch in data.batches(self.setup.batch_size):
-                found = [own.amax() for own in self.detector.likelihoods(batch.frozen)]
-                largest = torch.maximum(largest, torch.stack(found))
-        self.detector.largest = largest
+        self.detector.largest = largest_likelihoods(data, self.setup, self.detector.likelihoods)
 
 
 @final
@@ -341,7 +337,7 @@ def rate(step: int, total_steps: int) -> float:
     done = step / total_steps
     if done < _CLIMB:
         return _FIRST + (1 - _FIRST) * done / _CLIMB
-    return _FALL ** sum(done >= fall for fall in _FALLS)  # type: ignore[no-any-return]
+    return _FALL ** sum(done >= fall for fall in _FALLS)
 
 
 def _convolution(channels: int, out: int) -> nn.Module:

@@ -33,6 +33,7 @@ from ad.core import (
     Prediction,
     Setup,
     WeightDecay,
+    budget_note,
     in_precision,
     renamed,
     stream,
@@ -289,8 +290,11 @@ def hard_cosine_loss(taught: Tensor, rebuilt: Tensor, share: float) -> Tensor:
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:
-    """Of tensors of equal shape and type, in that type."""
-    return torch.stack([each.float() for each in tensors]).mean(0).to(tensors[0].dtype)
+    """Of tensors of equal shape and type, in that type; the sum is fp32."""
+    total = tensors[0].float()
+    for each in tensors[1:]:
+        total = total + each
+    return (total / len(tensors)).to(tensors[0].dtype)
 
 
 @final
@@ -348,6 +352,13 @@ class DinomalyTrainer(GradientTrainer):
             decoder = Decoder(width, heads, depth=decoder_depth, dropout=bottleneck_dropout)
         self.detector = DinomalyDetector(encoder, decoder).to(setup.device).eval()
         self.ramp = 1
+        self.steps = 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """That there were too few steps; see `Trainer.notes`."""
+        enough = 3000 if min(self.setup.img_size) <= 224 else 5000
+        return budget_note("Dinomaly", self.steps, enough, "10,000 of 16 pictures, for 15 products")
 
     def frozen(self, images: Tensor) -> Sequence[Tensor]:
         """Both groups' means: all that is needed of eight layers; see `GradientTrainer.frozen`."""
@@ -374,6 +385,7 @@ class DinomalyTrainer(GradientTrainer):
         In few steps the first tenth is what 100 are of the authors' 10,000 to warm up, and what
         1,000 are until the loss has its full share of little gradients.
         """
+        self.steps = total_steps
         tenth = math.ceil(total_steps / 10)
         self.ramp = min(1000, tenth)
         adam = StableAdamW(
@@ -391,9 +403,9 @@ class DinomalyTrainer(GradientTrainer):
 
 
 def _papers_layers(encoder: str) -> tuple[str, ...]:
-    if not re.match(r"(vit|deit3?|beit|cait|eva)", encoder):
-        raise SettingError(_no_transformer(encoder))
     found = re.search(r"_(small|base|large)_", encoder)
+    if found is None and not re.search(r"vit|deit|cait", encoder):
+        raise SettingError(_no_transformer(encoder))
     if found is None:
         msg = (
             f"`layers` of Dinomaly must be named for encoder `{encoder}`: the paper's are those of "

@@ -171,9 +171,10 @@ class FeatureExtractor(nn.Module):
         x = self.normalize(images)
         with in_precision(self.precision, x.device):
             features = look(x)
-        # Sums with weights that stay fp32 are fp32 again, as in a transformer's blocks.
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        return [feature.to(dtype) for feature in features]
+        if self.has_tokens and self.precision == "bf16":
+            # A transformer adds to sums that its weights, which stay fp32, make fp32 again.
+            return [feature.bfloat16() for feature in features]
+        return features
 
 
 def fresh_network(backbone: str, layers: Sequence[str], *, seed: int) -> nn.Module:
@@ -326,7 +327,8 @@ def _downloaded_before(name: str) -> Path | None:
     hub = timm.get_pretrained_cfg(name)
     if hub is None or not hub.hf_hub_id:
         return None
-    repository = f"{hub.hf_hub_id}{name}" if hub.hf_hub_id.endswith("/") else hub.hf_hub_id
+    tagged = name if "." in name else f"{name}.{hub.tag}"  # the one that timm takes for it
+    repository = f"{hub.hf_hub_id}{tagged}" if hub.hf_hub_id.endswith("/") else hub.hf_hub_id
     found = try_to_load_from_cache(repository, "model.safetensors")
     return Path(found) if isinstance(found, str) else None
 
