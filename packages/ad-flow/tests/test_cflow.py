@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ad.core import LearningBatch, Setup
+from ad.core import LearningBatch, PictureSet, Setup, fit
 from ad.core.errors import NotFittedError, SettingError
+from ad.core.testing import make_picture
 from ad.flow.cflow import CflowTrainer, fibres_of, rate
 from ad.flow.positions import position_code
 
@@ -172,6 +173,21 @@ def test_it_can_be_exported(trainer):
         expected, got = trainer.detector(images), exported(images)
     torch.testing.assert_close(got[0], expected.score)
     torch.testing.assert_close(got[1], expected.map)
+
+
+@pytest.mark.slow
+def test_parts_are_not_compiled_one_by_one():
+    """Torch compiles eight variants and gives up: layers may be that many, parts are more."""
+    plain, compiled = (build(layers=("layer2",), fiber_batch=2) for _ in range(2))
+    shown = PictureSet([make_picture(number, size=SIZE)[0] for number in range(2)], SIZE)
+    fit(plain, shown)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        fit(compiled, shown, compiled=True)
+    assert plain.num_updates() > 8
+    for ours, theirs in zip(
+        compiled.detector.flows.parameters(), plain.detector.flows.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_rectangles_are_mapped_in_their_own_shape():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ad.core import LearningBatch, PictureSet, Setup, fit
+from ad.core import Callback, LearningBatch, PictureSet, Setup, fit
 from ad.core.detector import mark_trained
 from ad.core.errors import NotFittedError, SettingError
 from ad.core.networks import FeatureExtractor
@@ -133,7 +133,8 @@ def test_the_loss_is_minus_the_log_density_and_of_a_batch_the_mean_of_its_pictur
             for row in range(3)
         ]
         torch.testing.assert_close(loss, torch.stack(singles).mean())
-        torch.testing.assert_close(one.monitor(images), torch.stack(singles))
+        kept = one.monitor_kept(batch_of(features, images))
+        torch.testing.assert_close(kept, torch.stack(singles))
         latents, log_det = one.detector.latents(features)
         standard = torch.distributions.Normal(0, 1)
         density = sum(standard.log_prob(z).flatten(1).sum(1) for z in latents) + log_det
@@ -157,12 +158,41 @@ def test_flow_and_norms_learn_and_the_backbone_does_not():
     backbone = {k: v.clone() for k, v in one.detector.extractor.state_dict().items()}
     pictures = PictureSet([make_picture(n, size=SIZE)[0] for n in range(8)], SIZE)
     images = torch.stack([torch.from_numpy(p).permute(2, 0, 1) / 255 for p in pictures.sources])
-    before = one.monitor(images).mean()
+    batch = batch_of(one.frozen(images), images)
+    before = one.losses(batch)["nll"]
     fit(one, pictures)
-    assert one.monitor(images).mean() < before - 1000
+    assert one.losses(batch)["nll"] < before - 1000
     for name, tensor in one.detector.extractor.state_dict().items():
         assert torch.equal(tensor, backbone[name])
     assert (one.detector.norms[0].weight != 1).any()
+
+
+def test_the_epoch_in_which_held_out_pictures_are_likeliest_is_kept():
+    found = {}
+
+    class Watch(Callback):
+        def on_epoch_end(self, state):
+            found[state.monitor] = one.detector.flow.stages[0][0].global_offset.clone()
+
+    one = trainer(num_epochs=6, options={"lr": 0.05})
+    good, held_out = (
+        PictureSet([make_picture(n, size=SIZE)[0] for n in numbers], SIZE)
+        for numbers in (range(4), range(10, 13))
+    )
+    fit(one, good, held_out=held_out, callbacks=[Watch()])
+    assert len(found) == 6
+    assert torch.equal(one.detector.flow.stages[0][0].global_offset, found[min(found)])
+
+
+def test_the_backbone_sees_each_picture_once_held_out_ones_too(monkeypatch):
+    one = trainer(num_epochs=4)
+    seen = []
+    frozen = one.frozen
+    monkeypatch.setattr(one, "frozen", lambda images: seen.append(len(images)) or frozen(images))
+    good = PictureSet([make_picture(n, size=SIZE)[0] for n in range(4)], SIZE)
+    held_out = PictureSet([make_picture(n, size=SIZE)[0] for n in range(10, 13)], SIZE)
+    fit(one, good, held_out=held_out)
+    assert sum(seen) == 1 + 4 + 1 + 3  # one of each to know how much room they take
 
 
 def test_the_rate_falls_to_its_last_share_and_stays_if_told():

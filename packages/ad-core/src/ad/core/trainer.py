@@ -256,6 +256,16 @@ class GradientTrainer(Trainer):
         """
         return None
 
+    def monitor_kept(self, batch: LearningBatch) -> Tensor | None:
+        """What `monitor` says, for who needs of pictures only what frozen networks say of them.
+
+        With this in place of `monitor`, that is kept of held-out pictures, too.
+
+        Returns:
+            ``[B]``.
+        """
+        return self.monitor(batch.images)
+
     def conclude(  # noqa: B027 - optional on purpose
         self, data: LearningData, held_out: LearningData | None
     ) -> None:

@@ -220,15 +220,21 @@ class CflowTrainer(GradientTrainer):
 
         They are drawn from all pictures of the batch and all positions, each once.
         """
+        layer, fibres, positions = self._drawn(batch)
+        with in_precision("fp32", fibres.device):
+            found = self.detector.likelihood(layer, fibres, positions)
+            return {f"layer{layer + 1}": F.softplus(-found).mean()}
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # else it is compiled for each part
+    def _drawn(self, batch: LearningBatch) -> tuple[int, Tensor, Tensor]:
+        """A layer, and the fibres and positions of it that an update learns from."""
         layer, part, parts = self.parts[batch.update]
         fibres = fibres_of(batch.frozen[layer])
         generator = torch.Generator().manual_seed(stream(batch.seed, 5, batch.step, layer))
         rows = torch.randperm(fibres.shape[0], generator=generator).tensor_split(parts)[part]
         rows = rows.to(fibres.device)
         height, width = self.detector.grids[layer]
-        with in_precision("fp32", fibres.device):
-            found = self.detector.likelihood(layer, fibres[rows], rows % (height * width))
-            return {f"layer{layer + 1}": F.softplus(-found).mean()}
+        return layer, fibres[rows], rows % (height * width)
 
     def optimizers(self, total_steps: int) -> Sequence[Optimization]:
         """Adam on the authors' schedule; see `GradientTrainer.optimizers`."""

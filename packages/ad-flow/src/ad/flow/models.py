@@ -87,6 +87,7 @@ UFLOW_RESNET50 = ModelSpec(
     year=2024,
     code_licence="AGPL-3.0",
     tasks=("classifies", "localises"),
+    check={"options": {"flow_steps": 2}},
     tileable=False,
 )
 

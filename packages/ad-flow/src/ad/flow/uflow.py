@@ -321,9 +321,9 @@ class UflowTrainer(GradientTrainer):
         fall = (1 - self.lr_end_factor) / max(total_steps - 1, 1)
         return [Optimization(optimizer=adam, schedule=lambda step: 1 - fall * step)]
 
-    def monitor(self, images: Tensor) -> Tensor:
-        """How unlikely each held-out picture is; see `GradientTrainer.monitor`."""
-        return self._unlikeliness(self.frozen(images))
+    def monitor_kept(self, batch: LearningBatch) -> Tensor:
+        """How unlikely each held-out picture is; see `GradientTrainer.monitor_kept`."""
+        return self._unlikeliness(batch.frozen)
 
     def _unlikeliness(self, features: Sequence[Tensor]) -> Tensor:
         """Negative log-likelihood of each picture up to a constant, ``[B]``, in nats."""

@@ -242,9 +242,10 @@ class Descent:
 
     def _monitor(self, held_out: LearningData) -> float | None:
         parts = []
+        held_out.fill(self.trainer.setup.progress)
         with torch.no_grad():
             for batch in held_out.batches(self.trainer.setup.batch_size):
-                part = self.trainer.monitor(batch.images)
+                part = self.trainer.monitor_kept(batch)
                 if part is None:
                     return None
                 parts.append(part)

@@ -86,7 +86,8 @@ def fit(
             )
             others = None
             if held_out is not None and len(held_out):
-                others = LearningData(held_out, device, trainer.frozen, cache=False, seed=seed)
+                kept = feature_cache and _watches_kept(trainer)
+                others = LearningData(held_out, device, trainer.frozen, cache=kept, seed=seed)
             _check_patience(patience, trainer, others)
             descent = Descent(trainer, data, others, patience, checkpoints, told, world, compiled)
             with _own_randomness(device):
@@ -121,7 +122,7 @@ def _check_defects(trainer: Trainer, pictures: PictureSet, defects: Defects | No
 def _check_patience(
     patience: int | None, trainer: GradientTrainer, held_out: LearningData | None
 ) -> None:
-    watched = type(trainer).monitor is not GradientTrainer.monitor
+    watched = type(trainer).monitor is not GradientTrainer.monitor or _watches_kept(trainer)
     if patience is not None and not (watched and held_out is not None):
         reason = "nothing is held out" if watched else "this model does not watch its learning"
         msg = (
@@ -129,6 +130,10 @@ def _check_patience(
             f"{', or train with `holdout` above 0' if watched else ''}."
         )
         raise SettingError(msg)
+
+
+def _watches_kept(trainer: GradientTrainer) -> bool:
+    return type(trainer).monitor_kept is not GradientTrainer.monitor_kept
 
 
 def _pass_once(

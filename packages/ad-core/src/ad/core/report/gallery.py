@@ -121,8 +121,9 @@ class Gallery:
 
     @property
     def outlines(self) -> str:
-        """What the detector's own outline is of; empty if it has none."""
-        return "" if self.detector is None else self.detector.detector.outlines
+        """What the detector's own outlines are of; empty if what was kept has none."""
+        some = any(shown.outline is not None for shown in self._kept.values())
+        return self.detector.detector.outlines if some and self.detector is not None else ""
 
     @property
     def localises(self) -> bool:
