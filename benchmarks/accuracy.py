@@ -69,7 +69,7 @@ RUNS = {
         ("mtd", "all", "simplenet-resnet18", ["--steps", "300"]),
         ("mvtec", "hazelnut_toy", "dfm-resnet18", []),
         ("mvtec", "hazelnut_toy", "cfa-resnet18", ["--img-size", "128"]),
-        ("mvtec", "hazelnut_toy", "simplenet-resnet18", ["--steps", "100"]),
+        ("mvtec", "hazelnut_toy", "simplenet-resnet18", ["--steps", "50"]),
     ],
     # What two CPU cores can do in half an hour each: smaller pictures, narrower networks, and steps
     # far below what these models need, which the runs say themselves.
