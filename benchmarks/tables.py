@@ -102,6 +102,11 @@ def speed() -> str:
         what = f"`draem`, a step of {row['batch_size']} at {row['size']} pixels"
         how = f"{row['precision']}, {row['layout']}, {row['device']}"
         rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
+    for row in load("cfa")["rows"]:
+        what = f"CFA ({row['backbone']}), {row['what']} of {row['batch_size']}"
+        time = f"{row['seconds']:.1f} s, {row['bytes'] / 2**30:.2f} GiB"
+        ratio = f"{row['ratio']:.1f}x, memory {row['memory_ratio']:.1f}x"
+        rows.append((what, row["case"], time, ratio))
     for row in load("synth")["rows"]:
         what = f"synthetic defects: {row['case']}"
         before, ours = row["baseline_seconds"] * 1000, row["seconds"] * 1000

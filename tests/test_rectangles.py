@@ -45,6 +45,7 @@ def test_a_size_that_a_model_cannot_take_is_refused_with_what_it_takes(name, siz
         "autoencoder",
         "padim-resnet18",
         "fre-resnet18",
+        "dfm-resnet18",
         "fastflow-resnet18",
         "cflow-resnet18",
         "msflow-resnet18",
@@ -53,7 +54,7 @@ def test_a_size_that_a_model_cannot_take_is_refused_with_what_it_takes(name, siz
 def test_a_model_that_knows_positions_refuses_another_shape(name):
     detector = build(name, (64, 96)).detector
     detector.require_fitted = lambda: None  # nor does it matter what it learnt
-    if name.startswith("fre"):
+    if name.startswith(("fre", "dfm")):
         detector.weight = torch.zeros(1, 1)
     with pytest.raises(SettingError, match=r"64 x 96 \(height x width\).*96 x 64"):
         detector(torch.zeros(1, 3, 96, 64))

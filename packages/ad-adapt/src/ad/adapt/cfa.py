@@ -238,7 +238,7 @@ class CfaTrainer(GradientTrainer):
             raise SettingError(msg)
         self.detector.centroids = centroids
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # searching twice would be slower
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what a search keeps for later cannot be traced
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """How far patches are from their spheres, and in others; see `GradientTrainer.losses`."""
         with torch.autocast(batch.images.device.type, enabled=False):
