@@ -89,6 +89,10 @@ def speed() -> str:
         what = f"`{row['model']}`, inference, {row['batch_size']} at once"
         time = f"{row['seconds_per_image'] * 1000:.0f} ms a picture"
         rows.append((what, f"{row['precision']}, {row['device']}", time, f"{row['ratio']:.1f}x"))
+    for row in load("dinomaly")["rows"]:
+        what = f"`{row['model']}`, inference, {row['batch_size']} at once"
+        time = f"{row['seconds_per_image'] * 1000:.0f} ms a picture"
+        rows.append((what, f"{row['case']}, {row['device']}", time, f"{row['ratio']:.1f}x"))
     for row in load("draem")["rows"]:
         what = f"`draem`, a step of {row['batch_size']} at {row['size']} pixels"
         how = f"{row['precision']}, {row['layout']}, {row['device']}"
