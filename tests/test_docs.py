@@ -1,12 +1,10 @@
 """Every example in README.md and docs/ runs, offline, in a folder laid out as the text says."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 from PIL import Image
 from safetensors.torch import save_file
 from scipy import stats
@@ -17,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"(?:<!-- file: (\S+) -->\n)?```(python|console|toml|csv)\n(.*?)```", re.DOTALL)
 _HERE = "import sys; sys.path.insert(0, '')\n"
+_AD = "from ad.core.cli import main; main()"
+_SCRIPT = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
 
 
 def write_pictures(folder, indices, *, defect=False):
@@ -52,14 +52,12 @@ def home(tmp_path, monkeypatch, weights):
     write_mvtec_tree(tmp_path / "mvtec", "toy")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AD_WEIGHTS", str(weights))
+    monkeypatch.setenv("NO_COLOR", "1")
     return tmp_path
 
 
-def run(command):
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"}
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+def run(program, *arguments):
+    assert warm.run(program, *arguments, said="said") == 0, Path("said").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -77,12 +75,10 @@ def test_the_examples_of_a_page_run(page, home):
             # As a file, so that what it defines can be found where it is registered by path.
             script = home / "example.py"
             script.write_text(_HERE + text)
-            run([sys.executable, str(script)])
+            run(_SCRIPT, script)
         for line in text.splitlines() if language == "console" else ():
             if line.startswith("$ ad "):
-                # `ad` itself may not be on the path of the process that runs the tests.
-                start = "import sys; from ad.core.cli import main; main()"
-                run([sys.executable, "-c", start, *line.removeprefix("$ ad ").split()])
+                run(_AD, *line.removeprefix("$ ad ").split())
 
 
 def test_every_page_is_linked_from_the_readme():

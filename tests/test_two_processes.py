@@ -1,13 +1,11 @@
 """Two processes, real models: one pass is as with one, descent as with shared batches."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+import warm
 
 from ad.core import LearningData, PictureSet, Setup, train
 from ad.core.saved.files import read_model
@@ -26,7 +24,7 @@ import json, sys
 import torch
 from ad.core import train
 from ad.core.data.batches import PictureSet
-from ad.core.learning.distributed import join_world
+from ad.core.learning.distributed import end_process, join_world
 from ad.core.saved.files import save_tensors
 from ad.core.learning.loop import fit
 from ad.core.testing.pictures import make_picture
@@ -44,6 +42,7 @@ setup = Setup(img_size=size, normalize=True, num_steps=steps, batch_size=4, weig
 trainer = StfpmTrainer(setup, backbone="resnet18", layers=("layer1", "layer2"))
 fit(trainer, PictureSet([make_picture(i, size=size)[0] for i in range(10)], size), world=world)
 save_tensors(Path(out) / f"stfpm-{world.rank}", trainer.detector.state_dict(), {})
+end_process(0)
 """
 
 
@@ -88,15 +87,8 @@ def accumulated():
 @pytest.mark.slow
 def test_two_processes_are_one_in_one_pass_and_shared_batches_by_gradient(tmp_path):
     root = write_mvtec_tree(tmp_path / "data", size=SIZE)
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-         str(program), str(root), str(tmp_path), str(SIZE), str(STEPS), json.dumps(ONE_PASS)],
-        capture_output=True, text=True, timeout=250, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    said, words = tmp_path / "said", (root, tmp_path, SIZE, STEPS, json.dumps(ONE_PASS))
+    assert warm.run_together(PROGRAM, *words, said=said) == [0, 0], said.read_text()
     for model, options in ONE_PASS.items():
         one = train("mvtec", "toy", model, data_root=root, output_dir=tmp_path / f"{model}-one",
                     weights="random", img_size=SIZE, batch_size=4, model=options)  # fmt: skip

@@ -281,6 +281,16 @@ def twelve(tmp_path, mean_picture):
     return learnt(tmp_path, mean_picture, "grey", 16)
 
 
+def test_data_show_names_the_level_before_anything_is_learnt(tmp_path, run_ad):
+    for index in range(3):
+        (tmp_path / "good").mkdir(exist_ok=True)
+        save(tmp_path / f"good/{index}.png", grey(index)[0] * np.uint16(16))
+    for how in ([], ["--json"]):
+        status, out, err = run_ad("data", "show", "folder", tmp_path, *how)
+        assert status == 0
+        assert "4095 (12 bits) is taken as white" in " ".join((out + err).split())
+
+
 def test_the_level_is_kept_with_the_model(twelve, tmp_path):
     config = json.loads((twelve.run / "model/config.json").read_text())
     assert config["white_level"] == 4095

@@ -1,11 +1,12 @@
 """One process at a time trains in a run directory, and one that was killed is in nobody's way."""
 
 import signal
-import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import pytest
+import warm
 from small_learning import Interrupting
 
 from ad.core import evaluate, train
@@ -29,14 +30,17 @@ def another_process_in(run):
     code = "import sys, time; from pathlib import Path\n"
     code += "from ad.core.jobs.run_directory import claim_run\n"
     code += "held = claim_run(Path(sys.argv[1])); print('there', flush=True); time.sleep(600)"
-    command = [sys.executable, "-c", code, str(run)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout.readline() == "there\n"
-            yield
-        finally:
-            process.kill()
-    assert process.returncode == -signal.SIGKILL
+    said = run.with_name("said")
+    process = warm.start(code, run, said=said)
+    try:
+        while not said.exists() or said.read_text() != "there\n":
+            assert process.is_alive(), said.read_text()
+            time.sleep(0.01)
+        yield
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import subprocess
 import sys
 import threading
 
 import pytest
+import warm
 from PIL import Image
 
 import ad.core.jobs.recalibrate
@@ -52,18 +52,18 @@ rewrite_config(folder, {"model": "new"})
 """
 
 
-def test_a_kill_at_any_moment_leaves_the_old_configuration_or_the_new_one(trained):
+def test_a_kill_at_any_moment_leaves_the_old_configuration_or_the_new_one(trained, tmp_path):
     folder = trained.run / "model"
     _, old = read_model(folder)
     seen = []
     for at in range(9):
-        done = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(at)], check=False)
+        status = warm.run(KILLED, folder, at, said=tmp_path / "said")
         _, found = read_model(folder)
         assert found in (old, {"model": "new"})
         seen.append(found != old)
-        if done.returncode == 0:
+        if status == 0:
             break
-        assert done.returncode == 9
+        assert status == 9
         rewrite_config(folder, old)  # works on what a kill left, too
         assert read_model(folder)[1] == old
     assert seen == [False, False, False, True, True]  # old again, next, manifest, its own name
@@ -104,13 +104,14 @@ def test_a_calibration_that_came_in_between_is_left_as_it_is(trained, normals, m
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nobody waits there")
-def test_one_at_a_time_changes_a_model_and_who_is_killed_holds_up_nobody(trained, normals):
+def test_one_at_a_time_changes_a_model_and_who_is_killed_holds_up_nobody(
+    trained, normals, tmp_path
+):
     killed = "import os, sys; from pathlib import Path; from ad.core.saved.files import alone\n"
     killed += "with alone(Path(sys.argv[1])): os._exit(9)"
     folder = trained.run / "model"
     before = sorted(folder.iterdir())
-    done = subprocess.run([sys.executable, "-c", killed, str(folder)], check=False)
-    assert done.returncode == 9
+    assert warm.run(killed, folder, said=tmp_path / "said") == 9
     assert sorted(folder.iterdir()) == before
     work = threading.Thread(target=recalibrate, args=[trained.run], kwargs={"normals": normals})
     with alone(folder):

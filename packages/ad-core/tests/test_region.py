@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import re
 
 import numpy as np
 import pytest
@@ -12,52 +11,14 @@ from changed_models import rewrite
 from PIL import Image
 from report_pages import Page
 
-from ad.core import ModelRegistry, Setup, Size, evaluate, load, recalibrate, train
-from ad.core.detector import Detector, Prediction, learned_buffer
+from ad.core import Setup, Size, evaluate, load, recalibrate, train
 from ad.core.errors import DataError, ModelFileError, PictureError, SettingError
 from ad.core.framing import Crop, Framing, Region
 from ad.core.jobs.inspect import inspect
 from ad.core.networks import cells_looked_at
 from ad.core.report.heatmaps import heat_of, overlay
-from ad.core.testing.pictures import write_mvtec_tree
-from ad.core.trainer import OnePassTrainer
 
 SIDE = 32
-
-
-class WholeDetector(Detector):
-    """Judges pictures by their brightness as a whole."""
-
-    localises = False
-
-    def __init__(self):
-        super().__init__()
-        learned_buffer(self, "level", shape=(1,))
-
-    def forward(self, images):
-        return Prediction(images.mean((1, 2, 3)) - self.level, None)
-
-
-class WholeTrainer(OnePassTrainer):
-    def __init__(self, setup):
-        super().__init__(setup)
-        self.detector = WholeDetector()
-
-    def observe(self, images):
-        self.detector.level = images.mean()[None]
-
-    def conclude(self):
-        pass
-
-
-@pytest.fixture
-def whole():
-    ModelRegistry.register(
-        "whole", "test_region:WholeTrainer", {},
-        {"num_epochs": 1, "batch_size": 4, "img_size": 32, "normalize": False},
-    )  # fmt: skip
-    yield "whole"
-    ModelRegistry.unregister("whole")
 
 
 def put(path, pixels):
@@ -403,51 +364,3 @@ def test_a_trainer_is_told_what_counts(mean_picture, toy_root, left, tmp_path, m
     monkeypatch.setattr(Setup, "__post_init__", told)
     train("mvtec", "toy", mean_picture, data_root=toy_root, roi=left, output_dir=tmp_path / "run")
     assert seen[0].sum() == 32 * 16
-
-
-# --- maps as files -----------------------------------------------------------------------------
-
-
-def test_maps_are_saved_in_the_pictures_own_pixels(mean_picture, tmp_path, run_ad):
-    root = write_mvtec_tree(tmp_path / "data", size=(40, 90))
-    run = train("mvtec", "toy", mean_picture, data_root=root, output_dir=tmp_path / "run",
-                fit="crop", resize=40).run  # fmt: skip
-    status, out, _ = run_ad("predict", run, root / "toy/test", "--save-maps", tmp_path / "maps",
-                            "--output", tmp_path / "out", "--json")  # fmt: skip
-    assert status == 0
-    rows = json.loads(out)["predictions"]
-    files = sorted((tmp_path / "maps").iterdir())
-    assert [file.name for file in files][:2] == ["0001-good-000.npz", "0002-good-001.npz"]
-    for file, row in zip(files, rows, strict=True):
-        with np.load(file) as saved:
-            assert set(saved) == {"map", "score", "threshold", "path"}
-            assert (saved["map"].shape, saved["map"].dtype) == ((40, 90), np.float32)
-            seen = ~np.isnan(saved["map"])
-            assert seen[4:36, 9:81].all()  # 32 of 40, of 40 and of 90 pixels
-            assert seen.sum() == 32 * 72
-            assert str(saved["path"]) == row["path"]
-            assert saved["score"] == pytest.approx(row["score"])
-            assert float(saved["threshold"]) == json.loads(out)["threshold"]
-    status, _, _ = run_ad("evaluate", run, "--save-maps", tmp_path / "again", "--no-report")
-    assert status == 0
-    again = {}
-    for file in sorted((tmp_path / "again").iterdir()):
-        with np.load(file) as saved:
-            again[str(saved["path"])] = saved["map"]
-    with np.load(files[0]) as saved:
-        np.testing.assert_allclose(again[str(saved["path"])], saved["map"], rtol=1e-6)
-    assert len(again) == len(files)
-
-
-def test_maps_that_cannot_be_saved_are_told_of_first(whole, run, toy_root, tmp_path, run_ad):
-    made = train("mvtec", "toy", whole, data_root=toy_root, output_dir=tmp_path / "whole").run
-    words = "`whole` judges pictures as a whole and has no maps to save"
-    with pytest.raises(SettingError, match=words):
-        inspect(made, [toy_root / "toy/test"], save_maps=tmp_path / "maps")
-    with pytest.raises(SettingError, match=words):
-        evaluate(made, save_maps=tmp_path / "maps")
-    assert not (tmp_path / "maps").exists()
-    status, _, err = run_ad("predict", run, toy_root / "toy/test", "--save-maps", toy_root)
-    assert status == 1
-    assert re.search("is not empty", " ".join(err.split()))
-    assert not (run / "predictions").exists()

@@ -4,12 +4,11 @@ import json
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
+import warm
 from small_learning import (
     Interrupting,
     StopsAfter,
@@ -232,16 +231,15 @@ train("mvtec", "toy", "linear-student", data_root=root, checkpoint_minutes=0, **
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_twenty_times_ends_bit_equal(toy_root, tmp_path):
-    errors = (tmp_path / "errors").open("w+")
+    said = tmp_path / "said"
 
     def start(run, how):
-        command = [sys.executable, "-c", PROGRAM, str(toy_root), str(run), how]
-        return subprocess.Popen(command, stderr=errors)
+        return warm.start(PROGRAM, toy_root, run, how, said=said)
 
     def finish(run, how):
-        status = start(run, how).wait(200)
-        errors.seek(0)
-        assert status == 0, errors.read()
+        process = start(run, how)
+        process.join(200)
+        assert process.exitcode == 0, said.read_text()
 
     finish(tmp_path / "whole", "start")
     rng, run = random.Random(0), tmp_path / "killed"
@@ -250,14 +248,14 @@ def test_a_run_that_is_killed_twenty_times_ends_bit_equal(toy_root, tmp_path):
         process = start(run, "resume" if (run / "run.json").exists() else "start")
         size = log.stat().st_size if log.exists() else 0
         while not log.exists() or log.stat().st_size <= size:  # it is not yet learning
-            assert process.poll() is None, errors.seek(0) or errors.read()
+            assert process.is_alive(), said.read_text()
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.1))
-        assert process.poll() is None, "it ended before it was killed: make the run longer"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.is_alive(), "it ended before it was killed: make the run longer"
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     finish(run, "resume")
-    errors.close()
     assert files(run) == files(tmp_path / "whole") != {}
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert sum(line["event"] == "resume" for line in lines) == 20

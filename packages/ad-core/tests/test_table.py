@@ -107,6 +107,20 @@ def test_a_wrong_table_is_refused_with_its_line(write, lines, words):
         read(write(*lines))
 
 
+def test_a_mask_of_a_good_picture_must_mark_nothing(write, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "black.png")
+    mask = Image.new("L", (8, 8))
+    mask.putpixel((3, 3), 255)
+    mask.save(tmp_path / "spot.png")
+    rows = ("image,label,mask", "0.png,good,black.png", "1.png,bad,spot.png")
+    assert [s.masks for s in read(write(*rows))] == [(), (tmp_path / "spot.png",)]
+    words = r"Line 4 of .* calls a picture good, and its mask `.*spot\.png` marks a defect: .* Mend"
+    with pytest.raises(DataError, match=words):
+        read(write(*rows, "2.png,good,black.png;spot.png"))
+    with pytest.raises(PictureError, match=r"mask `.*gone\.png` does not exist"):
+        read(write("image,label,mask", "0.png,good,gone.png"))
+
+
 def test_a_table_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "t.csv").write_bytes("image,label\nprüf.png,0\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"t\.csv` cannot be read as UTF-8 text"):

@@ -16,6 +16,7 @@ from ad.flow.csflow import CrossScaleNet, CsflowDetector, CsflowTrainer
 from ad.flow.fastflow import FastflowDetector, FastflowTrainer
 from ad.flow.glow_pair import GlowPair
 from ad.flow.positions import position_code
+from ad.flow.uflow import UflowDetector, UflowTrainer, UShapedFlow
 
 pytestmark = needs_golden
 
@@ -312,3 +313,29 @@ def test_csflow():
         whole, half, quarter = looking.extractor.seen
         golden.check(half[..., :4, :4], "pyramid/half_corner", 2e-5)
         golden.check(quarter[..., :4, :4], "pyramid/quarter_corner", 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("case", "sides", "flow_steps"), [("two_scale", (8, 4), 4), ("three_scale", (16, 8, 4), 2)]
+)
+def test_uflow(case, sides, flow_steps):
+    """But for anomalib's loss, which sums the prior over the batch."""
+    wrong = f"{case}/loss_anomalib_wrong"
+    with Golden("flow_uflow", only=f"{case}/", beyond=[wrong]) as golden:
+        maps, size = golden.layers(f"{case}/features."), 4 * sides[0]
+        flow = UShapedFlow([tuple(each.shape[1:]) for each in maps], flow_steps, seed=0)
+        for side, stage in zip(sides, flow.stages, strict=True):
+            for number, block in enumerate(stage):
+                fill_block(golden, block, f"{case}/stage_side{side}/block{number}/")
+        norms = [nn.Identity() for _ in maps]
+        detector = UflowDetector(Saying(maps, size), norms, flow, size, "tree")
+        mark_trained(detector)
+        latents, log_det = detector.latents(maps)
+        for number, z in enumerate(latents):
+            golden.check(z, f"{case}/z.{number}", 1e-5)
+        golden.check(log_det, f"{case}/logdet", 1e-5)
+        prediction = detector(torch.zeros(2, 3, size, size))
+        golden.check(prediction.map[:, None], f"{case}/map", 1e-5)
+        golden.check(prediction.score, f"{case}/score", 1e-5)
+        loss = sum(trained(UflowTrainer, detector).losses(batch_of(maps)).values())
+        golden.check(loss, f"{case}/loss", 1e-5)

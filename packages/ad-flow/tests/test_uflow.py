@@ -1,11 +1,10 @@
-"""U-Flow against golden numbers, autograd's Jacobian and closed forms."""
+"""U-Flow against autograd's Jacobian, densities of torch and its own test of significance."""
 
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from golden import Golden, needs_golden
 from torch import nn
 
 from ad.core import LearningBatch, PictureSet, Setup, fit
@@ -53,17 +52,6 @@ def batch_of(frozen, images):
     return LearningBatch(
         images=images, frozen=tuple(frozen), indices=tuple(range(len(images))), epoch=0, seed=0
     )
-
-
-class Saying(nn.Module):
-    """A frozen network that says what it is given to say, whatever it sees."""
-
-    def __init__(self, said):
-        super().__init__()
-        self.said = said
-
-    def forward(self, _):
-        return self.said
 
 
 SHAPES = [(3, 4, 8), (8, 2, 4), (9, 1, 2)]
@@ -302,53 +290,3 @@ def test_one_file_cannot_be_the_weights_of_two_networks(tmp_path):
 def test_the_pairs_blocks_are_not_a_matter_of_choice():
     with pytest.raises(SettingError, match=r"`layers` is for other .*`mcait-xxs`.*Leave it out"):
         trainer(options={"backbone": "mcait-xxs", "layers": ("blocks.3",)})
-
-
-# --- golden numbers ----------------------------------------------------------------------------
-
-
-class TestGolden:
-    pytestmark = needs_golden
-
-    @pytest.mark.parametrize(
-        ("case", "sides", "flow_steps"), [("two_scale", (8, 4), 4), ("three_scale", (16, 8, 4), 2)]
-    )
-    def test_the_flow_the_loss_and_the_map(self, case, sides, flow_steps):
-        """But for anomalib's loss, which sums the prior over the batch."""
-        wrong = f"{case}/loss_anomalib_wrong"
-        with Golden("flow_uflow", only=f"{case}/", beyond=[wrong]) as golden:
-            features = golden.layers(f"{case}/features.")
-            shapes = [tuple(f.shape[1:]) for f in features]
-            flow = UShapedFlow(shapes, flow_steps, seed=0)
-            for side, stage in zip(sides, flow.stages, strict=True):
-                for number, block in enumerate(stage):
-                    own = f"{case}/stage_side{side}/block{number}/"
-                    state = {
-                        "global_scale": golden[f"{own}global_scale_gamma"],
-                        "global_offset": golden[f"{own}global_offset"],
-                        "permutation": golden[f"{own}permutation"],
-                    }
-                    for place, name in ((0, "first"), (2, "second")):
-                        for kind in ("weight", "bias"):
-                            state[f"subnet.{place}.{kind}"] = golden[f"{own}subnet.{name}.{kind}"]
-                    wanted = block.state_dict()
-                    block.load_state_dict({k: v.view_as(wanted[k]) for k, v in state.items()})
-
-            size = 4 * sides[0]
-            one = trainer()
-            detector, images = one.detector, torch.zeros(2, 3, size, size)
-            detector.extractor = Saying(features)
-            detector.norms = nn.ModuleList(nn.Identity() for _ in features)
-            detector.flow = flow
-            detector.img_size = (size, size)
-            mark_trained(detector)
-            with torch.inference_mode():
-                latents, log_det = detector.latents(features)
-                score, anomaly_map = detector(images)
-                loss = one.losses(batch_of(features, images))["nll"]
-            for number, z in enumerate(latents):
-                golden.check(z, f"{case}/z.{number}", 1e-5)
-            golden.check(log_det, f"{case}/logdet", 1e-5)
-            golden.check(loss, f"{case}/loss", 1e-5)
-            golden.check(anomaly_map[:, None], f"{case}/map", 1e-5)
-            golden.check(score, f"{case}/score", 1e-5)

@@ -1,12 +1,9 @@
 """DSR's quantiser: the nearest codes, and how codes follow what they stand for."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
+import warm
 from small_dsr import noise
 
 from ad.recon.dsr import vq
@@ -134,11 +131,5 @@ end_process(0)
 
 
 def test_codes_start_anew_in_the_same_place_in_all_processes(tmp_path):
-    program = tmp_path / "together.py"
-    program.write_text(TOGETHER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*command, "--nproc-per-node", "2", program],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    said = tmp_path / "said"
+    assert warm.run_together(TOGETHER, said=said) == [0, 0], said.read_text()

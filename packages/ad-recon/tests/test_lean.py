@@ -15,12 +15,22 @@ SMALL = {
 }
 PROGRAM = """
 import sys
-sys.modules.update(timm=None, torchvision=None)  # importing them fails
+
+class Missing:
+    asked = []
+
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in ("timm", "torchvision"):
+            self.asked.append(name)
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
 from ad.core import train
 data, runs, models = sys.argv[1:]
 for model, options in eval(models).items():
     train("mvtec", "toy", model, data_root=data, output_dir=f"{runs}/{model}", img_size=64,
           num_steps=2, batch_size=2, model=options)
+assert not Missing.asked, Missing.asked
 """
 
 

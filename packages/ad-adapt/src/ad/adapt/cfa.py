@@ -75,23 +75,26 @@ class Descriptor(nn.Module):
             ``[B, h * w, D]``, float32, of the first map's grid, row by row.
         """
         height, width = maps[0].shape[2], maps[0].shape[3]
-        weights = torch.split(self.mix.weight, [*self.channels, _COORDINATES], dim=1)
-        place = _coordinates(height, width, like=self.mix.weight)
-        described = F.conv2d(place, weights[-1], self.mix.bias)  # [1, D, h, w]
+        mix = self.mix.weight.flatten(1)
+        weights = torch.split(mix, [*self.channels, _COORDINATES], dim=1)
+        # Channels last throughout: a row is a description, and rows are what is compared.
+        described = F.linear(_coordinates(height, width, like=mix), weights[-1], self.mix.bias)
         for features, weight in zip(maps, weights, strict=False):
             average = F.avg_pool2d(features.float(), 3, stride=1, padding=1)
-            mixed = F.conv2d(average, weight)
-            if mixed.shape[2:] != (height, width):
-                mixed = F.interpolate(mixed, (height, width), mode="bilinear", align_corners=False)
+            mixed = F.linear(average.permute(0, 2, 3, 1), weight)
+            if mixed.shape[1:3] != (height, width):
+                mixed = F.interpolate(
+                    mixed.permute(0, 3, 1, 2), (height, width), mode="bilinear", align_corners=False
+                ).permute(0, 2, 3, 1)
             described = described + mixed
-        return described.flatten(2).transpose(1, 2)
+        return described.flatten(1, 2)
 
 
 def _coordinates(height: int, width: int, *, like: Tensor) -> Tensor:
-    """Row and column of each cell in [-1, 1], ``[1, 2, h, w]``."""
+    """Row and column of each cell in [-1, 1], ``[h, w, 2]``."""
     rows = torch.linspace(-1, 1, height, dtype=like.dtype, device=like.device)
     columns = torch.linspace(-1, 1, width, dtype=like.dtype, device=like.device)
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=2)
 
 
 @final
@@ -235,6 +238,7 @@ class CfaTrainer(GradientTrainer):
             raise SettingError(msg)
         self.detector.centroids = centroids
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # searching twice would be slower
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """How far patches are from their spheres, and in others; see `GradientTrainer.losses`."""
         with torch.autocast(batch.images.device.type, enabled=False):
@@ -247,7 +251,6 @@ class CfaTrainer(GradientTrainer):
                 "repulsion": (within - far - self.alpha).relu().mean() / self.nu,
             }
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what was found is kept between two runs of the same code
     def _distances(self, maps: Sequence[Tensor]) -> Tensor:
         """Squared distances of one picture's patches to their nearest centroids.
 

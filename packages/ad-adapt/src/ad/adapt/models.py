@@ -18,6 +18,7 @@ DFM = ModelSpec(
     year=2019,
     code_licence="MIT",
     tasks=("classifies", "localises"),
+    tileable=False,
     # Four cells to a side are all that pictures of 64 pixels have.
     check={"options": {"pool": 1}},
 )
@@ -42,6 +43,7 @@ CFA = ModelSpec(
     year=2022,
     code_licence="none stated",
     tasks=("classifies", "localises"),
+    tileable=False,
 )
 
 CFA_RESNET18 = CFA.variant(

@@ -72,9 +72,9 @@ class Detector(nn.Module, abc.ABC):
     def outline(self, images: Tensor) -> Tensor:
         """Say where a test of the detector's own finds something; for those with `outlines`.
 
-        For a test with a limit that comes with it, such as one of significance. People see it on
-        heat maps and in reports, beside what the pixel threshold outlines. It takes no part in
-        scores, verdicts and figures, is not exported and may compute on the CPU.
+        For a test that comes with its limit, such as one of significance. People see it on heat
+        maps and in reports, beside what the pixel threshold outlines. It takes no part in scores,
+        verdicts and figures, is not exported and may compute on the CPU.
 
         Args:
             images: As `forward` takes them.

@@ -86,6 +86,16 @@ class Trainer(abc.ABC):
         self.setup = setup
 
     @property
+    def learns_from_defects(self) -> bool:
+        """Whether it wants labelled defective pictures among those that it learns from.
+
+        Only a `GradientTrainer` can, whose batches then have `LearningBatch.truth`: labels, and
+        masks where there are some. An epoch has each defective picture four times, as it is and
+        flipped three ways, and as many good ones. It is not trained without any.
+        """
+        return False
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of this training: what it went without, and what that costs."""
         return ()
@@ -164,7 +174,11 @@ class GradientTrainer(Trainer):
         return {"detector": self.detector}
 
     def num_steps(self, num_images: int) -> int:
-        """How many batches are learnt from; from the setup by default, 0 to `prepare` only."""
+        """How many batches are learnt from; from the setup by default, 0 to `prepare` only.
+
+        Args:
+            num_images: How many pictures an epoch has.
+        """
         if self.setup.num_steps is not None:
             return self.setup.num_steps
         return self.setup.num_epochs * math.ceil(num_images / self.setup.batch_size)

@@ -42,6 +42,7 @@ from ad.core import (
 from ad.core.errors import SettingError
 from ad.core.networks import FeatureExtractor
 from ad.flow.coupling import fibre_flow
+from ad.flow.maxima import largest_likelihoods
 from ad.flow.positions import position_code
 from ad.flow.sizes import require_size
 
@@ -236,15 +237,14 @@ class CflowTrainer(GradientTrainer):
 
     def conclude(self, data: LearningData, held_out: LearningData | None) -> None:
         """Find each layer's largest likelihood; see `GradientTrainer.conclude`."""
-        largest = torch.full((len(self.detector.grids),), -torch.inf, device=self.setup.device)
-        with torch.no_grad(), in_precision("fp32", self.setup.device):
-            for batch in data.batches(self.setup.batch_size):
-                found = [
-                    self.detector.likelihood(layer, fibres_of(map_)).max()
-                    for layer, map_ in enumerate(batch.frozen)
-                ]
-                largest = torch.maximum(largest, torch.stack(found))
-        self.detector.largest = largest
+        detector = self.detector
+        detector.largest = largest_likelihoods(
+            data,
+            self.setup,
+            lambda maps: (
+                detector.likelihood(layer, fibres_of(map_)) for layer, map_ in enumerate(maps)
+            ),
+        )
 
 
 def fibres_of(map_: Tensor) -> Tensor:

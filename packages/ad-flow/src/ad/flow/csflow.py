@@ -272,4 +272,4 @@ class CrossScaleNet(nn.Module):
 
 def pixels(extractor: FeatureExtractor) -> int:
     """Of the picture, along the side of a cell of the coarsest scale."""
-    return extractor.strides[0] * 2 ** (_SCALES - 1)
+    return extractor.strides[0] << (_SCALES - 1)

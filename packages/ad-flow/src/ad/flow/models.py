@@ -20,6 +20,7 @@ FASTFLOW_RESNET50 = ModelSpec(
     year=2021,
     code_licence="none published",
     tasks=("classifies", "localises"),
+    tileable=False,
 )
 
 FASTFLOW_RESNET18 = FASTFLOW_RESNET50.variant(
@@ -63,6 +64,7 @@ CFLOW_RESNET50 = ModelSpec(
     year=2022,
     code_licence="BSD-3-Clause",
     tasks=("classifies", "localises"),
+    tileable=False,
 )
 
 CFLOW_RESNET18 = CFLOW_RESNET50.variant(
@@ -85,6 +87,7 @@ UFLOW_RESNET50 = ModelSpec(
     year=2024,
     code_licence="AGPL-3.0",
     tasks=("classifies", "localises"),
+    tileable=False,
 )
 
 UFLOW_RESNET18 = UFLOW_RESNET50.variant(
@@ -124,7 +127,7 @@ CSFLOW = ModelSpec(
             "backbone": "mobilenetv2_050",
             "layer": "blocks.2",
             "hidden": 32,
-            "n_coupling_blocks": 2,
+            "lr": 0.01,
         }
     },
 )

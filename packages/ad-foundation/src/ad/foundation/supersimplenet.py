@@ -312,6 +312,11 @@ class SupersimplenetTrainer(GradientTrainer):
                         nn.init.xavier_normal_(module.weight)
         self.detector.to(setup.device).to(memory_format=torch.channels_last).eval()
 
+    @property
+    def learns_from_defects(self) -> bool:
+        """If it is supervised; see `Trainer.learns_from_defects`."""
+        return self.supervised
+
     def frozen(self, images: Tensor) -> Sequence[Tensor]:
         """The frozen network's maps; see `GradientTrainer.frozen`."""
         return self.detector.extractor(images)  # type: ignore[no-any-return]  # untyped in torch

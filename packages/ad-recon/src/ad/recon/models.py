@@ -18,6 +18,7 @@ AUTOENCODER = ModelSpec(
     year=2019,
     code_licence="none published",
     tasks=("classifies", "localises"),
+    tileable=False,
 )
 
 GANOMALY = ModelSpec(
@@ -37,6 +38,7 @@ GANOMALY = ModelSpec(
     year=2018,
     code_licence="MIT",
     tasks=("classifies", "localises"),
+    tileable=False,
     check={
         "num_epochs": 60,
         "options": {
@@ -81,13 +83,13 @@ DSR = ModelSpec(
     check={
         "num_epochs": 60,
         "options": {
-            "latent_anomaly_strength": 0.5,
+            "latent_anomaly_strength": 1.0,
             "embedding_dim": 32,
             "num_embeddings": 128,
             "width": 16,
             "refine_share": 0.2,
             "rotate_prob": 0.0,
-            "lr": 5e-4,
+            "lr": 1e-3,
         },
     },
 )

@@ -39,6 +39,7 @@ def show(
     from ad.core.cli.console import ConsoleProgress, inventory_table, notes, print_json
     from ad.core.data.contents import check_pictures
     from ad.core.data.inventory import take_inventory
+    from ad.core.data.levels import find_white_level
     from ad.core.data.samples import collect, locate
     from ad.core.registry import get_dataset
 
@@ -47,6 +48,7 @@ def show(
     samples = collect(layout, names, root=root, seed=seed, progress=progress)
     found = take_inventory(layout, root, samples)
     told = [*found.notes(), *check_pictures(samples, progress=progress)]
+    told += find_white_level([sample.path for sample in samples], progress=progress).notes
     if json:
         print_json({"root": None if root is None else str(root), **found.to_json(), "notes": told})
     else:

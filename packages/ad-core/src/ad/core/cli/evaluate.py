@@ -32,7 +32,6 @@ def evaluate(
         say,
         say_verdicts,
     )
-    from ad.core.framing import size_of
     from ad.core.jobs.evaluate import evaluate as run_evaluate
     from ad.core.report.run import REPORT
 
@@ -47,7 +46,7 @@ def evaluate(
     metrics_table(result.metrics, result.categories)
     if result.kinds:
         kinds_table(result.kinds)
-    say(f"{result.num_images} test pictures; pixels compared at {size_of(result.resolution)}")
+    say(f"{result.num_images} test pictures; pixels compared at {result.compared_at}")
     say_verdicts(result.verdicts)
     if each is not None:
         say(f"testing {each * 1000:.1f} ms a picture")

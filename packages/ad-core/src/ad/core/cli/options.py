@@ -147,6 +147,22 @@ RoiOption = Annotated[
         help="Region of interest: white is looked at, black is not.",
     ),
 ]
+TileOption = Annotated[
+    T,
+    typer.Option(
+        parser=picture_size,
+        metavar="N|HxW",
+        help="Cut pictures into tiles of this size, each seen by itself, for small defects on "
+        "large pictures.",
+    ),
+]
+OverlapOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="How far tiles overlap, in pixels; half of a tile by default."),
+]
+TileScaleOption = Annotated[
+    float, typer.Option(metavar="F", help="Resize pictures by this before they are cut.")
+]
 SaveMapsOption = Annotated[
     Path | None,
     typer.Option(

@@ -25,6 +25,7 @@ from ad.core.cli.options import (
     ImgSizeOption,
     JsonOption,
     ModelArgument,
+    OverlapOption,
     PrecisionChoice,
     PrecisionOption,
     ReportOption,
@@ -33,6 +34,8 @@ from ad.core.cli.options import (
     SeedOption,
     SetOption,
     StepsOption,
+    TileOption,
+    TileScaleOption,
     WeightsOption,
     path_of,
 )
@@ -60,6 +63,9 @@ def train(
     resize: ResizeOption[Any] = None,
     crop: CropOption[Any] = None,
     roi: RoiOption = None,
+    tile: TileOption[Any] = None,
+    overlap: OverlapOption = None,
+    tile_scale: TileScaleOption = 1.0,
     normalize: Annotated[
         bool | None,
         typer.Option("--normalize/--no-normalize", help="ImageNet normalisation inside."),
@@ -84,6 +90,12 @@ def train(
     ] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the losses: a slow start, faster steps.")
+    ] = False,
+    supervised: Annotated[
+        bool,
+        typer.Option(
+            "--supervised", help="Of a `folder`, take most defects to learn from, if MODEL does."
+        ),
     ] = False,
     track: Annotated[
         list[str] | None,
@@ -125,6 +137,9 @@ def train(
         resize=resize,
         crop=crop,
         roi=roi,
+        tile=tile,
+        overlap=overlap,
+        tile_scale=tile_scale,
         normalize=normalize,
         data_root=data_root,
         output_dir=output,
@@ -139,6 +154,7 @@ def train(
         feature_cache=feature_cache.value,
         patience=patience,
         compile=compile,
+        supervised=supervised,
         track=track or (),
         resume=resume,
         report=report,
@@ -169,7 +185,6 @@ def result_json(result: TrainResult) -> dict[str, Any]:
 def print_result(result: TrainResult) -> None:
     """A training's result for a person."""
     from ad.core.cli.console import kinds_table, metrics_table, notes, say, say_verdicts
-    from ad.core.framing import size_of
 
     notes(result.notes)
     if result.evaluation.num_images:
@@ -178,7 +193,7 @@ def print_result(result: TrainResult) -> None:
             kinds_table(result.evaluation.kinds)
         say(
             f"{result.evaluation.num_images} test pictures; pixels compared at "
-            f"{size_of(result.evaluation.resolution)}"
+            f"{result.evaluation.compared_at}"
         )
     say_verdicts(result.evaluation.verdicts)
     fit, each = result.seconds["fit"], result.seconds["test_per_image"]

@@ -57,7 +57,12 @@ class PictureSet:
             `ad.core.data.pictures.read_picture`.
         view: What is seen of a picture, at that size; a file is then decoded whole. None for all
             of it, stretched.
+
+    Attributes:
+        unit: What they are, in the plural, for a person.
     """
+
+    unit = "pictures"
 
     def __init__(
         self,
@@ -116,16 +121,19 @@ class PictureSet:
     def _read(self, index: int) -> Tensor:
         if self._cached is not None and self._cache is not None and self._cached[index]:
             return torch.from_numpy(np.array(self._cache[index]))
+        picture = self._decode(index)
+        if self._cached is not None and self._cache is not None:
+            self._cache[index] = picture.numpy()
+            self._cached[index] = True
+        return picture
+
+    def _decode(self, index: int) -> Tensor:
         source = self.sources[index]
         if isinstance(source, np.ndarray):
             pixels, name = rgb_array(source, white=self.white), "The array"
         else:
             pixels, name = read_picture(source, white=self.white), said("picture", source)
-        picture = resize(pixels, self.size) if self.view is None else self.view(pixels, name)
-        if self._cached is not None and self._cache is not None:
-            self._cache[index] = picture.numpy()
-            self._cached[index] = True
-        return picture
+        return resize(pixels, self.size) if self.view is None else self.view(pixels, name)
 
 
 def to_device(pictures: Tensor, device: torch.device) -> Tensor:

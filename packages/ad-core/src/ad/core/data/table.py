@@ -17,13 +17,15 @@ TREE = """\
 <data root>             a .csv file, or a folder that holds one; a row for each picture, columns:
   image                 needed: the picture
   label                 needed: 0, good, normal or ok; 1, bad, defective, abnormal, anomaly or ng
-  mask                  masks of the defects, several separated by `;`
+  mask                  masks of the defects, several separated by `;`; of a good picture, none or
+                        black ones
   split                 train, validation or test; without the column, a seeded 80 % of the good
                         pictures is to train on if there are defective ones
   category              what is shown; `all` without the column
   group                 kind of defect
 Paths are relative to the table's folder. Columns are separated by commas, semicolons or tabs;
-others than these are not read. Defective pictures to train on are left out."""
+others than these are not read. Defective pictures to train on are left out, but by models that
+learn from them."""
 
 COLUMNS = ("image", "label", "mask", "split", "category", "group")
 
@@ -44,6 +46,8 @@ class _Row(NamedTuple):
     line: int
     sample: Sample
     has_split: bool
+    masks: tuple[Path, ...]
+    """All that it names, also those of a good picture, which must mark nothing."""
 
 
 def categories(root: Path) -> list[str]:
@@ -62,9 +66,23 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
     Raises:
         DataError: If the table is not as described.
     """
+    return _samples(root, category, seed, labelled=False)
+
+
+def labelled(root: Path, category: str, seed: int) -> list[Sample]:
+    """The same with the defective pictures that rows say are to train on.
+
+    Raises:
+        DataError: If the table is not as described.
+    """
+    return _samples(root, category, seed, labelled=True)
+
+
+def _samples(root: Path, category: str, seed: int, *, labelled: bool) -> list[Sample]:
     table = _table(root)
     assert table is not None  # it has categories
     rows = [row for row in _rows(table) if row.sample.category == category]
+    _check_good(table, rows)
     found = [row.sample for row in rows]
     if not any(row.has_split for row in rows):
         return _split(found, seed)
@@ -75,14 +93,31 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
                 f"{listed(_SPLITS)}, or none."
             )
             raise DataError(msg)
-    kept = [sample for sample in found if sample.label == 0 or sample.split == "test"]
+    taken = {"test", "train"} if labelled else {"test"}
+    kept = [sample for sample in found if sample.label == 0 or sample.split in taken]
     if len(kept) < len(found):
+        what = "to calibrate" if labelled else "to train or to calibrate"
         warnings.warn(
-            f"`{table}` has {len(found) - len(kept)} defective pictures of `{category}` to train "
-            "or to calibrate with. That is done with good ones, and these are left out.",
-            stacklevel=2,
+            f"`{table}` has {len(found) - len(kept)} defective pictures of `{category}` {what} "
+            "with. That is done with good ones, and these are left out.",
+            stacklevel=3,
         )
     return kept
+
+
+def _check_good(table: Path, rows: list[_Row]) -> None:
+    """Check that masks of good pictures mark nothing; they are of no other use."""
+    from ad.core.data.pictures import shows_defect  # torch
+
+    for row in rows:
+        for mask in row.masks if row.sample.label == 0 else ():
+            if shows_defect(mask):
+                msg = (
+                    f"Line {row.line} of `{table}` calls a picture good, and its mask `{mask}` "
+                    "marks a defect: it would be learnt from as good. Mend the label, or take the "
+                    "mask out of the row."
+                )
+                raise DataError(msg)
 
 
 def _split(found: list[Sample], seed: int) -> list[Sample]:
@@ -177,16 +212,16 @@ def _row(table: Path, line: int, row: dict[str, str]) -> _Row:
         )
         raise DataError(msg)
     home = table.parent
-    masks = [cell.strip() for cell in row.get("mask", "").split(";") if cell.strip()]
+    masks = tuple(home / cell.strip() for cell in row.get("mask", "").split(";") if cell.strip())
     sample = Sample(
         path=home / row["image"],
         label=label,
         split=_SPLITS.get(split, "test"),
         category=row.get("category", "") or "all",
         group=(row.get("group", "") or _DEFECTIVE) if label else GOOD,
-        masks=tuple(home / mask for mask in masks) if label else (),
+        masks=masks if label else (),
     )
-    return _Row(line, sample, bool(split))
+    return _Row(line, sample, bool(split), masks)
 
 
 def _check_columns(table: Path, columns: list[str]) -> None:
@@ -215,4 +250,5 @@ DATASET = DatasetSpec(
     licence="yours",
     categories=categories,
     samples=samples,
+    labelled=labelled,
 )

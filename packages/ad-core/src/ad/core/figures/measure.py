@@ -45,8 +45,9 @@ class Evaluation:
     """Of each category and kind of defect: see `ad.core.figures.kinds`; empty for most data."""
     num_images: int
     """Test pictures, all categories."""
-    resolution: Sides
-    """Height and width in pixels at which maps and masks are compared; one number for a square."""
+    resolution: Sides | None
+    """Height and width in pixels at which maps and masks are compared; one number for a square.
+    None where pictures are cut into tiles: each at its own size."""
     notes: tuple[str, ...]
     """What a reader of the figures must know."""
     scores: tuple[float, ...]
@@ -56,6 +57,13 @@ class Evaluation:
     seconds_per_image: float | None
     """Decoding and scoring, without the metrics; None without test pictures."""
 
+    @property
+    def compared_at(self) -> str:
+        """The resolution for a person."""
+        if self.resolution is None:
+            return "each picture's own size"
+        return str(size_of(self.resolution))
+
     def to_json(self) -> dict[str, Any]:
         """The figures without the times, which differ from run to run."""
         return {
@@ -63,7 +71,7 @@ class Evaluation:
             "categories": self.categories,
             **({"kinds": self.kinds} if self.kinds else {}),
             "num_images": self.num_images,
-            "resolution": list(size_of(self.resolution)),
+            "resolution": None if self.resolution is None else list(size_of(self.resolution)),
             "verdicts": None if self.verdicts is None else self.verdicts._asdict(),
             "notes": list(self.notes),
         }
@@ -81,7 +89,8 @@ def measure(
     """Score samples and compare with what is known about them.
 
     Metrics are computed per category on raw scores, then averaged over the categories. Maps and
-    masks are compared at the detector's input size, masks brought there by nearest neighbour.
+    masks are compared at the detector's input size, masks brought there by nearest neighbour; at
+    the size at which pictures are cut, where they are.
 
     Args:
         detector: A fitted detector.
@@ -94,15 +103,14 @@ def measure(
     Raises:
         PictureError: If a picture or mask cannot be read.
     """
-    pictures = detector.pictures([sample.path for sample in samples])
+    paths = [sample.path for sample in samples]
     own = range(world.rank, len(samples), world.size)
     scores = np.zeros(len(samples), dtype=np.float32)
     maps: list[NDArray[np.float32] | None] = [None] * len(samples)
     watching = 0.0
     started = time.perf_counter()
     with progress.step("testing", total=len(own), unit="pictures") as advance:
-        for batch in pictures.batches(batch_size, order=own):
-            batch_scores, batch_maps = detector.score(batch.pictures)
+        for batch, batch_scores, batch_maps in detector.scored(paths, batch_size, order=own):
             scores[batch.indices] = batch_scores
             for row, index in enumerate(batch.indices):
                 # Without the truth of its pixels a map counts for nothing: do not keep it.
@@ -137,10 +145,10 @@ def _evaluation(
     categories: dict[str, Metrics] = {}
     kinds: dict[str, dict[str, Metrics]] = {}
     unseen = 0
+    framing = detector.config.framing
     for name in dict.fromkeys(sample.category for sample in samples):
         rows = [row for row, sample in enumerate(samples) if sample.category == name]
         own, own_maps = [samples[row] for row in rows], [maps[row] for row in rows]
-        framing = detector.config.framing
         categories[name], hidden = _category(own, scores[rows], own_maps, framing)
         unseen += hidden
         if any(sample.saturations for sample in own):
@@ -154,7 +162,7 @@ def _evaluation(
         categories=categories,
         kinds=kinds,
         num_images=len(samples),
-        resolution=detector.config.framing.size.plain,
+        resolution=None if framing.tiling is not None else framing.size.plain,
         notes=(*alarms, *_notes(detector, samples, categories, unseen)),
         verdicts=verdicts,
         scores=tuple(float(score) for score in scores),
@@ -228,6 +236,8 @@ def _notes(
     if not samples:
         return ["The data have no test pictures: there are no figures."]
     notes = detector.config.framing.notes()
+    others = (detector.other_tiles(sample.path) for sample in samples)
+    notes += [other for other in others if other is not None][:1]
     bad = [sample for sample in samples if sample.label == 1]
     without = [sample for sample in bad if not sample.masks]
     for kind, noun in ((1, "defective"), (0, "good")):

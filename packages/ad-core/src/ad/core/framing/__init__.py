@@ -9,6 +9,7 @@ picture's own pixels through it. Detectors see what comes out and know nothing o
 | `size`   | height x width, as a picture's tensors have it            |
 | `fit`    | how a picture of another shape gets the size              |
 | `region` | which part of pictures is looked at                       |
+| `tiles`  | large pictures cut up, and their maps joined again        |
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from ad.core.errors import SettingError
 from ad.core.framing.fit import FITS, Axis, Fit, axes, wrong_fit
 from ad.core.framing.region import Crop, Region, wrong_crop
 from ad.core.framing.size import LEAST, LEAST_OF_RUN, MOST, Sides, Size, size_of, wrong_size
+from ad.core.framing.tiles import Joined, Place, TileSet, Tiling, wrong_tile, wrong_tiling
 
 __all__ = [
     "FITS",
@@ -41,13 +43,17 @@ __all__ = [
     "Crop",
     "Fit",
     "Framing",
+    "Joined",
+    "Place",
     "Region",
     "Sides",
     "Size",
+    "Tiling",
     "size_of",
     "wrong_crop",
     "wrong_fit",
     "wrong_size",
+    "wrong_tile",
 ]
 
 _LOST_FROM = 4  # pixels of the picture in one that is seen: fewer are nothing to speak of
@@ -68,34 +74,73 @@ class Framing:
     """What is cut out of a picture before all else; None for nothing."""
     region: Region | None = None
     """What counts of a picture; None for all of it."""
+    tiling: Tiling | None = None
+    """How pictures are cut into tiles of `size`, each seen by itself; None for whole pictures."""
 
     def pictures(
         self, sources: Sequence[Source], *, white: int | None = None, cache: bool = False
     ) -> PictureSet:
-        """Pictures as a detector sees them.
+        """Pictures as a detector sees them; tile by tile, if they are cut.
 
         Args:
             sources: Files or arrays.
             white: The value that is white in pictures of more than 8 bits.
             cache: Keep them for further passes; see `PictureSet`.
         """
+        if self.tiling is not None:
+            tiling, places = self.tiling, [self.places(source) for source in sources]
+            return TileSet(sources, tiling, places, self.view, cache=cache, white=white)
         view = None if self._plain else self.view
         return PictureSet(sources, self.size, white=white, cache=cache, view=view)
 
+    def uncut(self, sources: Sequence[Source], *, white: int | None = None) -> PictureSet:
+        """Pictures as they are cut, each of its own size: to be read in batches of one.
+
+        Args:
+            sources: Files or arrays.
+            white: The value that is white in pictures of more than 8 bits.
+        """
+        return PictureSet(sources, self.size, white=white, view=self.view)
+
+    def of(self, picture: Size) -> Framing:
+        """How a picture lies in its map: this, but where it is cut, in the joined map.
+
+        Args:
+            picture: Its size.
+        """
+        if self.tiling is None:
+            return self
+        part = picture if self.crop is None else Size(self.crop.height, self.crop.width)
+        return replace(self, size=self.tiling.scaled(part), tiling=None)
+
+    def places(self, picture: Source) -> list[Place]:
+        """Where the tiles of a picture lie that show anything that counts."""
+        assert self.tiling is not None
+        whole = self.of(_size_of(picture))
+        return self.tiling.places(whole.size, whole.looked_at)
+
+    def tile_counts(self, pictures: Sequence[Source]) -> tuple[int, int] | None:
+        """The fewest and the most tiles that one of these has; None if pictures are not cut."""
+        if self.tiling is None or not pictures:
+            return None
+        counts = [len(self.places(picture)) for picture in pictures]
+        return min(counts), max(counts)
+
     def view(self, pixels: NDArray[np.uint8], name: str) -> Tensor:
-        """A decoded picture as a detector sees it.
+        """A decoded picture as a detector sees it, or as it is cut.
 
         Args:
             pixels: ``[H, W, 3]``, the whole picture.
             name: Of the picture, for an error.
 
         Returns:
-            ``[h, w, 3]``, uint8, of `size`.
+            ``[h, w, 3]``, uint8, of `size`, or of its own if it is to be cut.
 
         Raises:
             PictureError: If the crop does not lie within it, or the region is of another shape.
         """
-        down, across = self.axes(Size(*pixels.shape[:2]), name)
+        whole = Size(*pixels.shape[:2])
+        down, across = self.of(whole).axes(whole, name)
         part = pixels[
             down.start : down.start + down.part, across.start : across.start + across.part
         ]
@@ -111,6 +156,8 @@ class Framing:
         Raises:
             PictureError: If a mask cannot be read or does not fit its picture.
         """
+        if self.tiling is not None:
+            return self.of(_size_of(sample.path)).truth(sample)
         truth = np.zeros(self.size, dtype=bool)
         for mask in sample.masks:
             truth |= self._truth(mask, sample.path)
@@ -137,8 +184,11 @@ class Framing:
 
     @property
     def looked_at(self) -> NDArray[np.bool_] | None:
-        """Which pixels of what a detector sees lie in the region, ``[h, w]``; None without one."""
-        return None if self.region is None else _looked_at(self)
+        """Which pixels of what a detector sees lie in the region, ``[h, w]``; None without one.
+
+        None for tiles, too, in each of which it lies elsewhere.
+        """
+        return None if self.region is None or self.tiling is not None else _looked_at(self)
 
     @property
     def all_counts(self) -> bool:
@@ -150,6 +200,8 @@ class Framing:
 
         Neither those outside the region nor those that go on beyond a picture's edge.
         """
+        if self.tiling is not None:
+            return self.of(_size_of(picture)).counted(picture)
         counted = np.ones(self.size, dtype=bool)
         if self.fit == "pad":
             down, across = self.axes(_size_of(picture), "The picture")
@@ -178,6 +230,8 @@ class Framing:
         Raises:
             PictureError: If the picture cannot be of that size; see `view`.
         """
+        if self.tiling is not None:
+            return self.of(Size(*size)).back(map_, size)
         down, across = self.axes(Size(*size), "The picture")
         rows, columns = down.from_seen(), across.from_seen()
         known, looked_at = map_, self.looked_at
@@ -223,7 +277,7 @@ class Framing:
             bigger = Size(
                 *(max(n, round(r * n / s)) for r, n, s in zip(bigger, to, self.size, strict=True))
             )
-        return replace(self, size=to, resize=bigger)
+        return replace(self, size=to, resize=bigger, tiling=None)
 
     def check(self, picture: Path) -> None:
         """Check that a picture can be framed, by its header.
@@ -232,7 +286,8 @@ class Framing:
             PictureError: If the crop does not lie within it, or the region is of another shape.
         """
         if self.crop is not None or self.region is not None:
-            self.axes(_size_of(picture), f"The picture `{picture}`")
+            whole = _size_of(picture)
+            self.of(whole).axes(whole, f"The picture `{picture}`")
 
     def check_region(self) -> None:
         """Check that something is left to look at.
@@ -240,7 +295,7 @@ class Framing:
         Raises:
             SettingError: If nothing is.
         """
-        if self.region is not None and not _looked_at(self).any():
+        if self.region is not None and self.tiling is None and not _looked_at(self).any():
             msg = (
                 f"`roi`: nothing that is white in it is seen at {self.size}. Paint more of it "
                 "white, let more be seen (`--crop`, `--fit`), or raise `--img-size`."
@@ -262,8 +317,16 @@ class Framing:
                 "is looked at (`--fit crop`): the border is not seen, and pixel figures do not "
                 "cover it."
             )
+        if self.tiling is not None:
+            said.append(
+                f"Pictures are cut into tiles of {self.tiling.tile}, which overlap by "
+                f"{self.tiling.overlap} pixels (`--tile`): a picture's score is the largest of its "
+                "tiles', and its map is joined of theirs. The threshold holds for pictures of as "
+                "many tiles as those that it was found on."
+            )
         if self.region is not None:
-            share = 100 * _looked_at(self).mean()
+            looked_at = self.region.inside if self.tiling is not None else _looked_at(self)
+            share = 100 * looked_at.mean()
             said.append(
                 f"Only the region of interest, {share:.3g} % of what the model sees, is looked at "
                 "(`--roi`): scores are the largest of the map inside it, and thresholds and pixel "
@@ -278,15 +341,16 @@ class Framing:
             picture: One of those that are to be looked at.
         """
         whole = _size_of(picture)
-        both = self.axes(whole, f"The picture `{picture}`")
+        both = self.of(whole).axes(whole, f"The picture `{picture}`")
         ratio = max(axis.part / axis.scaled for axis in both)
         if ratio < _LOST_FROM:
             return None
         pixels = 2 * ratio  # what is smaller has no pixel to itself wherever it lies
         pixels = round(pixels, -1) if pixels >= 20 else round(pixels)
         return (
-            f"Pictures are {whole}, such as `{picture}`, and seen at {self.size}: what is smaller "
-            f"than about {pixels:.0f} pixels is lost; see `--img-size`."
+            f"Pictures are {whole}, such as `{picture}`, and seen at {self.of(whole).size}: what "
+            f"is smaller than about {pixels:.0f} pixels is lost; see "
+            f"{'`--tile-scale`' if self.tiling is not None else '`--img-size` and `--tile`'}."
         )
 
     @property
@@ -305,6 +369,7 @@ class Framing:
             "resize": None if self.resize is None else self.resize.plain,
             "crop": None if self.crop is None else list(self.crop),
             "roi": None if self.region is None else self.region.sha256,
+            "tiling": None if self.tiling is None else self.tiling.to_json(),
         }
 
     @classmethod
@@ -321,6 +386,7 @@ class Framing:
             resize=None if values["resize"] is None else size_of(values["resize"]),
             crop=None if values["crop"] is None else Crop(*values["crop"]),
             region=region,
+            tiling=None if values["tiling"] is None else Tiling.from_json(values["tiling"]),
         )
 
     @staticmethod
@@ -331,6 +397,9 @@ class Framing:
         wrong |= {"resize"} if resize is not None and wrong_size(resize) else set()
         wrong |= {"crop"} if crop is not None and wrong_crop(crop) else set()
         wrong |= set() if values["fit"] in FITS else {"fit"}
+        if (tiling := values["tiling"]) is not None and not wrong:
+            other = wrong_tiling(tiling) or size_of(tiling["tile"]) != size_of(values["img_size"])
+            wrong |= {"tiling"} if other or values["fit"] != "stretch" else set()
         if not wrong and wrong_fit(
             values["fit"],
             size_of(values["img_size"]),

@@ -130,7 +130,14 @@ def samples_of(
     category = settings["category"]
     if root is not None and dataset.categories(root) == [root.name] and category != "all":
         category = root.name  # the root is the one category itself, and may have been renamed
-    return collect(dataset, category, root=root, seed=settings["seed"], progress=progress)
+    return collect(
+        dataset,
+        category,
+        root=root,
+        seed=settings["seed"],
+        labelled=settings.get("supervised", False),  # the first runs did not record it
+        progress=progress,
+    )
 
 
 def _check_unseen(run: Path, record: dict[str, Any], samples: Sequence[Sample]) -> None:

@@ -205,6 +205,9 @@ def command_line(settings: RunSettings, processes: int = 1) -> list[str]:
     if settings.crop is not None:
         words += ["--crop", Crop(*settings.crop).typed]
     words += [] if settings.roi is None else ["--roi", settings.roi]
+    if settings.tile is not None:
+        words += ["--tile", size_of(settings.tile).typed, "--tile-scale", str(settings.tile_scale)]
+    words += [] if settings.overlap is None else ["--overlap", str(settings.overlap)]
     words += ["--normalize" if settings.normalize else "--no-normalize"]
     for key, value in settings.options.items():
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
@@ -216,6 +219,7 @@ def command_line(settings: RunSettings, processes: int = 1) -> list[str]:
     for key, value in (("steps", settings.num_steps), ("patience", settings.patience)):
         words += [] if value is None else [f"--{key}", str(value)]
     words += ["--compile"] if settings.compile else []
+    words += ["--supervised"] if settings.supervised else []
     return words
 
 
@@ -266,7 +270,8 @@ def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | No
     read_run(run)  # what is no run is left alone
     hold(claim_run(run))
     whole = read_run(run)  # nobody else changes it now
-    before = _named_as_today(whole["settings"])
+    # The first runs did not record whether they were supervised, and were not.
+    before = {"supervised": False, **_named_as_today(whole["settings"])}
     for name, value in json.loads(to_json(record["settings"])).items():
         if before.get(name) != value:
             msg = (

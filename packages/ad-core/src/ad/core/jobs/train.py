@@ -19,7 +19,7 @@ from ad.core.devices import peak_memory
 from ad.core.errors import DataError, OutputError, PictureError
 from ad.core.figures.measure import Evaluation, Metrics, measure
 from ad.core.framing import Fit, Sides
-from ad.core.jobs.plan import Plan, RunData, look_at_data, settle
+from ad.core.jobs.plan import Plan, RunData, look_at_data, settle, supervise
 from ad.core.jobs.run_directory import describe_run, forget, make_run, resume_run
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.loop import fit
@@ -79,6 +79,9 @@ def train(
     resize: Sides | None = None,
     crop: tuple[int, int, int, int] | None = None,
     roi: str | Path | None = None,
+    tile: Sides | None = None,
+    overlap: int | None = None,
+    tile_scale: float = 1.0,
     data_root: str | Path | None = None,
     output_dir: str | Path | None = None,
     device: str = "auto",
@@ -92,6 +95,7 @@ def train(
     feature_cache: Literal["auto", "off"] = "auto",
     patience: int | None = None,
     compile: bool = False,
+    supervised: bool = False,
     track: Sequence[str] = (),
     resume: str | Path | None = None,
     checkpoint_minutes: float = 5.0,
@@ -118,6 +122,10 @@ def train(
         crop: Rectangle of each picture that is looked at: x, y, width, height in its own pixels.
         roi: Region of interest: a mask at the pictures' proportions, white where they are looked at
             and black where not; for models that localise.
+        tile: Cut pictures into tiles of this size, each seen by itself, in training as later:
+            a side in pixels, or height and width; multiples of 32. It is ``img_size``, then.
+        overlap: How far tiles overlap, in pixels, a multiple of 32; half of a tile by default.
+        tile_scale: Resize pictures by this before they are cut.
         data_root: Folder of the data set.
         output_dir: Run directory to make; ``runs/<data set>-<category>-<model>`` by default,
             with a number behind it when that is taken.
@@ -137,6 +145,9 @@ def train(
         patience: Stop after so many epochs without a better value on held-out good pictures.
         compile: Compile the computation of losses by `torch.compile`: a minute or more at the
             start, for faster steps. Needs a C++ compiler on the CPU.
+        supervised: For a ``folder`` and a model that learns from labelled defects: take 80 % of
+            each kind of defect to learn from. Data that bring such pictures to train on hand them
+            over to such a model in any case.
         track: Names of trackers that are told how it goes beside ``log.jsonl``:
             ``tensorboard``, ``mlflow``, or a plug-in's; see `ad.core.tracking`.
         resume: Run directory of a run that was stopped or killed; all else must be as it was. It
@@ -166,6 +177,9 @@ def train(
         resize=resize,
         crop=crop,
         roi=None if roi is None else str(given_path(roi, "the region of interest")),
+        tile=tile,
+        overlap=overlap,
+        tile_scale=float(tile_scale) if isinstance(tile_scale, int) else tile_scale,
         options=dict(model or {}),
         weights=str(weights),
         device=device,
@@ -178,11 +192,13 @@ def train(
         feature_cache=feature_cache,
         patience=patience,
         compile=compile,
+        supervised=supervised,
     )
-    data = look_at_data(plan)
     with fits_in_memory(plan.spec.name):
         trainer = plan.trainer(plan.setup(), **plan.settings.options)
     check_localises(trainer.detector, plan.framing, plan.spec.name)
+    plan = supervise(plan, trainer)
+    data = look_at_data(plan, trainer)
 
     # Everything that can be refused has been; only now does the run touch the disk.
     run = _begin(plan, data, trainer, output_dir, resume, callbacks)
@@ -287,6 +303,11 @@ def _learn(plan: Plan, data: RunData, trainer: Trainer, run: _Run, minutes: floa
         fit(
             trainer,
             read([sample.path for sample in data.learning]),
+            defects={
+                index: plan.framing.truth(sample) if sample.masks else None
+                for index, sample in enumerate(data.learning)
+                if sample.label
+            },
             held_out=read([sample.path for sample in data.held_out]),
             feature_cache=plan.settings.feature_cache == "auto",
             patience=plan.settings.patience,
@@ -312,7 +333,9 @@ def _save(plan: Plan, data: RunData, trainer: Trainer, run: _Run) -> None:
             found = _calibrate(
                 LoadedDetector(trainer.detector, config, plan.device), plan, data, run
             )
-            config = replace(config, calibration=found, calibrated_on=Conditions.of(plan.device))
+            tiles = plan.framing.tile_counts([sample.path for sample in data.held_out])
+            where = Conditions.of(plan.device, tiles)
+            config = replace(config, calibration=found, calibrated_on=where)
         region = plan.framing.region
         roi = None if region is None else region.png
         save_model(run.path / "model", trainer.detector, config.to_json(), roi=roi)
@@ -322,8 +345,8 @@ def _save(plan: Plan, data: RunData, trainer: Trainer, run: _Run) -> None:
 def _calibrate(detector: LoadedDetector, plan: Plan, data: RunData, run: _Run) -> Calibration:
     try:
         return calibrate_on(
-            detector.score,
-            detector.pictures([sample.path for sample in data.held_out]),
+            detector.scored,
+            [sample.path for sample in data.held_out],
             plan.settings.false_alarms,
             plan.framing,
             batch_size=plan.settings.batch_size,

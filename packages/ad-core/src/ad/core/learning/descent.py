@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,8 +56,8 @@ class Descent:
         self.callbacks = callbacks
         self.world = world
         self.losses = torch.compile(trainer.losses) if compiled else trainer.losses
-        self.total_steps = trainer.num_steps(len(data))
-        self.steps_per_epoch = math.ceil(len(data) / trainer.setup.batch_size)
+        self.total_steps = trainer.num_steps(data.epoch_length)
+        self.steps_per_epoch = math.ceil(data.epoch_length / trainer.setup.batch_size)
         self.step = 0
         self.sums: dict[str, float] = {}  # of the losses of this epoch
         self.best: tuple[float, int, dict[str, Tensor]] | None = None  # value, epoch, state
@@ -129,7 +128,7 @@ class Descent:
         """This process's share of the batches, each with its weight."""
         setup = self.trainer.setup
         epoch, done = divmod(self.step, self.steps_per_epoch)
-        order = np.random.default_rng((setup.seed, 0, epoch)).permutation(len(self.data)).tolist()
+        order = self.data.order(epoch)
         shares = [
             self.world.share(order[start : start + setup.batch_size])
             for start in range(done * setup.batch_size, len(order), setup.batch_size)
@@ -187,8 +186,11 @@ class Descent:
         return values
 
     def _explain(self, values: Mapping[str, float], indices: Sequence[int]) -> str:
-        sources = self.data.pictures.sources
-        batch = [one if isinstance(one := sources[i], Path) else f"number {i}" for i in indices]
+        sources = [self.data.source(index) for index in indices]
+        batch = [
+            source if isinstance(source, Path) else f"number {index}"
+            for source, index in zip(sources, indices, strict=True)
+        ]
         saved = self.checkpoints is not None and self.checkpoints.saved
         kept = "The last checkpoint is still there. " if saved else ""
         return (

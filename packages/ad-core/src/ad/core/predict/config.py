@@ -24,11 +24,35 @@ class Conditions:
     """Kind of device: ``cpu``, ``cuda``."""
     threads: int
     """Threads of the CPU; they change the last digits of a score."""
+    tiles: tuple[int, int] | None = None
+    """The fewest and the most tiles of a picture; None if pictures were not cut."""
 
     @classmethod
-    def of(cls, device: torch.device) -> Conditions:
+    def of(cls, device: torch.device, tiles: tuple[int, int] | None = None) -> Conditions:
         """Those of this process."""
-        return cls(device=device.type, threads=torch.get_num_threads())
+        return cls(device=device.type, threads=torch.get_num_threads(), tiles=tiles)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is saved with a model; without tiles where there were none."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Conditions:
+        """Read what `to_json` wrote, if nothing is `wrong` with it."""
+        tiles = values.get("tiles")
+        return cls(**{**values, "tiles": None if tiles is None else tuple(tiles)})
+
+    @staticmethod
+    def wrong(values: dict[str, Any]) -> bool:
+        """Whether something cannot be their JSON."""
+        tiles = values.get("tiles", [1, 1])
+        return (
+            not {"device", "threads"} <= set(values) <= {"device", "threads", "tiles"}
+            or not isinstance(values["device"], str)
+            or type(values["threads"]) is not int
+            or not isinstance(tiles, list)
+            or [type(count) for count in tiles] != [int, int]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +88,7 @@ class ModelConfig:
             "precision": self.precision,
             "categories": list(self.categories),
             "calibration": self.calibration.to_json() if self.calibration else None,
-            "calibrated_on": asdict(self.calibrated_on) if self.calibrated_on else None,
+            "calibrated_on": self.calibrated_on.to_json() if self.calibrated_on else None,
             "white_level": self.white_level,
         }
 
@@ -83,6 +107,7 @@ class ModelConfig:
             "resize": (int, list, type(None)),
             "crop": (list, type(None)),
             "roi": (str, type(None)),
+            "tiling": (dict, type(None)),
             "normalize": bool,
             "precision": str,
             "categories": list,
@@ -91,7 +116,7 @@ class ModelConfig:
             "white_level": (int, type(None)),
         }
         # What was not recorded at first.
-        at_first = {"fit": "stretch", "resize": None, "crop": None, "roi": None}
+        at_first = {"fit": "stretch", "resize": None, "crop": None, "roi": None, "tiling": None}
         values = {**at_first, "calibrated_on": None, "white_level": None, **values}
         wrong = set(values) ^ set(kinds) or {
             key
@@ -105,11 +130,7 @@ class ModelConfig:
         if not wrong and not all(isinstance(name, str) for name in values["categories"]):
             wrong = {"categories"}
         where = None if wrong else values["calibrated_on"]
-        if where is not None and (
-            set(where) != {"device", "threads"}
-            or not isinstance(where["device"], str)
-            or type(where["threads"]) is not int
-        ):
+        if where is not None and Conditions.wrong(where):
             wrong = {"calibrated_on"}
         if wrong or values["precision"] not in ("fp32", "bf16"):
             name = min(wrong, default="precision")
@@ -129,7 +150,7 @@ class ModelConfig:
                 "calibration": (
                     None if calibration is None else Calibration.from_json(calibration)
                 ),
-                "calibrated_on": None if where is None else Conditions(**where),
+                "calibrated_on": None if where is None else Conditions.from_json(where),
             },
         )
 

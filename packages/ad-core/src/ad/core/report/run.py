@@ -107,7 +107,9 @@ def write_run_report(
             {"name": name, "figures": list(metrics.values())}
             for name, metrics in evaluation.categories.items()
         ],
-        "resolution": str(size_of(evaluation.resolution)),
+        "resolution": None
+        if evaluation.resolution is None
+        else str(size_of(evaluation.resolution)),
         "notes": list(notes),
         "calibration": None if config.calibration is None else config.calibration.to_json(),
         "localises": gallery.localises,
@@ -340,7 +342,7 @@ def with_size_in_words(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a ``run.json`` with what is height and width in ``img_size`` said."""
     words = {
         name: str(size_of(side)) if isinstance(side, list | tuple) else side
-        for name in ("img_size", "resize")
+        for name in ("img_size", "resize", "tile")
         if (side := settings.get(name)) is not None
     }
     crop = settings.get("crop")

@@ -14,6 +14,7 @@ from ad.core import (
     Field,
     GradientTrainer,
     LearningBatch,
+    LearningData,
     LearningRate,
     Name,
     Optimization,
@@ -21,7 +22,7 @@ from ad.core import (
     Truth,
     stream,
 )
-from ad.core.errors import SettingError
+from ad.core.errors import DataError, SettingError
 from ad.core.networks import RESNETS, FeatureExtractor, ResidualDecoder
 from ad.foundation.uninet.network import STRIDE, Bottleneck, UninetDetector
 
@@ -168,6 +169,7 @@ class UninetTrainer(GradientTrainer):
             )
             raise SettingError(msg)
         self.supervised = supervised
+        self.without_masks = 0
         self.temperature = temperature
         self.select = select
         self.lr = lr
@@ -185,6 +187,36 @@ class UninetTrainer(GradientTrainer):
             source, bottleneck, decoder, alpha=alpha, beta=beta, smooth_map=smooth_map
         )
         self.detector.to(setup.device).to(memory_format=torch.channels_last).eval()
+
+    @property
+    def learns_from_defects(self) -> bool:
+        """If it is supervised; see `Trainer.learns_from_defects`."""
+        return self.supervised
+
+    def begin(self, data: LearningData) -> None:
+        """Look for masks; see `GradientTrainer.begin`.
+
+        Raises:
+            DataError: If no defective picture has one.
+        """
+        self.without_masks = len(data.defective) - len(data.masked)
+        if data.defective and not data.masked:
+            msg = (
+                f"UniNet learns from the masks of defective pictures, and none of the "
+                f"{len(data.defective)} has one that marks anything. Give masks, or train it with "
+                "`supervised` false. `supersimplenet-supervised` learns without masks, too."
+            )
+            raise DataError(msg)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """That it learnt nothing from defective pictures without masks; see `Trainer.notes`."""
+        if not self.without_masks:
+            return ()
+        return (
+            f"{self.without_masks} defective pictures have no mask that marks anything, and UniNet "
+            "learns from masks alone: they were not learnt from.",
+        )
 
     def frozen(self, images: Tensor) -> Sequence[Tensor]:
         """The frozen teacher's maps; see `GradientTrainer.frozen`."""

@@ -422,7 +422,7 @@ function showFigures() {
     .map(({ title, meaning, value }) => make("div", {}, make("dt", {}, title),
       make("dd", { class: "value" }, figure(value)), make("dd", { class: "meaning" }, meaning))));
   at("resolution").textContent = pictures.length && data.figures.some(({ key, value }) => key.startsWith("pixel") && value !== null)
-    ? `Maps and masks are compared at ${data.resolution} pixels, the size at which the detector sees pictures.` : "";
+    ? `Maps and masks are compared at ${data.resolution === null ? "the size of each picture when it is cut into tiles" : `${data.resolution} pixels, the size at which the detector sees pictures`}.` : "";
   if (data.categories.length > 1) {
     at("categories").hidden = false;
     at("categories").append(table(["category", ...data.figures.map(({ title }) => title)],
