@@ -89,6 +89,10 @@ def speed() -> str:
         what = f"`{row['model']}`, inference, {row['batch_size']} at once"
         time = f"{row['seconds_per_image'] * 1000:.0f} ms a picture"
         rows.append((what, f"{row['precision']}, {row['device']}", time, f"{row['ratio']:.1f}x"))
+    for row in load("dinomaly")["rows"]:
+        what = f"`{row['model']}`, inference, {row['batch_size']} at once"
+        time = f"{row['seconds_per_image'] * 1000:.0f} ms a picture"
+        rows.append((what, f"{row['case']}, {row['device']}", time, f"{row['ratio']:.1f}x"))
     for key, what, each, unit in (
         ("seconds_per_step", "a step of 8", 1, "s of CPU"),
         ("inference_seconds_per_image_of_8", "a picture of 8 at once", 1e3, "ms of CPU"),

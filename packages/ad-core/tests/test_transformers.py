@@ -153,6 +153,18 @@ def test_nothing_after_the_last_block_used_is_kept(name):
     assert not any(parameter.requires_grad for parameter in one.parameters())
 
 
+def test_attention_is_fused(monkeypatch):
+    fused, calls = torch.nn.functional.scaled_dot_product_attention, []
+
+    def counting(*args, **options):
+        calls.append(args)
+        return fused(*args, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counting)
+    extractor("test_vit")(images(64, 64))
+    assert len(calls) == DEPTH
+
+
 @pytest.mark.parametrize("name", ["test_vit", "cait_xxs24_224"])
 def test_random_weights_are_those_of_the_seed(name):
     pictures = images(64, 64)
