@@ -132,6 +132,19 @@ def test_defects_go_with_trainers_that_learn_from_them(trainer, bad, error, word
         fit(trainer(setup()), read, defects=defects)
 
 
+@pytest.mark.parametrize(
+    ("defects", "words"),
+    [
+        ({7: None}, "names pictures by their numbers, 0 to 4; got 7"),
+        ({-1: None}, "0 to 4; got -1"),
+        ({3: np.ones((SIZE, 3), bool)}, "pictures' size, 16 x 16; that of picture 3 is 16 x 3"),
+    ],
+)
+def test_defects_that_do_not_fit_the_pictures_are_refused(defects, words):
+    with pytest.raises(SettingError, match=words):
+        fit(LabelledStudentTrainer(setup()), pictures(3, 2)[0], defects=defects)
+
+
 def test_defective_pictures_alone_are_refused():
     read, defects = pictures(0, 3)
     with pytest.raises(DataError, match="All 3 pictures are defective; .* needs good ones, too"):

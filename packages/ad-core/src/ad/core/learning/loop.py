@@ -57,7 +57,8 @@ def fit(
         DataError: If what a frozen network says of a picture is no finite number.
             Or if there are no defects, and the trainer learns from some.
         SettingError: If there is ``patience`` but nothing to judge progress by, a batch cannot be
-            shared by the processes, or there are defects that the trainer does not learn from.
+            shared by the processes, or there are defects that the trainer does not learn from, or
+            that are not among the pictures, or whose masks are of another size.
         LearningError: If a loss is not finite.
         Interrupted: On SIGTERM or Ctrl-C, after the step was finished and saved; only with
             checkpoints.
@@ -114,6 +115,19 @@ def _check_defects(trainer: Trainer, pictures: PictureSet, defects: Defects | No
             "among the pictures and say in `defects` which they are."
         )
         raise DataError(msg)
+    height, width = pictures.size
+    for index, mask in defects.items():
+        if not 0 <= index < len(pictures):
+            msg = (
+                f"`defects` names pictures by their numbers, 0 to {len(pictures) - 1}; got {index}."
+            )
+            raise SettingError(msg)
+        if mask is not None and mask.shape != (height, width):
+            msg = (
+                f"A mask in `defects` must be of the pictures' size, {height} x {width}; that of "
+                f"picture {index} is {' x '.join(map(str, mask.shape))}."
+            )
+            raise SettingError(msg)
     if len(defects) == len(pictures):
         msg = f"All {len(pictures)} pictures are defective; `{name}` needs good ones, too."
         raise DataError(msg)
