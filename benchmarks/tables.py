@@ -89,6 +89,15 @@ def speed() -> str:
         what = f"`{row['model']}`, inference, {row['batch_size']} at once"
         time = f"{row['seconds_per_image'] * 1000:.0f} ms a picture"
         rows.append((what, f"{row['precision']}, {row['device']}", time, f"{row['ratio']:.1f}x"))
+    for key, what, each, unit in (
+        ("seconds_per_step", "a step of 8", 1, "s of CPU"),
+        ("inference_seconds_per_image_of_8", "a picture of 8 at once", 1e3, "ms of CPU"),
+        ("peak_memory_bytes", "peak memory of learning", 2**-30, "GiB"),
+    ):
+        for row in load("flow")["rows"]:
+            how = "published blocks, features anew" if row["construction"] == "plain" else "ours"
+            time, ratio = f"{row[key] * each:.3g} {unit}", f"{row[f'{key}_ratio']:.1f}x"
+            rows.append((f"`{row['model']}`, {what}", f"{how}, {row['precision']}", time, ratio))
     for row in load("draem")["rows"]:
         what = f"`draem`, a step of {row['batch_size']} at {row['size']} pixels"
         how = f"{row['precision']}, {row['layout']}, {row['device']}"

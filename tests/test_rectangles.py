@@ -26,7 +26,12 @@ def build(name, size, **options):
         ("autoencoder", (64, 100), "64x96` or `--img-size 64x112`"),
         ("ganomaly", (64, 96), "Near 64x96 are 64 and 128"),
         ("efficientad-small", (63, 128), "at least 64 pixels, .* Got 63x128"),
+        ("fastflow-resnet18", (250, 630), "240x624` or `--img-size 256x640`"),
+        ("csflow", (100, 256), "128x256`"),
+        ("fastflow-deit", (100, 64), "96x64` or `--img-size 112x64`"),
+        ("uninet-resnet18", (250, 630), "224x608` or `--img-size 256x640`"),
         ("stfpm-resnet18", (16, 16), "must be above 16, .*; got 16"),
+        ("dinomaly-small-224", (224, 300), "224x288` or `--img-size 224x304`"),
     ],
 )
 def test_a_size_that_a_model_cannot_take_is_refused_with_what_it_takes(name, size, words):
@@ -34,7 +39,17 @@ def test_a_size_that_a_model_cannot_take_is_refused_with_what_it_takes(name, siz
         build(name, size)
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "padim-resnet18", "fre-resnet18"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "autoencoder",
+        "padim-resnet18",
+        "fre-resnet18",
+        "fastflow-resnet18",
+        "cflow-resnet18",
+        "msflow-resnet18",
+    ],
+)
 def test_a_model_that_knows_positions_refuses_another_shape(name):
     detector = build(name, (64, 96)).detector
     detector.require_fitted = lambda: None  # nor does it matter what it learnt

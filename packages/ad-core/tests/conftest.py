@@ -38,6 +38,19 @@ def student():
 
 
 @pytest.fixture
+def whole():
+    """One that does not localise."""
+    ModelRegistry.register(
+        "whole",
+        "whole_picture:WholeTrainer",
+        {},
+        {"num_epochs": 1, "batch_size": 4, "img_size": 32, "normalize": False},
+    )
+    yield "whole"
+    ModelRegistry.unregister("whole")
+
+
+@pytest.fixture
 def toy_root(tmp_path):
     """One category, `toy`, in MVTec AD's layout."""
     return write_mvtec_tree(tmp_path / "data", size=32)

@@ -236,9 +236,15 @@ class EndlessSidesTrainer(BrokenTrainer):
         super().__init__(setup)
 
 
+class EndlessListTrainer(BrokenTrainer):
+    def __init__(self, setup, *, sides: tuple[int, ...] = ()):
+        super().__init__(setup)
+
+
 @pytest.mark.parametrize(
     ("trainer", "words"),
     [
+        (EndlessListTrainer, r"option `sides` must refuse \[10{18}\]: give it limits"),
         (EndlessTrainer, "option `width` must refuse 10{18}: give it limits, .*Field"),
         (EndlessSidesTrainer, r"option `sides` must refuse \[10{18}, 10{18}\]: give it limits"),
     ],

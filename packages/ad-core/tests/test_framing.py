@@ -222,7 +222,7 @@ def test_a_model_of_before_there_was_a_fit_scores_the_same(mean_picture, toy_roo
     [
         *({"img_size": size} for size in ([32], [32, 48, 3], [0, 48], [32, 4097], [32, True])),
         *({"img_size": size} for size in ([32, 48.0], [], 0, 4097, {"height": 32}, None)),
-        *({"fit": fit} for fit in ("pad", "", None, 1, ["stretch"])),
+        *({"fit": fit} for fit in ("zoom", "", None, 1, ["stretch"])),
     ],
 )
 def test_a_saved_framing_that_cannot_be_is_refused(wide, changes):

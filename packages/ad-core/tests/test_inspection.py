@@ -11,6 +11,7 @@ from ad.core import train
 from ad.core.bench.jobs import Job
 from ad.core.errors import OutputError
 from ad.core.jobs import inspect as inspection
+from ad.core.jobs import numbered
 from ad.core.jobs.inspect import inspect
 from ad.core.jobs.run_directory import folder_name
 from ad.core.saved.paths import ending
@@ -64,7 +65,7 @@ def test_a_heat_map_that_cannot_be_written_for_another_reason_ends_the_run(
 
 
 def refuse(monkeypatch, number, which):
-    write = inspection.write_atomic
+    write = numbered.write_atomic
 
     def refusing(path, content):
         if which(path):
@@ -73,7 +74,7 @@ def refuse(monkeypatch, number, which):
             raise OutputError(msg) from error
         write(path, content)
 
-    monkeypatch.setattr(inspection, "write_atomic", refusing)
+    monkeypatch.setattr(numbered, "write_atomic", refusing)
 
 
 def test_a_picture_that_is_gone_once_it_was_scored_costs_its_row(

@@ -276,6 +276,9 @@ def test_ksdd2_keeps_its_split_and_learns_from_good_pictures_only(tmp_path):
         ("test", "defect", 1): 1,
     }
     assert masks_of(samples) == {"20001.png": ["20001_GT.png"]}
+    labelled = collect(KSDD2, "all", root=tmp_path, seed=0, labelled=True)
+    assert count(labelled) == {**count(samples), ("train", "defect", 1): 1}
+    assert masks_of(labelled)["10002.png"] == ["10002_GT.png"]
 
 
 def test_dagm_keeps_its_split_and_learns_from_good_pictures_only(tmp_path):
@@ -292,6 +295,9 @@ def test_dagm_keeps_its_split_and_learns_from_good_pictures_only(tmp_path):
         ("test", "defect", 1): 1,
     }
     assert masks_of(samples) == {"0002.PNG": ["0002_label.PNG"]}
+    labelled = collect(DAGM, "all", root=tmp_path, seed=0, labelled=True)
+    assert count(labelled) == {**count(samples), ("train", "defect", 1): 1}
+    assert masks_of(labelled)["0577.PNG"] == ["0577_label.PNG"]
 
 
 def test_dagm_without_its_masks_is_refused_since_all_would_seem_good(tmp_path):
@@ -323,13 +329,16 @@ def real_iad(root, resolution="realiad_1024", jsons="realiad_jsons"):
 
 @pytest.mark.parametrize("jsons", ["realiad_jsons", "realiad_jsons/realiad_jsons"])
 def test_real_iad_follows_its_json_and_learns_from_good_pictures_only(tmp_path, jsons):
-    samples = collect(REAL_IAD, "toy", root=real_iad(tmp_path, jsons=jsons), seed=0)
+    root = real_iad(tmp_path, jsons=jsons)
+    samples = collect(REAL_IAD, "toy", root=root, seed=0)
     assert count(samples) == {
         ("train", "good", 0): 1,
         ("test", "good", 0): 1,
         ("test", "AK", 1): 1,
     }
     assert all(s.path.is_file() and all(m.is_file() for m in s.masks) for s in samples)
+    labelled = collect(REAL_IAD, "toy", root=root, seed=0, labelled=True)
+    assert count(labelled) == {**count(samples), ("train", "AK", 1): 1}
 
 
 def test_real_iad_of_several_resolutions_wants_one_named(tmp_path):

@@ -160,6 +160,64 @@ def test_phases_leave_each_others_parameters_alone():
     assert both.b.weight != first.b.weight
 
 
+class Halves(Recording):
+    """Learns from every second picture of a batch, then from the others."""
+
+    def __init__(self, setup):
+        super().__init__(setup)
+        self.losses_of = []
+
+    def num_updates(self):
+        return 2
+
+    def losses(self, batch):
+        rows = slice(batch.update, None, 2)
+        part = replace(batch, images=batch.images[rows], frozen=(batch.frozen[0][rows],))
+        (value,) = super().losses(replace(part, indices=batch.indices[rows])).values()
+        self.losses_of.append(value.item())
+        told = {"all": value.detach()} if batch.step == 1 else {}
+        return {f"half{batch.update}": value, **told}
+
+    def optimizers(self, total_steps):
+        sgd = torch.optim.SGD(self.detector.student.parameters(), 0.5)
+        return [Optimization(optimizer=sgd, schedule=lambda step: 1 / (step + 1))]
+
+
+def test_a_batch_may_give_several_updates():
+    """As many steps of plain descent, one after another, at the rate of their batch."""
+    trainer, told = Halves(setup(num_steps=2)), []
+
+    class Listening(StopsAfter):
+        def on_batch_end(self, state):
+            told.append((state.step, dict(state.losses)))
+
+    listener = Listening(99)
+    fit(trainer, pictures(), callbacks=[listener])
+    assert [len(rows) for _, rows in trainer.seen] == [2, 2, 2, 2]
+    by_hand = LinearStudentTrainer(setup()).detector
+    values = []
+    for number, (_, rows) in enumerate(trainer.seen):
+        images = torch.stack([torch.from_numpy(pictures().sources[row]) for row in rows])
+        images = images.permute(0, 3, 1, 2).float() / 255
+        loss = by_hand.gap(images, by_hand.taught(images)).mean()
+        by_hand.student.zero_grad()
+        loss.backward()
+        values.append(loss.item())
+        with torch.no_grad():
+            for parameter in by_hand.student.parameters():
+                parameter -= 0.5 / (number // 2 + 1) * parameter.grad
+    assert trainer.losses_of == pytest.approx(values, rel=1e-4)
+    for ours, theirs in zip(
+        trainer.detector.student.parameters(), by_hand.student.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    first, second, third, fourth = trainer.losses_of
+    assert [step for step, _ in told] == [1, 2]
+    assert told[0][1] == {"half0": first, "half1": second}
+    assert told[1][1] == {"half0": third, "half1": fourth, "all": (third + fourth) / 2}
+    assert listener.states[-1].losses["half0"] == pytest.approx((first + third) / 2)
+
+
 def test_schedules_and_clipping_are_kept():
     class Scheduled(LinearStudentTrainer):
         rates: ClassVar[list[float]] = []

@@ -24,6 +24,17 @@ def test_blur_equals_scipy_at_every_size(size: tuple[int, int], sigma: float) ->
     np.testing.assert_allclose(blurred.numpy(), expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("size", [(40, 56), (13, 14), (5, 3), (1, 1), (1, 2)])
+def test_blur_with_a_reflected_border_equals_scipys_mirror(size: tuple[int, int]) -> None:
+    maps = noise(3, *size)
+
+    blurred = GaussianBlur(4.0, radius=12, border="reflect")(maps)
+
+    flat = maps.double().numpy()
+    expected = np.stack([gaussian_filter(m, 4.0, mode="mirror", radius=12) for m in flat])
+    np.testing.assert_allclose(blurred.numpy(), expected, atol=2e-6)
+
+
 def test_blur_of_one_map_does_not_depend_on_the_batch() -> None:
     maps = noise(8, 32, 32)
     blur = GaussianBlur(4.0)

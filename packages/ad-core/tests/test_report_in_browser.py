@@ -9,6 +9,8 @@ from browser import CHROMIUM, Browser
 from PIL import Image
 
 from ad.core import evaluate, train, write_report
+from ad.core.report.gallery import _bytes
+from ad.core.report.page import data_uri
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
 
 pytestmark = [
@@ -242,6 +244,31 @@ def test_the_map_covers_the_defect_and_can_be_made_to_vanish(page):
     page.run("const o = document.getElementById('opacity'); o.value = 0;"
              "o.dispatchEvent(new Event('input'))")  # fmt: skip
     assert page.run(opacity) == "0"
+
+
+def test_the_outline_by_the_detectors_own_test_is_blue_and_can_be_switched_off(
+    browser, trained, tmp_path
+):
+    page = trained.report.read_text()
+    assert page.count('"outlines":""') == 1
+    one = data_uri(_bytes(Image.new("L", (32, 32), 255), lossless=True))
+    page = page.replace('"outlines":""', '"outlines":"brighter than half"')
+    page = page.replace('"outline":null', f'"outline":"{one}"')
+    (tmp_path / "with.html").write_text(page)
+    browser.open(tmp_path / "with.html")
+    assert browser.complaints() == []
+    corner = (
+        "[...document.querySelector('.card .outline').getContext('2d')"
+        ".getImageData(0, 0, 1, 1).data]"
+    )
+    assert browser.run(corner) == [0x4D, 0xA3, 0xFF, 255]
+    assert "brighter than half" in browser.run("document.body.innerText")
+    shown = "getComputedStyle(document.querySelector('.card .outline')).display"
+    assert browser.run(shown) == "block"
+    browser.run("document.getElementById('own').click()")
+    assert browser.run(shown) == "none"
+    browser.open(trained.report)
+    assert "own test" not in browser.run("document.body.innerText")
 
 
 @pytest.mark.parametrize("size", [(60, 20), (20, 60)])

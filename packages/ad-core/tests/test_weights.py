@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 pytest.importorskip("timm", reason="pretrained backbones need timm, an extra of ad-core")
 
 from ad.core.errors import WeightsError  # noqa: E402
+from ad.core.networks import backbones  # noqa: E402
 from ad.core.networks.backbones import FeatureExtractor  # noqa: E402
 from ad.core.networks.weights import (  # noqa: E402
     file_in_weights_folder,
@@ -110,3 +111,14 @@ def test_what_is_no_safetensors_file_is_not_read(tmp_path):
     torch.save({"weight": torch.zeros(1)}, file)
     with pytest.raises(WeightsError, match="is a pickle, which can run code"):
         extractor(file)
+
+
+def test_a_plain_name_is_looked_for_among_downloads_by_the_tag_that_timm_takes(monkeypatch):
+    asked = []
+    monkeypatch.setenv("AD_WEIGHTS", "")
+    monkeypatch.setattr(backbones, "_hub_is_reachable", lambda: False)
+    monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda name, _: asked.append(name))
+    for name, layer in (("vit_small_patch14_reg4_dinov2", "blocks.0"), ("resnet18", "layer1")):
+        with pytest.raises(WeightsError, match="hub cannot be reached"):
+            FeatureExtractor(name, (layer,), setup=Setup(img_size=28, normalize=True))
+    assert asked == ["timm/vit_small_patch14_reg4_dinov2.lvd142m", "timm/resnet18.tv_in1k"]

@@ -9,12 +9,13 @@ from torch import nn
 
 from ad.core import LearningBatch, Setup
 from ad.core.detector import mark_trained
+from ad.core.networks import ResidualDecoder
 from ad.distill.efficientad import network, trainer
 from ad.distill.efficientad.network import AutoEncoder
 from ad.distill.efficientad.trainer import EfficientadTrainer
 from ad.distill.fre import FreDetector, FreTrainer
 from ad.distill.pdn import CHANNELS, Pdn
-from ad.distill.reverse_distillation import Bottleneck, Decoder, ReverseDistillationTrainer
+from ad.distill.reverse_distillation import Bottleneck, ReverseDistillationTrainer
 from ad.distill.stfpm import StfpmTrainer
 
 pytestmark = needs_golden
@@ -151,7 +152,7 @@ def test_the_losses_of_efficientad(four_channels):
 
 def test_the_networks_of_reverse_distillation():
     with Golden("landed_reverse_distillation", only=("bottleneck", "decoder", "level")) as golden:
-        bottleneck, decoder = Bottleneck(2, 3), Decoder(2, (3, 4, 6))
+        bottleneck, decoder = Bottleneck(2, 3), ResidualDecoder(2, (3, 4, 6))
         golden.fill(bottleneck.from_first, "bottleneck/level1.")
         golden.fill(bottleneck.from_second, "bottleneck/level2.")
         for number, block in enumerate(bottleneck.stage):

@@ -6,13 +6,9 @@ from torch import nn
 
 from ad.core import LearningBatch, PictureSet, Setup, fit
 from ad.core.errors import NotFittedError, SettingError
+from ad.core.networks import ResidualBlock, ResidualDecoder
 from ad.core.testing import make_picture
-from ad.distill.reverse_distillation import (
-    Block,
-    Bottleneck,
-    Decoder,
-    ReverseDistillationTrainer,
-)
+from ad.distill.reverse_distillation import Bottleneck, ReverseDistillationTrainer
 
 SIZE = 64
 
@@ -43,7 +39,7 @@ def test_the_decoder_gives_back_maps_of_the_teachers_shapes(width, blocks):
     given = maps(width)
     with torch.inference_mode():
         code = Bottleneck(width, blocks[0]).eval()(given)
-        rebuilt = Decoder(width, blocks).eval()(code)
+        rebuilt = ResidualDecoder(width, blocks).eval()(code)
     assert code.shape == (1, 512 * (1 if width is None else 4), 2, 2)
     assert [m.shape for m in rebuilt] == [m.shape for m in given]
 
@@ -86,7 +82,7 @@ def block_of(state, x, name, **resizing):
 @pytest.mark.parametrize(("width", "blocks"), [(None, (2, 2, 2)), (1, (3, 4, 6))])
 def test_bottleneck_and_decoder_are_the_papers_layer_by_layer(width, blocks):
     bottleneck = with_statistics(Bottleneck(width, blocks[0]))
-    decoder = with_statistics(Decoder(width, blocks))
+    decoder = with_statistics(ResidualDecoder(width, blocks))
     given = [m - 0.5 for m in maps(width)]
     state = bottleneck.state_dict()
     first = convolved(state, given[0], "from_first", 0, stride=2).relu()
@@ -123,10 +119,10 @@ def count(module):
 
 def test_blocks_have_the_parameters_of_a_residual_network():
     conv = 64 * 64 * 9
-    assert count(Block(64, 64, None)) == 2 * (conv + 2 * 64)
-    wide = Block(256, 64, 2)  # 1 x 1, 3 x 3 of twice the width, 1 x 1
+    assert count(ResidualBlock(64, 64, None)) == 2 * (conv + 2 * 64)
+    wide = ResidualBlock(256, 64, 2)  # 1 x 1, 3 x 3 of twice the width, 1 x 1
     assert count(wide) == 256 * 128 + 128 * 128 * 9 + 128 * 256 + 2 * (128 + 128 + 256)
-    doubled = Block(512, 256, None, resize="double")
+    doubled = ResidualBlock(512, 256, None, resize="double")
     assert count(doubled) == 512 * 256 * 4 + 256 * 256 * 9 + 512 * 256 * 4 + 3 * 2 * 256
 
 

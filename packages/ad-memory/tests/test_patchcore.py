@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,33 @@ def test_scores_are_distances_to_the_nearest_remembered_patch(embedding: str) ->
     torch.testing.assert_close(prediction.score.double(), distances.amax((1, 2)), rtol=1e-5, atol=0)
     assert prediction.map is not None
     torch.testing.assert_close(prediction.map.double(), expected, rtol=1e-5, atol=0)
+
+
+def test_cells_that_a_region_does_not_hear_of_are_not_remembered() -> None:
+    looked_at = np.zeros((128, 128), bool)
+    looked_at[:, :8] = True  # the first of 16 columns; smoothing and a cell reach 3 further
+    setup = Setup(img_size=128, normalize=True, weights="random", looked_at=looked_at)
+    images = noise(3, 3, 128, 128)
+    one_pass = PatchcoreTrainer(setup, backbone="resnet18", coreset_ratio=1.0)
+    one_pass.begin(len(images))
+    one_pass.observe(one_pass.extract(images))
+    one_pass.conclude()
+    detector = one_pass.detector
+    patches = detector.embed(images)[:, :, :4].flatten(0, 2).half()
+    in_order = [rows[rows.double().sum(1).argsort()] for rows in (detector.memory.bank, patches)]
+    torch.testing.assert_close(*in_order)
+
+    # The map inside is as if all were remembered: nothing unknown is smoothed into it.
+    setup = Setup(img_size=128, normalize=True, weights="random")
+    whole = PatchcoreTrainer(setup, backbone="resnet18", coreset_ratio=1.0)
+    whole.begin(len(images))
+    whole.observe(whole.extract(images))
+    whole.conclude()
+    inside, all_of_it = detector(images).map, whole.detector(images).map
+    assert inside is not None
+    assert all_of_it is not None
+    torch.testing.assert_close(inside[:, :, :8], all_of_it[:, :, :8], rtol=1e-3, atol=1e-3)
+    assert inside[:, :, 64:].mean() > 10 * inside[:, :, :8].mean()
 
 
 def test_several_neighbours_are_averaged() -> None:

@@ -5,6 +5,7 @@ Its README says of each file where it is from, what its tensors are and how clos
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,10 @@ class Golden:
     def layers(self, prefix):
         """The tensors of that name and a number, in their order."""
         return [self[key] for key in sorted(self._tensors) if key[:-1] == prefix]
+
+    def keys_like(self, pattern):
+        """The names that a pattern matches from their beginning, in their order."""
+        return [key for key in sorted(self._tensors) if re.match(pattern, key)]
 
     def input(self, key):
         self._left.discard(key)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ad.core.data.batches import to_device as to_device
     from ad.core.data.learning import LearningBatch as LearningBatch
     from ad.core.data.learning import LearningData as LearningData
+    from ad.core.data.learning import Truth as Truth
     from ad.core.data.learning import stream as stream
     from ad.core.data.pictures import read_picture as read_picture
     from ad.core.data.pictures import resize as resize
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
     from ad.core.trainer import Precision as Precision
     from ad.core.trainer import Setup as Setup
     from ad.core.trainer import Trainer as Trainer
+    from ad.core.trainer import budget_note as budget_note
 
 # No module here has the name of a public function: importing it would put the module in its place.
 _HOMES = {
@@ -126,6 +128,7 @@ _HOMES = {
     "JsonOption": "cli.options",
     "Layers": "options",
     "LearningBatch": "data.learning",
+    "Truth": "data.learning",
     "LearningData": "data.learning",
     "LearningRate": "options",
     "LoadedDetector": "predict",
@@ -161,6 +164,7 @@ _HOMES = {
     "WeightDecay": "options",
     "WeightsOption": "cli.options",
     "World": "learning.distributed",
+    "budget_note": "trainer",
     "checked": "options",
     "collect": "data.samples",
     "end_process": "learning.distributed",

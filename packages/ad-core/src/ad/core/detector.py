@@ -55,6 +55,9 @@ class Detector(nn.Module, abc.ABC):
     localises: ClassVar[bool] = True
     """Whether `Prediction.map` is given."""
 
+    outlines: ClassVar[str] = ""
+    """What `outline` outlines, in a few words for a person; empty for detectors without one."""
+
     @abc.abstractmethod
     def forward(self, images: Tensor) -> Prediction:
         """Score a batch.
@@ -65,6 +68,21 @@ class Detector(nn.Module, abc.ABC):
         Raises:
             NotFittedError: If the detector has not been fitted.
         """
+
+    def outline(self, images: Tensor) -> Tensor:
+        """Say where a test of the detector's own finds something; for those with `outlines`.
+
+        For a test that comes with its limit, such as one of significance. People see it on heat
+        maps and in reports, beside what the pixel threshold outlines. It takes no part in scores,
+        verdicts and figures, is not exported and may compute on the CPU.
+
+        Args:
+            images: As `forward` takes them.
+
+        Returns:
+            ``[B, H, W]``, float32: above 0 is inside the outline.
+        """
+        raise NotImplementedError
 
     def require_fitted(self) -> None:
         """Check that fitting has filled every learned buffer.

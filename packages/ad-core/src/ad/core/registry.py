@@ -77,6 +77,8 @@ class ModelSpec:
     """Of: classifies, localises, few-shot, zero-shot, supervised."""
     extra_data: tuple[str, ...] = ()
     """What it wants beyond normal pictures: textures, penalty images, masks, ..."""
+    tileable: bool = True
+    """Whether one model can serve for all tiles of a picture: not if it knows positions."""
     check: Mapping[str, Any] = field(default_factory=dict)
     """How `ad.core.testing.check_model` tries it: some of ``img_size``, ``num_epochs`` and
     ``options`` that make it small, and ``expected_failures``, ids of checks and the reasons."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
@@ -15,7 +16,19 @@ from pydantic_core import PydanticCustomError
 
 from ad.core.data.pictures import Sides
 from ad.core.errors import SettingError, listed, nearest
-from ad.core.framing import LEAST_OF_RUN, Framing, size_of, wrong_size
+from ad.core.framing import (
+    LEAST_OF_RUN,
+    Crop,
+    Fit,
+    Framing,
+    Region,
+    Tiling,
+    size_of,
+    wrong_crop,
+    wrong_fit,
+    wrong_size,
+    wrong_tile,
+)
 from ad.core.options import (
     BatchSize,
     PathName,
@@ -27,7 +40,7 @@ from ad.core.options import (
     options_of,
     shown,
 )
-from ad.core.registry import ModelSpec
+from ad.core.registry import ModelRegistry, ModelSpec
 from ad.core.trainer import Trainer
 
 DEFAULT_HOLDOUT = 0.1
@@ -39,6 +52,20 @@ def _img_size(value: Any) -> Sides:  # noqa: ANN401 - whatever was given
         kind = "size"
         raise PydanticCustomError(kind, reason)
     return size_of(value).plain
+
+
+def _resize(value: Any) -> Sides | None:  # noqa: ANN401 - whatever was given
+    return None if value is None else _img_size(value)
+
+
+def _crop(value: Any) -> tuple[int, int, int, int] | None:  # noqa: ANN401 - whatever was given
+    if value is None:
+        return None
+    if reason := wrong_crop(value):
+        kind = "crop"
+        raise PydanticCustomError(kind, reason)
+    x, y, width, height = value
+    return x, y, width, height
 
 
 class RunSettings(BaseModel):
@@ -64,6 +91,20 @@ class RunSettings(BaseModel):
     """Pictures in a training batch."""
     img_size: Annotated[Sides, PlainValidator(_img_size)]
     """Height and width of the pictures in pixels; one number for a square."""
+    fit: Fit = "stretch"
+    """How a picture of another shape gets that size."""
+    resize: Annotated[Sides | None, PlainValidator(_resize)] = None
+    """What a picture is stretched to before its middle is cut out, for `fit` ``crop``."""
+    crop: Annotated[tuple[int, int, int, int] | None, PlainValidator(_crop)] = None
+    """Rectangle of a picture that is looked at: x, y, width, height in pixels; None for all."""
+    roi: PathName | None = None
+    """File of the region of interest; None for none."""
+    tile: Annotated[Sides | None, PlainValidator(_resize)] = None
+    """Height and width of the tiles that pictures are cut into, in pixels; None for whole ones."""
+    overlap: Annotated[int, Field(ge=0, le=4096)] | None = None
+    """How far tiles overlap, in pixels; None for half of the tile."""
+    tile_scale: Annotated[float, Field(gt=0, le=8)] = 1.0
+    """Pictures are resized by it before they are cut."""
     normalize: bool
     """ImageNet normalisation, inside the detector."""
     options: dict[str, Any]
@@ -86,11 +127,29 @@ class RunSettings(BaseModel):
     """Stop after so many epochs that bring nothing on held-out good pictures; None for never."""
     compile: bool = False
     """Whether the computation of losses is compiled."""
+    supervised: bool = False
+    """Whether the data hand over labelled defective pictures to learn from."""
 
-    @property
     def framing(self) -> Framing:
-        """How a picture becomes what the detector sees."""
-        return Framing(size=size_of(self.img_size))
+        """How a picture becomes what the detector sees; reads the region of interest.
+
+        Raises:
+            SettingError: If the region cannot be used.
+        """
+        framing = Framing(
+            size=size_of(self.img_size),
+            fit=self.fit,
+            resize=None if self.resize is None else size_of(self.resize),
+            crop=None if self.crop is None else Crop(*self.crop),
+            region=None if self.roi is None else Region.read(Path(self.roi)),
+            tiling=(
+                None
+                if self.tile is None
+                else Tiling.of(size_of(self.tile), self.overlap, self.tile_scale)
+            ),
+        )
+        framing.check_region()
+        return framing
 
 
 def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: Any) -> RunSettings:  # noqa: ANN401 - checked below
@@ -119,11 +178,57 @@ def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: Any) -> RunSe
         if "num_epochs" in chosen:  # what a user says counts more
             schedule.pop("num_steps", None)
     values: dict[str, Any] = {**schedule, "data_root": None, **chosen, "model": spec.name}
+    if "tile" in chosen and "img_size" not in chosen:
+        values["img_size"] = chosen["tile"]
     values["options"] = resolve_options(spec, trainer, options)
     try:
-        return RunSettings(**values)
+        settings = RunSettings(**values)
     except ValidationError as error:
         raise SettingError(_explain(error)) from error
+    resize = None if settings.resize is None else size_of(settings.resize)
+    if reason := wrong_fit(settings.fit, size_of(settings.img_size), resize):
+        raise SettingError(reason)
+    _check_tiling(spec, settings)
+    return settings
+
+
+def _check_tiling(spec: ModelSpec, settings: RunSettings) -> None:
+    tile, overlap, scale = settings.tile, settings.overlap, settings.tile_scale
+    if tile is None:
+        for name, value, default in (("overlap", overlap, None), ("tile_scale", scale, 1.0)):
+            if value != default:
+                msg = f"`{name}` {value} is of tiles: set `tile`, too, or leave it out."
+                raise SettingError(msg)
+        return
+    if reason := wrong_tile(size_of(tile), overlap, scale):
+        raise SettingError(reason)
+    if size_of(tile) != size_of(settings.img_size):
+        msg = (
+            f"`tile` {size_of(tile).typed} is what the model sees, so `img_size` is the same; got "
+            f"{size_of(settings.img_size).typed}. Leave `img_size` out. To see pictures smaller "
+            "before they are cut, set `tile_scale`."
+        )
+        raise SettingError(msg)
+    if settings.fit != "stretch":
+        msg = (
+            f"`fit` {settings.fit} gives a whole picture one size, and with `tile` it is cut as it "
+            "is. Leave `fit` out, or `tile`."
+        )
+        raise SettingError(msg)
+    if not spec.tileable:
+        msg = (
+            f"`{spec.name}` knows where on a picture things are, so that one model cannot serve "
+            f"for all tiles. Leave `tile` out and see whole pictures in more pixels (`img_size`), "
+            f"or take a model that judges by looks alone, such as {_tileable()}."
+        )
+        raise SettingError(msg)
+
+
+def _tileable() -> str:
+    """A few models of each kind that is installed, which may be cut into tiles."""
+    usual = ("patchcore", "stfpm", "reverse-distillation", "efficientad-small", "draem")
+    installed = set(ModelRegistry.names())
+    return listed([name for name in usual if name in installed]) or "`patchcore` of ad-memory"
 
 
 def resolve_options(

@@ -9,10 +9,12 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ad.core.detector import mark_trained
 from ad.core.framing import Size, size_of
@@ -55,6 +57,10 @@ class Setup:
     """Precision of frozen networks; statistics and distances are always fp32."""
     progress: Progress = SILENT
     """Where long work is shown."""
+    looked_at: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
+    """``[H, W]``: pixels of the pictures that count, where there is a region of interest; None for
+    all. A trainer that keeps cells of its own may leave out those that no such pixel hears of, see
+    `ad.core.networks.cells_looked_at`; whoever scores cares for the rest."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "img_size", size_of(self.img_size))
@@ -78,6 +84,16 @@ class Trainer(abc.ABC):
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+
+    @property
+    def learns_from_defects(self) -> bool:
+        """Whether it wants labelled defective pictures among those that it learns from.
+
+        Only a `GradientTrainer` can, whose batches then have `LearningBatch.truth`: labels, and
+        masks where there are some. An epoch has each defective picture four times, as it is and
+        flipped three ways, and as many good ones. It is not trained without any.
+        """
+        return False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -158,10 +174,23 @@ class GradientTrainer(Trainer):
         return {"detector": self.detector}
 
     def num_steps(self, num_images: int) -> int:
-        """How many batches are learnt from; from the setup by default, 0 to `prepare` only."""
+        """How many batches are learnt from; from the setup by default, 0 to `prepare` only.
+
+        Args:
+            num_images: How many pictures an epoch has.
+        """
         if self.setup.num_steps is not None:
             return self.setup.num_steps
         return self.setup.num_epochs * math.ceil(num_images / self.setup.batch_size)
+
+    def num_updates(self) -> int:
+        """How many updates each batch gives, one after another; 1 by default.
+
+        For what learns from a batch in parts, such as from some thousand positions at a time:
+        `losses` is asked for each part in turn, which `LearningBatch.update` tells, and may then
+        name other terms for other parts. It must be the same for all batches, small ones, too.
+        """
+        return 1
 
     def frozen(self, images: Tensor) -> Sequence[Tensor]:
         """What frozen networks say of pictures that are not augmented; nothing by default.
@@ -196,7 +225,7 @@ class GradientTrainer(Trainer):
 
     @abc.abstractmethod
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
-        """Compute the loss terms of one batch.
+        """Compute the loss terms of one update: of one batch, or a part of it.
 
         Called in autocast where the run's precision is bf16: compute the terms themselves in
         float32.
@@ -236,3 +265,21 @@ class GradientTrainer(Trainer):
             data: What was learnt from.
             held_out: Good pictures that were not; None if there are none.
         """
+
+
+def budget_note(model: str, steps: int, enough: int, authors: str = "") -> tuple[str, ...]:
+    """What a user should know of a run that is too short; nothing of one that is not.
+
+    Args:
+        model: The model's name, for a person.
+        steps: How many were taken.
+        enough: From how many on its figures begin to mean what the method can do.
+        authors: What its authors took, in a few words; empty if there are none.
+    """
+    if steps >= enough:
+        return ()
+    theirs = f" (its authors took {authors})" if authors else ""
+    return (
+        f"{model} took {steps:,} steps and needs about {enough:,}{theirs}: what it finds says "
+        f"little of what it can find. `--steps {enough}` takes them.",
+    )

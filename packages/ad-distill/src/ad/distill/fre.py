@@ -15,16 +15,13 @@ features: ``solver="pca"`` computes it at once, exactly, from the pictures' Gram
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Annotated, Literal, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ad.core import (
-    Detector,
     Field,
     GradientTrainer,
     LearningBatch,
@@ -32,15 +29,15 @@ from ad.core import (
     LearningRate,
     Name,
     Optimization,
-    Prediction,
     Setup,
-    Sides,
-    learned_buffer,
-    size_of,
     stream,
 )
-from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.networks import FeatureExtractor, principal_components, upsample
+from ad.core.networks import (
+    FeatureExtractor,
+    SubspaceDetector,
+    pictures_of_plane,
+    principal_components,
+)
 
 Solver = Literal["pca", "sgd"]
 
@@ -49,85 +46,10 @@ MAX_PICTURES = 4096
 
 
 @final
-class FreDetector(Detector):
-    """Scores each cell by the squared error of its features' reconstruction.
+class FreDetector(SubspaceDetector):
+    """Scores each cell by the squared error of its features' reconstruction, a picture by all."""
 
-    Args:
-        extractor: The frozen network, with one layer.
-        pool: Side of the square of cells that are averaged before flattening.
-        img_size: Side of the pictures in pixels, or height and width: each feature has its place.
-    """
-
-    weight: Tensor
-    """``[h, D]``: encodes, and transposed decodes."""
-    code_bias: Tensor
-    """``[h]``"""
-    bias: Tensor
-    """``[D]``"""
-
-    def __init__(self, extractor: FeatureExtractor, *, pool: int, img_size: Sides) -> None:
-        super().__init__()
-        self.extractor = extractor
-        self.pool = pool
-        self.img_size = size_of(img_size)
-        learned_buffer(self, "weight", shape=("h", "D"))
-        learned_buffer(self, "code_bias", shape=("h",))
-        learned_buffer(self, "bias", shape=("D",))
-
-    def features(self, images: Tensor) -> Tensor:
-        """Pooled maps, ``[B, C, h, w]``, float32.
-
-        Raises:
-            SettingError: If the maps are smaller than what is pooled.
-        """
-        (maps,) = self.extractor(images)
-        height, width = maps.shape[2], maps.shape[3]
-        if min(height, width) < self.pool:
-            msg = (
-                f"`pool` of FRE must be at most the side of the layer's map, {height} x {width} "
-                f"cells for pictures of {images.shape[2]} x {images.shape[3]} pixels; got "
-                f"{self.pool}."
-            )
-            raise SettingError(msg)
-        return F.avg_pool2d(maps.float(), self.pool)
-
-    def error(self, features: Tensor) -> Tensor:
-        """What the reconstruction misses of flattened features, ``[B, D]``."""
-        code = F.linear(features, self.weight, self.code_bias)
-        return features - torch.addmm(self.bias, code, self.weight)
-
-    def forward(self, images: Tensor) -> Prediction:
-        """Score a batch; see `Detector.forward`.
-
-        Returns:
-            Squared errors summed over channels, and their sum over all cells as the score.
-
-        Raises:
-            NotFittedError: If the detector has not been fitted.
-            SettingError: If the images are not of the size it was fitted at.
-            ModelFileError: If what was loaded is not of their features.
-        """
-        self.require_fitted()
-        height, width = images.shape[2], images.shape[3]
-        if (height, width) != self.img_size:
-            msg = (
-                f"FRE was fitted to {self.img_size} pixels, {self.weight.shape[1]} features a "
-                f"picture; pictures of {height} x {width} pixels have others, or elsewhere. "
-                "Resize the pictures, or train at their size."
-            )
-            raise SettingError(msg)
-        features = self.features(images)
-        own = features.shape[1:].numel()
-        if own != self.weight.shape[1]:
-            msg = (
-                f"FRE's plane is of {self.weight.shape[1]} features a picture; these pictures have "
-                f"{own}. The saved model was changed; take it from the original again."
-            )
-            raise ModelFileError(msg)
-        with torch.autocast(images.device.type, enabled=False):  # small differences are the signal
-            square = self.error(features.flatten(1)).square().view_as(features).sum(1)
-        anomaly_map = upsample(square, (height, width))
-        return Prediction(square.sum(dim=(1, 2)), anomaly_map)
+    title = "FRE"
 
 
 @final
@@ -191,15 +113,19 @@ class FreTrainer(GradientTrainer):
         Raises:
             DataError: If there are fewer than two pictures, or all look the same.
         """
-        if len(data) < 2:
-            msg = f"FRE needs at least 2 normal pictures; got {len(data)}. Add good ones."
-            raise DataError(msg)
+        closed = self.solver == "pca"
+        chosen = pictures_of_plane(
+            len(data),
+            MAX_PICTURES if closed else len(data),
+            seed=self.setup.seed,
+            title=self.detector.title,
+            hint=' `solver="sgd"` takes all.',
+        )
         latent = min(self.latent, len(data) - 1)
-        if self.solver == "pca":
-            plane = principal_components(self._matrix(data), latent)
-            weight, mean = plane.directions, plane.mean.float()
-            self.detector.weight, self.detector.bias = weight, mean
-            self.detector.code_bias = -(weight @ mean)
+        if closed:
+            batches = data.batches(self.setup.batch_size, order=chosen)
+            rows = torch.cat([batch.frozen[0] for batch in batches])
+            self.detector.span(principal_components(rows, latent))
             return
         (first,) = next(iter(data.batches(1))).frozen
         bound = math.sqrt(6 / (latent + first.shape[1]))  # Xavier
@@ -208,19 +134,6 @@ class FreTrainer(GradientTrainer):
         self.detector.weight = ((2 * drawn - 1) * bound).to(self.setup.device)
         self.detector.code_bias = torch.zeros(latent, device=self.setup.device)
         self.detector.bias = torch.zeros(first.shape[1], device=self.setup.device)
-
-    def _matrix(self, data: LearningData) -> Tensor:
-        chosen = list(range(len(data)))
-        if len(data) > MAX_PICTURES:
-            generator = torch.Generator().manual_seed(stream(self.setup.seed, 3))
-            chosen = torch.randperm(len(data), generator=generator)[:MAX_PICTURES].tolist()
-            warnings.warn(
-                f"{len(data):,} pictures are more than the {MAX_PICTURES:,} that FRE's closed form "
-                'is computed from; a random part of that size is used. `solver="sgd"` takes all.',
-                stacklevel=2,
-            )
-        batches = data.batches(self.setup.batch_size, order=chosen)
-        return torch.cat([batch.frozen[0] for batch in batches])
 
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """The mean squared error; see `GradientTrainer.losses`."""

@@ -40,6 +40,7 @@ FRE = ModelSpec(
     year=2023,
     code_licence="MIT",
     tasks=("classifies", "localises"),
+    tileable=False,
     check={"options": {"backbone": "resnet18"}},
 )
 

@@ -32,21 +32,19 @@ from ad.core import (
     trained_flag,
 )
 from ad.core.errors import SettingError
-from ad.core.networks import FeatureExtractor, GaussianBlur
+from ad.core.networks import (
+    RESNETS,
+    FeatureExtractor,
+    GaussianBlur,
+    ResidualBlock,
+    ResidualDecoder,
+    halving,
+)
 
 STRIDE = 32
 """Pixels along the side of a cell of the code."""
 
 _SIGMA = 4.0  # of the map's smoothing, in pixels
-
-# What the decoder mirrors: blocks of each stage from deep to shallow, and the width of the inner
-# convolution of a bottleneck against ResNet-50's; None where blocks have two 3 x 3 convolutions.
-_STAGES: dict[str, tuple[tuple[int, int, int], int | None]] = {
-    "resnet18": ((2, 2, 2), None),
-    "resnet34": ((3, 4, 6), None),
-    "resnet50": ((3, 4, 6), 1),
-    "wide_resnet50_2": ((3, 4, 6), 2),
-}
 
 
 @final
@@ -140,8 +138,8 @@ class ReverseDistillationTrainer(GradientTrainer):
     ) -> None:
         super().__init__(setup)
         plain = backbone.partition(".")[0]
-        if plain not in _STAGES:
-            allowed = ", ".join(f"`{name}`" for name in _STAGES)
+        if plain not in RESNETS:
+            allowed = ", ".join(f"`{name}`" for name in RESNETS)
             msg = f"`backbone` of Reverse Distillation must be one of {allowed}; got `{backbone}`."
             raise SettingError(msg)
         if layers != ("layer1", "layer2", "layer3"):
@@ -161,10 +159,11 @@ class ReverseDistillationTrainer(GradientTrainer):
         self.lr = lr
         self.per_pixel = per_pixel
         teacher = FeatureExtractor(backbone, layers, setup=setup)
-        stages, width = _STAGES[plain]
+        stages, width = RESNETS[plain]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(setup.seed, 3))
-            bottleneck, decoder = Bottleneck(width, stages[0]), Decoder(width, stages)
+            bottleneck = Bottleneck(width, stages[0])
+            decoder = ResidualDecoder(width, stages)
             for module in (*bottleneck.modules(), *decoder.modules()):
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -206,10 +205,10 @@ class Bottleneck(nn.Module):
         super().__init__()
         expansion = 1 if width is None else 4
         c1, c2, c3 = (channels * expansion for channels in (64, 128, 256))
-        self.from_first = nn.Sequential(*_halving(c1, c2), *_halving(c2, c3))
-        self.from_second = nn.Sequential(*_halving(c2, c3))
-        stage = [Block(3 * c3, 512, width, resize="halve")]
-        stage += [Block(512 * expansion, 512, width) for _ in range(num_blocks - 1)]
+        self.from_first = nn.Sequential(*halving(c1, c2), *halving(c2, c3))
+        self.from_second = nn.Sequential(*halving(c2, c3))
+        stage = [ResidualBlock(3 * c3, 512, width, resize="halve")]
+        stage += [ResidualBlock(512 * expansion, 512, width) for _ in range(num_blocks - 1)]
         self.stage = nn.Sequential(*stage)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -217,81 +216,3 @@ class Bottleneck(nn.Module):
         fused = torch.cat([self.from_first(maps[0]), self.from_second(maps[1]), maps[2]], 1)
         code: Tensor = self.stage(fused)
         return code
-
-
-@final
-class Decoder(nn.Module):
-    """Rebuilds the maps from the code, deepest first.
-
-    Args:
-        width: As in `Bottleneck`.
-        stages: Blocks of each stage, from deep to shallow.
-    """
-
-    def __init__(self, width: int | None, stages: Sequence[int]) -> None:
-        super().__init__()
-        expansion = 1 if width is None else 4
-        channels = 512 * expansion
-        self.stages = nn.ModuleList()
-        for planes, count in zip((256, 128, 64), stages, strict=True):
-            blocks = [Block(channels, planes, width, resize="double")]
-            channels = planes * expansion
-            blocks += [Block(channels, planes, width) for _ in range(count - 1)]
-            self.stages.append(nn.Sequential(*blocks))
-
-    def forward(self, code: Tensor) -> list[Tensor]:
-        """Rebuild the maps, shallow to deep, from ``[B, 512 E, h, w]``."""
-        maps = []
-        for stage in self.stages:
-            code = stage(code)
-            maps.append(code)
-        return maps[::-1]
-
-
-@final
-class Block(nn.Module):
-    """A residual block: two 3 x 3 convolutions, or 1 x 1, 3 x 3, 1 x 1.
-
-    Args:
-        channels: Of what comes in.
-        planes: Of what goes out, times 4 for three convolutions.
-        width: Of the inner convolution against ``planes``; None for two convolutions.
-        resize: Whether the map's sides are halved, doubled or kept.
-    """
-
-    def __init__(
-        self, channels: int, planes: int, width: int | None, resize: str | None = None
-    ) -> None:
-        super().__init__()
-        out = planes if width is None else planes * 4
-        if width is None:
-            layers = [
-                *_resizing(channels, planes, 3, resize), nn.ReLU(),
-                *_resizing(planes, planes, 3, None),
-            ]  # fmt: skip
-        else:
-            inner = planes * width
-            layers = [
-                *_resizing(channels, inner, 1, None), nn.ReLU(),
-                *_resizing(inner, inner, 3, resize), nn.ReLU(),
-                *_resizing(inner, out, 1, None),
-            ]  # fmt: skip
-        self.main = nn.Sequential(*layers)
-        same = resize is None and channels == out
-        self.side = nn.Identity() if same else nn.Sequential(*_resizing(channels, out, 1, resize))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, channels, h, w]`` to ``[B, out, h', w']``."""
-        return F.relu(self.main(x) + self.side(x))
-
-
-def _resizing(channels: int, out: int, kernel: int, resize: str | None) -> list[nn.Module]:
-    if resize == "double":
-        return [nn.ConvTranspose2d(channels, out, 2, stride=2, bias=False), nn.BatchNorm2d(out)]
-    stride = 2 if resize == "halve" else 1
-    conv = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=False)
-    return [conv, nn.BatchNorm2d(out)]
-
-
-def _halving(channels: int, out: int) -> list[nn.Module]:
-    return [*_resizing(channels, out, 3, "halve"), nn.ReLU()]

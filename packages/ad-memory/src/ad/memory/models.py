@@ -23,6 +23,7 @@ PADIM = ModelSpec(
     year=2020,
     code_licence="no official code",
     tasks=("classifies", "localises"),
+    tileable=False,
     check={"options": {"backbone": "resnet18", "n_features": 100}},
 )
 

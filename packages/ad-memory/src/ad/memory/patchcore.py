@@ -34,6 +34,7 @@ from ad.core.networks import (
     FeatureExtractor,
     GaussianBlur,
     PooledPatches,
+    cells_looked_at,
     upsample,
 )
 from ad.memory.coreset import k_center_greedy, k_means_medoids, project, random_rows
@@ -202,11 +203,13 @@ class PatchcoreTrainer(OnePassTrainer):
         self.detector.eval()
         self._num_images = 0
         self._collected: _Collected | None = None
+        self._cells: Tensor | None = None
 
     def begin(self, num_images: int) -> None:
         """Forget what was collected before; see `OnePassTrainer.begin`."""
         self._num_images = num_images
         self._collected = None
+        self._cells = None
 
     def extract(self, images: Tensor) -> Tensor:
         """Patches ``[B, h, w, D]``; see `OnePassTrainer.extract`."""
@@ -220,9 +223,21 @@ class PatchcoreTrainer(OnePassTrainer):
         """
         if self._collected is None:
             _, height, width, num_features = patches.shape
-            total = self._num_images * height * width
+            self._cells = self._counting(height, width).to(patches.device)
+            total = self._num_images * int(self._cells.sum())
             self._collected = _Collected(total, num_features, seed=self.setup.seed)
-        self._collected.add(patches.flatten(0, 2))
+        self._collected.add(patches[:, self._cells].flatten(0, 1))
+
+    def _counting(self, height: int, width: int) -> Tensor:
+        """Cells whose patches count, ``[h, w]``: all, or those that the region's pixels hear of.
+
+        Those beside the region that a smoothed map mixes into it count, too: if they were not
+        remembered, they would be far from all that is, and its rim would always be anomalous.
+        """
+        looked_at = self.setup.looked_at
+        if looked_at is None:
+            return torch.ones(height, width, dtype=torch.bool)
+        return cells_looked_at(looked_at, (height, width), reach=self.detector.blur.radius)
 
     def conclude(self) -> None:
         """Choose the coreset and remember it.

@@ -29,12 +29,13 @@ from ad.core import (
     Setup,
     Size,
     WeightDecay,
+    budget_note,
     stream,
     trained_flag,
 )
 from ad.core.errors import SettingError
 from ad.core.networks import GaussianBlur, SigmaOrNone
-from ad.recon.limits import budget_note, check_plain
+from ad.recon.limits import check_plain
 from ad.recon.ssim import ssim
 
 Score = Literal["max", "top"]

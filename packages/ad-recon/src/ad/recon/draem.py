@@ -35,6 +35,7 @@ from ad.core import (
     Prediction,
     Probability,
     Setup,
+    budget_note,
     fingerprint_of,
     in_precision,
     stream,
@@ -43,7 +44,7 @@ from ad.core import (
 from ad.core.errors import SettingError
 from ad.core.synth import FolderTextures, PerlinAnomalies, let_take_from, texture_source
 from ad.recon.focal import focal_loss
-from ad.recon.limits import budget_note, check_plain
+from ad.recon.limits import check_plain
 from ad.recon.ssim import ssim
 
 PREDICTED = 0.1

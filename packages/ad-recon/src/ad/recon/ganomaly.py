@@ -30,12 +30,13 @@ from ad.core import (
     Setup,
     Side,
     Size,
+    budget_note,
     stream,
     trained_flag,
 )
 from ad.core.errors import SettingError
 from ad.core.networks import GaussianBlur
-from ad.recon.limits import budget_note, check_plain
+from ad.recon.limits import check_plain
 
 LR = 2e-4
 """The authors' learning rate, of generator and discriminator."""

@@ -18,6 +18,7 @@ AUTOENCODER = ModelSpec(
     year=2019,
     code_licence="none published",
     tasks=("classifies", "localises"),
+    tileable=False,
 )
 
 GANOMALY = ModelSpec(
@@ -37,6 +38,7 @@ GANOMALY = ModelSpec(
     year=2018,
     code_licence="MIT",
     tasks=("classifies", "localises"),
+    tileable=False,
     check={
         "num_epochs": 60,
         "options": {

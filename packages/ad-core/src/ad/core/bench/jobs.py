@@ -154,7 +154,10 @@ def plan(
                     seed=seed,
                     **given,
                 )
-                content = [settings.model_dump(), fingerprint(samples)]
+                values = settings.model_dump()
+                if not settings.supervised:  # so that runs are found again that knew nothing of it
+                    del values["supervised"]
+                content = [values, fingerprint(samples)]
                 digest = hashlib.sha256(to_json(content)).hexdigest()[:10]
                 name = f"{dataset.name}-{title}-{spec.name}-seed{seed}-{digest}"
                 folder = output.absolute() / "runs" / folder_name(name)

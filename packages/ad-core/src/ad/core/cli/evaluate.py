@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ad.core.cli.options import JsonOption, ReportOption, RunArgument
+from ad.core.cli.options import JsonOption, ReportOption, RunArgument, SaveMapsOption
 
 
 def evaluate(
@@ -16,6 +16,7 @@ def evaluate(
         typer.Option(metavar="DIR", help="Folder of the data set, if it has moved."),
     ] = None,
     report: ReportOption = True,
+    save_maps: SaveMapsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Test a saved detector on the test split of its data.
@@ -31,11 +32,12 @@ def evaluate(
         say,
         say_verdicts,
     )
-    from ad.core.framing import size_of
     from ad.core.jobs.evaluate import evaluate as run_evaluate
     from ad.core.report.run import REPORT
 
-    result = run_evaluate(run, data_root=data_root, report=report, progress=ConsoleProgress())
+    result = run_evaluate(
+        run, data_root=data_root, report=report, save_maps=save_maps, progress=ConsoleProgress()
+    )
     each = result.seconds_per_image
     if json:
         print_json({"run": str(run), **result.to_json(), "seconds": {"test_per_image": each}})
@@ -44,7 +46,7 @@ def evaluate(
     metrics_table(result.metrics, result.categories)
     if result.kinds:
         kinds_table(result.kinds)
-    say(f"{result.num_images} test pictures; pixels compared at {size_of(result.resolution)}")
+    say(f"{result.num_images} test pictures; pixels compared at {result.compared_at}")
     say_verdicts(result.verdicts)
     if each is not None:
         say(f"testing {each * 1000:.1f} ms a picture")

@@ -45,6 +45,31 @@ def picture_size(text: str) -> int | tuple[int, int]:
     return int(first) if second is None else (int(first), int(second))
 
 
+def rectangle(text: str) -> tuple[int, int, int, int]:
+    """Read x, y, width and height as ``X,Y,W,H``; what there may be is checked later.
+
+    Raises:
+        typer.BadParameter: If it is not four whole numbers.
+    """
+    found = re.fullmatch(r",".join([r"\s*([+-]?[0-9]{1,9})\s*"] * 4), text, re.ASCII)
+    if found is None:
+        msg = (
+            "it takes x, y, width and height in the pictures' pixels, counted from the upper left "
+            f"corner, such as `100,50,800,600`; got `{text}`."
+        )
+        raise typer.BadParameter(msg)
+    x, y, width, height = map(int, found.groups())
+    return x, y, width, height
+
+
+class FitChoice(StrEnum):
+    """Choices of ``--fit``."""
+
+    stretch = "stretch"
+    pad = "pad"
+    crop = "crop"
+
+
 class PrecisionChoice(StrEnum):
     """Choices of ``--precision``."""
 
@@ -89,6 +114,61 @@ ImgSizeOption = Annotated[
         parser=picture_size,
         metavar="N|HxW",
         help="What the model sees of a picture, in pixels: a square's side, or height x width.",
+    ),
+]
+FitOption = Annotated[
+    FitChoice,
+    typer.Option(
+        help="How a picture gets that size: stretched; padded, in its own proportions; or the "
+        "middle of what `--resize` makes of it."
+    ),
+]
+ResizeOption = Annotated[
+    T,
+    typer.Option(
+        parser=picture_size,
+        metavar="N|HxW",
+        help="With `--fit crop`: what a picture is stretched to before its middle is cut out.",
+    ),
+]
+CropOption = Annotated[
+    T,
+    typer.Option(
+        parser=rectangle,
+        metavar="X,Y,W,H",
+        help="Look at this rectangle of each picture only, in the picture's own pixels.",
+    ),
+]
+RoiOption = Annotated[
+    Path | None,
+    typer.Option(
+        parser=path_of("`--roi`"),
+        metavar="MASK.png",
+        help="Region of interest: white is looked at, black is not.",
+    ),
+]
+TileOption = Annotated[
+    T,
+    typer.Option(
+        parser=picture_size,
+        metavar="N|HxW",
+        help="Cut pictures into tiles of this size, each seen by itself, for small defects on "
+        "large pictures.",
+    ),
+]
+OverlapOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="How far tiles overlap, in pixels; half of a tile by default."),
+]
+TileScaleOption = Annotated[
+    float, typer.Option(metavar="F", help="Resize pictures by this before they are cut.")
+]
+SaveMapsOption = Annotated[
+    Path | None,
+    typer.Option(
+        parser=path_of("`--save-maps`"),
+        metavar="DIR",
+        help="Also write each map in its picture's own pixels, as `.npz`.",
     ),
 ]
 SetOption = Annotated[

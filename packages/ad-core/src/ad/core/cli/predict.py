@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ad.core.cli.options import DeviceOption, JsonOption, PrecisionChoice, RunArgument, path_of
+from ad.core.cli.options import (
+    DeviceOption,
+    JsonOption,
+    PrecisionChoice,
+    RunArgument,
+    SaveMapsOption,
+    path_of,
+)
 
 if TYPE_CHECKING:
     from ad.core.jobs.inspect import Inspection
@@ -43,6 +50,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    save_maps: SaveMapsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Score new pictures; write verdicts and heat map overlays. Status 1 if one cannot be read.
@@ -59,6 +67,7 @@ def predict(
         device=device,
         precision=precision.value,
         threshold=threshold,
+        save_maps=save_maps,
         progress=ConsoleProgress(),
     )
     if json:

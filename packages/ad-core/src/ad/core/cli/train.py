@@ -13,21 +13,29 @@ from ad.core.cli.options import (
     Budget,
     BudgetOption,
     CategoryArgument,
+    CropOption,
     DataRootOption,
     DatasetArgument,
     DeviceOption,
     EpochsOption,
     FalseAlarmsOption,
+    FitChoice,
+    FitOption,
     HoldoutOption,
     ImgSizeOption,
     JsonOption,
     ModelArgument,
+    OverlapOption,
     PrecisionChoice,
     PrecisionOption,
     ReportOption,
+    ResizeOption,
+    RoiOption,
     SeedOption,
     SetOption,
     StepsOption,
+    TileOption,
+    TileScaleOption,
     WeightsOption,
     path_of,
 )
@@ -51,6 +59,13 @@ def train(
     epochs: EpochsOption = None,
     batch_size: BatchSizeOption[int | None] = None,
     img_size: ImgSizeOption[Any] = None,
+    fit: FitOption = FitChoice.stretch,
+    resize: ResizeOption[Any] = None,
+    crop: CropOption[Any] = None,
+    roi: RoiOption = None,
+    tile: TileOption[Any] = None,
+    overlap: OverlapOption = None,
+    tile_scale: TileScaleOption = 1.0,
     normalize: Annotated[
         bool | None,
         typer.Option("--normalize/--no-normalize", help="ImageNet normalisation inside."),
@@ -75,6 +90,12 @@ def train(
     ] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the losses: a slow start, faster steps.")
+    ] = False,
+    supervised: Annotated[
+        bool,
+        typer.Option(
+            "--supervised", help="Of a `folder`, take most defects to learn from, if MODEL does."
+        ),
     ] = False,
     track: Annotated[
         list[str] | None,
@@ -112,6 +133,13 @@ def train(
         num_epochs=epochs,
         batch_size=batch_size,
         img_size=img_size,
+        fit=fit.value,
+        resize=resize,
+        crop=crop,
+        roi=roi,
+        tile=tile,
+        overlap=overlap,
+        tile_scale=tile_scale,
         normalize=normalize,
         data_root=data_root,
         output_dir=output,
@@ -126,6 +154,7 @@ def train(
         feature_cache=feature_cache.value,
         patience=patience,
         compile=compile,
+        supervised=supervised,
         track=track or (),
         resume=resume,
         report=report,
@@ -156,7 +185,6 @@ def result_json(result: TrainResult) -> dict[str, Any]:
 def print_result(result: TrainResult) -> None:
     """A training's result for a person."""
     from ad.core.cli.console import kinds_table, metrics_table, notes, say, say_verdicts
-    from ad.core.framing import size_of
 
     notes(result.notes)
     if result.evaluation.num_images:
@@ -165,7 +193,7 @@ def print_result(result: TrainResult) -> None:
             kinds_table(result.evaluation.kinds)
         say(
             f"{result.evaluation.num_images} test pictures; pixels compared at "
-            f"{size_of(result.evaluation.resolution)}"
+            f"{result.evaluation.compared_at}"
         )
     say_verdicts(result.evaluation.verdicts)
     fit, each = result.seconds["fit"], result.seconds["test_per_image"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,12 +18,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ad.core.data.opening import Encoded
+from ad.core.data.opening import Encoded, said
 from ad.core.data.pictures import Sides, height_and_width, read_picture, resize, rgb_array
 from ad.core.errors import OutputError, PictureError
 
 Source = Encoded | NDArray[Any]
 """A picture as `ad.core.data.pictures.read_picture` or `rgb_array` there takes it."""
+
+View = Callable[[NDArray[np.uint8], str], Tensor]
+"""From a decoded picture ``[H, W, 3]`` and its name, for an error, to what is seen of it
+``[h, w, 3]``, uint8."""
 
 RAM_BUDGET = 2 * 2**30
 """Bytes of decoded pictures that are cached in memory; more go to a temporary file."""
@@ -51,7 +55,14 @@ class PictureSet:
         ram_budget: Bytes to keep in memory; a larger cache is a temporary file on disk.
         white: The value that is white in pictures of more than 8 bits; see
             `ad.core.data.pictures.read_picture`.
+        view: What is seen of a picture, at that size; a file is then decoded whole. None for all
+            of it, stretched.
+
+    Attributes:
+        unit: What they are, in the plural, for a person.
     """
+
+    unit = "pictures"
 
     def __init__(
         self,
@@ -61,10 +72,12 @@ class PictureSet:
         cache: bool = False,
         ram_budget: int = RAM_BUDGET,
         white: int | None = None,
+        view: View | None = None,
     ) -> None:
         self.sources = sources
         self.size = height_and_width(size)
         self.white = white
+        self.view = view
         self._cached = np.zeros(len(sources), dtype=bool) if cache else None
         self._cache = _storage((len(sources), *self.size, 3), ram_budget) if cache else None
 
@@ -108,16 +121,19 @@ class PictureSet:
     def _read(self, index: int) -> Tensor:
         if self._cached is not None and self._cache is not None and self._cached[index]:
             return torch.from_numpy(np.array(self._cache[index]))
-        source = self.sources[index]
-        if isinstance(source, np.ndarray):
-            pixels = rgb_array(source, white=self.white)
-        else:
-            pixels = read_picture(source, white=self.white)
-        picture = resize(pixels, self.size)
+        picture = self._decode(index)
         if self._cached is not None and self._cache is not None:
             self._cache[index] = picture.numpy()
             self._cached[index] = True
         return picture
+
+    def _decode(self, index: int) -> Tensor:
+        source = self.sources[index]
+        if isinstance(source, np.ndarray):
+            pixels, name = rgb_array(source, white=self.white), "The array"
+        else:
+            pixels, name = read_picture(source, white=self.white), said("picture", source)
+        return resize(pixels, self.size) if self.view is None else self.view(pixels, name)
 
 
 def to_device(pictures: Tensor, device: torch.device) -> Tensor:

@@ -1,6 +1,7 @@
 """A folder of your own pictures.
 
-Good pictures alone are enough to train. Defective ones, and masks of them, are for figures only.
+Good pictures alone are enough to train. Defective ones, and masks of them, are for figures only,
+unless a user lends most of them to a model that learns from labelled defects.
 What a sub-folder holds is told by its name; a name that can be taken two ways is refused.
 """
 
@@ -32,6 +33,8 @@ or
 or, as the value of data root, three folders anywhere:
   normal=DIR,abnormal=DIR,masks=DIR   (the last two are optional)
 Several categories: a data root that holds one such folder per category.
+With `--supervised`, for models that learn from labelled defects, 80 % of each kind of defect are to
+train on; where there are defective parts in a folder `test`, all others are.
 `ad data show folder PATH` says what is read as what, and what is left out."""
 
 
@@ -45,6 +48,8 @@ class _Tree:
     """Folders of defective parts with the kind of defect; empty where folders below say it."""
     masks: list[Path] = field(default_factory=list)
     """Folders of masks."""
+    to_test: list[Path] = field(default_factory=list)
+    """Those of the folders of defective parts that are said to be to test with."""
 
 
 def categories(root: Path) -> list[str]:
@@ -74,6 +79,21 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
     Raises:
         DataError: If it cannot be told what a sub-folder holds, or which mask is of which picture.
     """
+    return _samples(root, category, seed, labelled=False)
+
+
+def labelled(root: Path, category: str, seed: int) -> list[Sample]:
+    """The same with 80 % of each kind of defect to train on, chosen with the seed.
+
+    Where some are said to be for testing, all others are for training.
+
+    Raises:
+        DataError: As `samples`.
+    """
+    return _samples(root, category, seed, labelled=True)
+
+
+def _samples(root: Path, category: str, seed: int, *, labelled: bool) -> list[Sample]:
     parts = _parts(root)
     if parts is not None:
         tree = _Tree(good=[(parts["normal"], None)])
@@ -91,7 +111,11 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
     kinds = {kind for _, kind in tree.kinds}
     good = [pair for home, split in tree.good for pair in _good(home, split, kinds)]
     bad = _defective(tree)
-    found = [Sample(path, 1, "test", category, kind, masks) for path, kind, masks in bad]
+    lent = _lent(tree, bad, seed) if labelled else set()
+    found = [
+        Sample(path, 1, "train" if path in lent else "test", category, kind, masks)
+        for path, kind, masks in bad
+    ]
     undecided = [path for path, split in good if split is None]
     train: list[Path] = undecided
     test: list[Path] = []
@@ -240,6 +264,7 @@ def _add_split(tree: _Tree, folder: Path, split: Split | None) -> None:
         raise DataError(msg)
     tree.good += [(path, said or split) for path, said in inside.good]
     tree.kinds += inside.kinds
+    tree.to_test += [path for path, _ in inside.kinds]
     tree.masks += inside.masks
 
 
@@ -308,6 +333,20 @@ def _defective(tree: _Tree) -> list[Defective]:
     return found
 
 
+def _lent(tree: _Tree, bad: list[Defective], seed: int) -> set[Path]:
+    """Defective pictures to learn from; see `labelled`."""
+    free = [
+        (path, kind)
+        for path, kind, _ in bad
+        if not any(path.is_relative_to(folder) for folder in tree.to_test)
+    ]
+    if tree.to_test:
+        return {path for path, _ in free}
+    kinds = dict.fromkeys(kind for _, kind in free)
+    own = ([path for path, kind in free if kind == one] for one in kinds)
+    return {path for paths in own for path in split_good(paths, seed)[0]}
+
+
 DATASET = DatasetSpec(
     name="folder",
     summary="a folder of your own pictures: good ones, optionally defective ones and masks",
@@ -316,5 +355,7 @@ DATASET = DatasetSpec(
     licence="yours",
     categories=categories,
     samples=samples,
+    labelled=labelled,
+    lends_defects=True,
     path_as_category=True,
 )

@@ -140,7 +140,9 @@ def take_inventory(dataset: DatasetSpec, root: Path | None, samples: Sequence[Sa
 
 
 def _name_of(sample: Sample) -> str:
-    return sample.group if sample.label else _GOOD_FOR[sample.split]
+    if sample.label == 0:
+        return _GOOD_FOR[sample.split]
+    return f"{sample.group} to learn from" if sample.split == "train" else sample.group
 
 
 def _left_out(dataset: DatasetSpec, root: Path, samples: Sequence[Sample]) -> list[LeftOut]:

@@ -2,12 +2,14 @@
 
 Bozic et al., "Mixed supervision for surface-defect detection: from weakly to fully supervised
 learning", Computers in Industry 2021. Whether a picture is good is in its mask alone. The training
-folder holds defective pictures too, which nothing here learns from: they are left out.
+folder holds defective pictures too, for models that learn from labelled defects; others leave them
+out.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from ad.core.data.ksdd import tell_apart
 from ad.core.data.masks import pictures_with_masks
@@ -15,7 +17,8 @@ from ad.core.data.samples import Archive, DatasetSpec, Sample
 
 TREE = """\
 <data root>/
-  train/10000.png      good and defective surfaces; the defective ones are left out
+  train/10000.png      good and defective surfaces; the defective ones are left out, but by models
+                       that learn from them
   train/10000_GT.png   the mask of 10000.png: all zero if the surface is good
   test/20000.png, test/20000_GT.png   likewise, all of them to test with"""
 
@@ -30,11 +33,18 @@ def categories(root: Path) -> list[str]:
 
 def samples(root: Path, category: str, seed: int) -> list[Sample]:
     """All pictures but the defective ones to train on; the data bring their split."""
-    train, _ = tell_apart(pictures_with_masks(root / "train"))
-    good, bad = tell_apart(pictures_with_masks(root / "test"))
-    found = [Sample(path, 0, "train", category) for path in train]
-    found += [Sample(path, 0, "test", category) for path in good]
-    return found + [Sample(path, 1, "test", category, "defect", (mask,)) for path, mask in bad]
+    return [s for s in labelled(root, category, seed) if s.label == 0 or s.split == "test"]
+
+
+def labelled(root: Path, category: str, seed: int) -> list[Sample]:
+    """All pictures: the authors' protocol for learning from labelled defects."""
+    found: list[Sample] = []
+    splits: tuple[Literal["train", "test"], ...] = ("train", "test")
+    for split in splits:
+        good, bad = tell_apart(pictures_with_masks(root / split))
+        found += [Sample(path, 0, split, category) for path in good]
+        found += [Sample(path, 1, split, category, "defect", (mask,)) for path, mask in bad]
+    return found
 
 
 DATASET = DatasetSpec(
@@ -46,6 +56,7 @@ DATASET = DatasetSpec(
     folders=("KolektorSDD2", "KSDD2"),
     categories=categories,
     samples=samples,
+    labelled=labelled,
     archive=Archive(
         url="https://data.vicos.si/datasets/KSDD/KolektorSDD2.zip",
         checksum="md5:1ed0f628122776ace4965afa30dfe316",

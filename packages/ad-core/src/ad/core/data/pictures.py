@@ -117,6 +117,39 @@ def read_mask(path: Path, picture: Path, size: Sides) -> NDArray[np.bool_]:
     return small
 
 
+def mask_on_picture(path: Path, picture: Path) -> tuple[NDArray[np.bool_], WidthHeight]:
+    """Which pixels of a picture's mask are defective, in the mask's own pixels.
+
+    Args:
+        path: The mask, taken as by `read_mask`.
+        picture: The picture it belongs to.
+
+    Returns:
+        ``[H, W]`` over the whole picture, and the picture's width and height.
+
+    Raises:
+        PictureError: As `read_mask` does.
+    """
+    mask, size = _fitting_mask(path, picture)
+    return mask.defective, size
+
+
+def read_values(noun: str, path: Path) -> NDArray[Any]:
+    """Read the values of what was drawn as a mask and belongs to no picture of its own, upright.
+
+    Args:
+        noun: What it is, for an error.
+        path: The file.
+
+    Returns:
+        ``[H, W]``, whole numbers.
+
+    Raises:
+        PictureError: If it cannot be read.
+    """
+    return _decoded_mask(path, noun).values
+
+
 def read_mask_values(path: Path, picture: Path) -> NDArray[Any]:
     """Read the values of a mask's pixels, at the picture's own size.
 
@@ -202,13 +235,13 @@ def check_headers(path: Path, masks: Sequence[Path]) -> None:
             _check_fits(mask, _stance("mask", mask), path, _stance("picture", path))
 
 
-def upright_size(path: Path) -> WidthHeight:
+def upright_size(file: Encoded) -> WidthHeight:
     """Width and height of a picture as `read_picture` gives it, from its header.
 
     Raises:
         PictureError: If it is missing, empty or no picture.
     """
-    return _stance("picture", path).upright
+    return _stance("picture", file).upright
 
 
 def stored_size(path: Path) -> WidthHeight:
@@ -301,8 +334,8 @@ def _rgb(image: Image.Image, file: Encoded) -> NDArray[np.uint8]:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))  # which copies
 
 
-def _stance(noun: str, path: Path, *, decode: bool = True) -> Stance:
-    with opened(noun, path) as image:
+def _stance(noun: str, file: Encoded, *, decode: bool = True) -> Stance:
+    with opened(noun, file) as image:
         return stance_of(image, decode=decode)
 
 
@@ -318,8 +351,8 @@ class _Mask(NamedTuple):
         return np.asarray(self.values > (127 if self.noisy else 0))
 
 
-def _decoded_mask(path: Path) -> _Mask:
-    with opened("mask", path) as mask:
+def _decoded_mask(path: Path, noun: str = "mask") -> _Mask:
+    with opened(noun, path) as mask:
         noisy = mask.format in ("JPEG", "MPO")
         noisy |= mask.info.get("compression") in ("jpeg", "tiff_jpeg")
         depth = depth_of(mask, path)  # which is forgotten once it is decoded
@@ -339,10 +372,10 @@ def _turn_of_mask(mask: Stance, picture: Stance) -> int | None:
     """EXIF's number for how a mask is turned beyond its own tag; None if it does not fit."""
     if mask.upright == picture.upright:
         return 1
-    drawn_as_stored = mask.orientation == 1 and _same_shape(mask.stored, picture.stored)
+    drawn_as_stored = mask.orientation == 1 and same_shape(mask.stored, picture.stored)
     if drawn_as_stored and mask.stored == picture.stored:
         return picture.orientation
-    if _same_shape(mask.upright, picture.upright):
+    if same_shape(mask.upright, picture.upright):
         return 1
     return picture.orientation if drawn_as_stored else None
 
@@ -360,7 +393,8 @@ def _check_fits(path: Path, mask: Stance, picture_path: Path, picture: Stance) -
     raise PictureError(msg)
 
 
-def _same_shape(a: WidthHeight, b: WidthHeight) -> bool:
+def same_shape(a: WidthHeight, b: WidthHeight) -> bool:
+    """Whether two sizes have the same proportions, to a fiftieth."""
     return abs(a[0] * b[1] - a[1] * b[0]) <= _MAX_RATIO_ERROR * a[0] * b[1]
 
 

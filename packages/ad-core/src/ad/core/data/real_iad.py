@@ -43,6 +43,11 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
     Raises:
         DataError: If the file of the split is not as published.
     """
+    return [s for s in labelled(root, category, seed) if s.label == 0 or s.split == "test"]
+
+
+def labelled(root: Path, category: str, seed: int) -> list[Sample]:
+    """The same with the defective pictures to train on, where a split has some."""
     pictures = _pictures(root)
     assert pictures is not None  # it has categories
     file = _split_file(pictures, category)
@@ -60,7 +65,7 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
             "`anomaly_class`. Take it from the original again."
         )
         raise DataError(msg) from error
-    return [sample for sample in found if sample.split == "test" or sample.label == 0]
+    return found
 
 
 def _sample(
@@ -110,4 +115,5 @@ DATASET = DatasetSpec(
     folders=("Real-IAD", "Real_IAD", "realiad"),
     categories=categories,
     samples=samples,
+    labelled=labelled,
 )

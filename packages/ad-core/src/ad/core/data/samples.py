@@ -54,7 +54,8 @@ class Sample:
     label: Literal[0, 1]
     """0 for a good part, 1 for a defective one."""
     split: Literal["train", "validation", "test"]
-    """``train`` holds good parts only, and so does ``validation``: to calibrate with."""
+    """``validation`` holds good parts only, to calibrate with, and so does ``train`` but for those
+    of `DatasetSpec.labelled`."""
     category: str
     """What is shown: ``bottle``."""
     group: str = GOOD
@@ -106,6 +107,11 @@ class DatasetSpec:
     """Root folder to the categories found in it; empty if the layout is another."""
     samples: Callable[[Path, str, int], list[Sample]]
     """Root folder, category and seed (of a split, if the data have none) to samples."""
+    labelled: Callable[[Path, str, int], list[Sample]] | None = None
+    """The same as `samples`, with defective pictures among those to train on, for models that learn
+    from them; None if the layout has none. Good pictures are the same in both."""
+    lends_defects: bool = False
+    """Whether `labelled` takes them from those to test with, so that a user has to ask for it."""
     prepare: Callable[[Path, list[str], Progress], None] | None = None
     """Called with the root and the categories wanted before their samples are listed."""
     folders: tuple[str, ...] = ()
@@ -124,6 +130,7 @@ def collect(
     *,
     root: Path | None,
     seed: int,
+    labelled: bool = False,
     progress: Progress = SILENT,
 ) -> list[Sample]:
     """The samples of one, several or all categories of a data set.
@@ -133,6 +140,8 @@ def collect(
         category: A name, a comma list of names, or ``all``.
         root: The data set's folder; None for the layout's default.
         seed: Seed of a split that the data do not bring themselves.
+        labelled: Whether defective pictures may be among those to train on; see
+            `DatasetSpec.labelled`.
         progress: Where to show how far a data set is that must be made first.
 
     Returns:
@@ -153,12 +162,18 @@ def collect(
     wanted = known if category == "all" else _asked(category, known, root)
     if dataset.prepare is not None:
         dataset.prepare(root, wanted, progress)
-    samples = [sample for name in wanted for sample in dataset.samples(root, name, seed)]
-    if not any(sample.split == "train" for sample in samples):
+    find = dataset.labelled if labelled and dataset.labelled is not None else dataset.samples
+    samples = [sample for name in wanted for sample in find(root, name, seed)]
+    if not any(sample.split == "train" and sample.label == 0 for sample in samples):
         msg = f"`{root}` holds no good pictures to train on.{not_read(root)}\n{describe(dataset)}"
         raise DataError(msg)
     refuse_one_file_twice(samples)
     return samples
+
+
+def defects_to_learn(samples: Sequence[Sample]) -> list[Sample]:
+    """The defective ones among those to train on."""
+    return [sample for sample in samples if sample.split == "train" and sample.label == 1]
 
 
 def _asked(category: str, known: Sequence[str], root: Path) -> list[str]:

@@ -24,7 +24,8 @@ TREE = """\
   category              what is shown; `all` without the column
   group                 kind of defect
 Paths are relative to the table's folder. Columns are separated by commas, semicolons or tabs;
-others than these are not read. Defective pictures to train on are left out."""
+others than these are not read. Defective pictures to train on are left out, but by models that
+learn from them."""
 
 COLUMNS = ("image", "label", "mask", "split", "category", "group")
 
@@ -65,6 +66,19 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
     Raises:
         DataError: If the table is not as described.
     """
+    return _samples(root, category, seed, labelled=False)
+
+
+def labelled(root: Path, category: str, seed: int) -> list[Sample]:
+    """The same with the defective pictures that rows say are to train on.
+
+    Raises:
+        DataError: If the table is not as described.
+    """
+    return _samples(root, category, seed, labelled=True)
+
+
+def _samples(root: Path, category: str, seed: int, *, labelled: bool) -> list[Sample]:
     table = _table(root)
     assert table is not None  # it has categories
     rows = [row for row in _rows(table) if row.sample.category == category]
@@ -79,12 +93,14 @@ def samples(root: Path, category: str, seed: int) -> list[Sample]:
                 f"{listed(_SPLITS)}, or none."
             )
             raise DataError(msg)
-    kept = [sample for sample in found if sample.label == 0 or sample.split == "test"]
+    taken = {"test", "train"} if labelled else {"test"}
+    kept = [sample for sample in found if sample.label == 0 or sample.split in taken]
     if len(kept) < len(found):
+        what = "to calibrate" if labelled else "to train or to calibrate"
         warnings.warn(
-            f"`{table}` has {len(found) - len(kept)} defective pictures of `{category}` to train "
-            "or to calibrate with. That is done with good ones, and these are left out.",
-            stacklevel=2,
+            f"`{table}` has {len(found) - len(kept)} defective pictures of `{category}` {what} "
+            "with. That is done with good ones, and these are left out.",
+            stacklevel=3,
         )
     return kept
 
@@ -234,4 +250,5 @@ DATASET = DatasetSpec(
     licence="yours",
     categories=categories,
     samples=samples,
+    labelled=labelled,
 )

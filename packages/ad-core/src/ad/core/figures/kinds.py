@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from ad.core.data.pictures import read_mask_values, upright_size
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError, listed
+from ad.core.framing import Framing, Size
 from ad.core.metrics import Defect, auroc
 from ad.core.metrics.regions import region_overlap_area
 from ad.core.metrics.saturated import Picture, count_saturated
@@ -36,6 +35,8 @@ def kind_metrics(
     scores: NDArray[np.float32],
     maps: Sequence[Map | None],
     progress: Progress = SILENT,
+    *,
+    framing: Framing | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """Figures of each kind of defect against the good pictures.
 
@@ -44,6 +45,8 @@ def kind_metrics(
         scores: ``[N]``, of each.
         maps: ``[h, w]``, of each, or None where there is none.
         progress: Where to show how far it is.
+        framing: The way from maps to the pictures' own pixels; None if they are of all of a
+            picture, stretched.
 
     Returns:
         Each of `KIND_METRICS` by the name of the group, in [0, 1]; None where it is not defined.
@@ -61,7 +64,7 @@ def kind_metrics(
         known = [(samples[row], drawn) for row in both if (drawn := maps[row]) is not None]
         found[kind] = {
             "image_auroc": auroc(scores[both], labels),
-            **_saturated(kind, known, progress),
+            **_saturated(kind, known, framing, progress),
         }
     return found
 
@@ -77,7 +80,7 @@ def mean_of_kinds(kinds: Mapping[str, Mapping[str, float | None]]) -> dict[str, 
 
 
 def _saturated(
-    kind: str, known: Sequence[tuple[Sample, Map]], progress: Progress
+    kind: str, known: Sequence[tuple[Sample, Map]], framing: Framing | None, progress: Progress
 ) -> dict[str, float | None]:
     if not known:
         return dict.fromkeys(SATURATED_METRICS)
@@ -87,7 +90,8 @@ def _saturated(
             # One at a time: at their own size, all of them would not fit into memory.
             for sample, drawn in known:
                 width, height = upright_size(sample.path)
-                yield _resized(drawn, height, width), _defects(sample)
+                of_map = framing or Framing(size=Size(*drawn.shape))
+                yield _seen(of_map.back(drawn, (height, width)), _defects(sample))
                 advance(1)
 
         counts = count_saturated(pictures)
@@ -97,10 +101,16 @@ def _saturated(
     }
 
 
-def _resized(drawn: Map, height: int, width: int) -> Map:
-    small = torch.from_numpy(drawn)[None, None]
-    large = F.interpolate(small, (height, width), mode="bilinear", align_corners=False)
-    return np.asarray(large[0, 0].numpy())
+def _seen(drawn: Map, defects: list[Defect]) -> Picture:
+    """A picture without the pixels that were not seen, in one row, and what is seen of defects."""
+    seen = ~np.isnan(drawn)
+    if seen.all():
+        return drawn, defects
+    parts = [(defect.mask[seen][None], defect.saturation) for defect in defects]
+    left = [
+        Defect(mask, min(saturation, int(mask.sum()))) for mask, saturation in parts if mask.any()
+    ]
+    return drawn[seen][None], left
 
 
 def _defects(sample: Sample) -> list[Defect]:

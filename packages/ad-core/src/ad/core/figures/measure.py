@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.data.batches import Batch
+from ad.core.data.pictures import shows_defect
 from ad.core.data.samples import Sample
 from ad.core.errors import listed
 from ad.core.figures.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
@@ -44,8 +45,9 @@ class Evaluation:
     """Of each category and kind of defect: see `ad.core.figures.kinds`; empty for most data."""
     num_images: int
     """Test pictures, all categories."""
-    resolution: Sides
-    """Height and width in pixels at which maps and masks are compared; one number for a square."""
+    resolution: Sides | None
+    """Height and width in pixels at which maps and masks are compared; one number for a square.
+    None where pictures are cut into tiles: each at its own size."""
     notes: tuple[str, ...]
     """What a reader of the figures must know."""
     scores: tuple[float, ...]
@@ -55,6 +57,13 @@ class Evaluation:
     seconds_per_image: float | None
     """Decoding and scoring, without the metrics; None without test pictures."""
 
+    @property
+    def compared_at(self) -> str:
+        """The resolution for a person."""
+        if self.resolution is None:
+            return "each picture's own size"
+        return str(size_of(self.resolution))
+
     def to_json(self) -> dict[str, Any]:
         """The figures without the times, which differ from run to run."""
         return {
@@ -62,7 +71,7 @@ class Evaluation:
             "categories": self.categories,
             **({"kinds": self.kinds} if self.kinds else {}),
             "num_images": self.num_images,
-            "resolution": list(size_of(self.resolution)),
+            "resolution": None if self.resolution is None else list(size_of(self.resolution)),
             "verdicts": None if self.verdicts is None else self.verdicts._asdict(),
             "notes": list(self.notes),
         }
@@ -80,7 +89,8 @@ def measure(
     """Score samples and compare with what is known about them.
 
     Metrics are computed per category on raw scores, then averaged over the categories. Maps and
-    masks are compared at the detector's input size, masks brought there by nearest neighbour.
+    masks are compared at the detector's input size, masks brought there by nearest neighbour; at
+    the size at which pictures are cut, where they are.
 
     Args:
         detector: A fitted detector.
@@ -93,15 +103,14 @@ def measure(
     Raises:
         PictureError: If a picture or mask cannot be read.
     """
-    pictures = detector.pictures([sample.path for sample in samples])
+    paths = [sample.path for sample in samples]
     own = range(world.rank, len(samples), world.size)
     scores = np.zeros(len(samples), dtype=np.float32)
     maps: list[NDArray[np.float32] | None] = [None] * len(samples)
     watching = 0.0
     started = time.perf_counter()
     with progress.step("testing", total=len(own), unit="pictures") as advance:
-        for batch in pictures.batches(batch_size, order=own):
-            batch_scores, batch_maps = detector.score(batch.pictures)
+        for batch, batch_scores, batch_maps in detector.scored(paths, batch_size, order=own):
             scores[batch.indices] = batch_scores
             for row, index in enumerate(batch.indices):
                 # Without the truth of its pixels a map counts for nothing: do not keep it.
@@ -135,12 +144,15 @@ def _evaluation(
 ) -> Evaluation:
     categories: dict[str, Metrics] = {}
     kinds: dict[str, dict[str, Metrics]] = {}
+    unseen = 0
+    framing = detector.config.framing
     for name in dict.fromkeys(sample.category for sample in samples):
         rows = [row for row, sample in enumerate(samples) if sample.category == name]
         own, own_maps = [samples[row] for row in rows], [maps[row] for row in rows]
-        categories[name] = _category(own, scores[rows], own_maps, detector.config.framing)
+        categories[name], hidden = _category(own, scores[rows], own_maps, framing)
+        unseen += hidden
         if any(sample.saturations for sample in own):
-            kinds[name] = kind_metrics(own, scores[rows], own_maps, progress)
+            kinds[name] = kind_metrics(own, scores[rows], own_maps, progress, framing=framing)
             mean = mean_of_kinds(kinds[name])
             categories[name] |= {key: mean[key] for key in SATURATED_METRICS}
     verdicts = _verdicts(detector, samples, scores)
@@ -150,8 +162,8 @@ def _evaluation(
         categories=categories,
         kinds=kinds,
         num_images=len(samples),
-        resolution=detector.config.framing.size.plain,
-        notes=(*alarms, *_notes(detector, samples, categories)),
+        resolution=None if framing.tiling is not None else framing.size.plain,
+        notes=(*alarms, *_notes(detector, samples, categories, unseen)),
         verdicts=verdicts,
         scores=tuple(float(score) for score in scores),
         seconds_per_image=seconds_per_image,
@@ -163,13 +175,16 @@ def _category(
     scores: NDArray[np.float32],
     maps: Sequence[NDArray[np.float32] | None],
     framing: Framing,
-) -> Metrics:
+) -> tuple[Metrics, int]:
+    """Figures of one category, and how many marked defects lie where nothing is looked at."""
     labels = np.array([sample.label for sample in samples])
     metrics: Metrics = dict.fromkeys((*IMAGE_METRICS, *PIXEL_METRICS))
     if labels.any() and not labels.all():  # of defective ones alone AP is 1, whatever they score
         metrics |= image_metrics(scores, labels)
     known: list[NDArray[np.float32]] = []
     truths: list[NDArray[np.bool_]] = []
+    counted: list[NDArray[np.bool_]] = []
+    unseen = 0
     for sample, map_ in zip(samples, maps, strict=True):
         if map_ is None:
             continue
@@ -177,9 +192,13 @@ def _category(
         if sample.label == 0 or truth.any():  # a defect that no mask marks lies somewhere
             known.append(map_)
             truths.append(truth)
+            if not framing.all_counts:
+                counted.append(framing.counted(sample.path))
+        elif any(shows_defect(mask) for mask in sample.masks):
+            unseen += 1
     if any(truth.any() for truth in truths):
-        metrics |= pixel_metrics(known, truths)
-    return metrics
+        metrics |= pixel_metrics(known, truths, counted or None)
+    return metrics, unseen
 
 
 def _mean(categories: list[Metrics]) -> Metrics:
@@ -209,11 +228,16 @@ def _verdicts(
 
 
 def _notes(
-    detector: LoadedDetector, samples: Sequence[Sample], categories: dict[str, Metrics]
+    detector: LoadedDetector,
+    samples: Sequence[Sample],
+    categories: dict[str, Metrics],
+    unseen: int,
 ) -> list[str]:
     if not samples:
         return ["The data have no test pictures: there are no figures."]
-    notes = []
+    notes = detector.config.framing.notes()
+    others = (detector.other_tiles(sample.path) for sample in samples)
+    notes += [other for other in others if other is not None][:1]
     bad = [sample for sample in samples if sample.label == 1]
     without = [sample for sample in bad if not sample.masks]
     for kind, noun in ((1, "defective"), (0, "good")):
@@ -232,6 +256,11 @@ def _notes(
     if detector.detector.localises and any(sample.saturations for sample in samples):
         notes.append(
             "AU-sPRO is of each kind of defect with the good pictures, at the pictures' own size."
+        )
+    if unseen:
+        notes.append(
+            f"The defects of {unseen} of {len(bad)} defective pictures lie where nothing is looked "
+            "at: these count in the image metrics and are left out of the pixel metrics."
         )
     if not detector.detector.localises:
         notes.append(f"`{detector.config.model}` does not localise: image metrics only.")

@@ -7,20 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ad.core.data.batches import Batch
 from ad.core.data.contents import check_pictures
 from ad.core.data.samples import Sample, collect, locate
 from ad.core.errors import DataError, OutputError
 from ad.core.figures.measure import Evaluation, measure
+from ad.core.jobs.map_files import MapFiles
 from ad.core.jobs.run_directory import masks_of, pictures_of, tidy
 from ad.core.predict import load
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
+from ad.core.saved.claims import letting_go
 from ad.core.saved.paths import given_path
 from ad.core.saved.record import read_run
 
 
+@letting_go()
 def evaluate(
     run: str | Path,
     *,
@@ -28,6 +35,7 @@ def evaluate(
     device: str = "auto",
     batch_size: int = 8,
     report: bool = True,
+    save_maps: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Score the test split of the data that a run was trained on.
@@ -38,12 +46,14 @@ def evaluate(
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         batch_size: Pictures scored at once; does not change the figures.
         report: Whether to write ``report.html`` into the run directory.
+        save_maps: Folder to make for the maps in the pictures' own pixels; see `MapFiles`.
         progress: Where to show how far it is.
 
     Raises:
         ModelFileError: If the folder is no run directory.
         DataError: If the data are gone or changed their layout.
-        OutputError: If the report cannot be written.
+        OutputError: If the report or a map cannot be written.
+        SettingError: If maps are asked for and the model has none.
     """
     run = given_path(run, "the run")
     record, samples = unseen_samples(run, data_root, progress)
@@ -55,13 +65,22 @@ def evaluate(
     data_notes = [*others, *check_pictures(samples, progress=progress)]
     tidy(run)
     detector = load(run, device=device)
-    gallery = Gallery(test, detector.config.calibration) if report else None
+    files = None
+    if save_maps is not None:
+        files = MapFiles(save_maps, [sample.path for sample in test], detector)
+    gallery = Gallery(test, detector.config.calibration, detector) if report else None
+
+    def watch(batch: Batch, scores: NDArray[np.float32], maps: NDArray[np.float32] | None) -> None:
+        for one in (gallery, files):
+            if one is not None:
+                one.see(batch, scores, maps)
+
     evaluation = measure(
         detector,
         test,
         batch_size=batch_size,
         progress=progress,
-        watch=None if gallery is None else gallery.see,
+        watch=watch,
     )
     evaluation = replace(evaluation, notes=(*data_notes, *evaluation.notes))
     if gallery is not None:
@@ -111,7 +130,14 @@ def samples_of(
     category = settings["category"]
     if root is not None and dataset.categories(root) == [root.name] and category != "all":
         category = root.name  # the root is the one category itself, and may have been renamed
-    return collect(dataset, category, root=root, seed=settings["seed"], progress=progress)
+    return collect(
+        dataset,
+        category,
+        root=root,
+        seed=settings["seed"],
+        labelled=settings.get("supervised", False),  # the first runs did not record it
+        progress=progress,
+    )
 
 
 def _check_unseen(run: Path, record: dict[str, Any], samples: Sequence[Sample]) -> None:

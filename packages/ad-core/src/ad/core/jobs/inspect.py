@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import errno
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ad.core.data.opening import drawn_png
 from ad.core.data.pictures import read_picture
 from ad.core.errors import OutputError, PictureError
+from ad.core.jobs.map_files import MapFiles
+from ad.core.jobs.numbered import numbered_names, write_numbered
 from ad.core.jobs.run_directory import tidy
-from ad.core.predict import Finding, ModelConfig, find_sources, load
+from ad.core.predict import Finding, LoadedDetector, find_sources, load
 from ad.core.progress import SILENT, Progress
-from ad.core.report.heatmaps import overlay
+from ad.core.report.heatmaps import heat_of, overlay
 from ad.core.saved.claims import letting_go, make_folder, make_free_folder
-from ad.core.saved.files import write_atomic
 from ad.core.saved.paths import given_path
-
-_NAME_LENGTH = 60  # characters of a heat map's name, the last ones: up to 240 bytes of 255
-_REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # too long, or not in this text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +91,14 @@ def inspect(
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     threshold: float | None = None,
+    save_maps: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> Inspection:
     """Predict on pictures and write ``predictions.csv`` and ``heatmaps/*.png``.
 
     Heat maps are scaled so that 0.5 is the pixel threshold, which is outlined; without
-    calibration they are scaled to each picture's own range, say so, and nothing is outlined.
+    calibration they are scaled to each picture's own range, say so, and nothing is outlined but,
+    in blue, what a test of the detector's own finds (`Detector.outline`).
     The table grows with each picture, so that a run that is stopped has what it had found.
 
     Args:
@@ -114,16 +109,20 @@ def inspect(
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         precision: ``auto`` is the one that the threshold was set in.
         threshold: For this use in place of the saved one: see `ad.core.predict.load`.
+        save_maps: Folder to make for the maps in the pictures' own pixels; see `MapFiles`.
         progress: Where to show how far it is.
 
     Raises:
         ModelFileError: If the run holds no model.
         DataError: If there are no pictures.
-        SettingError: If the threshold is no finite number, or the run has no calibration.
+        SettingError: If the threshold is no finite number, or the run has no calibration, or maps
+            are asked for and the model has none.
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
     detector = load(run, device=device, precision=precision, threshold=threshold)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
+    pictures = [source for source in sources if isinstance(source, Path)]
+    files = None if save_maps is None else MapFiles(save_maps, pictures, detector)
     home = Path(run).parent if (Path(run) / "manifest.json").exists() else Path(run)
     tidy(home)
     if output is None:
@@ -131,18 +130,21 @@ def inspect(
     else:
         folder = given_path(output, "the output")
         make_folder(folder)
-    names = _heatmap_names([source for source in sources if isinstance(source, Path)])
+    names = numbered_names(pictures, ".png")
     rows = []
     with _Table(folder / "predictions.csv") as table:
         (folder / "heatmaps").mkdir()
-        for number, finding in enumerate(detector.stream(sources, progress=progress)):
+        findings = detector.stream(sources, outlines=True, progress=progress)
+        for number, finding in enumerate(findings):
             path = finding.path
             assert path is not None  # only paths were given
             heatmap = None
             if finding.map is not None:
                 try:
-                    picture = _picture(finding, detector.config)
-                    heatmap = _write(folder / "heatmaps", names[number], picture)
+                    picture = _picture(finding, detector)
+                    heatmap = write_numbered(folder / "heatmaps", names[number], picture)
+                    if files is not None and finding.score is not None:
+                        files.write(number, finding.score, finding.map)
                 except PictureError as error:  # it is not the one any more that was scored
                     finding = Finding(path=path, score=None, error=str(error))
             rows.append(
@@ -159,28 +161,6 @@ def inspect(
     return Inspection(output=folder, threshold=detector.threshold, rows=tuple(rows))
 
 
-def _write(folder: Path, name: str, picture: bytes) -> Path:
-    """Write a heat map, under its number alone where the file system refuses its name."""
-    try:
-        write_atomic(folder / name, picture)
-    except OutputError as error:
-        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _REFUSED_NAMES:
-            raise
-        name = f"{name.partition('-')[0]}.png"
-        write_atomic(folder / name, picture)
-    return folder / name
-
-
-def _heatmap_names(paths: Sequence[Path]) -> list[str]:
-    """A number and what tells the pictures apart: their paths below the folder all are in."""
-    top = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
-    names = []
-    for number, path in enumerate(paths, start=1):
-        inside = "-".join(path.absolute().relative_to(top).with_suffix("").parts)
-        names.append(f"{number:04d}-{inside[-_NAME_LENGTH:]}.png")
-    return names
-
-
 def _verdict(finding: Finding) -> str:
     if finding.error is not None:
         return "error"
@@ -189,20 +169,21 @@ def _verdict(finding: Finding) -> str:
     return "defective" if finding.anomalous else "good"
 
 
-def _picture(finding: Finding, config: ModelConfig) -> bytes:
+def _picture(finding: Finding, detector: LoadedDetector) -> bytes:
     assert finding.path is not None
     assert finding.map is not None
-    calibration = config.calibration
-    heat: NDArray[np.floating[Any]]
+    calibration, framing = detector.config.calibration, detector.config.framing
     if calibration is not None and finding.normalized is not None:
-        heat = calibration.normalize_map(finding.map)
         label = f"{_verdict(finding)}   score {finding.score:.4g}   {finding.normalized:.2f} of 1"
     else:
-        low, high = finding.map.min(), finding.map.max()
-        heat = (finding.map - low) / max(high - low, np.finfo(np.float32).tiny)
         label = f"score {finding.score:.4g}   colours: this picture's own range"
-    picture = read_picture(finding.path, white=config.white_level)
-    sheet = overlay(picture, heat, label, outline=calibration is not None)
+    if finding.outline is not None:
+        label += f"   blue: {detector.detector.outlines}"
+    picture = read_picture(finding.path, white=detector.config.white_level)
+    height, width, _ = picture.shape
+    heat = framing.back(heat_of(finding.map, calibration), (height, width))
+    second = None if finding.outline is None else framing.back(finding.outline, (height, width))
+    sheet = overlay(picture, heat, label, outline=calibration is not None, second=second)
     return drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import torch
 from ad.core.data.contents import check_pictures
 from ad.core.data.inventory import take_inventory
 from ad.core.data.levels import find_white_level
-from ad.core.data.samples import DatasetSpec, Sample, collect, locate
+from ad.core.data.samples import DatasetSpec, Sample, collect, defects_to_learn, locate
 from ad.core.devices import resolve_device, resolve_precision
-from ad.core.errors import SettingError
+from ad.core.errors import DataError, SettingError
+from ad.core.framing import Framing
 from ad.core.learning.distributed import World, join_world
 from ad.core.predict import ModelConfig
 from ad.core.progress import Progress
@@ -47,6 +48,8 @@ class Plan:
     """Of the run, for its folder."""
     settings: RunSettings
     """Resolved."""
+    framing: Framing
+    """How a picture becomes what the detector sees."""
     trackers: tuple[type[Tracker], ...]
     """Who is told how it goes beside the log."""
     world: World
@@ -62,7 +65,7 @@ class Plan:
         """What the trainer is told of the run."""
         settings = self.settings
         return Setup(
-            img_size=settings.framing.size,
+            img_size=self.framing.size,
             normalize=settings.normalize,
             num_epochs=settings.num_epochs,
             num_steps=settings.num_steps,
@@ -72,6 +75,7 @@ class Plan:
             device=self.device,
             precision=self.precision,
             progress=self.progress,
+            looked_at=self.framing.looked_at,
         )
 
     def config(self, data: RunData) -> ModelConfig:
@@ -79,7 +83,7 @@ class Plan:
         return ModelConfig(
             model=self.spec.name,
             options=self.settings.options,
-            framing=self.settings.framing,
+            framing=self.framing,
             normalize=self.settings.normalize,
             precision=self.precision,
             categories=tuple(dict.fromkeys(sample.category for sample in data.samples)),
@@ -96,7 +100,7 @@ class RunData:
     samples: Sequence[Sample]
     """All."""
     learning: Sequence[Sample]
-    """Good ones to learn from."""
+    """To learn from: good ones, and defective ones for a trainer that wants them."""
     held_out: Sequence[Sample]
     """Good ones to calibrate with."""
     test: Sequence[Sample]
@@ -151,6 +155,7 @@ def settle(
         root=root,
         name=f"{dataset_type}-{title}-{spec.name}",
         settings=settings,
+        framing=settings.framing(),
         trackers=trackers,
         world=world,
         device=device,
@@ -159,7 +164,46 @@ def settle(
     )
 
 
-def look_at_data(plan: Plan) -> RunData:
+def supervise(plan: Plan, trainer: Trainer) -> Plan:
+    """Have the data hand over labelled defective pictures if the trainer learns from them.
+
+    Raises:
+        SettingError: If they were asked for, and the layout has none; or if it lends them only
+            when asked, and the trainer needs them.
+    """
+    dataset, settings = plan.dataset, plan.settings
+    if settings.supervised and dataset.labelled is None:
+        msg = (
+            f"`supervised` has no meaning for the layout `{dataset.name}`, which has no labelled "
+            f"defective pictures to learn from. {_WHERE_DEFECTS_ARE}"
+        )
+        raise SettingError(msg)
+    if trainer.learns_from_defects and plan.framing.tiling is not None:
+        msg = (
+            f"`{plan.spec.name}` learns from labelled defects of whole pictures, and is given no "
+            "tiles. Leave `tile` out and see pictures in more pixels (`img_size`), or take a model "
+            "that learns from good pictures alone."
+        )
+        raise SettingError(msg)
+    if not trainer.learns_from_defects or settings.supervised:
+        return plan
+    if dataset.labelled is None or dataset.lends_defects:
+        lent = " unless it is asked for" if dataset.lends_defects else ""
+        hint = (
+            "\nhint: `--supervised` (`supervised=True` in Python) takes 80 % of each kind of "
+            "defect to learn from; the others are tested with"
+            if dataset.lends_defects
+            else ""
+        )
+        msg = (
+            f"{_needs_defects(plan)}, and the layout `{dataset.name}` hands over none{lent}. "
+            f"{_WHERE_DEFECTS_ARE}{hint}"
+        )
+        raise SettingError(msg)
+    return replace(plan, settings=settings.model_copy(update={"supervised": True}))
+
+
+def look_at_data(plan: Plan, trainer: Trainer) -> RunData:
     """Find a run's pictures, tell what was read as what, and check them.
 
     Raises:
@@ -169,9 +213,29 @@ def look_at_data(plan: Plan) -> RunData:
     """
     settings, progress = plan.settings, plan.progress
     samples = collect(
-        plan.dataset, settings.category, root=plan.root, seed=settings.seed, progress=progress
+        plan.dataset,
+        settings.category,
+        root=plan.root,
+        seed=settings.seed,
+        labelled=settings.supervised,
+        progress=progress,
     )
     learning, held_out = hold_out(samples, settings.holdout, settings.seed)
+    defects = defects_to_learn(samples)
+    unused = []
+    if trainer.learns_from_defects and not defects:
+        msg = (
+            f"{_needs_defects(plan)}, and `{plan.root}` has none among those to train on. "
+            f"{_WHERE_DEFECTS_ARE}"
+        )
+        raise DataError(msg)
+    if trainer.learns_from_defects:
+        learning += defects
+    elif defects:
+        unused = [
+            f"{len(defects)} defective pictures that are to train on were left out: "
+            f"`{plan.spec.name}` learns from good ones alone."
+        ]
     inventory = take_inventory(plan.dataset, plan.root, samples)
     if plan.world.main:
         for line in inventory.read_as():
@@ -179,6 +243,9 @@ def look_at_data(plan: Plan) -> RunData:
         if left_out := inventory.not_read():
             progress.tell(f"left out: {left_out}")
     odd = check_pictures(samples, progress=progress)
+    for sample in samples:
+        plan.framing.check(sample.path)
+    lost = plan.framing.lost(learning[0].path) if learning else None
     white = find_white_level([sample.path for sample in samples], progress=progress)
     return RunData(
         samples=samples,
@@ -187,8 +254,23 @@ def look_at_data(plan: Plan) -> RunData:
         test=[sample for sample in samples if sample.split == "test"],
         white=white.value,
         read=inventory.to_json(),
-        notes=(*white.notes, *inventory.notes(), *odd),
+        notes=(
+            *unused,
+            *white.notes,
+            *inventory.notes(),
+            *odd,
+            *([] if lost is None else [lost]),
+        ),
     )
+
+
+_WHERE_DEFECTS_ARE = (
+    "`ksdd2`, `dagm`, `real-iad` and `csv` bring them, and `folder` lends them with `--supervised`."
+)
+
+
+def _needs_defects(plan: Plan) -> str:
+    return f"`{plan.spec.name}` as it is set learns from labelled defective pictures, too"
 
 
 def _check_one_pass(settings: RunSettings) -> None:

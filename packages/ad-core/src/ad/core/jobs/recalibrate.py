@@ -14,7 +14,7 @@ from ad.core.data.contents import check_pictures, copies_of
 from ad.core.data.good import not_good
 from ad.core.data.masks import tell_apart
 from ad.core.data.names import meaning_of
-from ad.core.data.samples import Sample, collect, refuse_one_file_twice
+from ad.core.data.samples import Sample, collect, defects_to_learn, refuse_one_file_twice
 from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.jobs.evaluate import samples_of
 from ad.core.jobs.run_directory import claim_run, pictures_of, tidy
@@ -135,15 +135,20 @@ def recalibrate(
     unknown = _refuse_known(home, samples, progress)
     if normals is not None:
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
-        pictures = detector.pictures([sample.path for sample in samples])
         after = calibrate_on(
-            detector.score, pictures, rate, batch_size=batch_size, progress=progress
+            detector.scored,
+            [sample.path for sample in samples],
+            rate,
+            detector.config.framing,
+            batch_size=batch_size,
+            progress=progress,
         )
     else:
         after = _by_f1(detector, samples, batch_size, progress)
     before = detector.config.calibration
+    counts = detector.config.framing.tile_counts([sample.path for sample in samples])
     config = replace(
-        detector.config, calibration=after, calibrated_on=Conditions.of(detector.device)
+        detector.config, calibration=after, calibrated_on=Conditions.of(detector.device, counts)
     )
     with alone(folder):
         _refuse_changed(folder, before)
@@ -312,6 +317,7 @@ def _refuse_known(home: Path | None, samples: Sequence[Sample], progress: Progre
         settings = record["settings"]
         samples_now = samples_of(record, None, progress)
         learning, _ = hold_out(samples_now, float(settings["holdout"]), settings["seed"])
+        learning += defects_to_learn(samples_now)
     except (AdError, KeyError, TypeError, ValueError):
         return _GONE
     bad = {path.resolve() for s in samples_now if s.label for path in (s.path, *s.masks)}
@@ -357,27 +363,30 @@ def _refuse_changed(folder: Path, before: Calibration | None) -> None:
 def _by_f1(
     detector: LoadedDetector, samples: Sequence[Sample], batch_size: int, progress: Progress
 ) -> Calibration:
-    pictures = detector.pictures([sample.path for sample in samples])
+    paths = [sample.path for sample in samples]
     scores: list[NDArray[Any]] = []
     maxima: list[NDArray[Any]] = []
     known: list[NDArray[np.float32]] = []
     truths: list[NDArray[np.bool_]] = []
+    framing = detector.config.framing
     with progress.step("calibrating", total=len(samples), unit="pictures") as advance:
-        for batch in pictures.batches(batch_size):
-            batch_scores, maps = detector.score(batch.pictures)
+        for batch, batch_scores, maps in detector.scored(paths, batch_size):
             scores.append(batch_scores)
             for row, index in enumerate(batch.indices):
-                if maps is not None:
-                    maxima.append(maps[row].max()[None])
-                    if samples[index].has_truth:
-                        truth = detector.config.framing.truth(samples[index])
-                        if samples[index].label == 0 or truth.any():
-                            known.append(maps[row])
-                            truths.append(truth)
+                if maps is None:
+                    continue
+                sample = samples[index]
+                maxima.append(framing.peaks(maps[row : row + 1], [sample.path]))
+                if sample.has_truth:
+                    truth = framing.truth(sample)
+                    if sample.label == 0 or truth.any():
+                        counted = framing.counted(sample.path)
+                        known.append(maps[row][counted])
+                        truths.append(truth[counted])
             advance(len(batch.indices))
     return calibrate_by_f1(
         np.concatenate(scores),
         [sample.label == 1 for sample in samples],
         np.concatenate(maxima) if maxima else None,
-        (np.stack(known), np.stack(truths)) if known else None,
+        (np.concatenate(known), np.concatenate(truths)) if known else None,
     )

@@ -73,7 +73,7 @@ def write_report(
     test = [sample for sample in samples if sample.split == "test"]
     tidy(run)
     detector = load(run, device=device)
-    gallery = Gallery(test, detector.config.calibration)
+    gallery = Gallery(test, detector.config.calibration, detector)
     evaluation = measure(detector, test, progress=progress, watch=gallery.see)
     others = other_data(record, samples)
     write_again(path, run, detector.config, evaluation, gallery, others=others)

@@ -25,6 +25,7 @@ import torch
 
 from ad.core.data.samples import Sample, fingerprint, fingerprint_of
 from ad.core.errors import AdError, DataError, OutputError, SettingError
+from ad.core.framing import Crop, Region, size_of
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.distributed import World
 from ad.core.options import check_option
@@ -41,6 +42,9 @@ _CLAIMS, _PAUSE = 10, 0.05
 
 _ROOM = 200
 """Bytes of a run's name, which has that of its category in it."""
+
+_NOT_RECORDED_AT_FIRST = {"fit": "stretch"}
+"""Settings that older runs do not name, and what they were."""
 
 _PACKAGES = ("torch", "numpy", "pillow", "safetensors", "scipy", "timm", "faiss-cpu", "faiss-gpu")
 """Whose versions a run records, where they are installed."""
@@ -133,6 +137,7 @@ def describe_run(
     world: World,
     *,
     read: Mapping[str, Any],
+    region: Region | None = None,
 ) -> dict[str, Any]:
     """The content of ``run.json``: what is needed to explain and repeat the run.
 
@@ -146,6 +151,7 @@ def describe_run(
         precision: Of frozen networks.
         world: The processes.
         read: What the data were read as and what was left out, for a person: `Inventory.to_json`.
+        region: What counts of the pictures.
     """
     packages = ["ad-core", ModelRegistry.get(settings.model).package, *_PACKAGES]
     return {
@@ -162,7 +168,10 @@ def describe_run(
             "test": pictures_of(samples, "test"),
             "validation": pictures_of(samples, "validation"),
             "masks": masks_of(samples),
-            "inputs": dict(trainer.inputs),
+            "inputs": {
+                **trainer.inputs,
+                **({} if region is None else {"region of interest": region.sha256}),
+            },
         },
         "read": read,
         "versions": {
@@ -190,7 +199,15 @@ def command_line(settings: RunSettings, processes: int = 1) -> list[str]:
     if settings.data_root is not None:
         words += ["--data-root", settings.data_root]
     words += ["--epochs", str(settings.num_epochs), "--batch-size", str(settings.batch_size)]
-    words += ["--img-size", settings.framing.size.typed]
+    words += ["--img-size", size_of(settings.img_size).typed, "--fit", settings.fit]
+    if settings.resize is not None:
+        words += ["--resize", size_of(settings.resize).typed]
+    if settings.crop is not None:
+        words += ["--crop", Crop(*settings.crop).typed]
+    words += [] if settings.roi is None else ["--roi", settings.roi]
+    if settings.tile is not None:
+        words += ["--tile", size_of(settings.tile).typed, "--tile-scale", str(settings.tile_scale)]
+    words += [] if settings.overlap is None else ["--overlap", str(settings.overlap)]
     words += ["--normalize" if settings.normalize else "--no-normalize"]
     for key, value in settings.options.items():
         words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
@@ -202,6 +219,7 @@ def command_line(settings: RunSettings, processes: int = 1) -> list[str]:
     for key, value in (("steps", settings.num_steps), ("patience", settings.patience)):
         words += [] if value is None else [f"--{key}", str(value)]
     words += ["--compile"] if settings.compile else []
+    words += ["--supervised"] if settings.supervised else []
     return words
 
 
@@ -252,7 +270,8 @@ def resume_run(run: Path, record: Mapping[str, Any], output_dir: str | Path | No
     read_run(run)  # what is no run is left alone
     hold(claim_run(run))
     whole = read_run(run)  # nobody else changes it now
-    before = _named_as_today(whole["settings"])
+    # The first runs did not record whether they were supervised, and were not.
+    before = {"supervised": False, **_named_as_today(whole["settings"])}
     for name, value in json.loads(to_json(record["settings"])).items():
         if before.get(name) != value:
             msg = (
@@ -307,8 +326,9 @@ def _named_as_today(settings: Mapping[str, Any]) -> dict[str, Any]:
             for name, value in settings["options"].items()
         }
     except (AdError, KeyError, TypeError, AttributeError):  # is compared as it stands
-        return dict(settings)
-    return {**settings, "model": spec.name, "options": json.loads(to_json(options))}
+        return {**_NOT_RECORDED_AT_FIRST, **settings}
+    named = {"model": spec.name, "options": json.loads(to_json(options))}
+    return {**_NOT_RECORDED_AT_FIRST, **settings, **named}
 
 
 def _conditions(record: Mapping[str, Any]) -> dict[str, Any]:

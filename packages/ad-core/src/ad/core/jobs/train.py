@@ -18,13 +18,13 @@ from ad.core.data.samples import Sample
 from ad.core.devices import peak_memory
 from ad.core.errors import DataError, OutputError, PictureError
 from ad.core.figures.measure import Evaluation, Metrics, measure
-from ad.core.framing import Sides
-from ad.core.jobs.plan import Plan, RunData, look_at_data, settle
+from ad.core.framing import Fit, Sides
+from ad.core.jobs.plan import Plan, RunData, look_at_data, settle, supervise
 from ad.core.jobs.run_directory import describe_run, forget, make_run, resume_run
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.loop import fit
 from ad.core.options import Minutes, checked
-from ad.core.predict import Conditions, LoadedDetector, load
+from ad.core.predict import Conditions, LoadedDetector, check_localises, load
 from ad.core.progress import SILENT, Progress
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_run_report
@@ -75,6 +75,13 @@ def train(
     img_size: Sides | None = None,
     normalize: bool | None = None,
     *,
+    fit: Fit = "stretch",
+    resize: Sides | None = None,
+    crop: tuple[int, int, int, int] | None = None,
+    roi: str | Path | None = None,
+    tile: Sides | None = None,
+    overlap: int | None = None,
+    tile_scale: float = 1.0,
     data_root: str | Path | None = None,
     output_dir: str | Path | None = None,
     device: str = "auto",
@@ -88,6 +95,7 @@ def train(
     feature_cache: Literal["auto", "off"] = "auto",
     patience: int | None = None,
     compile: bool = False,
+    supervised: bool = False,
     track: Sequence[str] = (),
     resume: str | Path | None = None,
     checkpoint_minutes: float = 5.0,
@@ -105,8 +113,19 @@ def train(
         num_epochs: How often each picture is seen; the catalogue's number by default.
         batch_size: Pictures in a training batch; the catalogue's by default.
         img_size: What the detector sees of a picture: side of a square in pixels, or height and
-            width; the catalogue's by default. A picture of another shape is stretched.
+            width; the catalogue's by default.
         normalize: ImageNet normalisation inside the detector; the catalogue's by default.
+        fit: How a picture of another shape gets that size: ``stretch``; ``pad`` keeps its
+            proportions and goes on with its edge beyond it; ``crop`` stretches it to ``resize`` and
+            cuts out the middle.
+        resize: For ``fit`` ``crop``: a side in pixels, or height and width.
+        crop: Rectangle of each picture that is looked at: x, y, width, height in its own pixels.
+        roi: Region of interest: a mask at the pictures' proportions, white where they are looked at
+            and black where not; for models that localise.
+        tile: Cut pictures into tiles of this size, each seen by itself, in training as later:
+            a side in pixels, or height and width; multiples of 32. It is ``img_size``, then.
+        overlap: How far tiles overlap, in pixels, a multiple of 32; half of a tile by default.
+        tile_scale: Resize pictures by this before they are cut.
         data_root: Folder of the data set.
         output_dir: Run directory to make; ``runs/<data set>-<category>-<model>`` by default,
             with a number behind it when that is taken.
@@ -126,6 +145,9 @@ def train(
         patience: Stop after so many epochs without a better value on held-out good pictures.
         compile: Compile the computation of losses by `torch.compile`: a minute or more at the
             start, for faster steps. Needs a C++ compiler on the CPU.
+        supervised: For a ``folder`` and a model that learns from labelled defects: take 80 % of
+            each kind of defect to learn from. Data that bring such pictures to train on hand them
+            over to such a model in any case.
         track: Names of trackers that are told how it goes beside ``log.jsonl``:
             ``tensorboard``, ``mlflow``, or a plug-in's; see `ad.core.tracking`.
         resume: Run directory of a run that was stopped or killed; all else must be as it was. It
@@ -151,6 +173,13 @@ def train(
         batch_size=batch_size,
         img_size=img_size,
         normalize=normalize,
+        fit=fit,
+        resize=resize,
+        crop=crop,
+        roi=None if roi is None else str(given_path(roi, "the region of interest")),
+        tile=tile,
+        overlap=overlap,
+        tile_scale=float(tile_scale) if isinstance(tile_scale, int) else tile_scale,
         options=dict(model or {}),
         weights=str(weights),
         device=device,
@@ -163,10 +192,13 @@ def train(
         feature_cache=feature_cache,
         patience=patience,
         compile=compile,
+        supervised=supervised,
     )
-    data = look_at_data(plan)
     with fits_in_memory(plan.spec.name):
         trainer = plan.trainer(plan.setup(), **plan.settings.options)
+    check_localises(trainer.detector, plan.framing, plan.spec.name)
+    plan = supervise(plan, trainer)
+    data = look_at_data(plan, trainer)
 
     # Everything that can be refused has been; only now does the run touch the disk.
     run = _begin(plan, data, trainer, output_dir, resume, callbacks)
@@ -177,7 +209,7 @@ def train(
 
     plan.world.wait()  # until it is there
     detector = load(run.path, device=plan.settings.device)
-    gallery = Gallery(data.test, detector.config.calibration) if report else None
+    gallery = Gallery(data.test, detector.config.calibration, detector) if report else None
     evaluation = _test(plan, data, run, detector, gallery)
     seconds = {"fit": fit_seconds, "test_per_image": evaluation.seconds_per_image}
     peak = peak_memory(plan.device)
@@ -225,7 +257,14 @@ def _begin(
     """Make the folder of a run, or find the one that goes on."""
     world = plan.world
     record = describe_run(
-        plan.settings, data.samples, trainer, plan.device, plan.precision, world, read=data.read
+        plan.settings,
+        data.samples,
+        trainer,
+        plan.device,
+        plan.precision,
+        world,
+        read=data.read,
+        region=plan.framing.region,
     )
     path = Path()
     if world.main and resume is not None:
@@ -252,7 +291,7 @@ def _begin(
 def _learn(plan: Plan, data: RunData, trainer: Trainer, run: _Run, minutes: float) -> float:
     """Drive the trainer; seconds that it took."""
     read = partial(
-        plan.settings.framing.pictures,
+        plan.framing.pictures,
         cache=isinstance(trainer, GradientTrainer),
         white=data.white,
     )
@@ -264,6 +303,11 @@ def _learn(plan: Plan, data: RunData, trainer: Trainer, run: _Run, minutes: floa
         fit(
             trainer,
             read([sample.path for sample in data.learning]),
+            defects={
+                index: plan.framing.truth(sample) if sample.masks else None
+                for index, sample in enumerate(data.learning)
+                if sample.label
+            },
             held_out=read([sample.path for sample in data.held_out]),
             feature_cache=plan.settings.feature_cache == "auto",
             patience=plan.settings.patience,
@@ -289,17 +333,22 @@ def _save(plan: Plan, data: RunData, trainer: Trainer, run: _Run) -> None:
             found = _calibrate(
                 LoadedDetector(trainer.detector, config, plan.device), plan, data, run
             )
-            config = replace(config, calibration=found, calibrated_on=Conditions.of(plan.device))
-        save_model(run.path / "model", trainer.detector, config.to_json())
+            tiles = plan.framing.tile_counts([sample.path for sample in data.held_out])
+            where = Conditions.of(plan.device, tiles)
+            config = replace(config, calibration=found, calibrated_on=where)
+        region = plan.framing.region
+        roi = None if region is None else region.png
+        save_model(run.path / "model", trainer.detector, config.to_json(), roi=roi)
     run.log.write("saved")
 
 
 def _calibrate(detector: LoadedDetector, plan: Plan, data: RunData, run: _Run) -> Calibration:
     try:
         return calibrate_on(
-            detector.score,
-            detector.pictures([sample.path for sample in data.held_out]),
+            detector.scored,
+            [sample.path for sample in data.held_out],
             plan.settings.false_alarms,
+            plan.framing,
             batch_size=plan.settings.batch_size,
             progress=plan.progress,
         )

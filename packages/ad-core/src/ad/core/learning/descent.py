@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,8 +56,8 @@ class Descent:
         self.callbacks = callbacks
         self.world = world
         self.losses = torch.compile(trainer.losses) if compiled else trainer.losses
-        self.total_steps = trainer.num_steps(len(data))
-        self.steps_per_epoch = math.ceil(len(data) / trainer.setup.batch_size)
+        self.total_steps = trainer.num_steps(data.epoch_length)
+        self.steps_per_epoch = math.ceil(data.epoch_length / trainer.setup.batch_size)
         self.step = 0
         self.sums: dict[str, float] = {}  # of the losses of this epoch
         self.best: tuple[float, int, dict[str, Tensor]] | None = None  # value, epoch, state
@@ -104,7 +103,7 @@ class Descent:
         self.callbacks.tell("on_epoch_start", self._at())
         for batch, weight in self._rest_of_epoch():
             state = self._at()
-            losses = self._update(batch, weight, optimizations)
+            losses = self._learn(batch, weight, optimizations)
             self.step += 1
             advance(1, f"epoch {batch.epoch + 1}  {_terms(losses)}")
             self.callbacks.tell("on_batch_end", replace(state, step=self.step, losses=losses))
@@ -129,7 +128,7 @@ class Descent:
         """This process's share of the batches, each with its weight."""
         setup = self.trainer.setup
         epoch, done = divmod(self.step, self.steps_per_epoch)
-        order = np.random.default_rng((setup.seed, 0, epoch)).permutation(len(self.data)).tolist()
+        order = self.data.order(epoch)
         shares = [
             self.world.share(order[start : start + setup.batch_size])
             for start in range(done * setup.batch_size, len(order), setup.batch_size)
@@ -138,15 +137,31 @@ class Descent:
         batches = self.data.batches(setup.batch_size // self.world.size, order=rows, epoch=epoch)
         return zip(batches, [weight for _, weight in shares], strict=True)
 
+    def _learn(
+        self, batch: LearningBatch, weight: float, optimizations: Sequence[Optimization]
+    ) -> dict[str, float]:
+        """Take all updates of a batch; the mean of each loss over those that name it."""
+        world = self.world
+        own = (world.rank,) if world.rank else ()  # what is drawn differs between processes
+        torch.manual_seed(stream(self.trainer.setup.seed, 1, self.step, *own))
+        found: dict[str, list[float]] = {}
+        for update in range(self.trainer.num_updates()):
+            part = replace(batch, step=self.step, update=update)
+            for name, value in self._update(part, weight, optimizations).items():
+                found.setdefault(name, []).append(value)
+        world.average_buffers(self.trainer.modules().values(), weight)
+        means = {name: sum(values) / len(values) for name, values in found.items()}
+        for name, value in means.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        return means
+
     def _update(
         self, batch: LearningBatch, weight: float, optimizations: Sequence[Optimization]
     ) -> dict[str, float]:
         setup, world = self.trainer.setup, self.world
         active = [o for o in optimizations if o.steps is None or self.step in o.steps]
-        own = (world.rank,) if world.rank else ()  # what is drawn differs between processes
-        torch.manual_seed(stream(setup.seed, 1, self.step, *own))
         with in_precision(setup.precision, setup.device):
-            losses = self.losses(replace(batch, step=self.step))
+            losses = self.losses(batch)
         own_values = torch.stack(list(losses.values())).tolist()
         values = world.mean(dict(zip(losses, own_values, strict=True)), weight)
         if not all(map(math.isfinite, values.values())):
@@ -168,14 +183,14 @@ class Descent:
             for group in optimization.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * optimization.schedule(self.step)
             optimization.optimizer.step()
-        world.average_buffers(self.trainer.modules().values(), weight)
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
         return values
 
     def _explain(self, values: Mapping[str, float], indices: Sequence[int]) -> str:
-        sources = self.data.pictures.sources
-        batch = [one if isinstance(one := sources[i], Path) else f"number {i}" for i in indices]
+        sources = [self.data.source(index) for index in indices]
+        batch = [
+            source if isinstance(source, Path) else f"number {index}"
+            for source, index in zip(sources, indices, strict=True)
+        ]
         saved = self.checkpoints is not None and self.checkpoints.saved
         kept = "The last checkpoint is still there. " if saved else ""
         return (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ad.core.callbacks import Callback, Callbacks, LoopState
 from ad.core.data.batches import PictureSet, to_device
-from ad.core.data.learning import LearningData
+from ad.core.data.learning import Defects, LearningData
 from ad.core.errors import DataError, PluginError, SettingError
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.descent import Descent
@@ -26,6 +26,7 @@ def fit(
     trainer: Trainer,
     pictures: PictureSet,
     *,
+    defects: Defects | None = None,
     held_out: PictureSet | None = None,
     feature_cache: bool = True,
     patience: int | None = None,
@@ -34,11 +35,13 @@ def fit(
     world: World = ALONE,
     compiled: bool = False,
 ) -> None:
-    """Teach a trainer's detector from normal pictures.
+    """Teach a trainer's detector.
 
     Args:
         trainer: Fresh; its detector is fitted afterwards.
-        pictures: Good parts only, at the setup's size.
+        pictures: Good parts, but for ``defects``, at the setup's size.
+        defects: Which of them are defective, for a trainer that learns from defects, each with its
+            mask ``[H, W]`` at the setup's size, or None where there is none.
         held_out: Good parts to watch learning by, if the trainer does.
         feature_cache: Whether outputs of frozen networks are kept; see `ad.core.data.learning`.
         patience: Stop after so many epochs without a better value of the trainer's monitor.
@@ -52,8 +55,9 @@ def fit(
     Raises:
         PictureError: If a picture cannot be read.
         DataError: If what a frozen network says of a picture is no finite number.
-        SettingError: If there is ``patience`` but nothing to judge progress by, or a batch
-            cannot be shared by the processes.
+            Or if there are no defects, and the trainer learns from some.
+        SettingError: If there is ``patience`` but nothing to judge progress by, a batch cannot be
+            shared by the processes, or there are defects that the trainer does not learn from.
         LearningError: If a loss is not finite.
         Interrupted: On SIGTERM or Ctrl-C, after the step was finished and saved; only with
             checkpoints.
@@ -70,13 +74,16 @@ def fit(
     if not isinstance(trainer, OnePassTrainer | GradientTrainer):
         msg = f"`{type(trainer).__name__}` must be a `OnePassTrainer` or a `GradientTrainer`."
         raise PluginError(msg)
+    _check_defects(trainer, pictures, defects)
     try:
         if isinstance(trainer, OnePassTrainer):
             _pass_once(trainer, pictures, told, world)
         else:
             device, seed = trainer.setup.device, trainer.setup.seed
             world.check_batch(trainer.setup.batch_size)
-            data = LearningData(pictures, device, trainer.frozen, cache=feature_cache, seed=seed)
+            data = LearningData(
+                pictures, device, trainer.frozen, cache=feature_cache, seed=seed, defects=defects
+            )
             others = None
             if held_out is not None and len(held_out):
                 others = LearningData(held_out, device, trainer.frozen, cache=False, seed=seed)
@@ -88,6 +95,27 @@ def fit(
         told.tell("on_exception", error)
         raise
     trainer.detector.eval().requires_grad_(False)
+
+
+def _check_defects(trainer: Trainer, pictures: PictureSet, defects: Defects | None) -> None:
+    name = type(trainer).__name__
+    if not trainer.learns_from_defects:
+        if defects:
+            msg = f"`{name}` learns from good pictures alone; got {len(defects)} `defects`."
+            raise SettingError(msg)
+        return
+    if isinstance(trainer, OnePassTrainer):
+        msg = f"`{name}` must be a `GradientTrainer` to learn from defects."
+        raise PluginError(msg)
+    if not defects:
+        msg = (
+            f"`{name}` learns from labelled defective pictures, too, and there are none. Give them "
+            "among the pictures and say in `defects` which they are."
+        )
+        raise DataError(msg)
+    if len(defects) == len(pictures):
+        msg = f"All {len(pictures)} pictures are defective; `{name}` needs good ones, too."
+        raise DataError(msg)
 
 
 def _check_patience(
@@ -118,7 +146,7 @@ def _pass_once(
     with torch.inference_mode():
         trainer.begin(len(pictures))
         callbacks.tell("on_fit_start", LoopState(epoch=0, step=0, total_steps=len(groups)))
-        with setup.progress.step("learning", total=len(pictures), unit="pictures") as advance:
+        with setup.progress.step("learning", total=len(pictures), unit=pictures.unit) as advance:
             for _ in range(0, len(groups), world.size):
                 extracted = [
                     (

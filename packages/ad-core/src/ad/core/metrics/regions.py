@@ -77,6 +77,7 @@ def region_overlap_area(counts: RankCounts, limit: float) -> float | None:
 def count_pixels(
     maps: Sequence[NDArray[Any]] | NDArray[Any],
     masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_],
+    counted: Sequence[NDArray[np.bool_]] | NDArray[np.bool_] | None = None,
     *,
     limit: float = 1.0,
 ) -> RankCounts:
@@ -89,6 +90,8 @@ def count_pixels(
     Args:
         maps: As for `aupro`.
         masks: As for `aupro`.
+        counted: Of the same shapes; False on pixels that are left out. A region is what of it
+            counts. None leaves out none.
         limit: False-positive rate up to which the counts will be used; see `count_ranks`.
 
     Raises:
@@ -97,15 +100,25 @@ def count_pixels(
     if len(maps) != len(masks):
         msg = f"There must be one mask for each map; got {len(maps)} maps and {len(masks)} masks."
         raise DataError(msg)
-    pairs = [checked_pair(index, maps[index], masks[index]) for index in range(len(maps))]
+    if counted is not None and len(counted) != len(maps):
+        msg = f"There must be one of `counted` for each map; got {len(counted)} and {len(maps)}."
+        raise DataError(msg)
+    ways = [None] * len(maps) if counted is None else counted
+    pairs = [
+        checked_pair(index, maps[index], masks[index], ways[index]) for index in range(len(maps))
+    ]
     dtype = score_type(*(scores for scores, _ in pairs))
-    num_pixels = sum(mask.size for _, mask in pairs)
+    num_pixels = sum(
+        mask.size if counts is None else np.count_nonzero(counts)
+        for (_, mask), counts in zip(pairs, ways, strict=True)
+    )
     num_positives = sum(np.count_nonzero(mask) for _, mask in pairs)
     positives, weights = np.empty(num_positives, dtype), np.empty(num_positives)
     negatives = np.empty(num_pixels - num_positives, dtype)
     num_regions = found = passed = 0
-    for scores, mask in pairs:
-        defective, normal = scores[mask], scores[~mask]
+    for (scores, mask), counts in zip(pairs, ways, strict=True):
+        defective = scores[mask]
+        normal = scores[~mask] if counts is None else scores[counts & ~mask]
         if defective.size:
             positives[found : found + defective.size] = defective
             shares, regions = region_shares(mask)
@@ -149,8 +162,16 @@ def check_limit(limit: float) -> None:
         raise SettingError(msg)
 
 
-def checked_pair(index: int, scores: NDArray[Any], mask: NDArray[np.bool_]) -> _Pair:
+def checked_pair(
+    index: int,
+    scores: NDArray[Any],
+    mask: NDArray[np.bool_],
+    counted: NDArray[np.bool_] | None = None,
+) -> _Pair:
     """Check the map and the mask of one picture.
+
+    Returns:
+        Both; of the mask, what of it is ``counted``.
 
     Raises:
         DataError: If the map is not finite, the mask is not bool, or their shapes differ.
@@ -167,6 +188,14 @@ def checked_pair(index: int, scores: NDArray[Any], mask: NDArray[np.bool_]) -> _
         raise DataError(msg)
     score_type(scores)
     finite = np.isfinite(scores)
+    if counted is not None:
+        if counted.shape != mask.shape or counted.dtype != np.bool_:
+            msg = (
+                f"`counted` of picture {index} must be bool and of the map's size; got "
+                f"{counted.dtype} {counted.shape} and {mask.shape}."
+            )
+            raise DataError(msg)
+        mask, finite = mask & counted, finite | ~counted
     if not finite.all():
         row, column = np.unravel_index(int(np.argmin(finite)), scores.shape)
         msg = (

@@ -32,6 +32,7 @@ def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float | Non
 def pixel_metrics(
     maps: Sequence[NDArray[Any]] | NDArray[Any],
     masks: Sequence[NDArray[np.bool_]] | NDArray[np.bool_],
+    counted: Sequence[NDArray[np.bool_]] | NDArray[np.bool_] | None = None,
 ) -> dict[str, float | None]:
     """How well anomaly maps show where the defects are.
 
@@ -42,6 +43,8 @@ def pixel_metrics(
         maps: ``[N, H, W]``, or N times ``[H, W]`` whose sizes may differ; finite, higher is more
             anomalous. Give good pictures too: their pixels are normal pixels.
         masks: Of the same shapes; True on defects.
+        counted: Of the same shapes; False on pixels that are left out, whatever they score. None
+            leaves out none.
 
     Returns:
         ``pixel_auroc``, ``pixel_ap``, ``pixel_f1max``, ``aupro`` (false-positive rate up to 0.3)
@@ -50,7 +53,7 @@ def pixel_metrics(
     Raises:
         DataError: If a map is not finite, a mask is not bool, or their shapes differ.
     """
-    counts = count_pixels(maps, masks)
+    counts = count_pixels(maps, masks, counted)
     return _ranking(counts, "pixel") | {
         "aupro": region_overlap_area(counts, 0.3),
         "aupro_05": region_overlap_area(counts, 0.05),

@@ -1,14 +1,18 @@
 """Networks that models build on, mostly frozen ones, and what is done to their maps.
 
-| module        | holds                                                                  |
-|---------------|------------------------------------------------------------------------|
-| `backbones`   | pretrained networks of timm, up to the layers that are used            |
-| `components`  | principal components                                                   |
-| `filter_bank` | the backbone that needs no weights                                     |
-| `maps`        | from a coarse anomaly map to one in the input's resolution, smoothed   |
-| `normalize`   | pictures as networks that learnt from ImageNet want them               |
-| `patches`     | maps of several layers as one, of PatchCore's patches                  |
-| `weights`     | finding, reading and checking weights that were learnt elsewhere       |
+| module         | holds                                                                |
+|----------------|----------------------------------------------------------------------|
+| `backbones`    | pretrained networks of timm, up to the layers that are used          |
+| `blocks`       | EfficientNets and MobileNets, of which any block can be used         |
+| `components`   | principal components                                                 |
+| `filter_bank`  | the backbone that needs no weights                                   |
+| `maps`         | from a coarse anomaly map to one in the input's resolution, smoothed |
+| `normalize`    | pictures as networks that learnt from ImageNet want them             |
+| `patches`      | maps of several layers as one, of PatchCore's patches                |
+| `residual`     | decoders that mirror a ResNet                                        |
+| `subspace`     | a plane through the features of good pictures, and what is beside it |
+| `transformers` | tokens of vision transformers as maps                                |
+| `weights`      | finding, reading and checking weights that were learnt elsewhere     |
 """
 
 from __future__ import annotations
@@ -21,9 +25,17 @@ from ad.core.networks.components import (
     principal_components,
 )
 from ad.core.networks.filter_bank import FilterBank
-from ad.core.networks.maps import GaussianBlur, Sigma, SigmaOrNone, upsample
+from ad.core.networks.maps import (
+    GaussianBlur,
+    Sigma,
+    SigmaOrNone,
+    cells_looked_at,
+    upsample,
+)
 from ad.core.networks.normalize import IMAGENET_MEAN, IMAGENET_STD, ImagenetNorm
 from ad.core.networks.patches import ConcatenatedPatches, PooledPatches
+from ad.core.networks.residual import RESNETS, ResidualBlock, ResidualDecoder, halving
+from ad.core.networks.subspace import SubspaceDetector, pictures_of_plane
 from ad.core.networks.weights import (
     file_in_weights_folder,
     fitting_weights,
@@ -44,13 +56,20 @@ __all__ = [
     "ImagenetNorm",
     "PooledPatches",
     "PrincipalComponents",
+    "RESNETS",
+    "ResidualBlock",
+    "ResidualDecoder",
     "Sigma",
     "SigmaOrNone",
+    "SubspaceDetector",
+    "cells_looked_at",
     "file_in_weights_folder",
     "fitting_weights",
     "fresh_network",
     "given_file",
+    "halving",
     "leading_directions",
+    "pictures_of_plane",
     "principal_components",
     "read_weights",
     "upsample",

@@ -2,7 +2,9 @@
 
 Builds a timm model up to the last layer that is used, finds its weights, and keeps it frozen:
 eval mode, no gradients, channels-last, in the run's precision. It never falls back to random
-weights by itself.
+weights by itself. Layers of a convolutional network are its stages (``layer2``), those of a vision
+transformer its blocks (``blocks.7``): see `ad.core.networks.transformers`. Of an EfficientNet or a
+MobileNet, too, all blocks are layers: see `ad.core.networks.blocks`.
 
 Weights are looked for in this order:
 
@@ -21,10 +23,10 @@ from __future__ import annotations
 import functools
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, final
 from urllib.parse import urlsplit
 
 import torch
@@ -33,6 +35,7 @@ from torch import Tensor, nn
 from ad.core.data.learning import stream
 from ad.core.devices import in_precision
 from ad.core.errors import MissingExtraError, SettingError, WeightsError, how_to_install, listed
+from ad.core.framing import Size
 from ad.core.networks.filter_bank import FilterBank
 from ad.core.networks.normalize import ImagenetNorm
 from ad.core.networks.weights import (
@@ -47,6 +50,9 @@ from ad.core.trainer import Precision, Setup
 try:
     import timm
     from huggingface_hub import try_to_load_from_cache
+
+    from ad.core.networks.blocks import BlockMaps, blocks_of, has_blocks
+    from ad.core.networks.transformers import TokenMaps, has_tokens
 except ImportError as error:
     _how = how_to_install("ad-core", "timm")
     _msg = f"Pretrained backbones need timm, which is not installed.\nhint: {_how}"
@@ -63,11 +69,17 @@ class FeatureExtractor(nn.Module):
         backbone: A timm model name, with or without tag, or ``filter_bank``. A plain name whose
             torchvision weights exist (``resnet18``) means those (``resnet18.tv_in1k``): the
             papers' weights.
-        layers: Names of the layers, from shallow to deep: ``("layer2", "layer3")``.
-        setup: Gives weights policy, seed, normalisation, precision and device.
+        layers: Names of the layers, from shallow to deep: ``("layer2", "layer3")``, or
+            ``("blocks.7",)`` of a vision transformer.
+        setup: Gives size, weights policy, seed, normalisation, precision and device. The size is
+            that of the pictures it will be given: where a network sees others than the detector,
+            `dataclasses.replace` makes its own setup.
+        norm: Whether a vision transformer's maps and tokens pass its final norm. A convolutional
+            network has none, and its maps are the same either way.
 
     Raises:
-        SettingError: If the backbone or a layer does not exist.
+        SettingError: If the backbone or a layer does not exist, or pictures have a size that the
+            backbone cannot take.
         WeightsError: If no weights can be had.
     """
 
@@ -75,8 +87,14 @@ class FeatureExtractor(nn.Module):
     """Channels of each layer's map."""
     strides: tuple[int, ...]
     """Input pixels per feature cell of each layer."""
+    has_tokens: bool
+    """Whether it is a vision transformer, whose maps are tokens laid out."""
+    prefix_tokens: int
+    """Tokens of a vision transformer that are no patches' and come before these; see `tokens`."""
 
-    def __init__(self, backbone: str, layers: Sequence[str], *, setup: Setup) -> None:
+    def __init__(
+        self, backbone: str, layers: Sequence[str], *, setup: Setup, norm: bool = False
+    ) -> None:
         super().__init__()
         self.precision: Precision = setup.precision
         normalize = setup.normalize
@@ -91,9 +109,11 @@ class FeatureExtractor(nn.Module):
             normalize = False  # it compares brightness and colours itself
         else:
             self.name = timm_name(backbone)
-            self.net = _build(self.name, _layer_indices(self.name, layers), setup)
-            info = cast("Any", self.net.feature_info)  # timm's own type, untyped
-            self.channels, self.strides = tuple(info.channels()), tuple(info.reduction())
+            plan = _Plan(self.name, layers, norm=norm, size=setup.img_size)
+            self.net = _build(plan, setup)
+            self.channels, self.strides = plan.channels, plan.strides
+        self.has_tokens = isinstance(self.net, TokenMaps)
+        self.prefix_tokens = self.net.prefix_tokens if isinstance(self.net, TokenMaps) else 0
         self.net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.normalize = ImagenetNorm(scale=normalize)
         self.to(setup.device)
@@ -124,9 +144,36 @@ class FeatureExtractor(nn.Module):
         Returns:
             Its maps, of images normalised as for this network, in this network's precision.
         """
+        return self._seen(images, network)
+
+    def tokens(self, images: Tensor) -> list[Tensor]:
+        """Extract all tokens of a vision transformer, for who needs more than the patches'.
+
+        Args:
+            images: ``[B, 3, H, W]``, float32 in [0, 1], RGB.
+
+        Returns:
+            One ``[B, prefix_tokens + h * w, D]`` for each layer, in the precision of the maps:
+            class, distillation and register tokens, then the patches', row by row.
+
+        Raises:
+            SettingError: If the backbone has no tokens.
+        """
+        if not isinstance(self.net, TokenMaps):
+            msg = (
+                f"`backbone` must be a vision transformer, such as `vit_small_patch14_reg4_dinov2` "
+                f"or `deit_base_distilled_patch16_384`; `{self.name}` has no tokens."
+            )
+            raise SettingError(msg)
+        return self._seen(images, self.net.tokens)
+
+    def _seen(self, images: Tensor, look: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
         x = self.normalize(images)
         with in_precision(self.precision, x.device):
-            features: list[Tensor] = network(x)
+            features = look(x)
+        if self.has_tokens and self.precision == "bf16":
+            # A transformer adds to sums that its weights, which stay fp32, make fp32 again.
+            return [feature.bfloat16() for feature in features]
         return features
 
 
@@ -147,8 +194,7 @@ def fresh_network(backbone: str, layers: Sequence[str], *, seed: int) -> nn.Modu
     if backbone == FILTER_BANK:
         msg = f"Backbone `{FILTER_BANK}` has nothing to learn; name a timm model such as resnet18."
         raise SettingError(msg)
-    name = timm_name(backbone)
-    net = _create(name, _layer_indices(name, layers), stream(seed, 3), pretrained=False)
+    net = _Plan(timm_name(backbone), layers).create(stream(seed, 3), pretrained=False)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()  # timm starts the last one of a block at zero
@@ -176,14 +222,68 @@ def timm_name(backbone: str) -> str:
     return f"{plain}.tv_in1k" if "tv_in1k" in tags else plain
 
 
-def _layer_indices(name: str, layers: Sequence[str]) -> tuple[int, ...]:
-    with torch.device("meta"):  # only its description is wanted; no memory, no time
-        described = timm.create_model(name, pretrained=False)
-    known = [str(info["module"]) for info in cast("Any", described.feature_info)]
+@final
+class _Plan:
+    """What is to be built of a timm model.
+
+    Args:
+        name: Its full timm name.
+        layers: Names of the layers that are used.
+        norm: Whether a vision transformer's maps pass its final norm.
+        size: Of the pictures; None where it is not known.
+
+    Raises:
+        SettingError: If a layer does not exist, or the model cannot take pictures of this size.
+    """
+
+    def __init__(
+        self, name: str, layers: Sequence[str], *, norm: bool = False, size: Size | None = None
+    ) -> None:
+        with torch.device("meta"):  # only its description is wanted; no memory, no time
+            described: Any = timm.create_model(name, pretrained=False)
+        info = described.feature_info
+        self.name, self.norm, self.size = name, norm, size
+        # A block that timm's own features leave out; where they do not, networks stay timm's.
+        self.blocks = has_blocks(described) and not {*layers} <= {each["module"] for each in info}
+        if self.blocks:
+            info = blocks_of(described)
+        self.indices = _layer_indices(name, [str(each["module"]) for each in info], layers)
+        self.channels = tuple(int(info[index]["num_chs"]) for index in self.indices)
+        self.strides = tuple(int(info[index]["reduction"]) for index in self.indices)
+        self.tokens = has_tokens(described)
+        only = Size(*described.pretrained_cfg["input_size"][1:])
+        fixed = described.pretrained_cfg.get("fixed_input_size") and not self.tokens
+        if fixed and size is not None and size != only:
+            msg = (
+                f"`img_size` must be {only.typed} for backbone `{name}`, which takes no other; "
+                f"got {size.typed}."
+            )
+            raise SettingError(msg)
+
+    def create(self, seed: int, *, pretrained: bool) -> nn.Module:
+        """Build it: a module from pictures to a list of maps."""
+        # The seed makes random weights repeatable; the caller's generator must not notice.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.tokens:
+                return TokenMaps(
+                    self.name, self.indices, norm=self.norm, pretrained=pretrained, size=self.size
+                )
+            if self.blocks:
+                return BlockMaps(self.name, self.indices, pretrained=pretrained)
+            net: nn.Module = timm.create_model(
+                self.name, pretrained=pretrained, features_only=True, out_indices=self.indices
+            )
+        return net
+
+
+def _layer_indices(name: str, known: Sequence[str], layers: Sequence[str]) -> tuple[int, ...]:
     wrong = [layer for layer in layers if layer not in known]
     if wrong or not layers:
+        blocks = all(layer == f"blocks.{number}" for number, layer in enumerate(known))
+        some = f"`{known[0]}` to `{known[-1]}`" if blocks else ", ".join(f"`{k}`" for k in known)
         msg = (
-            f"`layers` of backbone `{name}` must be some of {', '.join(f'`{k}`' for k in known)}; "
+            f"`layers` of backbone `{name}` must be some of {some}; "
             f"got {', '.join(f'`{layer}`' for layer in wrong) or 'none'}."
         )
         raise SettingError(msg)
@@ -194,24 +294,18 @@ def _layer_indices(name: str, layers: Sequence[str]) -> tuple[int, ...]:
     return indices
 
 
-def _create(name: str, indices: tuple[int, ...], seed: int, *, pretrained: bool) -> nn.Module:
-    # The seed makes random weights repeatable; the caller's generator must not notice.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net: nn.Module = timm.create_model(
-            name, pretrained=pretrained, features_only=True, out_indices=indices
-        )
-    return net
-
-
-def _build(name: str, indices: tuple[int, ...], setup: Setup) -> nn.Module:
-    create = functools.partial(_create, name, indices, setup.seed)
+def _build(plan: _Plan, setup: Setup) -> nn.Module:
+    name, create = plan.name, functools.partial(plan.create, setup.seed)
     if setup.weights in ("random", FROM_MODEL_FILE):
-        return create(pretrained=False)
+        net = create(pretrained=False)
+        if isinstance(net, TokenMaps):
+            net.open_blocks()
+        return net
     file = _weights_file(name, setup.weights) or _downloaded_before(name)
     if file is not None:
         net = create(pretrained=False)
-        _load(net, file, name)
+        own = getattr(net, "model", net)  # what is no sequence of stages is wrapped
+        _load(own, file, name)
         return net
     reason: Exception | str = "the hub cannot be reached"
     if _hub_is_reachable():
@@ -233,7 +327,8 @@ def _downloaded_before(name: str) -> Path | None:
     hub = timm.get_pretrained_cfg(name)
     if hub is None or not hub.hf_hub_id:
         return None
-    repository = f"{hub.hf_hub_id}{name}" if hub.hf_hub_id.endswith("/") else hub.hf_hub_id
+    tagged = name if "." in name else f"{name}.{hub.tag}"  # the one that timm takes for it
+    repository = f"{hub.hf_hub_id}{tagged}" if hub.hf_hub_id.endswith("/") else hub.hf_hub_id
     found = try_to_load_from_cache(repository, "model.safetensors")
     return Path(found) if isinstance(found, str) else None
 

@@ -5,10 +5,12 @@ Knows tensors only. Everything here can be exported: index arithmetic, one scatt
 
 from __future__ import annotations
 
-from typing import Annotated, final
+from typing import Annotated, Literal, final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ad.core.errors import SettingError
@@ -38,6 +40,27 @@ def upsample(anomaly_map: Tensor, size: tuple[int, int]) -> Tensor:
     ]
 
 
+def cells_looked_at(looked_at: NDArray[np.bool_], grid: tuple[int, int], *, reach: int) -> Tensor:
+    """Which cells of a coarse map have a say in the pixels of a region.
+
+    A cell reaches the pixels within it, those up to the middles of its neighbours, which lie
+    between the two, and as far beyond as the map is smoothed.
+
+    Args:
+        looked_at: ``[H, W]``: the region, in the input's pixels.
+        grid: Height and width of the map, in cells; as many as pixels or fewer.
+        reach: How far smoothing reaches, in pixels.
+
+    Returns:
+        ``[h, w]``, bool, on the CPU.
+    """
+    near = torch.from_numpy(np.array(looked_at, dtype=np.float32))[None]
+    for axis in (1, 2):  # the largest within reach, one axis after the other
+        near = F.max_pool1d(near.transpose(axis, 2), 2 * reach + 1, 1, reach).transpose(axis, 2)
+    cells = F.adaptive_max_pool2d(near, grid)
+    return F.max_pool2d(cells, 3, 1, 1)[0] > 0
+
+
 @final
 class GaussianBlur(nn.Module):
     """Smooth anomaly maps as `scipy.ndimage.gaussian_filter` does with its defaults.
@@ -50,12 +73,21 @@ class GaussianBlur(nn.Module):
 
     Args:
         sigma: Standard deviation in pixels, from 0.001 to 256.
+        radius: How far the kernel reaches, in pixels; 4 sigma by default.
+        border: ``symmetric`` repeats the edge pixel, ``reflect`` does not, as torch's padding and
+            torchvision's blur.
 
     Raises:
         SettingError: If ``sigma`` is not.
     """
 
-    def __init__(self, sigma: float) -> None:
+    def __init__(
+        self,
+        sigma: float,
+        *,
+        radius: int | None = None,
+        border: Literal["symmetric", "reflect"] = "symmetric",
+    ) -> None:
         super().__init__()
         if not _SMALLEST <= sigma <= _LARGEST:
             msg = (
@@ -64,8 +96,9 @@ class GaussianBlur(nn.Module):
             )
             raise SettingError(msg)
         self.sigma = sigma
-        self.radius = int(4 * sigma + 0.5)
+        self.radius = int(4 * sigma + 0.5) if radius is None else radius
         """How far the kernel reaches, in pixels."""
+        self.border = border
 
     def forward(self, anomaly_map: Tensor) -> Tensor:
         """Smooth a batch of maps.
@@ -87,7 +120,10 @@ class GaussianBlur(nn.Module):
         weight = weight / weight.sum()
         source = tap + torch.arange(length, device=like.device)[:, None]  # [length, taps]
         # Beyond its ends the line goes on as mirror images of itself, as often as is needed.
-        source = source.remainder(2 * length)
-        source = torch.minimum(source, 2 * length - 1 - source)
+        period, last = 2 * length, 2 * length - 1
+        if self.border == "reflect":
+            period, last = max(1, 2 * length - 2), 2 * length - 2
+        source = source.remainder(period)
+        source = torch.minimum(source, last - source)
         matrix = torch.zeros(length, length, device=like.device, dtype=like.dtype)
         return matrix.scatter_add(1, source, weight.expand(length, -1))

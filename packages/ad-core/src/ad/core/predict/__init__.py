@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from ad.core.predict.config import Conditions, ModelConfig, chosen_by_hand
-from ad.core.predict.detector import Finding, LoadedDetector
+from ad.core.predict.detector import Finding, LoadedDetector, check_localises
 from ad.core.predict.loading import load, load_for_calibration, model_folder
 from ad.core.predict.sources import find_sources
 
@@ -20,6 +20,7 @@ __all__ = [
     "Finding",
     "LoadedDetector",
     "ModelConfig",
+    "check_localises",
     "chosen_by_hand",
     "find_sources",
     "load",

@@ -10,7 +10,8 @@ import torch
 
 from ad.core.data.levels import WHITE_LEVELS
 from ad.core.errors import ModelFileError, SettingError
-from ad.core.framing import Framing
+from ad.core.framing import Framing, Region
+from ad.core.saved.files import ROI, saved_roi
 from ad.core.thresholds.calibrate import Calibration
 from ad.core.trainer import Precision
 
@@ -23,11 +24,35 @@ class Conditions:
     """Kind of device: ``cpu``, ``cuda``."""
     threads: int
     """Threads of the CPU; they change the last digits of a score."""
+    tiles: tuple[int, int] | None = None
+    """The fewest and the most tiles of a picture; None if pictures were not cut."""
 
     @classmethod
-    def of(cls, device: torch.device) -> Conditions:
+    def of(cls, device: torch.device, tiles: tuple[int, int] | None = None) -> Conditions:
         """Those of this process."""
-        return cls(device=device.type, threads=torch.get_num_threads())
+        return cls(device=device.type, threads=torch.get_num_threads(), tiles=tiles)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is saved with a model; without tiles where there were none."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Conditions:
+        """Read what `to_json` wrote, if nothing is `wrong` with it."""
+        tiles = values.get("tiles")
+        return cls(**{**values, "tiles": None if tiles is None else tuple(tiles)})
+
+    @staticmethod
+    def wrong(values: dict[str, Any]) -> bool:
+        """Whether something cannot be their JSON."""
+        tiles = values.get("tiles", [1, 1])
+        return (
+            not {"device", "threads"} <= set(values) <= {"device", "threads", "tiles"}
+            or not isinstance(values["device"], str)
+            or type(values["threads"]) is not int
+            or not isinstance(tiles, list)
+            or [type(count) for count in tiles] != [int, int]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +88,7 @@ class ModelConfig:
             "precision": self.precision,
             "categories": list(self.categories),
             "calibration": self.calibration.to_json() if self.calibration else None,
-            "calibrated_on": asdict(self.calibrated_on) if self.calibrated_on else None,
+            "calibrated_on": self.calibrated_on.to_json() if self.calibrated_on else None,
             "white_level": self.white_level,
         }
 
@@ -79,6 +104,10 @@ class ModelConfig:
             "options": dict,
             "img_size": (int, list),
             "fit": str,
+            "resize": (int, list, type(None)),
+            "crop": (list, type(None)),
+            "roi": (str, type(None)),
+            "tiling": (dict, type(None)),
             "normalize": bool,
             "precision": str,
             "categories": list,
@@ -87,7 +116,8 @@ class ModelConfig:
             "white_level": (int, type(None)),
         }
         # What was not recorded at first.
-        values = {"fit": "stretch", "calibrated_on": None, "white_level": None, **values}
+        at_first = {"fit": "stretch", "resize": None, "crop": None, "roi": None, "tiling": None}
+        values = {**at_first, "calibrated_on": None, "white_level": None, **values}
         wrong = set(values) ^ set(kinds) or {
             key
             for key, kind in kinds.items()
@@ -100,11 +130,7 @@ class ModelConfig:
         if not wrong and not all(isinstance(name, str) for name in values["categories"]):
             wrong = {"categories"}
         where = None if wrong else values["calibrated_on"]
-        if where is not None and (
-            set(where) != {"device", "threads"}
-            or not isinstance(where["device"], str)
-            or type(where["threads"]) is not int
-        ):
+        if where is not None and Conditions.wrong(where):
             wrong = {"calibrated_on"}
         if wrong or values["precision"] not in ("fp32", "bf16"):
             name = min(wrong, default="precision")
@@ -114,7 +140,7 @@ class ModelConfig:
             )
             raise ModelFileError(msg)
         calibration = values["calibration"]
-        framing = Framing.from_json(values)
+        framing = Framing.from_json(values, _region(values["roi"], folder))
         rest = {key: value for key, value in values.items() if key not in framing.to_json()}
         return cls(
             framing=framing,
@@ -124,9 +150,34 @@ class ModelConfig:
                 "calibration": (
                     None if calibration is None else Calibration.from_json(calibration)
                 ),
-                "calibrated_on": None if where is None else Conditions(**where),
+                "calibrated_on": None if where is None else Conditions.from_json(where),
             },
         )
+
+
+def _region(sha256: str | None, folder: Path) -> Region | None:
+    """The region of a saved model that has one.
+
+    Raises:
+        ModelFileError: If its file is not the one that the configuration speaks of.
+    """
+    if sha256 is None:
+        return None
+    try:
+        region = Region.read(saved_roi(folder))
+    except SettingError as error:  # nobody who loads a model has set anything
+        msg = (
+            f"The region of interest of the saved model `{folder}` cannot be used: {error} It was "
+            "changed; take it from the original again."
+        )
+        raise ModelFileError(msg) from error
+    if region.sha256 != sha256:
+        msg = (
+            f"`{folder / ROI}` is not the region of interest that the configuration speaks of. It "
+            "was changed; take it from the original again."
+        )
+        raise ModelFileError(msg)
+    return region
 
 
 def chosen_by_hand(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ad.core.data.batches import PictureSet, Source, to_device
+from ad.core.data.batches import Batch, PictureSet, Source, to_device
+from ad.core.data.opening import said
 from ad.core.detector import Detector
 from ad.core.errors import SettingError
+from ad.core.framing import Framing, Joined, Size
 from ad.core.predict.config import ModelConfig
 from ad.core.predict.sources import Inputs, find_sources
 from ad.core.progress import SILENT, Progress
@@ -32,7 +35,12 @@ class Finding:
     anomalous: bool | None = None
     """The verdict; None without calibration."""
     map: NDArray[np.float32] | None = None
-    """``[H, W]``: score per pixel at the detector's input size; None if it cannot localise."""
+    """``[H, W]``: score per pixel at the detector's input size, or of the whole picture if it was
+    cut into tiles, NaN outside the region of interest if it has one; None if it cannot localise.
+    `Framing.back` brings it to the picture's pixels."""
+    outline: NDArray[np.float32] | None = None
+    """As ``map``: above 0 where a test of the detector's own finds something; None where it has
+    none or was not asked."""
     error: str | None = None
     """Why the picture could not be read, or None."""
 
@@ -57,7 +65,12 @@ class LoadedDetector:
         return self.config.calibration.threshold if self.config.calibration else None
 
     def predict(
-        self, inputs: Inputs, *, batch_size: int = 8, progress: Progress = SILENT
+        self,
+        inputs: Inputs,
+        *,
+        batch_size: int = 8,
+        outlines: bool = False,
+        progress: Progress = SILENT,
     ) -> list[Finding]:
         """Score pictures.
 
@@ -67,6 +80,7 @@ class LoadedDetector:
                 ``[N, H, W, 3]`` for several, or a sequence of such. The same picture has the same
                 score, whatever it comes as.
             batch_size: Pictures scored at once; does not change the results.
+            outlines: Whether to ask for the detector's own outline, too, which takes its time.
             progress: Where to show how far it is.
 
         Returns:
@@ -76,29 +90,129 @@ class LoadedDetector:
         Raises:
             DataError: If there is no picture, or a path does not exist.
         """
-        return list(self.stream(inputs, batch_size=batch_size, progress=progress))
+        return list(
+            self.stream(inputs, batch_size=batch_size, outlines=outlines, progress=progress)
+        )
 
     def stream(
-        self, inputs: Inputs, *, batch_size: int = 8, progress: Progress = SILENT
+        self,
+        inputs: Inputs,
+        *,
+        batch_size: int = 8,
+        outlines: bool = False,
+        progress: Progress = SILENT,
     ) -> Iterator[Finding]:
-        """Like `predict`, one finding at a time: for more pictures than fit into memory."""
+        """Like `predict`, one finding at a time: for more pictures than fit into memory.
+
+        There is a warning, once, if pictures are cut and one has another number of tiles than those
+        that the threshold is from.
+        """
         if batch_size < 1:
             msg = f"`batch_size` must be a whole number from 1; got {batch_size}."
             raise SettingError(msg)
         sources = find_sources(inputs, white=self.config.white_level)
-        pictures = self.pictures(sources)
         with progress.step("predicting", total=len(sources), unit="pictures") as advance:
-            for batch in pictures.batches(batch_size, on_error="record"):
-                scores, maps = self.score(batch.pictures)
+            told = False
+            for batch, scores, maps in self.scored(sources, batch_size, on_error="record"):
+                for index in () if told else batch.indices:
+                    if (other := self.other_tiles(sources[index])) is not None:
+                        warnings.warn(other, stacklevel=2)
+                        told = True
+                        break
+                outlined = self.outline(batch.pictures) if outlines else None
                 found: dict[int, Finding] = {}
                 for row, index in enumerate(batch.indices):
                     one = None if maps is None else maps[row]
-                    found[index] = self._finding(sources[index], float(scores[row]), one)
+                    own = None if outlined is None else outlined[row]
+                    found[index] = self._finding(sources[index], float(scores[row]), one, own)
                 for index, error in batch.errors:
                     found[index] = Finding(path=_path(sources[index]), score=None, error=str(error))
                 for index in sorted(found):
                     yield found[index]
                 advance(len(found))
+
+    def scored(
+        self,
+        sources: Sequence[Source],
+        batch_size: int,
+        *,
+        order: Sequence[int] | None = None,
+        on_error: Literal["raise", "record"] = "raise",
+    ) -> Iterator[tuple[Batch, NDArray[np.float32], NDArray[np.float32] | None]]:
+        """Read and score pictures; those that are cut into tiles one by one, a batch of tiles each.
+
+        Args:
+            sources: Files, images or arrays.
+            batch_size: Pictures, or tiles, scored at once.
+            order: Which pictures, in which order; all by default.
+            on_error: Whether a picture that cannot be read is raised or recorded in its batch.
+
+        Yields:
+            A batch with its scores ``[B]`` and maps ``[B, H, W]`` as `score` gives them. Where
+            pictures are cut it has one picture, scaled, and the map of that.
+
+        Raises:
+            PictureError: Of the first picture that cannot be read, if ``on_error`` is ``raise``.
+        """
+        framing, white = self.config.framing, self.config.white_level
+        if framing.tiling is None:
+            pictures = framing.pictures(sources, white=white)
+            for batch in pictures.batches(batch_size, order=order, on_error=on_error):
+                yield batch, *self.score(batch.pictures)
+            return
+        for batch in framing.uncut(sources, white=white).batches(1, order=order, on_error=on_error):
+            if not batch.indices:
+                yield batch, *self.score(batch.pictures)
+                continue
+            (index,) = batch.indices
+            score, map_ = self._score_tiles(sources[index], batch.pictures[0].numpy(), batch_size)
+            yield batch, np.array([score], np.float32), None if map_ is None else map_[None]
+
+    def _score_tiles(
+        self, source: Source, picture: NDArray[np.uint8], batch_size: int
+    ) -> tuple[float, NDArray[np.float32] | None]:
+        """Score a picture that is cut: the largest score of its tiles, and their joined map."""
+        framing = self.config.framing
+        assert framing.tiling is not None
+        places = framing.places(source)
+        joined = Joined(framing.tiling, Size(*picture.shape[:2]))
+        highest = -np.inf
+        for start in range(0, len(places), batch_size):
+            some = places[start : start + batch_size]
+            tiles = np.stack([framing.tiling.cut(picture, place) for place in some])
+            scores, maps = self.score(torch.from_numpy(tiles))
+            highest = max(highest, float(scores.max()))
+            for place, map_ in zip(some, () if maps is None else maps, strict=maps is not None):
+                joined.add(place, map_)
+        if not self.detector.localises:
+            check_localises(self.detector, framing, self.config.model)
+            return highest, None
+        map_ = joined.map()
+        if framing.region is None:
+            return highest, map_
+        counted = framing.counted(source)
+        return float(map_[counted].max()), np.where(counted, map_, np.float32(np.nan))
+
+    def other_tiles(self, source: Source) -> str | None:
+        """Say so if a picture has another number of tiles than those the threshold is from.
+
+        Raises:
+            PictureError: If its size cannot be read.
+        """
+        where = self.config.calibrated_on
+        if self.config.calibration is None or where is None or where.tiles is None:
+            return None
+        fewest, most = where.tiles
+        count = len(self.config.framing.places(source))
+        if fewest <= count <= most:
+            return None
+        name = "The array" if isinstance(source, np.ndarray) else said("picture", source)
+        return (
+            f"{name} has {count} tiles, and the threshold was found on pictures of "
+            f"{most if fewest == most else f'{fewest} to {most}'}: the largest score of more tiles "
+            "is larger, of fewer smaller, so that the promise of false alarms does not hold. Set "
+            "the threshold on pictures of this size: ad calibrate RUN --normals DIR"
+        )
 
     def pictures(self, sources: Sequence[Source]) -> PictureSet:
         """Pictures as this detector sees them: at its size, by its white level."""
@@ -113,17 +227,53 @@ class LoadedDetector:
             pictures: ``[B, H, W, 3]``, uint8, at the detector's size; ``B`` may be 0.
 
         Returns:
-            Scores ``[B]`` and maps ``[B, H, W]``, or None for maps if it cannot localise.
+            Scores ``[B]`` and maps ``[B, H, W]``, or None for maps if it cannot localise. With a
+            region of interest a score is the largest of the map inside it, and the map is NaN
+            outside.
+
+        Raises:
+            SettingError: If there is a region of interest and it cannot localise.
         """
         if len(pictures) == 0:
             empty = np.zeros((0, *self.config.framing.size), dtype=np.float32)
             return empty[:, 0, 0], empty if self.detector.localises else None
         with torch.inference_mode():
             prediction = self.detector(to_device(pictures, self.device))
-        scores = prediction.score.float().cpu().numpy()
-        return scores, None if prediction.map is None else prediction.map.float().cpu().numpy()
+        looked_at = self.config.framing.looked_at
+        if prediction.map is None:
+            check_localises(self.detector, self.config.framing, self.config.model)
+            return prediction.score.float().cpu().numpy(), None
+        maps = prediction.map.float().cpu().numpy()
+        if looked_at is None:
+            return prediction.score.float().cpu().numpy(), maps
+        maps = np.where(looked_at, maps, np.float32(np.nan))
+        return maps[:, looked_at].max(axis=1), maps
 
-    def _finding(self, source: Source, score: float, map_: NDArray[np.float32] | None) -> Finding:
+    def outline(self, pictures: torch.Tensor) -> NDArray[np.float32] | None:
+        """Ask for the detector's own outline; see `Detector.outline`.
+
+        Args:
+            pictures: As `score` takes them.
+
+        Returns:
+            ``[B, H, W]``, above 0 inside; None if it has none, or pictures are cut into tiles.
+        """
+        if not self.detector.outlines or self.config.framing.tiling is not None:
+            return None
+        if len(pictures) == 0:
+            return np.zeros((0, *self.config.framing.size), dtype=np.float32)
+        with torch.inference_mode():
+            outline = self.detector.outline(to_device(pictures, self.device)).float().cpu().numpy()
+        looked_at = self.config.framing.looked_at
+        return outline if looked_at is None else np.where(looked_at, outline, np.float32(0))
+
+    def _finding(
+        self,
+        source: Source,
+        score: float,
+        map_: NDArray[np.float32] | None,
+        outline: NDArray[np.float32] | None,
+    ) -> Finding:
         calibration = self.config.calibration
         return Finding(
             path=_path(source),
@@ -131,7 +281,23 @@ class LoadedDetector:
             normalized=float(calibration.normalize(score)) if calibration else None,
             anomalous=bool(calibration.is_anomalous(score)) if calibration else None,
             map=map_,
+            outline=outline,
         )
+
+
+def check_localises(detector: Detector, framing: Framing, name: str) -> None:
+    """Check that a detector has maps, if only a region of them counts.
+
+    Raises:
+        SettingError: If it has none.
+    """
+    if framing.region is not None and not detector.localises:
+        msg = (
+            f"`{name}` judges pictures as a whole and has no map, so it cannot leave out what is "
+            "outside a region of interest (`roi`). Leave `roi` out and cut pictures by a rectangle "
+            "(`crop`), or take a model that localises: see `ad models`."
+        )
+        raise SettingError(msg)
 
 
 def _path(source: Source) -> Path | None:

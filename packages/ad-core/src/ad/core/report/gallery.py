@@ -19,8 +19,10 @@ from PIL import Image
 
 from ad.core.data.batches import Batch
 from ad.core.data.opening import WidthHeight
-from ad.core.data.pictures import read_mask
 from ad.core.data.samples import Sample
+from ad.core.framing import Framing, Size
+from ad.core.predict import LoadedDetector
+from ad.core.report.heatmaps import heat_of
 from ad.core.thresholds.calibrate import Calibration
 
 HARDEST, EASIEST = 80, 15
@@ -47,6 +49,9 @@ class Shown:
     heat: bytes | None
     """WebP, grey, no side longer than 128 pixels: the map, 127.5 at the pixel threshold, or from
     the picture's lowest to its highest value if there is none; None if there is no map."""
+    outline: bytes | None = None
+    """WebP, white where a test of the detector's own finds something, of the map's size; None if
+    it has none."""
 
 
 @final
@@ -56,11 +61,20 @@ class Gallery:
     Args:
         samples: The test samples.
         calibration: What makes maps comparable; None lets each have its own range.
+        detector: Says how it sees pictures, and is asked for its own outline of what is shown;
+            None sees all of a picture, stretched, and has no outline.
     """
 
-    def __init__(self, samples: Sequence[Sample], calibration: Calibration | None) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        calibration: Calibration | None,
+        detector: LoadedDetector | None = None,
+    ) -> None:
         self.samples = samples
         self.calibration = calibration
+        self.detector = detector
+        self.framing = None if detector is None else detector.config.framing
         self._kept: dict[int, Shown] = {}
         self._hardest = (_Shelf(HARDEST), _Shelf(HARDEST))
         self._easiest = (_Shelf(EASIEST), _Shelf(EASIEST))
@@ -81,12 +95,16 @@ class Gallery:
             score = float(scores[row])
             if self._wanted(index, score):
                 map_ = None if maps is None else maps[row]
+                outline = None
+                if self.detector is not None:
+                    outline = self.detector.outline(batch.pictures[row : row + 1])
                 self._keep(
                     Shown(
                         index=index,
                         score=score,
                         picture=_webp(batch.pictures[row].numpy(), _SIDE, _QUALITY),
                         heat=None if map_ is None else self._heat(map_),
+                        outline=None if outline is None else _outline(outline[0]),
                     )
                 )
 
@@ -102,9 +120,25 @@ class Gallery:
         return [self._kept[index] for index in sorted(self._kept)]
 
     @property
+    def outlines(self) -> str:
+        """What the detector's own outline is of; empty if it has none."""
+        return "" if self.detector is None else self.detector.detector.outlines
+
+    @property
     def localises(self) -> bool:
         """Whether what was kept has maps."""
         return any(shown.heat is not None for shown in self._kept.values())
+
+    @property
+    def region(self) -> bytes | None:
+        """The region of interest as WebP, white where it is looked at; None without one."""
+        region = None if self.framing is None else self.framing.region
+        if region is None:
+            return None
+        image = Image.fromarray(region.inside.astype(np.uint8) * 255)
+        if max(image.size) > _SIDE:
+            image = image.resize(_within(image.size, _SIDE), Image.Resampling.NEAREST)
+        return _bytes(image, lossless=True)
 
     def mask(self, shown: Shown) -> bytes | None:
         """A kept picture's mask as WebP, white where defective; None if it has none.
@@ -116,8 +150,8 @@ class Gallery:
         if not sample.masks:
             return None
         width, height = _within(Image.open(io.BytesIO(shown.picture)).size, _SIDE)
-        masks = [read_mask(mask, sample.path, (height, width)) for mask in sample.masks]
-        union = np.any(masks, axis=0)
+        framing = self.framing or Framing(size=Size(height, width))
+        union = framing.at((height, width)).truth(sample)
         return _bytes(Image.fromarray(union.astype(np.uint8) * 255), lossless=True)
 
     def _shelves(self, index: int, score: float) -> list[tuple[_Shelf, float]]:
@@ -144,11 +178,7 @@ class Gallery:
         return any(index in shelf for shelf, _ in self._shelves(index, score))
 
     def _heat(self, map_: NDArray[np.float32]) -> bytes:
-        if self.calibration is not None and self.calibration.pixel_threshold is not None:
-            heat: NDArray[np.floating[Any]] = self.calibration.normalize_map(map_)
-        else:
-            low, high = map_.min(), map_.max()
-            heat = (map_ - low) / max(high - low, np.finfo(np.float32).tiny)
+        heat = np.nan_to_num(heat_of(map_, self.calibration))  # no heat where nothing is looked at
         return _webp(np.rint(heat * 255).astype(np.uint8), _MAP_SIDE, _MAP_QUALITY)
 
 
@@ -175,10 +205,19 @@ class _Shelf:
 
 
 def _webp(pixels: NDArray[np.uint8], side: int, quality: int) -> bytes:
+    return _bytes(_reduced(pixels, side), quality=quality)
+
+
+def _outline(outline: NDArray[np.float32]) -> bytes:
+    inside = (outline > 0).astype(np.uint8) * 255
+    return _bytes(_reduced(inside, _MAP_SIDE), lossless=True)
+
+
+def _reduced(pixels: NDArray[np.uint8], side: int) -> Image.Image:
     image = Image.fromarray(pixels)
     if max(image.size) > side:
         image = image.resize(_within(image.size, side), Image.Resampling.BILINEAR)
-    return _bytes(image, quality=quality)
+    return image
 
 
 def _within(size: WidthHeight, side: int) -> WidthHeight:

@@ -6,26 +6,57 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ad.core.thresholds.calibrate import Calibration
+
 # From "nothing" over yellow to red; alpha too, so that what is normal stays visible.
 _STOPS = np.array([0.0, 0.35, 0.5, 0.75, 1.0])
 _COLOURS = np.array(
     [[255, 255, 120], [255, 240, 80], [255, 200, 0], [255, 90, 0], [200, 0, 30]], dtype=float
 )
 _ALPHAS = np.array([0.0, 0.0, 0.35, 0.6, 0.75])
+SECOND = (0, 90, 255)
+"""Colour of the second outline: red, green, blue."""
 _GAP = 8
 _SHORT_SIDE, _LONG_SIDE = 256, 1024  # of the picture on the sheet, in pixels
 
 
+def heat_of(map_: NDArray[np.float32], calibration: Calibration | None) -> NDArray[np.float32]:
+    """What is shown of a map: from 0 to 1.
+
+    Args:
+        map_: ``[H, W]``; NaN where nothing is looked at.
+        calibration: With a pixel threshold, that is 0.5; otherwise the map has its own range.
+
+    Returns:
+        ``[H, W]``; NaN where the map is.
+    """
+    seen = ~np.isnan(map_)
+    heat = np.full(map_.shape, np.nan, dtype=np.float32)
+    values = map_[seen]
+    if calibration is not None and calibration.pixel_threshold is not None:
+        heat[seen] = calibration.normalize_map(values)
+    elif values.size:
+        low, high = values.min(), values.max()
+        heat[seen] = (values - low) / max(high - low, np.finfo(np.float32).tiny)
+    return heat
+
+
 def overlay(
-    picture: NDArray[np.uint8], heat: NDArray[np.floating], label: str, *, outline: bool = True
+    picture: NDArray[np.uint8],
+    heat: NDArray[np.floating],
+    label: str,
+    *,
+    outline: bool = True,
+    second: NDArray[np.floating] | None = None,
 ) -> Image.Image:
     """Lay a heat map over a picture, beside the picture itself.
 
     Args:
         picture: ``[H, W, 3]``, RGB.
-        heat: ``[h, w]`` in [0, 1]; 0.5 is the pixel threshold.
+        heat: ``[h, w]`` in [0, 1]; 0.5 is the pixel threshold. NaN is left as it is.
         label: One line of text under the pictures: score and verdict.
         outline: Whether to outline where the threshold is passed.
+        second: ``[h, w]``: what to outline in blue, where it is above 0; NaN is outside.
 
     Returns:
         The picture on the left, the same under the heat map on the right, the label below.
@@ -36,19 +67,16 @@ def overlay(
     scale = min(scale, _LONG_SIDE / max(plain.size))
     size = (max(1, round(plain.width * scale)), max(1, round(plain.height * scale)))
     plain = plain.resize(size, Image.Resampling.BICUBIC)
-    smooth = np.asarray(
-        Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-    )
+    # What is not looked at is cold, however hot it is beside it.
+    looked_at = np.asarray(Image.fromarray(~np.isnan(heat)).resize(size, Image.Resampling.NEAREST))
+    smooth = np.where(looked_at, _resized(np.nan_to_num(heat), size), np.float32(0))
     shade = _table().astype(np.float32)[np.rint(smooth.clip(0, 1) * 255).astype(np.uint8)]
     colour, alpha = shade[..., :3], shade[..., 3:]
     mixed = np.asarray(plain) * (1 - alpha) + colour * alpha
-    above = smooth >= 0.5
-    inner = above.copy()
-    inner[1:-1, 1:-1] = (
-        above[1:-1, 1:-1] & above[:-2, 1:-1] & above[2:, 1:-1] & above[1:-1, :-2] & above[1:-1, 2:]
-    )
     if outline:
-        mixed[above & ~inner] = (255, 0, 60)
+        mixed[_rim(smooth >= 0.5)] = (255, 0, 60)
+    if second is not None:
+        mixed[_rim(_resized(np.nan_to_num(second), size) > 0)] = SECOND
 
     text_height = 22
     sheet = Image.new("RGB", (2 * size[0] + _GAP, size[1] + text_height), "white")
@@ -56,6 +84,20 @@ def overlay(
     sheet.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)), (size[0] + _GAP, 0))
     ImageDraw.Draw(sheet).text((4, size[1] + 3), label, fill="black", font_size=14)
     return sheet
+
+
+def _resized(map_: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
+    image = Image.fromarray(map_.astype(np.float32))
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+
+
+def _rim(above: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of areas that have a neighbour outside."""
+    inner = above.copy()
+    inner[1:-1, 1:-1] = (
+        above[1:-1, 1:-1] & above[:-2, 1:-1] & above[2:, 1:-1] & above[1:-1, :-2] & above[1:-1, 2:]
+    )
+    return above & ~inner
 
 
 def colour_table() -> NDArray[np.uint8]:

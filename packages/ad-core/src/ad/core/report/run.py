@@ -107,14 +107,18 @@ def write_run_report(
             {"name": name, "figures": list(metrics.values())}
             for name, metrics in evaluation.categories.items()
         ],
-        "resolution": str(size_of(evaluation.resolution)),
+        "resolution": None
+        if evaluation.resolution is None
+        else str(size_of(evaluation.resolution)),
         "notes": list(notes),
         "calibration": None if config.calibration is None else config.calibration.to_json(),
         "localises": gallery.localises,
+        "outlines": gallery.outlines,
         "colours": colour_table().flatten().tolist(),
         **_tested(samples, evaluation),
         "gallery": [_picture(gallery, shown) for shown in gallery.shown],
         "facts": _facts(record, config),
+        "roi": None if gallery.region is None else data_uri(gallery.region),
         "command": record["command"],
         "times": None if times is None else [list(time) for time in times],
     }
@@ -275,6 +279,7 @@ def _picture(gallery: Gallery, shown: Shown) -> dict[str, Any]:
         "size": [width, height],
         "picture": data_uri(shown.picture),
         "heat": None if shown.heat is None else data_uri(shown.heat),
+        "outline": None if shown.outline is None else data_uri(shown.outline),
         "mask": None if mask is None else data_uri(mask),
     }
 
@@ -335,9 +340,14 @@ def _read_as(record: Mapping[str, Any]) -> dict[str, str]:
 
 def with_size_in_words(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of a ``run.json`` with what is height and width in ``img_size`` said."""
-    img_size = settings["img_size"]
-    words = str(size_of(img_size)) if isinstance(img_size, list | tuple) else img_size
-    return {**settings, "img_size": words}
+    words = {
+        name: str(size_of(side)) if isinstance(side, list | tuple) else side
+        for name in ("img_size", "resize", "tile")
+        if (side := settings.get(name)) is not None
+    }
+    crop = settings.get("crop")
+    said = {} if crop is None else {"crop": "x {}, y {}, {} x {} pixels".format(*crop)}
+    return {**settings, **words, **said}
 
 
 def as_text(value: object) -> str:

@@ -1,9 +1,9 @@
 """Writes and reads results so that a crash never leaves half a file, and nothing is executed.
 
 A saved model is a folder: ``model.safetensors`` (every tensor), ``config.json`` (how to build the
-detector, its threshold) and ``manifest.json`` (sha256 of both). Reading checks the manifest
-first. There is no format here that can hold code, and no text in a file names any: a model's name
-is looked up among the installed ones.
+detector, its threshold), ``roi.png`` where only a region of pictures counts, and ``manifest.json``
+(sha256 of all of them). Reading checks the manifest first. There is no format here that can hold
+code, and no text in a file names any: a model's name is looked up among the installed ones.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ SCHEMA = 1
 """Version of the format of a saved model; a newer one is refused."""
 
 TENSORS, CONFIG, MANIFEST = "model.safetensors", "config.json", "manifest.json"
+ROI = "roi.png"
+"""What counts of every picture; only models with such a region have it."""
+
 _NEXT_CONFIG = "config.next.json"
 _MODEL = "saved model"
 _LARGEST_JSON = 16 * 2**20
@@ -73,21 +76,30 @@ def to_json(value: object) -> bytes:
         return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
-def save_model(folder: Path, module: nn.Module, config: Mapping[str, Any]) -> None:
+def save_model(
+    folder: Path, module: nn.Module, config: Mapping[str, Any], *, roi: bytes | None = None
+) -> None:
     """Save a detector as a folder, whole or not at all.
 
     Args:
         folder: Where; must not exist yet.
         module: Its state is saved, contiguous, in its own element types.
         config: What is needed to build it again; JSON values only.
+        roi: Content of ``roi.png``; None for no such file.
 
     Raises:
         OutputError: If the folder exists or cannot be written.
     """
-    save_tensors(folder, module.state_dict(), config)
+    save_tensors(folder, module.state_dict(), config, roi=roi)
 
 
-def save_tensors(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+def save_tensors(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    *,
+    roi: bytes | None = None,
+) -> None:
     """Save named tensors in the format of a saved model; see `save_model`."""
     if folder.exists():
         msg = f"`{folder}` exists already; a saved model is never overwritten."
@@ -102,7 +114,11 @@ def save_tensors(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[st
                 os.fsync(file.fileno())
             (temporary / TENSORS).chmod(0o666 & ~_umask())
             write_atomic(temporary / CONFIG, to_json({"schema": SCHEMA, **config}))
-            hashes = {name: _sha256(temporary / name) for name in (TENSORS, CONFIG)}
+            names = [TENSORS, CONFIG]
+            if roi is not None:
+                write_atomic(temporary / ROI, roi)
+                names.append(ROI)
+            hashes = {name: _sha256(temporary / name) for name in names}
             write_atomic(temporary / MANIFEST, to_json({"schema": SCHEMA, "sha256": hashes}))
             temporary.rename(folder)
         _sync_folder(folder.parent)
@@ -137,6 +153,24 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelFileError: As `read_model` does, but for the tensors.
     """
     return _read_description(folder)[1]
+
+
+def saved_roi(folder: Path) -> Path:
+    """The file of a saved model's region of interest, after checking it.
+
+    Raises:
+        ModelFileError: If it is missing, was changed, or the manifest does not list it.
+    """
+    expected = _read_manifest(folder).get(ROI)
+    if expected is None:
+        msg = (
+            f"`{folder / MANIFEST}` does not list the sha256 of `{ROI}`, which the configuration "
+            "speaks of. It was damaged or changed; take it from the original again."
+        )
+        raise ModelFileError(msg)
+    if _sha256(folder / ROI) != expected:
+        raise ModelFileError(_changed(folder / ROI))
+    return folder / ROI
 
 
 def rewrite_config(folder: Path, config: Mapping[str, Any]) -> None:
@@ -186,7 +220,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         )
         raise ModelFileError(msg)
     hashes = manifest.get("sha256")
-    if not isinstance(hashes, dict) or set(hashes) != {TENSORS, CONFIG}:
+    if not isinstance(hashes, dict) or set(hashes) - {ROI} != {TENSORS, CONFIG}:
         msg = f"`{folder / MANIFEST}` must list the sha256 of `{CONFIG}` and `{TENSORS}`."
         raise ModelFileError(msg)
     return hashes

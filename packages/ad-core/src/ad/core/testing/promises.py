@@ -97,7 +97,7 @@ def _check_options(model: Model) -> None:
     for name, value in model.options.items():
         count = len(value) if isinstance(value, tuple) else None
         for extreme in (math.nan, math.inf, -1e300, 10**18):
-            given = extreme if count is None else [extreme] * count
+            given = extreme if count is None else [extreme] * max(count, 1)
             assert _is_refused(model, name, given), (
                 f"the annotation of option `{name}` must refuse {given}: give it limits, "
                 "`Annotated[float, Field(ge=0, le=1)]`, or one saved model can take all memory"
@@ -137,6 +137,12 @@ def _check_prediction(model: Model) -> None:
         assert whole.map.shape == (b, h, w), "`map` must hold one value per input pixel"
         assert whole.map.dtype == torch.float32, "`map` must be float32"
         assert whole.map.isfinite().all(), "`map` must be finite"
+    if model.detector.outlines:
+        outline = model.detector.outline(model.images)
+        assert outline.shape == (b, h, w), "`outline` must hold one value per input pixel"
+        assert outline.dtype == torch.float32, "`outline` must be float32"
+        assert outline.isfinite().all(), "`outline` must be finite"
+        assert not outline.requires_grad, "`outline` must not keep gradients"
     prediction = model.detector(model.images[:1])  # where gradients are not switched off
     assert not any(p.requires_grad for p in prediction if isinstance(p, Tensor)), (
         "prediction must not keep gradients"

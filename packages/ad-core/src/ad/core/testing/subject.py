@@ -18,7 +18,9 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, NoReturn, final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ad.core.callbacks import Callback, LoopState
@@ -85,9 +87,33 @@ class Model:
     ) -> Detector:
         """A detector that has learnt from the good pictures."""
         trainer = self.build(num_epochs=num_epochs)
-        pictures = self.framing.pictures(self.good)
-        fit(trainer, pictures, checkpoints=checkpoints, callbacks=callbacks)
+        self.teach(trainer, self.good, checkpoints, callbacks)
         return trainer.detector
+
+    def teach(
+        self,
+        trainer: Trainer,
+        good: Sequence[Source],
+        checkpoints: Checkpoints | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        """Have a trainer learn from good pictures, and from defective ones if it does.
+
+        Of these, half have masks.
+        """
+        pictures, defects = list(good), dict[int, NDArray[np.bool_] | None]()
+        if trainer.learns_from_defects:
+            for index in range(4):
+                picture, mask = make_picture(300 + index, size=self.framing.size, defect=True)
+                defects[len(pictures)] = mask if index % 2 else None
+                pictures.append(picture)
+        fit(
+            trainer,
+            self.framing.pictures(pictures),
+            defects=defects,
+            checkpoints=checkpoints,
+            callbacks=callbacks,
+        )
 
     @cached_property
     def detector(self) -> Detector:
@@ -122,7 +148,7 @@ class Model:
     def ragged(self) -> Detector:
         """One that has learnt once from five pictures in batches of four."""
         trainer = self.build()
-        fit(trainer, self.framing.pictures(self.good[:5]))
+        self.teach(trainer, self.good[:5])
         return trainer.detector
 
     @cached_property

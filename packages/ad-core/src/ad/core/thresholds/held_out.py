@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ad.core.data.batches import PictureSet
+from ad.core.data.batches import Batch, Source
 from ad.core.data.samples import Sample, split_seeded
 from ad.core.errors import SettingError
+from ad.core.framing import Framing
 from ad.core.progress import SILENT, Progress
 from ad.core.thresholds.calibrate import Calibration, calibrate
 
@@ -24,7 +24,7 @@ def hold_out(
     training samples.
 
     Args:
-        samples: Of any split and category; test samples are left alone.
+        samples: Of any split and category; test samples and defective ones are left alone.
         share: Share to keep back, of each category; at least one picture when above 0. 0 holds
             out nothing, and validation samples are not used.
         seed: Seed of the choice.
@@ -34,7 +34,7 @@ def hold_out(
     """
     learning: list[Sample] = []
     held_out: list[Sample] = []
-    training = [sample for sample in samples if sample.split == "train"]
+    training = [s for s in samples if s.split == "train" and s.label == 0]
     for category in dict.fromkeys(sample.category for sample in training):
         own = [sample for sample in training if sample.category == category]
         apart = [s for s in samples if s.split == "validation" and s.category == category]
@@ -56,10 +56,15 @@ def hold_out(
     return learning, held_out
 
 
+Scored = Iterable[tuple[Batch, NDArray[np.float32], NDArray[np.float32] | None]]
+"""Batches with their scores ``[B]`` and maps ``[B, H, W]``, or None for maps."""
+
+
 def calibrate_on(
-    score: Callable[[Tensor], tuple[NDArray[np.float32], NDArray[np.float32] | None]],
-    pictures: PictureSet,
+    scored: Callable[[Sequence[Source], int], Scored],
+    pictures: Sequence[Source],
     false_alarms: float,
+    framing: Framing,
     *,
     batch_size: int = 8,
     progress: Progress = SILENT,
@@ -67,10 +72,11 @@ def calibrate_on(
     """Find a detector's thresholds from good pictures that it has not learnt from.
 
     Args:
-        score: Decoded pictures ``[B, S, S, 3]`` to scores ``[B]`` and maps ``[B, S, S]`` or None:
-            `ad.core.predict.LoadedDetector.score` of a fitted one.
-        pictures: At least one, at the detector's size.
+        scored: Reads and scores pictures, so many at once:
+            `ad.core.predict.LoadedDetector.scored` of a fitted one.
+        pictures: At least one.
         false_alarms: Share of good pictures that may be called defective, in (0, 1).
+        framing: How the detector sees them, which says what counts of its maps.
         batch_size: Pictures scored at once; does not change the result.
         progress: Where to show how far it is.
 
@@ -80,11 +86,11 @@ def calibrate_on(
     """
     scores, maxima = [], []
     with progress.step("calibrating", total=len(pictures), unit="pictures") as advance:
-        for batch in pictures.batches(batch_size):
-            batch_scores, maps = score(batch.pictures)
+        for batch, batch_scores, maps in scored(pictures, batch_size):
             scores.append(batch_scores)
             if maps is not None:
-                maxima.append(maps.max(axis=(1, 2)))
+                seen = [pictures[index] for index in batch.indices]
+                maxima.append(framing.peaks(maps, seen))
             advance(len(batch.indices))
     return calibrate(
         np.concatenate(scores), np.concatenate(maxima) if maxima else None, rate=false_alarms

@@ -27,6 +27,7 @@ from ad.core import (
     Probability,
     Setup,
     Steps,
+    budget_note,
     fingerprint_of,
     stream,
 )
@@ -45,7 +46,7 @@ from ad.recon.dsr.network import DsrDetector, check_size
 from ad.recon.dsr.vq import LO, CodeAverages, Codes
 from ad.recon.dsr.weights import load_quantizer
 from ad.recon.focal import focal_loss
-from ad.recon.limits import budget_note, check_plain
+from ad.recon.limits import check_plain
 
 ENOUGH_VQ_STEPS = 20_000
 """Steps after which a quantiser is worth something, where it learns from the pictures."""

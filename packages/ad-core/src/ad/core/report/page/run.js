@@ -283,13 +283,13 @@ async function paintHeat(canvas, address) {
   canvas.getContext("2d").putImageData(grey, 0, 0);
 }
 
-/** Outline a mask: white with a dark rim, to be seen on any picture. */
-async function paintMask(canvas, address) {
+/** Outline a mask: white, or blue, with a dark rim, to be seen on any picture. */
+async function paintMask(canvas, address, line = "#fff") {
   const { width, height } = canvas;
   const mask = (await pixels(address, width, height)).data;
   const inside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && mask[4 * (y * width + x)] > 127;
   const context = canvas.getContext("2d");
-  for (const [colour, size] of [["#0008", 3], ["#fff", 1]]) {
+  for (const [colour, size] of [["#0008", 3], [line, 1]]) {
     context.fillStyle = colour;
     for (let y = 0; y < height; y += 1) {
       for (let x = 0; x < width; x += 1) {
@@ -302,13 +302,15 @@ async function paintMask(canvas, address) {
   }
 }
 
-/** A picture under its map and the outline of its defect. */
+const paintOutline = (canvas, address) => paintMask(canvas, address, "#4da3ff");
+
+/** A picture under its map, what the detector's own test outlines and the outline of its defect. */
 function layers(item, side, parts) {
   const [width, height] = shape(item.size, side);
   const box = make("span", { class: "layers" },
     make("img", { src: item.picture, alt: "", width, height, decoding: "async" }));
   box.style.setProperty("--ratio", width / height);
-  for (const [name, paint] of [["heat", paintHeat], ["mask", paintMask]]) {
+  for (const [name, paint] of [["heat", paintHeat], ["outline", paintOutline], ["mask", paintMask]]) {
     if (!parts.includes(name) || item[name] === null) continue;
     const canvas = make("canvas", { class: name, width, height });
     paint(canvas, item[name]);
@@ -322,7 +324,7 @@ function card(item) {
     const picture = pictures[item.index];
     const badge = make("span", { class: "badge" });
     const button = make("button", { type: "button", class: "card" },
-      make("span", { class: "frame" }, layers(item, 256, ["heat", "mask"])),
+      make("span", { class: "frame" }, layers(item, 256, ["heat", "outline", "mask"])),
       make("span", { class: "caption" },
         make("span", { class: "top" }, badge, make("span", { class: "score" }, short(picture.score))),
         make("span", { class: "name" }, picture.name)));
@@ -390,7 +392,7 @@ function view(place) {
   const part = (words, parts) => make("figure", {},
     make("div", { class: "frame" }, layers(item, 512, parts)), make("figcaption", {}, words));
   const views = [part(item.mask === null ? "picture" : "picture and outline of the defect", ["mask"])];
-  if (item.heat !== null) views.push(part("map", ["heat"]));
+  if (item.heat !== null) views.push(part("map", ["heat", "outline"]));
   at("viewer-pictures").replaceChildren(...views);
   at("viewer-back").disabled = state.viewed === 0;
   at("viewer-next").disabled = state.viewed === items.length - 1;
@@ -420,7 +422,7 @@ function showFigures() {
     .map(({ title, meaning, value }) => make("div", {}, make("dt", {}, title),
       make("dd", { class: "value" }, figure(value)), make("dd", { class: "meaning" }, meaning))));
   at("resolution").textContent = pictures.length && data.figures.some(({ key, value }) => key.startsWith("pixel") && value !== null)
-    ? `Maps and masks are compared at ${data.resolution} pixels, the size at which the detector sees pictures.` : "";
+    ? `Maps and masks are compared at ${data.resolution === null ? "the size of each picture when it is cut into tiles" : `${data.resolution} pixels, the size at which the detector sees pictures`}.` : "";
   if (data.categories.length > 1) {
     at("categories").hidden = false;
     at("categories").append(table(["category", ...data.figures.map(({ title }) => title)],
@@ -438,6 +440,11 @@ function showMade() {
   }
   at("facts").append(...data.facts.map(({ title, facts }) =>
     make("div", {}, make("h3", {}, title), make("dl", { class: "facts" }, ...pairs(facts)))));
+  if (data.roi) {
+    at("facts").append(make("div", {}, make("h3", {}, "Region of interest"),
+      make("p", { class: "small" }, "White is looked at, black is not."),
+      make("img", { src: data.roi, alt: "White where pictures are looked at, black where they are not" })));
+  }
 }
 
 function showNext() {
@@ -547,6 +554,7 @@ function listen() {
     });
   }
   at("outline").addEventListener("change", () => document.body.classList.toggle("no-outline", !at("outline").checked));
+  at("own").addEventListener("change", () => document.body.classList.toggle("no-own", !at("own").checked));
   at("more").addEventListener("click", () => {
     const first = state.shown;
     state.shown += PAGE;
@@ -571,10 +579,12 @@ const has = {
   pictures: pictures.length > 0,
   maps: data.localises,
   masks: data.gallery.some(({ mask }) => mask !== null),
+  outlines: data.outlines !== "",
 };
 for (const element of document.querySelectorAll("[data-needs]")) element.hidden = !has[element.dataset.needs];
 at("ramp-words").textContent = data.calibration?.pixel_threshold != null
   ? "Colour starts just below the pixel threshold, which is at orange." : "No pixel threshold: each map has its own range of colours.";
+at("outline-words").textContent = data.outlines;
 showFigures();
 showMade();
 showNext();

@@ -1,25 +1,10 @@
-"""How a picture becomes what a detector sees: one object, the same wherever pictures are looked at.
-
-It belongs to a run and is saved with the model. Training, calibration, figures, reports and
-prediction read pictures and masks through it, so that they cannot differ. Detectors see what comes
-out and know nothing of it.
-
-A size is height x width, as a picture's tensors have it.
-"""
+"""How large a picture is to a detector: height and width, in this order everywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ad.core.data.batches import PictureSet, Source
 from ad.core.data.pictures import Sides as Sides
-from ad.core.data.pictures import read_mask
-from ad.core.data.samples import Sample
 from ad.core.errors import SettingError
 from ad.core.options import shown
 
@@ -28,9 +13,6 @@ LEAST, MOST = 1, 4096
 
 LEAST_OF_RUN = 16
 """The smallest side that a run may ask for, in pixels."""
-
-Fit = Literal["stretch"]
-"""How a picture of another shape gets that size: ``stretch`` keeps all of it, but not its shape."""
 
 
 class Size(NamedTuple):
@@ -99,52 +81,3 @@ def wrong_size(sides: object, least: int = LEAST) -> str | None:
         if side > MOST:
             return f"{name} should be less than or equal to {MOST}"
     return None
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Framing:
-    """How a picture becomes what a detector sees."""
-
-    size: Size
-    """Of what it sees."""
-    fit: Fit = "stretch"
-    """How a picture gets that size."""
-
-    def pictures(
-        self, sources: Sequence[Source], *, white: int | None = None, cache: bool = False
-    ) -> PictureSet:
-        """Pictures as a detector sees them.
-
-        Args:
-            sources: Files or arrays.
-            white: The value that is white in pictures of more than 8 bits.
-            cache: Keep them for further passes; see `PictureSet`.
-        """
-        return PictureSet(sources, self.size, white=white, cache=cache)
-
-    def truth(self, sample: Sample) -> NDArray[np.bool_]:
-        """Which pixels of what a detector sees are defective, ``[H, W]``: where any mask says so.
-
-        Raises:
-            PictureError: If a mask cannot be read or does not fit its picture.
-        """
-        truth = np.zeros(self.size, dtype=bool)
-        for mask in sample.masks:
-            truth |= read_mask(mask, sample.path, self.size)
-        return truth
-
-    def to_json(self) -> dict[str, Any]:
-        """As it is saved with a model, beside what else is said of it."""
-        return {"img_size": self.size.plain, "fit": self.fit}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Framing:
-        """Read what `to_json` wrote, if nothing is `wrong_in` it."""
-        return cls(size=size_of(values["img_size"]), fit=values["fit"])
-
-    @staticmethod
-    def wrong_in(values: Mapping[str, Any]) -> set[str]:
-        """Names of those entries of `to_json` that are not what they can be."""
-        wrong = {"img_size"} if wrong_size(values["img_size"]) else set()
-        return wrong if values["fit"] == "stretch" else {*wrong, "fit"}

@@ -1,0 +1,83 @@
+"""Writes maps in the pictures' own pixels, for other programs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ad.core.data.batches import Batch
+from ad.core.data.pictures import upright_size
+from ad.core.errors import SettingError
+from ad.core.jobs.numbered import numbered_names, write_numbered
+from ad.core.predict import LoadedDetector
+from ad.core.saved.claims import make_folder
+from ad.core.saved.paths import given_path
+
+
+@final
+class MapFiles:
+    """A ``.npz`` for each picture, as `numpy.load` reads it.
+
+    In it are ``map`` (``[H, W]``, float32, of the upright picture's own size; NaN where the picture
+    was not looked at), ``score``, ``threshold`` (NaN without one) and ``path``.
+
+    Args:
+        folder: To make; must be empty.
+        paths: All pictures that there may be.
+        detector: That scores them.
+
+    Raises:
+        SettingError: If it does not localise.
+        OutputError: If the folder cannot be made, or is not empty.
+    """
+
+    def __init__(self, folder: str | Path, paths: Sequence[Path], detector: LoadedDetector) -> None:
+        if not detector.detector.localises:
+            msg = (
+                f"`{detector.config.model}` judges pictures as a whole and has no maps to save. "
+                "Leave `save_maps` out, or take a model that localises: see `ad models`."
+            )
+            raise SettingError(msg)
+        self.folder = given_path(folder, "the folder for maps")
+        make_folder(self.folder)
+        self.paths = paths
+        self.detector = detector
+        self._names = numbered_names(paths, ".npz")
+
+    def see(
+        self, batch: Batch, scores: NDArray[np.float32], maps: NDArray[np.float32] | None
+    ) -> None:
+        """Write the maps of a batch, whose indices are those of the paths."""
+        for row, index in enumerate(batch.indices):
+            if maps is not None:
+                self.write(index, float(scores[row]), maps[row])
+
+    def write(self, index: int, score: float, map_: NDArray[np.float32]) -> Path:
+        """Write the map of one picture.
+
+        Args:
+            index: Which of the paths.
+            score: Its raw score.
+            map_: ``[h, w]``, as the detector gave it.
+
+        Raises:
+            PictureError: If the picture is not there any more.
+            OutputError: If the file cannot be written.
+        """
+        path = self.paths[index]
+        width, height = upright_size(path)
+        threshold = self.detector.threshold
+        content = io.BytesIO()
+        np.savez(
+            content,
+            map=self.detector.config.framing.back(map_, (height, width)),
+            score=np.float32(score),
+            threshold=np.float64(np.nan if threshold is None else threshold),
+            path=np.array(str(path)),
+        )
+        return write_numbered(self.folder, self._names[index], content.getvalue())
