@@ -16,7 +16,7 @@ from pathlib import Path
 from record import record
 
 from ad.core import ConsoleProgress, collect, get_dataset, pictures_below
-from ad.distill.teacher import distill_teacher
+from ad.distill.distilling import distill_teacher
 
 EVERY = 4
 """One in so many of the magnetic tiles: as many as there are textures."""

@@ -198,6 +198,18 @@ def test_an_image_stays_as_it_was_and_may_come_several_times(detector, tmp_path,
     assert again[0].score == again[1].score == findings[0].score
 
 
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+def test_an_image_that_was_decoded_needs_its_file_no_more(detector, tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(noise(40, 50)).save(path, **({"lossless": True} if suffix == "webp" else {}))
+    with Image.open(path) as image:
+        image.load()
+    expected = detector.predict(path)[0].map
+    np.testing.assert_array_equal(detector.predict(image)[0].map, expected)
+    path.unlink()
+    np.testing.assert_array_equal(detector.predict(image)[0].map, expected)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

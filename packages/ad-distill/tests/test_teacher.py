@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from ad.core import Checkpoints, PictureSet, Setup, fit
 from ad.core.errors import DataError, Interrupted, OutputError, SettingError
 from ad.core.networks import FeatureExtractor
-from ad.distill import teacher as module
+from ad.distill import distilling, teacher
+from ad.distill.distilling import distill_teacher
 from ad.distill.pdn import CHANNELS, load_teacher
 from ad.distill.targets import TargetFeatures
-from ad.distill.teacher import TeacherTrainer, distill_teacher, grey, random_square
+from ad.distill.teacher import TeacherTrainer, grey, random_square
 
 BACKBONE = "test_resnet"  # timm's smallest: layers as of a ResNet-18, built in milliseconds
 SIZE = 64
@@ -157,7 +158,7 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(tmp_path, photos, monkey
 def test_statistics_of_many_pictures_are_of_a_part_that_the_seed_chooses(photos, monkeypatch):
     from ad.core import LearningData, PictureSet
 
-    monkeypatch.setattr(module, "STATISTICS", 2)
+    monkeypatch.setattr(teacher, "STATISTICS", 2)
     data = PictureSet(sorted(photos.iterdir()), SIZE)
     means = []
     for seed in (0, 0, 3):
@@ -188,9 +189,9 @@ def test_what_cannot_work_is_refused(tmp_path, photos):
 
 def test_weights_beyond_float16_are_not_written_in_half():
     weight = torch.tensor([1.0, -1e5])
-    assert torch.equal(module._as_written("0.weight", weight, half=False), weight)
+    assert torch.equal(distilling._as_written("0.weight", weight, half=False), weight)
     with pytest.raises(SettingError, match="`0.weight` of the teacher has values up to 100,000, b"):
-        module._as_written("0.weight", weight, half=True)
+        distilling._as_written("0.weight", weight, half=True)
 
 
 def test_the_command_hands_over_what_was_typed(tmp_path, photos, monkeypatch):
@@ -202,11 +203,11 @@ def test_the_command_hands_over_what_was_typed(tmp_path, photos, monkeypatch):
 
     def record(images, **values):
         given.update(images=images, **values)
-        return module.DistilledTeacher(
+        return distilling.DistilledTeacher(
             path=tmp_path / "t", card={"final_loss": 0.5, "seconds": 2.0}
         )
 
-    monkeypatch.setattr(module, "distill_teacher", record)
+    monkeypatch.setattr(distilling, "distill_teacher", record)
     app = typer.Typer()
     app.command()(command)
     typed = (

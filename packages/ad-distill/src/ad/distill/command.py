@@ -70,7 +70,7 @@ def distill_teacher(
     Example: [bold]ad distill-teacher --images ./photos --backbone wide_resnet101_2[/bold]
     """
     from ad.core import ConsoleProgress, print_json, say
-    from ad.distill.teacher import distill_teacher as run_distill_teacher
+    from ad.distill.distilling import distill_teacher as run_distill_teacher
 
     result = run_distill_teacher(
         images,

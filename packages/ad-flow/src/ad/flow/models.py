@@ -12,7 +12,7 @@ FASTFLOW_RESNET50 = ModelSpec(
     model={"backbone": "resnet50", "flow_steps": 8},
     train={"num_epochs": 500, "batch_size": 8, "img_size": 256, "normalize": True},
     paper_budget={"num_epochs": 500, "batch_size": 32},
-    check={"options": {"flow_steps": 2}},
+    check={"options": {"backbone": "resnet18"}},
     summary="the likelihood of whole feature maps, by a flow of convolutions on each",
     paper="FastFlow: Unsupervised Anomaly Detection and Localization via 2D Normalizing Flows, "
     "arXiv 2021",
@@ -71,6 +71,7 @@ CFLOW_RESNET18 = CFLOW_RESNET50.variant(
     "cflow-resnet18",
     summary="CFlow on ResNet-18: small and fast",
     model={"backbone": "resnet18"},
+    check={"options": {"coupling_blocks": 2}},
 )
 
 UFLOW_RESNET50 = ModelSpec(
@@ -78,6 +79,7 @@ UFLOW_RESNET50 = ModelSpec(
     trainer="ad.flow.uflow:UflowTrainer",
     model={"backbone": "resnet50", "flow_steps": 4},
     train={"num_epochs": 500, "batch_size": 8, "img_size": 256, "normalize": True},
+    check={"options": {"backbone": "resnet18"}},
     # Their code keeps the rate, whatever it means to do.
     paper_budget={"num_epochs": 200, "options": {"lr": 1e-4, "lr_end_factor": 1.0}},
     summary="a flow of several scales, with a threshold that needs no anomalies",

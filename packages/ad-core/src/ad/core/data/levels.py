@@ -99,7 +99,7 @@ def depth_of(image: Image.Image, file: Encoded) -> Depth | None:
 def _depth_of_decoded(image: Image.Image) -> Depth | None:
     """What `depth_of` says of an image that Pillow has decoded, whose header may be gone."""
     depth = None
-    name = getattr(image, "filename", "")
+    name = os.fsdecode(getattr(image, "filename", ""))
     if name and Path(name).is_file():
         with contextlib.suppress(PictureError), opened("picture", Path(name)) as again:
             depth = depth_of(again, Path(name))

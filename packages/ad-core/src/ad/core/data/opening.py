@@ -158,7 +158,7 @@ def opened(noun: str, file: Encoded) -> Iterator[Image.Image]:
                     f"{noun}. Move it out of the data."
                 )
                 raise PictureError(msg)
-            if _holds_several(image):
+            if _holds_several(image, held=image is file):
                 msg = (
                     f"{said(noun, file)} holds several pictures, of which only the first would be "
                     "looked at. Save each in a file of its own; of a PIL image, pass copies of its "
@@ -200,12 +200,23 @@ def _quiet_open(noun: str, file: Encoded) -> AbstractContextManager[Image.Image]
     return image
 
 
-def _holds_several(image: Image.Image) -> bool:
-    """Whether there are pictures behind the first one that are not said to be of that one."""
+def _holds_several(image: Image.Image, *, held: bool) -> bool:
+    """Whether there are pictures behind the first one that are not said to be of that one.
+
+    Args:
+        image: The open picture.
+        held: Whether it is the caller's, which is not led to another of its frames.
+    """
     # What follows in an MPO is a preview or another exposure: by its standard the first is meant.
-    if image.format == "MPO" or not getattr(image, "is_animated", False):
+    if image.format == "MPO":
         return False
-    if not isinstance(image, TiffImageFile) or _is_of_another(image):
+    try:
+        several = getattr(image, "is_animated", False)
+    except (ValueError, AttributeError):  # it is decoded and its file closed: it has no others
+        several = False
+    if not several:
+        return False
+    if held or not isinstance(image, TiffImageFile) or _is_of_another(image):
         return True
     try:
         for page in itertools.count(1):
