@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from ad.core import evaluate, load, recalibrate, train, write_report
+from ad.core.__about__ import __version__
+from ad.core.data.inventory import Inventory, LeftOut
 from ad.core.data.samples import locate
 from ad.core.errors import DataError, ModelFileError, SettingError, UnknownNameError
 from ad.core.registry import get_dataset, get_tracker
@@ -113,3 +115,21 @@ def test_a_report_names_all_that_made_its_threshold(run, normals):
     assert second[3:5] == ["--threshold", "0.5"]
     page = write_report(run).read_text()
     assert "--false-alarms 0.1" in page
+
+
+def test_a_training_names_the_largest_folders_that_are_left_out_and_counts_the_rest():
+    sizes = [9, 7, 5, 3, 1]
+    left_out = tuple(LeftOut(folder=f"f{n}", files=n, why="why", example="x") for n in sizes)
+    found = Inventory(parts=(), left_out=left_out)
+    head = "25: 9 in `f9` (why); 7 in `f7` (why); 5 in `f5` (why)"
+    assert found.not_read(3) == f"{head}; 4 in 2 more"
+    assert found.not_read() == found.not_read(5) == f"{head}; 3 in `f3` (why); 1 in `f1` (why)"
+    assert len(found.to_json()["left_out"]) == 5
+
+
+def test_the_version_and_help_are_asked_for_as_anywhere(run_ad):
+    assert run_ad("--version")[:2] == (0, f"ad {__version__}\n")
+    for words in (["-h"], ["train", "-h"], ["data", "verify", "-h"]):
+        status, said, _ = run_ad(*words)
+        assert status == 0
+        assert "Usage" in said
