@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import distribution, entry_points
+from importlib.metadata import distribution, entry_points, version
 from pathlib import Path
 
 import pytest
@@ -36,6 +36,21 @@ def test_every_package_is_typed_licensed_and_described(package):
     assert (leaf / "py.typed").is_file()
     assert (package / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
     assert len((package / "README.md").read_text()) > 500
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_every_wheel_can_be_found_by_what_it_is_for(package):
+    found, core = metadata(package), metadata(ROOT / "packages" / "ad-core")
+    assert "anomaly detection" in found["keywords"]
+    assert "Typing :: Typed" in found["classifiers"]
+    assert not any(one.startswith("License ::") for one in found["classifiers"])  # PEP 639
+    assert (found["keywords"], found["classifiers"]) == (core["keywords"], core["classifiers"])
+
+
+def test_the_citation_is_of_this_version_and_licence():
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert f"version: {version('ad-core')}" in lines
+    assert f"license: {metadata(PACKAGES[0])['license']}" in lines
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)

@@ -71,7 +71,7 @@ def test_a_plan_has_each_category_model_and_seed(mean_picture, roots, tmp_path):
 
 def test_what_cannot_be_run_is_refused_before_anything_is(mean_picture, roots, tmp_path):
     output = tmp_path / "out"
-    with pytest.raises(DataError, match="No data set has a category `tooy`. There are `all`, `oth"):
+    with pytest.raises(DataError, match="No data set has a category `tooy`. There are `oth"):
         planned(mean_picture, roots, output, ["toy", "tooy"])
     with pytest.raises(UnknownNameError, match="No model named `no-such`"):
         planned("no-such", roots, output)

@@ -169,7 +169,11 @@ FAULTS = [
     ("type", "prediction", "`score` must be float32"),
     ("finite", "prediction", "`score` must be finite"),
     ("map", "prediction", "one value per input pixel"),
-    ("no map", "prediction", "`localises` must say"),
+    (
+        "no map",
+        "prediction",
+        "must say if there are maps: it is True and `map` is None",
+    ),
     ("gradient", "prediction", "must not keep gradients"),
     ("state", "state", "must change nothing in the detector; it changes asked"),
     ("training", "state", "must be in eval mode and stay so; it is not"),

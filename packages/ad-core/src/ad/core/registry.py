@@ -291,7 +291,8 @@ def get_tracker(name: str) -> type[Tracker]:
         names = sorted({point.name for point in entry_points(group=TRACKERS)})
         msg = (
             f"No tracker named `{name}` is installed.{nearest(name, names)} "
-            f"Installed: {listed(names)}."
+            f"Installed: {listed(names)}.\nhint: to add one, name a subclass of "
+            f"`ad.core.tracking.Tracker` as an entry point of `{TRACKERS}` in a package of yours"
         )
         raise UnknownNameError(msg)
     kind = _load(point, "tracker")

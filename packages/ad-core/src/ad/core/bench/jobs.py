@@ -137,7 +137,10 @@ def plan(
         if name != "all" and not {name, str(Path(name).expanduser().resolve())} & used:
             all_places = (_places(one, ["all"], roots.get(one.name)) for one in layouts)
             there = {title for some in all_places for _, title, _ in some}
-            msg = f"No data set has a category `{name}`. There are {listed({*there, 'all'})}."
+            msg = (
+                f"No data set has a category `{name}`. There are {listed(there)}; "
+                "`all` stands for every one."
+            )
             raise DataError(msg)
     specs = {spec.name: spec for spec in map(ModelRegistry.get, models)}
     jobs = []

@@ -11,10 +11,11 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import TextIO
+from typing import Annotated, TextIO
 
 import typer
 
+from ad.core.__about__ import __version__
 from ad.core.cli import (
     bench,
     calibrate,
@@ -39,12 +40,32 @@ app = typer.Typer(
     name="ad",
     help="Visual anomaly detection: learn from pictures of good parts, find the bad ones.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     epilog="Try it: [bold]ad demo[/bold]. Your own pictures: "
     "[bold]ad train folder ./parts patchcore[/bold]",
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"ad {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
 
 app.command("models")(models.models)
 app.command("show")(show.show)

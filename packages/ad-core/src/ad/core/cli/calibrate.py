@@ -62,6 +62,7 @@ def calibrate(
     """
     from ad.core.cli.console import ConsoleProgress, notes, print_json, put, say
     from ad.core.jobs.recalibrate import recalibrate
+    from ad.core.saved.record import run_around
 
     result = recalibrate(
         run,
@@ -92,8 +93,8 @@ def calibrate(
     say(f"the calibration before is kept in {result.log}")
     if result.tested:
         say(
-            "metrics.json and report.html are those of the training, with the verdicts of the "
-            f"threshold before\n\nhint: the verdicts of the new one: ad evaluate {run}"
+            "metrics.json and report.html were made before this, with verdicts of an earlier "
+            f"threshold\n\nhint: the verdicts of the new one: ad evaluate {run_around(run)}"
         )
 
 

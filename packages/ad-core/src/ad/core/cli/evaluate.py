@@ -34,6 +34,7 @@ def evaluate(
     )
     from ad.core.jobs.evaluate import evaluate as run_evaluate
     from ad.core.report.run import REPORT
+    from ad.core.saved.record import run_around
 
     result = run_evaluate(
         run, data_root=data_root, report=report, save_maps=save_maps, progress=ConsoleProgress()
@@ -51,4 +52,4 @@ def evaluate(
     if each is not None:
         say(f"testing {each * 1000:.1f} ms a picture")
     if report:
-        say(f"report to look at: {run / REPORT}")
+        say(f"report to look at: {run_around(run) / REPORT}")

@@ -77,11 +77,18 @@ class Inventory:
             of[part.category].append(part)
         return [f"{name}: {', '.join(map(_counted, parts))}" for name, parts in of.items()]
 
-    def not_read(self) -> str:
-        """What is left out and why, in one line; empty if nothing is."""
+    def not_read(self, most: int | None = None) -> str:
+        """What is left out and why, in one line; empty if nothing is.
+
+        Args:
+            most: How many folders are named, those with the most files; None for all.
+        """
         count = sum(one.files for one in self.left_out)
-        where = "; ".join(f"{one.files} in `{one.folder}` ({one.why})" for one in self.left_out)
-        return f"{count}: {where}" if count else ""
+        named, rest = self.left_out[:most], self.left_out[len(self.left_out[:most]) :]
+        where = [f"{one.files} in `{one.folder}` ({one.why})" for one in named]
+        if rest:
+            where.append(f"{sum(one.files for one in rest)} in {len(rest)} more")
+        return f"{count}: {'; '.join(where)}" if count else ""
 
     def notes(self) -> list[str]:
         """What a user should know: what was left out and may have been meant to be read."""

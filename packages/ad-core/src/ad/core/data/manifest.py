@@ -95,8 +95,8 @@ def compare(folder: Path, manifest: Path, *, progress: Progress = SILENT) -> Com
         DataError: If the folder is missing or holds no files, a file cannot be read, or the
             manifest is none.
     """
-    known = _read(manifest)
     files = _files(folder, manifest)
+    known = _read(manifest)
     both = [name for name in files if name in known]
     same = _in_threads(lambda name: _is(files[name], known[name]), both, progress)
     return Comparison(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,7 @@ def collect(
     """
     if root is None:
         if dataset.default_root is None:
-            raise DataError(_no_root(dataset))
+            raise DataError(_no_root(dataset, category))
         root = dataset.default_root()
     known = dataset.categories(root)
     if not known:
@@ -268,7 +269,7 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
             raise DataError(msg)
         return "all", folder.resolve()
     if root is None:
-        return category, None if dataset.default_root is not None else find_root(dataset)
+        return category, None if dataset.default_root is not None else find_root(dataset, category)
     path = given_path(root, "the data root").expanduser()
     if "=" not in str(root) or path.exists():
         return category, path.resolve()
@@ -278,7 +279,7 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
     return category, Path(",".join(whole))
 
 
-def find_root(dataset: DatasetSpec) -> Path:
+def find_root(dataset: DatasetSpec, category: str = "all") -> Path:
     """The folder of a data set where none is given, by one of its names.
 
     It lies in the folder that the environment variable ``AD_DATA`` names, or without that in
@@ -296,7 +297,7 @@ def find_root(dataset: DatasetSpec) -> Path:
         )
         raise DataError(msg)
     if not found:
-        raise DataError(_no_root(dataset))
+        raise DataError(_no_root(dataset, category))
     return next(iter(found))
 
 
@@ -306,7 +307,7 @@ def _places(dataset: DatasetSpec) -> list[Path]:
     return [Path(home).expanduser() / name for home in homes for name in names]
 
 
-def _no_root(dataset: DatasetSpec) -> str:
+def _no_root(dataset: DatasetSpec, category: str) -> str:
     places = _places(dataset)
     there = [place for place in places if place.is_dir()]
     looked = ", ".join(f"`{place}`" for place in places)
@@ -314,7 +315,16 @@ def _no_root(dataset: DatasetSpec) -> str:
     return (
         f"The data set `{dataset.name}` needs its folder. Looked at {looked}{but}. Give "
         "`--data-root DIR` (`data_root=` in Python), or set `AD_DATA` to the folder around it.\n"
-        f"{describe(dataset)}"
+        f"{describe(dataset)}{_path_meant(category)}"
+    )
+
+
+def _path_meant(category: str) -> str:
+    """Point from a path in a category's place to where it belongs."""
+    if category == "all" or not os.path.exists(category):
+        return ""
+    return (
+        f"\nhint: `{category}` is a path: to use it, type `all --data-root {shlex.quote(category)}`"
     )
 
 

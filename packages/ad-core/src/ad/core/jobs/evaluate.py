@@ -24,7 +24,7 @@ from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
 from ad.core.saved.claims import letting_go
 from ad.core.saved.paths import given_path
-from ad.core.saved.record import read_run
+from ad.core.saved.record import check_saved, read_run, run_around
 
 
 @letting_go()
@@ -41,7 +41,7 @@ def evaluate(
     """Score the test split of the data that a run was trained on.
 
     Args:
-        run: A run directory.
+        run: A run directory, or the ``model`` folder in it.
         data_root: The data set's folder, if it is no longer where it was.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         batch_size: Pictures scored at once; does not change the figures.
@@ -50,12 +50,13 @@ def evaluate(
         progress: Where to show how far it is.
 
     Raises:
-        ModelFileError: If the folder is no run directory.
+        ModelFileError: If the folder is no run directory, or its training has not ended.
         DataError: If the data are gone or changed their layout.
         OutputError: If the report or a map cannot be written.
         SettingError: If maps are asked for and the model has none.
     """
-    run = given_path(run, "the run")
+    run = run_around(given_path(run, "the run"))
+    check_saved(run)
     record, samples = unseen_samples(run, data_root, progress)
     test = [sample for sample in samples if sample.split == "test"]
     if not test:

@@ -31,6 +31,9 @@ from ad.core.thresholds.held_out import hold_out
 from ad.core.tracking import Tracker
 from ad.core.trainer import OnePassTrainer, Precision, Setup, Trainer
 
+_NAMED = 3
+"""Folders of left out files that a training names; `run.json` has all."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -240,7 +243,7 @@ def look_at_data(plan: Plan, trainer: Trainer) -> RunData:
     if plan.world.main:
         for line in inventory.read_as():
             progress.tell(line)
-        if left_out := inventory.not_read():
+        if left_out := inventory.not_read(_NAMED):
             progress.tell(f"left out: {left_out}")
     odd = check_pictures(samples, progress=progress)
     for sample in samples:

@@ -117,14 +117,17 @@ def recalibrate(
         return _by_hand(run, threshold, pixel_threshold)
     if (normals is None) == (validation is None):
         msg = (
-            "Give either good pictures (`normals`) or good and defective ones (`validation`), or a "
-            f"`threshold` of your own; got {'neither' if normals is None else 'both'}."
+            "Give either good pictures (`--normals DIR`), or good and defective ones "
+            "(`--validation DIR`), or a threshold of your own (`--threshold SCORE`; in Python "
+            "`normals=`, `validation=`, `threshold=`); got "
+            f"{'neither' if normals is None else 'both'}."
         )
         raise SettingError(msg)
     if validation is not None and false_alarms is not None:
         msg = (
-            f"`false_alarms` {false_alarms} is for good pictures alone: with `validation` the "
-            "threshold is the one of the largest F1 score. Leave it out, or give `normals`."
+            f"`false_alarms` {false_alarms} is for good pictures alone: with `--validation` "
+            "(`validation=` in Python) the threshold is the one of the largest F1 score. Leave "
+            "it out, or give `--normals DIR` (`normals=`)."
         )
         raise SettingError(msg)
     given = given_path(normals if normals is not None else str(validation), "the pictures")
@@ -287,7 +290,7 @@ def _labelled(folder: Path) -> list[Sample]:
             msg = (
                 f"`{folder}` holds no {noun} pictures: choosing a threshold by F1 needs good ones "
                 "in `good` and defective ones in a folder beside it. With good ones alone, give "
-                "them as normals."
+                "them as `--normals DIR` (`normals=` in Python)."
             )
             raise DataError(msg)
     return samples

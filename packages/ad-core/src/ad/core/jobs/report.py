@@ -15,6 +15,7 @@ from ad.core.report.comparison import write_comparison
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
 from ad.core.saved.paths import given_path
+from ad.core.saved.record import check_saved, run_around
 
 COMPARISON = "comparison.html"
 """Where the report of several runs goes by default."""
@@ -51,7 +52,7 @@ def write_report(
         OutputError: If the file cannot be written.
     """
     several = [runs] if isinstance(runs, str | Path) else runs
-    folders = [given_path(run, "a run") for run in several]
+    folders = [run_around(given_path(run, "a run")) for run in several]
     if not folders:
         msg = "There is no run to report on: give one run directory or several."
         raise SettingError(msg)
@@ -69,6 +70,7 @@ def write_report(
         write_comparison(path, folders)
         return path
     (run,) = folders
+    check_saved(run)
     record, samples = unseen_samples(run, data_root, progress)
     test = [sample for sample in samples if sample.split == "test"]
     tidy(run)

@@ -141,7 +141,7 @@ def _check_patience(
         reason = "nothing is held out" if watched else "this model does not watch its learning"
         msg = (
             f"`patience` {patience} has nothing to go by: {reason}. Leave it out"
-            f"{', or train with `holdout` above 0' if watched else ''}."
+            f"{', or train with `--holdout 0.1` (`holdout=0.1` in Python)' if watched else ''}."
         )
         raise SettingError(msg)
 

@@ -18,6 +18,7 @@ from ad.core.saved.allocation import built_within
 from ad.core.saved.files import read_model
 from ad.core.saved.loading import load_tensors
 from ad.core.saved.paths import given_path
+from ad.core.saved.record import check_saved
 from ad.core.settings import resolve_options
 from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
 
@@ -81,9 +82,10 @@ def model_folder(run: str | Path) -> Path:
     """The folder of the saved model: that of a run, or the one that is given.
 
     Raises:
-        ModelFileError: If there is a file in its place.
+        ModelFileError: If there is a file in its place, or the run's training has not ended.
     """
     folder = given_path(run, "the run")
+    check_saved(folder)
     if (folder / "model").is_file():
         msg = f"`{folder / 'model'}` is a file: a run's model is a folder. `{folder}` is no run."
         raise ModelFileError(msg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -79,6 +80,7 @@ def write_run_report(
     gallery: Gallery,
     notes: Sequence[str],
     times: Sequence[tuple[str, str]] | None = None,
+    calibrations: Sequence[str] = (),
 ) -> None:
     """Write the report of one run.
 
@@ -93,6 +95,7 @@ def write_run_report(
         gallery: Has seen them.
         notes: What a reader of the figures must know.
         times: What took how long; see `read_times`.
+        calibrations: How its thresholds were set since; see `read_calibrations`.
 
     Raises:
         DataError: If a score is not finite.
@@ -119,7 +122,7 @@ def write_run_report(
         "gallery": [_picture(gallery, shown) for shown in gallery.shown],
         "facts": _facts(record, config),
         "roi": None if gallery.region is None else data_uri(gallery.region),
-        "command": record["command"],
+        "command": "\n".join([record["command"], *calibrations]),
         "times": None if times is None else [list(time) for time in times],
     }
     write_page(path, "run", title, data)
@@ -153,6 +156,7 @@ def write_again(
         gallery=gallery,
         notes=list(dict.fromkeys(_notes_again(run, config, evaluation, others))),
         times=read_times(run),
+        calibrations=read_calibrations(run),
     )
 
 
@@ -226,6 +230,28 @@ def read_times(run: Path) -> list[tuple[str, str]]:
         if peak := events["tested"]["peak_memory_bytes"]:
             times.append(("peak memory", f"{peak / 2**30:.2f} GiB"))
     return times
+
+
+def read_calibrations(run: Path) -> list[str]:
+    """The commands that set a run's thresholds anew since it was trained, from its log."""
+    events = read_log(run)
+    saved = max((at for at, one in enumerate(events) if one["event"] == "saved"), default=-1)
+    return [_calibrate_line(run, one) for one in events[saved + 1 :] if one["event"] == "calibrate"]
+
+
+def _calibrate_line(run: Path, event: Mapping[str, Any]) -> str:
+    after, pictures = event["after"], event["pictures"]
+    words = ["ad", "calibrate", str(run)]
+    if pictures is None:
+        words += ["--threshold", str(after["threshold"])]
+        if after["pixel_threshold"] is not None:
+            words += ["--pixel-threshold", str(after["pixel_threshold"])]
+    elif after["num_defective"]:
+        words += ["--validation", pictures, "--precision", event["precision"]]
+    else:
+        words += ["--normals", pictures, "--false-alarms", str(after["rate"])]
+        words += ["--precision", event["precision"]]
+    return shlex.join(words)
 
 
 def _tested(samples: Sequence[Sample], evaluation: Evaluation) -> dict[str, Any]:

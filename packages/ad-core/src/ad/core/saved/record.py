@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,30 @@ RUN = "run directory"
 
 LOG = "log.jsonl"
 """The log, which whoever works on a run has claimed."""
+
+
+def run_around(run: Path) -> Path:
+    """A run's directory, also where the ``model`` folder in it was given."""
+    inside = run.name == "model" and not (run / "run.json").exists()
+    return run.parent if inside and (run.parent / "run.json").is_file() else run
+
+
+def check_saved(run: Path) -> None:
+    """Refuse a run whose training was stopped before it saved a model.
+
+    Raises:
+        ModelFileError: If there is no model yet; it says how to go on.
+    """
+    begun, ended = (run / "run.json").is_file(), (run / "metrics.json").is_file()
+    if os.path.lexists(run / "model") or not begun or ended:
+        return
+    command = read_run(run).get("command")
+    again = command if isinstance(command, str) else "ad train ..."
+    msg = (
+        f"The training of `{run}` has not ended: there is no model in it yet.\n"
+        f"hint: if it was stopped, go on with it: {again} --resume {shlex.quote(str(run))}"
+    )
+    raise ModelFileError(msg)
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -42,7 +67,10 @@ def read_run(run: Path) -> dict[str, Any]:
     except ModelFileError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        msg = f"`{run}` is no run directory: its `run.json` cannot be read ({error})."
+        msg = (
+            f"`{run}` is no run directory: its `run.json` cannot be read ({error}). "
+            "Give a run directory that `ad train` wrote."
+        )
         raise ModelFileError(msg) from error
     return record
 

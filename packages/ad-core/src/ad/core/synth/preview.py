@@ -137,7 +137,7 @@ def _recipe(
     recipe: Recipe, textures: str
 ) -> tuple[Callable[[Tensor, Sequence[torch.Generator]], Broken], list[str]]:
     if recipe == "draem":
-        source, note = texture_source(textures)
+        source, note = texture_source(textures, "`--textures DIR` (`textures=` in Python)")
         return PerlinAnomalies(source, probability=1.0), [] if note is None else [note]
     if textures:
         msg = (

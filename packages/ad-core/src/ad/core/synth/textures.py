@@ -35,7 +35,9 @@ class TextureSource(Protocol):
         ...
 
 
-def texture_source(folder: str) -> tuple[TextureSource, str | None]:
+def texture_source(
+    folder: str, typed: str = "option `textures` (`--set textures=DIR`)"
+) -> tuple[TextureSource, str | None]:
     """What a user's option `textures` means.
 
     A trainer that is only loaded to predict (`ad.core.trainer.FROM_MODEL_FILE`) should not ask: the
@@ -43,6 +45,7 @@ def texture_source(folder: str) -> tuple[TextureSource, str | None]:
 
     Args:
         folder: Of pictures, at any depth; empty for textures made by code.
+        typed: How the user gives it, for the note.
 
     Returns:
         The source, and for textures made by code a note for the user on what they cost.
@@ -56,7 +59,8 @@ def texture_source(folder: str) -> tuple[TextureSource, str | None]:
     note = (
         "No textures: synthetic defects are filled with textures made by code, parts of other good "
         "pictures and plain colours. Against photographs of textures, as in the paper, that may "
-        "cost about a point of AUROC (an estimate). Give a folder of pictures as option `textures`."
+        "cost about a point of AUROC (an estimate). Give a folder of pictures as "
+        f"{typed}."
     )
     return ProceduralTextures(), note
 

@@ -132,7 +132,10 @@ def _check_prediction(model: Model) -> None:
     assert whole.score.dtype == torch.float32, "`score` must be float32"
     assert whole.score.isfinite().all(), "`score` must be finite"
     localises = model.detector.localises
-    assert (whole.map is not None) == localises, "`localises` must say if there are maps"
+    given = "None" if whole.map is None else "a tensor"
+    assert (whole.map is not None) == localises, (
+        f"`localises` must say if there are maps: it is {localises} and `map` is {given}"
+    )
     if whole.map is not None:
         assert whole.map.shape == (b, h, w), "`map` must hold one value per input pixel"
         assert whole.map.dtype == torch.float32, "`map` must be float32"

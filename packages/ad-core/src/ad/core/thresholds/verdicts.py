@@ -36,7 +36,8 @@ def calibration_notes(calibration: Calibration | None) -> list[str]:
     if calibration is None:
         return [
             f"{_NO_THRESHOLD}there is no threshold, no verdict and no 0-to-1 score. Scores "
-            "still rank pictures. Train with `holdout` above 0 to have them."
+            "still rank pictures. To have them, train with `--holdout 0.1` (`holdout=0.1` in "
+            "Python), or give good pictures to `ad calibrate RUN --normals DIR`."
         ]
     return [f"{_THRESHOLD}{calibration.threshold:.4g}; {calibration.promise()}."]
 

@@ -102,7 +102,7 @@ class EfficientadTrainer(GradientTrainer):
             self._notes.append(
                 "No penalty pictures: the student may imitate the teacher on defects too, which "
                 "costs about 0.4 points of AUROC in the paper. Give a folder of everyday pictures "
-                "as option `penalty`."
+                "as option `penalty` (`--set penalty=DIR`)."
             )
         if setup.weights == "random" and not teacher:
             self._notes.append(
@@ -197,7 +197,8 @@ class EfficientadTrainer(GradientTrainer):
         if held_out is None:
             self._notes.append(
                 "Nothing was held out: the maps are scaled by the pictures that were learnt from, "
-                "where they are lower than elsewhere. Train with `holdout` above 0."
+                "where they are lower than elsewhere. Train with `--holdout 0.1` (`holdout=0.1` in "
+                "Python)."
             )
         values: tuple[list[Tensor], list[Tensor]] = ([], [])
         with torch.no_grad():

@@ -203,7 +203,7 @@ class DsrTrainer(GradientTrainer):
         textures = (
             "No textures: beside these pictures the quantiser learnt from textures made by code, "
             "so it knows less of what defects may look like, which costs some of these points. "
-            "Give a folder of pictures as option `textures`."
+            "Give a folder of pictures as option `textures` (`--set textures=DIR`)."
         )
         return (quantizer, textures, *notes)
 

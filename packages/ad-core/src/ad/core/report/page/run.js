@@ -433,6 +433,10 @@ function showFigures() {
 
 function showMade() {
   at("command").textContent = data.command;
+  if (data.command.includes("\n")) {
+    at("command-words").textContent = "The same commands, one after the other, on the same data and "
+      + "machine, make the same files. The threshold is that of the last one:";
+  }
   at("times").append(...pairs(data.times ?? []));
   if (!data.times?.length) {
     at("times").append(make("div", {}, make("dd", {},
