@@ -79,7 +79,7 @@ UFLOW_RESNET50 = ModelSpec(
     trainer="ad.flow.uflow:UflowTrainer",
     model={"backbone": "resnet50", "flow_steps": 4},
     train={"num_epochs": 500, "batch_size": 8, "img_size": 256, "normalize": True},
-    check={"options": {"backbone": "resnet18"}},
+    check={"options": {"backbone": "resnet18", "flow_steps": 2}},
     # Their code keeps the rate, whatever it means to do.
     paper_budget={"num_epochs": 200, "options": {"lr": 1e-4, "lr_end_factor": 1.0}},
     summary="a flow of several scales, with a threshold that needs no anomalies",
@@ -89,7 +89,6 @@ UFLOW_RESNET50 = ModelSpec(
     year=2024,
     code_licence="AGPL-3.0",
     tasks=("classifies", "localises"),
-    check={"options": {"flow_steps": 2}},
     tileable=False,
 )
 
@@ -97,6 +96,7 @@ UFLOW_RESNET18 = UFLOW_RESNET50.variant(
     "uflow-resnet18",
     summary="U-Flow on ResNet-18: small and fast",
     model={"backbone": "resnet18"},
+    check={"options": {"flow_steps": 2}},
 )
 
 UFLOW_MCAIT = UFLOW_RESNET50.variant(
