@@ -297,12 +297,17 @@ def test_tiles_that_cannot_be_are_refused(bright, large_root, tmp_path, given, w
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("installed", "others"),
+    [(["stfpm", "padim", "draem"], "`draem`, `stfpm`"), ([], "`patchcore` of ad-memory")],
+)
 def test_a_model_that_knows_positions_is_refused_with_others(
-    bright, large_root, tmp_path, monkeypatch
+    bright, large_root, tmp_path, monkeypatch, installed, others
 ):
     spec = replace(ModelRegistry.get(bright), tileable=False)
     monkeypatch.setattr(ModelRegistry, "get", classmethod(lambda cls, name: spec))
-    words = "`bright` knows where on a picture things are.*`img_size`.*such as .*patchcore"
+    monkeypatch.setattr(ModelRegistry, "names", classmethod(lambda cls: installed))
+    words = f"`bright` knows where on a picture things are.*`img_size`.*such as {others}"
     with pytest.raises(SettingError, match=words):
         train("mvtec", "toy", bright, data_root=large_root, tile=64, output_dir=tmp_path / "run")
 

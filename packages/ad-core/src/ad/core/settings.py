@@ -228,7 +228,8 @@ def _tileable() -> str:
     """A few models of each kind that is installed, which may be cut into tiles."""
     usual = ("patchcore", "stfpm", "reverse-distillation", "efficientad-small", "draem")
     installed = set(ModelRegistry.names())
-    return listed([name for name in usual if name in installed]) or "`patchcore` of ad-memory"
+    found = [name for name in usual if name in installed]
+    return listed(found) if found else "`patchcore` of ad-memory"
 
 
 def resolve_options(
