@@ -1,0 +1,72 @@
+"""Every error this project raises on purpose, but for those of training.
+
+All derive from `AdError`, and each also derives from the built-in a caller would expect, so
+``except ValueError`` keeps working. A message says what is wrong, what was given, what is allowed
+and what to do. `ad.core.errors` has these and its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class AdError(Exception):
+    """Base of all errors raised on purpose."""
+
+    def __str__(self) -> str:
+        # `LookupError` children would otherwise quote the text as `KeyError` does.
+        return str(self.args[0]) if self.args else ""
+
+
+class SettingError(AdError, ValueError):
+    """A setting of a run or an option of a model has a value that cannot work."""
+
+
+class UnknownNameError(AdError, LookupError):
+    """No installed distribution provides the model or data set that was named."""
+
+
+class DataError(AdError, ValueError):
+    """A data set's folder or its pictures are not what they should be."""
+
+
+class PictureError(DataError):
+    """One picture cannot be read; the message names its path."""
+
+
+class MissingExtraError(AdError, ImportError):
+    """A feature needs a package that is an optional extra and is not installed."""
+
+
+class ModelFileError(AdError, ValueError):
+    """A saved model is incomplete, was changed, or is of a format not known here."""
+
+
+class PathError(AdError, FileNotFoundError):
+    """A path that was given is empty."""
+
+
+class OutputError(AdError, OSError):
+    """A result cannot be written where it was asked for."""
+
+
+def how_to_install(package: str, extra: str = "") -> str:
+    """What to type for one of this project's packages, which are on no index."""
+    path = f"./packages/{package}" if not extra else f"'./packages/{package}[{extra}]'"
+    return f"in a clone of this project: pip install {path}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Words that point from a mistyped name to the closest known one.
+
+    Returns:
+        ``" Did you mean `patchcore`?"``, or an empty text if nothing is close.
+    """
+    close = get_close_matches(name, list(known), n=1)
+    return f" Did you mean `{close[0]}`?" if close else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in backticks, sorted and separated by commas; ``none`` for no names."""
+    return ", ".join(f"`{name}`" for name in sorted(names)) or "none"
