@@ -18,6 +18,7 @@ ORDER = [
     ["report"],
     ["figures"],
     ["testing"],
+    ["exporting"],
     ["predict"],
     ["synth"],
     ["settings"],

@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from ad.core.framing import Size as Size
     from ad.core.framing import size_of as size_of
     from ad.core.jobs.evaluate import evaluate as evaluate
+    from ad.core.jobs.export import Exported as Exported
+    from ad.core.jobs.export import export as export
     from ad.core.jobs.recalibrate import recalibrate as recalibrate
     from ad.core.jobs.report import write_report as write_report
     from ad.core.jobs.train import TrainResult as TrainResult
@@ -121,6 +123,7 @@ _HOMES = {
     "DatasetSpec": "data.samples",
     "Detector": "detector",
     "DeviceOption": "cli.options",
+    "Exported": "jobs.export",
     "FROM_MODEL_FILE": "trainer",
     "Field": "options",
     "Finding": "predict",
@@ -169,6 +172,7 @@ _HOMES = {
     "collect": "data.samples",
     "end_process": "learning.distributed",
     "evaluate": "jobs.evaluate",
+    "export": "jobs.export",
     "in_precision": "devices",
     "fingerprint_of": "data.samples",
     "fit": "learning.loop",

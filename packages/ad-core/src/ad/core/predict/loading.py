@@ -15,12 +15,16 @@ from ad.core.predict.config import Conditions, ModelConfig, chosen_by_hand
 from ad.core.predict.detector import LoadedDetector
 from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.saved.allocation import built_within
-from ad.core.saved.files import read_model
+from ad.core.saved.files import MANIFEST, read_model
 from ad.core.saved.loading import load_tensors
 from ad.core.saved.paths import given_path
 from ad.core.saved.record import check_saved
 from ad.core.settings import resolve_options
 from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
+from ad.runtime.config import FILES
+from ad.runtime.single import SUFFIXES
+
+_EXPORTED = tuple(every[0][0] for every in FILES.values())
 
 
 def load(
@@ -85,11 +89,25 @@ def model_folder(run: str | Path) -> Path:
         ModelFileError: If there is a file in its place, or the run's training has not ended.
     """
     folder = given_path(run, "the run")
+    if is_exported(folder):
+        msg = (
+            f"`{folder}` is an exported model, which runs without torch: "
+            f"`ad.runtime.load({str(folder)!r})` in Python, `ad predict` on the command line. "
+            "`ad.core.load` takes the run that it was exported from."
+        )
+        raise ModelFileError(msg)
     check_saved(folder)
     if (folder / "model").is_file():
         msg = f"`{folder / 'model'}` is a file: a run's model is a folder. `{folder}` is no run."
         raise ModelFileError(msg)
     return folder / "model" if (folder / "model").is_dir() else folder
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a path is what `ad export` wrote: its folder, or a model's file alone."""
+    if path.suffix in SUFFIXES and path.is_file():
+        return True
+    return (path / MANIFEST).is_file() and any((path / name).is_file() for name in _EXPORTED)
 
 
 def _read(folder: Path) -> tuple[dict[str, torch.Tensor], ModelConfig]:
