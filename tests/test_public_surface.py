@@ -13,7 +13,9 @@ import ad.core
 
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "packages/ad-core/src/ad/core"
-FAMILIES = sorted({*(ROOT / "packages").glob("ad-*")} - {ROOT / "packages/ad-core"})
+FAMILIES = sorted(
+    {*(ROOT / "packages").glob("ad-*")} - {ROOT / "packages/ad-core", ROOT / "packages/ad-runtime"}
+)
 PLUGINS = ROOT / "docs/plugins.md"
 
 ROOMS = ("errors", "networks", "synth", "metrics", "testing")
