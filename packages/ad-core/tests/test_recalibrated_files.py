@@ -12,9 +12,10 @@ from PIL import Image
 import ad.core.jobs.recalibrate
 from ad.core import load, recalibrate, train
 from ad.core.errors import ModelFileError, OutputError
-from ad.core.saved import files
-from ad.core.saved.files import alone, read_model, rewrite_config
+from ad.core.saved.claims import alone
+from ad.core.saved.files import read_model, rewrite_config
 from ad.core.testing.pictures import make_picture
+from ad.runtime.manifest import Described
 
 
 @pytest.fixture
@@ -107,7 +108,8 @@ def test_a_calibration_that_came_in_between_is_left_as_it_is(trained, normals, m
 def test_one_at_a_time_changes_a_model_and_who_is_killed_holds_up_nobody(
     trained, normals, tmp_path
 ):
-    killed = "import os, sys; from pathlib import Path; from ad.core.saved.files import alone\n"
+    killed = "import os, sys; from pathlib import Path\n"
+    killed += "from ad.core.saved.claims import alone\n"
     killed += "with alone(Path(sys.argv[1])): os._exit(9)"
     folder = trained.run / "model"
     before = sorted(folder.iterdir())
@@ -126,16 +128,16 @@ def test_one_at_a_time_changes_a_model_and_who_is_killed_holds_up_nobody(
 def test_who_reads_while_the_configuration_is_rewritten_gets_the_new_one(trained, monkeypatch):
     folder = trained.run / "model"
     tensors, old = read_model(folder)
-    read, reads = files._read_manifest, []
+    read, reads = Described.hashes, []
 
-    def rewriting(where):
-        hashes = read(where)
+    def rewriting(kind, where):
+        hashes = read(kind, where)
         if not reads:
             reads.append(where)
             rewrite_config(folder, {"model": "new"})
         return hashes
 
-    monkeypatch.setattr(files, "_read_manifest", rewriting)
+    monkeypatch.setattr(Described, "hashes", rewriting)
     after, found = read_model(folder)
     assert found == {"model": "new"} != old
     assert after.keys() == tensors.keys()

@@ -38,7 +38,13 @@ CORE = [
     ["errors", "__about__"],
 ]
 RUNTIME = [
-    ["errors"],
+    ["runtime"],
+    ["engines", "package"],
+    ["config", "sources", "single", "manifest"],
+    ["paths", "heatmaps"],
+    ["conditions", "findings", "framing"],
+    ["calibration", "files", "pictures", "resize"],
+    ["errors", "printable", "progress"],
 ]
 LEVELS = {
     house: {room: level for level, rooms in enumerate(reversed(order)) for room in rooms}

@@ -14,30 +14,16 @@ import re
 import shutil
 import stat
 import sys
-import uuid
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import IO
 
 from ad.core.errors import OutputError
-from ad.core.saved.paths import LONGEST_NAME
+from ad.runtime.files import alone as alone
+from ad.runtime.files import temporary_name as temporary_name
 
 _TEMPORARY = re.compile(r"\.(.*\.)?[0-9a-f]{32}\.tmp", re.DOTALL)
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Let one process at a time work on a file or in a folder; others wait until it is done."""
-    with contextlib.ExitStack() as stack:
-        if sys.platform != "win32":
-            import fcntl
-
-            with contextlib.suppress(OSError):
-                handle = os.open(path, os.O_RDONLY)
-                stack.callback(os.close, handle)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def claim(file: IO[bytes], *, shared: bool = False, wait: bool = False) -> bool:
@@ -151,17 +137,6 @@ def make_free_folder(wanted: Path) -> Path:
 
 def _not_made(path: Path, error: OSError) -> str:
     return f"The output folder `{path}` cannot be made ({error.strerror})."
-
-
-def temporary_name(path: Path) -> Path:
-    """A hidden name beside a file or folder, for what is to have its name once it is whole.
-
-    Whoever writes it works on it `alone`, so that `clear_leftovers` lets it be.
-    """
-    tag = f"{uuid.uuid4().hex}.tmp"
-    whole = f".{path.name}.{tag}"
-    fits = len(os.fsencode(whole)) <= LONGEST_NAME
-    return path.with_name(whole if fits else f".{tag}")
 
 
 def clear_leftovers(*folders: Path) -> None:

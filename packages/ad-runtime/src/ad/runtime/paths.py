@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ad.core.errors import PathError
-
-LONGEST_NAME = 255
-"""Bytes of a name that file systems allow."""
+from ad.runtime.errors import PathError
+from ad.runtime.files import LONGEST_NAME as LONGEST_NAME
 
 
 def ending(name: str, size: int) -> str:
