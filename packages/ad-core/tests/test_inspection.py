@@ -14,7 +14,7 @@ from ad.core.jobs import inspect as inspection
 from ad.core.jobs import numbered
 from ad.core.jobs.inspect import inspect
 from ad.core.jobs.run_directory import folder_name
-from ad.core.saved.paths import ending
+from ad.runtime.paths import ending
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from ad.core import load, train
 from ad.core.data.batches import Batch
 from ad.core.jobs.inspect import inspect
 from ad.core.report.gallery import Gallery
-from ad.core.report.heatmaps import SECOND, overlay
 from ad.core.testing import make_picture, run_checks
 from ad.core.testing.mean_picture import MeanPictureDetector
+from ad.runtime.heatmaps import SECOND, overlay
 
 WORDS = "brighter than half"
 

@@ -34,8 +34,8 @@ from ad.core.cli import (
 )
 from ad.core.errors import AdError, Interrupted, LearningError, PluginError
 from ad.core.learning.distributed import end_process, is_main
-from ad.core.printable import printable
 from ad.core.registry import COMMANDS
+from ad.runtime.printable import printable
 
 app = typer.Typer(
     name="ad",

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ad.core.printable import in_one_line, printable
-from ad.core.progress import Advance
+from ad.runtime.printable import in_one_line, printable
+from ad.runtime.progress import Advance
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -170,7 +170,7 @@ class ConsoleProgress:
 
     @contextmanager
     def step(self, name: str, *, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
-        """Show one step of work; see `ad.core.progress.Progress.step`."""
+        """Show one step of work; see `ad.runtime.progress.Progress.step`."""
         pace = _Pace(name, total, unit, done)
         if sys.stderr.isatty():
             with _bar(pace) as advance:
@@ -181,7 +181,7 @@ class ConsoleProgress:
         say(f"{pace.name}: {pace.done - done} {unit}{after} in {duration(pace.seconds)}")
 
     def tell(self, text: str) -> None:
-        """Say it; see `ad.core.progress.Progress.tell`."""
+        """Say it; see `ad.runtime.progress.Progress.tell`."""
         say(text)
 
 

@@ -132,9 +132,9 @@ def _print(result: Exported) -> None:
         put(f"threshold {own.threshold:.4g} for `{name}`")
     gap = parity["score"]
     of_scale = gap["max_scales"]
-    size = f"{gap['max_abs']:.2g}" if of_scale is None else f"{of_scale:.2g} of the scale"
+    most = f"{gap['max_abs']:.2g}" if of_scale is None else f"{of_scale:.2g} of the scale"
     put(
-        f"scores differ from those of {parity['reference']} by up to {size} "
+        f"scores differ from those of {parity['reference']} by up to {most} "
         f"({parity['pictures']} pictures, {parity['kind']})"
     )
     say(f"written to {result.output}")

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 from ad.core.data.samples import Sample
 from ad.core.predict import ModelConfig
-from ad.core.progress import SILENT, Progress
 from ad.core.thresholds.calibrate import calibrate
 from ad.core.thresholds.held_out import good_scores
 from ad.runtime.conditions import Conditions
 from ad.runtime.config import ExportConfig
+from ad.runtime.progress import SILENT, Progress
 from ad.runtime.runtime import Runtime
 
 LEAST_OF_CATEGORY = 20

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from ad.core.data.samples import Sample
 from ad.core.metrics import auroc
-from ad.core.progress import SILENT, Progress
+from ad.runtime.progress import SILENT, Progress
 from ad.runtime.runtime import Runtime
 
 _AUROC_LOST, _SAME_VERDICTS, _RANKS = 0.005, 0.99, 0.99

@@ -10,9 +10,9 @@ from ad.core.data.samples import Sample, defects_to_learn
 from ad.core.errors import AdError, DataError
 from ad.core.jobs.evaluate import samples_of
 from ad.core.jobs.run_directory import pictures_of
-from ad.core.progress import Progress
 from ad.core.saved.record import read_run
 from ad.core.thresholds.held_out import hold_out
+from ad.runtime.progress import Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

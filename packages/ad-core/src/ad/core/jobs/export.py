@@ -25,16 +25,16 @@ from ad.core.jobs.data_now import data_now
 from ad.core.jobs.new_pictures import any_pictures, good_pictures, refuse_known
 from ad.core.jobs.run_directory import folder_name
 from ad.core.predict import LoadedDetector, ModelConfig, load_for_calibration
-from ad.core.progress import SILENT, Progress
 from ad.core.saved.claims import alone, letting_go, temporary_name
 from ad.core.saved.files import read_config, saved_hash
-from ad.core.saved.paths import given_path
 from ad.core.saved.record import read_log, read_run
 from ad.core.settings import DEFAULT_FALSE_ALARMS
 from ad.runtime.config import MOST_PICTURES, ExportConfig, Format, Input, Origin
 from ad.runtime.engines import open_engine
 from ad.runtime.framing import Framing
 from ad.runtime.package import Package, embedded, write_package
+from ad.runtime.paths import given_path
+from ad.runtime.progress import SILENT, Progress
 from ad.runtime.runtime import Runtime, usable_threads
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -257,8 +257,8 @@ def _good(
         msg = f"`false_alarms` is a share of good pictures, between 0 and 1; got {rate}."
         raise SettingError(msg)
     if normals is not None:
-        good = good_pictures(given_path(normals, "the good pictures"))
-        return good, rate, refuse_known(home, good, progress)
+        given = good_pictures(given_path(normals, "the good pictures"))
+        return given, rate, refuse_known(home, given, progress)
     good, why = _held_out(home, saved, progress)
     if good:
         return good, rate, None

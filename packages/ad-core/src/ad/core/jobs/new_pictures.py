@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ad.core.data.contents import copies_of
 from ad.core.data.good import not_good
-from ad.core.data.masks import tell_apart
-from ad.core.data.names import meaning_of
 from ad.core.data.samples import Sample, collect, refuse_one_file_twice
 from ad.core.errors import DataError
 from ad.core.jobs.data_now import data_now
-from ad.core.progress import Progress
 from ad.core.registry import get_dataset
+from ad.runtime.pictures.masks import tell_apart
+from ad.runtime.pictures.names import meaning_of
+from ad.runtime.progress import Progress
 
 _UNCHECKED = "so it could not be checked that these pictures are new to it."
 _GONE = f"The run's data are not where they were, {_UNCHECKED}"

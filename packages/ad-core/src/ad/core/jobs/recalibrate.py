@@ -23,14 +23,15 @@ from ad.core.predict import (
     load_for_calibration,
     model_folder,
 )
-from ad.core.progress import SILENT, Progress
 from ad.core.saved.claims import alone, hold, letting_go
 from ad.core.saved.files import read_config, rewrite_config
-from ad.core.saved.paths import given_path
 from ad.core.saved.record import LOG, RunLog
 from ad.core.settings import DEFAULT_FALSE_ALARMS
-from ad.core.thresholds.calibrate import Calibration, calibrate_by_f1
+from ad.core.thresholds.calibrate import calibrate_by_f1
 from ad.core.thresholds.held_out import calibrate_on
+from ad.runtime.calibration import Calibration
+from ad.runtime.paths import given_path
+from ad.runtime.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
@@ -12,37 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ad.core.data.batches import Batch, PictureSet, Source, to_device
-from ad.core.data.opening import said
+from ad.core.data.batches import Batch, PictureSet, to_device
 from ad.core.detector import Detector
 from ad.core.errors import SettingError
-from ad.core.framing import Framing, Joined, Size
+from ad.core.framing import Framing
 from ad.core.predict.config import ModelConfig
-from ad.core.predict.sources import Inputs, find_sources
-from ad.core.progress import SILENT, Progress
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What was found in one picture."""
-
-    path: Path | None
-    """The picture's file; None for an image, bytes or an array."""
-    score: float | None
-    """Raw anomaly score, higher is worse; None if the picture could not be read."""
-    normalized: float | None = None
-    """Score from 0 to 1 with 0.5 at the threshold; None without calibration."""
-    anomalous: bool | None = None
-    """The verdict; None without calibration."""
-    map: NDArray[np.float32] | None = None
-    """``[H, W]``: score per pixel at the detector's input size, or of the whole picture if it was
-    cut into tiles, NaN outside the region of interest if it has one; None if it cannot localise.
-    `Framing.back` brings it to the picture's pixels."""
-    outline: NDArray[np.float32] | None = None
-    """As ``map``: above 0 where a test of the detector's own finds something; None where it has
-    none or was not asked."""
-    error: str | None = None
-    """Why the picture could not be read, or None."""
+from ad.runtime.findings import Finding
+from ad.runtime.framing.size import Size
+from ad.runtime.framing.tiles import Joined
+from ad.runtime.pictures.opening import said
+from ad.runtime.pictures.reading import Source
+from ad.runtime.progress import SILENT, Progress
+from ad.runtime.sources import Inputs, find_sources
 
 
 @final
@@ -76,9 +56,9 @@ class LoadedDetector:
 
         Args:
             inputs: A picture's path, a folder (searched with its sub-folders), a PIL image, the
-                bytes of a picture's file, an array as `ad.core.data.pictures.rgb_array` takes it,
-                ``[N, H, W, 3]`` for several, or a sequence of such. The same picture has the same
-                score, whatever it comes as.
+                bytes of a picture's file, an array as `rgb_array` in `ad.runtime.pictures.reading`
+                takes it, ``[N, H, W, 3]`` for several, or a sequence of such. The same picture has
+                the same score, whatever it comes as.
             batch_size: Pictures scored at once; does not change the results.
             outlines: Whether to ask for the detector's own outline, too, which takes its time.
             progress: Where to show how far it is.
