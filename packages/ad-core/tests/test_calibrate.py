@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError
-from ad.core.thresholds.calibrate import Calibration, calibrate, calibrate_by_f1
+from ad.core.thresholds.calibrate import calibrate, calibrate_by_f1
+from ad.runtime.calibration import Calibration
 
 float32 = st.floats(-(2.0**100), 2.0**100, width=32)
 

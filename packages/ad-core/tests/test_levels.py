@@ -10,8 +10,6 @@ from PIL import Image
 
 from ad.core import evaluate, load, train
 from ad.core.data.batches import PictureSet
-from ad.core.data.levels import WHITE_LEVELS, find_white_level
-from ad.core.data.pictures import mask_facts, read_picture, rgb_array
 from ad.core.errors import ModelFileError, PictureError
 from ad.core.jobs.inspect import inspect
 from ad.core.jobs.recalibrate import recalibrate
@@ -19,6 +17,9 @@ from ad.core.predict import ModelConfig
 from ad.core.saved.files import read_model
 from ad.core.synth.preview import preview
 from ad.core.testing.pictures import make_picture
+from ad.runtime.pictures.drawn import mask_facts
+from ad.runtime.pictures.levels import WHITE_LEVELS, find_white_level
+from ad.runtime.pictures.reading import read_picture, rgb_array
 
 
 def random_values(largest, channels, *, seed=0):

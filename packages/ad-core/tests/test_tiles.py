@@ -15,9 +15,10 @@ from report_pages import Page
 
 from ad.core import ModelRegistry, Size, evaluate, load, recalibrate, train
 from ad.core.errors import ModelFileError, SettingError
-from ad.core.framing import Framing, Region
-from ad.core.framing.tiles import Joined, Place, Tiling
+from ad.core.framing import Framing
 from ad.core.testing.pictures import write_mvtec_tree
+from ad.runtime.framing.region import Region
+from ad.runtime.framing.tiles import Joined, Place, Tiling
 
 TRAIN = {"num_epochs": 1, "batch_size": 4, "img_size": 32, "normalize": False}
 

@@ -12,8 +12,8 @@ from scipy import stats
 from ad.core import ModelRegistry, evaluate, recalibrate, train, write_report
 from ad.core.testing.pictures import write_mvtec_tree
 from ad.core.thresholds.calibrate import calibrate, calibrate_by_f1
-from ad.core.thresholds.conformal import chance_of_alarms
 from ad.core.thresholds.verdicts import Verdicts, false_alarm_notes, renewed_notes
+from ad.runtime.calibration.conformal import chance_of_alarms
 
 
 @pytest.fixture
