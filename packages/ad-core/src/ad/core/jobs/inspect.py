@@ -11,11 +11,12 @@ from typing import Any, Literal
 from ad.core.errors import PictureError, SettingError
 from ad.core.jobs.map_files import MapFiles
 from ad.core.jobs.run_directory import tidy
-from ad.core.predict import Finding, LoadedDetector, find_sources, is_exported, load
+from ad.core.predict import Finding, LoadedDetector, find_sources, load
 from ad.core.saved.claims import letting_go, make_folder, make_free_folder
 from ad.runtime.calibration import Calibration
 from ad.runtime.numbered import numbered_names, write_numbered
 from ad.runtime.overlays import overlay_of
+from ad.runtime.package import is_exported
 from ad.runtime.paths import given_path
 from ad.runtime.pictures.opening import drawn_png
 from ad.runtime.pictures.reading import read_picture

@@ -78,7 +78,8 @@ def recalibrate(
     where and as they were. The result says if they are not.
 
     Args:
-        run: A run directory, or the ``model`` folder of one.
+        run: A run directory, the ``model`` folder of one, or what `ad.core.export` wrote, whose
+            threshold is then set by its own engine.
         normals: Folder of good pictures that the detector has not learnt from, searched with its
             sub-folders.
         validation: Folder of good and defective pictures in the layout ``folder``, in its place.
@@ -101,6 +102,9 @@ def recalibrate(
         OutputError: If it cannot be written, another process trains there, or one set the
             thresholds while this one scored; the calibration that was there then still holds.
     """
+    if is_exported(folder := given_path(run, "the run")):
+        given = {"validation": validation, "precision": None if precision == "auto" else precision}
+        refuse_for_exports(folder, given)
     if threshold is not None or pixel_threshold is not None:
         others = {
             "normals": normals,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from ad.core.predict.config import Conditions, ModelConfig, chosen_by_hand
 from ad.core.predict.detector import LoadedDetector, check_localises
-from ad.core.predict.loading import is_exported, load, load_for_calibration, model_folder
+from ad.core.predict.loading import load, load_for_calibration, model_folder
 from ad.runtime.findings import Finding
 from ad.runtime.sources import find_sources
 
@@ -24,7 +24,6 @@ __all__ = [
     "check_localises",
     "chosen_by_hand",
     "find_sources",
-    "is_exported",
     "load",
     "load_for_calibration",
     "model_folder",

@@ -15,17 +15,14 @@ from ad.core.predict.config import Conditions, ModelConfig, chosen_by_hand
 from ad.core.predict.detector import LoadedDetector
 from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.saved.allocation import built_within
-from ad.core.saved.files import MANIFEST, read_model
+from ad.core.saved.files import read_model
 from ad.core.saved.loading import load_tensors
 from ad.core.saved.record import check_saved
 from ad.core.settings import resolve_options
 from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
 from ad.runtime.conditions import in_other_words, threads
-from ad.runtime.config import FILES
+from ad.runtime.package import is_exported
 from ad.runtime.paths import given_path
-from ad.runtime.single import SUFFIXES
-
-_EXPORTED = tuple(every[0][0] for every in FILES.values())
 
 
 def load(
@@ -102,13 +99,6 @@ def model_folder(run: str | Path) -> Path:
         msg = f"`{folder / 'model'}` is a file: a run's model is a folder. `{folder}` is no run."
         raise ModelFileError(msg)
     return folder / "model" if (folder / "model").is_dir() else folder
-
-
-def is_exported(path: Path) -> bool:
-    """Whether a path is what `ad export` wrote: its folder, or a model's file alone."""
-    if path.suffix in SUFFIXES and path.is_file():
-        return True
-    return (path / MANIFEST).is_file() and any((path / name).is_file() for name in _EXPORTED)
 
 
 def _read(folder: Path) -> tuple[dict[str, torch.Tensor], ModelConfig]:
