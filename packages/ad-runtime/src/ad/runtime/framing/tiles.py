@@ -28,8 +28,6 @@ MARGIN = 64
 LEAST_SCALE, MOST_SCALE = 0.01, 8.0
 """Of a picture before it is cut."""
 
-_KEPT = 3  # decoded pictures: those whose tiles are being read
-
 
 class Place(NamedTuple):
     """Where a tile's first pixel lies on the scaled picture."""
