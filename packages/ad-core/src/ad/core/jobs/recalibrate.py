@@ -14,6 +14,12 @@ from ad.core.data.contents import check_pictures
 from ad.core.data.samples import Sample
 from ad.core.errors import OutputError, SettingError
 from ad.core.jobs.new_pictures import good_pictures, labelled_pictures, refuse_known
+from ad.core.jobs.recalibrate_export import (
+    Renewed,
+    by_hand,
+    by_normals,
+    refuse_for_exports,
+)
 from ad.core.jobs.run_directory import claim_run, tidy
 from ad.core.predict import (
     Conditions,
@@ -30,6 +36,7 @@ from ad.core.settings import DEFAULT_FALSE_ALARMS
 from ad.core.thresholds.calibrate import calibrate_by_f1
 from ad.core.thresholds.held_out import calibrate_on
 from ad.runtime.calibration import Calibration
+from ad.runtime.package import is_exported
 from ad.runtime.paths import given_path
 from ad.runtime.progress import SILENT, Progress
 
@@ -102,9 +109,9 @@ def recalibrate(
         OutputError: If it cannot be written, another process trains there, or one set the
             thresholds while this one scored; the calibration that was there then still holds.
     """
-    if is_exported(folder := given_path(run, "the run")):
-        given = {"validation": validation, "precision": None if precision == "auto" else precision}
-        refuse_for_exports(folder, given)
+    exported = given_path(run, "the run") if is_exported(given_path(run, "the run")) else None
+    if exported is not None:
+        refuse_for_exports(exported, validation, precision)
     if threshold is not None or pixel_threshold is not None:
         others = {
             "normals": normals,
@@ -115,6 +122,8 @@ def recalibrate(
         }
         _refuse_beside(threshold, pixel_threshold, others)
         assert threshold is not None
+        if exported is not None:
+            return _of_export(by_hand(exported, threshold, pixel_threshold))
         return _by_hand(run, threshold, pixel_threshold)
     if (normals is None) == (validation is None):
         msg = (
@@ -132,6 +141,9 @@ def recalibrate(
         )
         raise SettingError(msg)
     given = given_path(normals if normals is not None else str(validation), "the pictures")
+    if exported is not None:
+        rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
+        return _of_export(by_normals(exported, given, rate, device, progress))
     detector, folder = load_for_calibration(run, device=device, precision=precision)
     home = _claimed_home(folder)
     samples = good_pictures(given) if validation is None else labelled_pictures(given)
@@ -157,6 +169,17 @@ def recalibrate(
     with alone(folder):
         _refuse_changed(folder, before)
         return _save(folder, before, config, pictures=str(given), odd=odd, unknown=unknown)
+
+
+def _of_export(renewed: Renewed) -> Recalibration:
+    return Recalibration(
+        before=renewed.before,
+        after=renewed.after,
+        log=renewed.log,
+        tested=False,
+        checked=renewed.checked,
+        notes=renewed.notes,
+    )
 
 
 def _refuse_beside(

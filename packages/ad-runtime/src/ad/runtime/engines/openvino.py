@@ -71,10 +71,11 @@ class OpenVinoEngine(Engine):
         except Exception as error:
             raise self._unopened(error) from error
         # A device that cannot computes in what it likes, without a word.
-        if (got := self.settings()["INFERENCE_PRECISION_HINT"]) != _HINTS[config.precision]:
+        got = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if got != (wanted := _HINTS[config.precision]):
             msg = (
                 f"`{model}` is of precision {config.precision}, and OpenVINO computes in {got} "
-                f"here: `{target}` cannot do otherwise. Export it in fp32, which all can."
+                f"on this `{target}`, which does not do {wanted}. Export in fp32, which all do."
             )
             raise SettingError(msg)
         self._targets = self._compiled.get_property("EXECUTION_DEVICES")
