@@ -142,7 +142,6 @@ def _save(
 ) -> Renewed:
     before, after = package.config.calibration, config.calibration
     assert after is not None
-    own = package.config.calibrations
     with alone(package.path):
         if read_package(package.path).config != package.config:
             msg = (
