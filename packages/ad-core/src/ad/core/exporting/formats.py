@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ad.core.errors import ExportError, MissingExtraError, how_to_install
-from ad.core.exporting.tracing import Traced, quiet
+from ad.core.exporting.tracing import RULES, Traced, quiet
 from ad.runtime.config import Format
 from ad.runtime.single import KEY, PATH
 
@@ -111,12 +111,12 @@ def _write_onnx(traced: Traced, folder: Path) -> list[str]:
     external = sum(one.nbytes for one in numbers if one is not None) > _LARGEST
     path = folder / "model.onnx"
     written.save(path, external_data=external)
+    check_onnx(traced, onnx.load(path, load_external_data=False))
     try:
         onnx.checker.check_model(path, full_check=not external)
-    except onnx.checker.ValidationError as error:
-        msg = f"`{traced.name}` cannot be exported: the ONNX file is not valid: {error}"
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        msg = f"`{traced.name}` cannot be exported: its ONNX file is not valid: {error}"
         raise ExportError(msg) from error
-    check_onnx(traced, onnx.load(path, load_external_data=False))
     return [path.name, f"{path.name}.data"] if external else [path.name]
 
 
@@ -157,7 +157,7 @@ def check_onnx(traced: Traced, model: Any) -> None:  # noqa: ANN401
                 f"`{traced.name}` cannot be exported: the exporter has fixed the number of "
                 f"pictures of `{value.name}` at {first.dim_value}, so that the file would take no "
                 "other. Something in `forward` makes it a plain number, such as `len(images)`: "
-                "take `images.shape[0]`. See docs/plugins.md."
+                f"take `images.shape[0]`. {RULES}"
             )
             raise ExportError(msg)
     used = (*model.graph.node, *model.opset_import)
@@ -180,8 +180,7 @@ def check_onnx(traced: Traced, model: Any) -> None:  # noqa: ANN401
                 msg = (
                     f"`{traced.name}` cannot be exported: its graph computes a {node.op_type} in "
                     f"{half[kinds[name]]}, which engines do not know or do otherwise. Leave "
-                    "autocast blocks out of `forward`: in fp32, `in_precision` makes none. See "
-                    "docs/plugins.md."
+                    f"autocast blocks out of `forward`: in fp32, `in_precision` makes none. {RULES}"
                 )
                 raise ExportError(msg)
 

@@ -28,10 +28,7 @@ from ad.runtime.framing import Size
 _EXAMPLE = 2
 """Pictures to trace with: of one, tracing takes the number for a fixed one."""
 
-_RULES = (
-    'What may stand in `forward` and what may not is in docs/plugins.md, under "What an export '
-    'takes".'
-)
+RULES = "What `forward` may do and what not is in docs/plugins.md, at `exportable`: see `ad check`."
 
 
 @final
@@ -152,14 +149,15 @@ def _why(error: Exception, name: str, module: nn.Module, example: Tensor) -> str
         return (
             f"`{name}` cannot be exported: its `forward` fixes the number of pictures{where}, so "
             "that the file would take no other. A plain number comes of `len(images)` (take "
-            "`images.shape[0]`), of a loop over pictures and of an `if` on their number. "
-            f"{_RULES}"
+            "`images.shape[0]`), of a loop or `chunk` over pictures and of an `if` on their "
+            "number. "
+            f"{RULES}"
         )
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     where = _raised_at(error, module)
     return (
         f"`{name}` cannot be exported: tracing cannot follow its `forward`{where}: "
-        f"{type(error).__name__}: {first[:300]} {_RULES}"
+        f"{type(error).__name__}: {first[:300]} {RULES}"
     )
 
 

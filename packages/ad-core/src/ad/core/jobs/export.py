@@ -20,7 +20,7 @@ from ad.core.exporting.calibrating import of_the_run, set_by_own_scores
 from ad.core.exporting.formats import OPSET, check_installed, embed, write_files
 from ad.core.exporting.gate import judged
 from ad.core.exporting.parity import Kind, compare, frames_of, spread
-from ad.core.exporting.tracing import trace
+from ad.core.exporting.tracing import RULES, trace
 from ad.core.jobs.data_now import data_now
 from ad.core.jobs.new_pictures import any_pictures, good_pictures, refuse_known
 from ad.core.jobs.run_directory import folder_name
@@ -400,6 +400,5 @@ def _differs(parity: Mapping[str, Any], model: str, format_: str) -> str:
     return (
         f"`{model}` does not score in `{format_}` as it does in torch, compared on "
         f"{parity['pictures']} pictures ({parity['kind']}): {'; '.join(parity['why'])}. Nothing "
-        "was written. Something in its `forward` is computed otherwise there: see docs/plugins.md, "
-        'under "What an export takes".'
+        f"was written. Something in its `forward` is computed otherwise there. {RULES}"
     )
