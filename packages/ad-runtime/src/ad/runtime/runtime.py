@@ -26,8 +26,8 @@ from ad.runtime.findings import Finding
 from ad.runtime.framing import Joined, Place, Size
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
-from ad.runtime.pictures.reading import Source, read_picture, rgb_array
 from ad.runtime.pictures.opening import said
+from ad.runtime.pictures.reading import Source, read_picture, rgb_array
 from ad.runtime.progress import SILENT, Progress
 from ad.runtime.sources import Inputs, find_sources
 
