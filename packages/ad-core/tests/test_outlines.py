@@ -74,7 +74,7 @@ def test_heat_maps_show_it_in_blue_beside_the_pixel_threshold():
 def test_predicting_writes_it_and_says_what_it_is(trained, tmp_path, monkeypatch):
     labels = []
     monkeypatch.setattr(
-        "ad.core.jobs.inspect.overlay",
+        "ad.runtime.overlays.overlay",
         lambda *given, **more: labels.append(given[2]) or overlay(*given, **more),
     )
     file = tmp_path / "bad.png"

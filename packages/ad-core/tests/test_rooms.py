@@ -38,12 +38,13 @@ CORE = [
     ["errors", "__about__"],
 ]
 RUNTIME = [
+    ["cli"],
     ["runtime"],
     ["engines", "package"],
-    ["config", "sources", "single", "manifest"],
-    ["paths", "heatmaps"],
+    ["config", "overlays", "sources", "single", "manifest"],
+    ["paths", "heatmaps", "numbered", "results"],
     ["conditions", "findings", "framing"],
-    ["calibration", "files", "pictures", "resize"],
+    ["calibration", "console", "files", "pictures", "resize"],
     ["errors", "printable", "progress"],
 ]
 LEVELS = {

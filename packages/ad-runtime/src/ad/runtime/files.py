@@ -206,4 +206,5 @@ def check_regular(path: Path, kind: str) -> None:
 
 
 def _too_large(path: Path, kind: str, largest: int) -> str:
-    return f"`{path}` is larger than {largest:,} bytes: it is no file of a {kind}."
+    article = "an" if kind[0] in "aeiou" else "a"
+    return f"`{path}` is larger than {largest:,} bytes: it is no file of {article} {kind}."

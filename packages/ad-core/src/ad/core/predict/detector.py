@@ -16,7 +16,8 @@ from ad.core.detector import Detector
 from ad.core.errors import SettingError
 from ad.core.framing import Framing
 from ad.core.predict.config import ModelConfig
-from ad.runtime.findings import Finding
+from ad.runtime.conditions import other_tiles
+from ad.runtime.findings import Finding as Finding
 from ad.runtime.framing.size import Size
 from ad.runtime.framing.tiles import Joined
 from ad.runtime.pictures.opening import said
@@ -182,17 +183,8 @@ class LoadedDetector:
         where = self.config.calibrated_on
         if self.config.calibration is None or where is None or where.tiles is None:
             return None
-        fewest, most = where.tiles
-        count = len(self.config.framing.places(source))
-        if fewest <= count <= most:
-            return None
         name = "The array" if isinstance(source, np.ndarray) else said("picture", source)
-        return (
-            f"{name} has {count} tiles, and the threshold was found on pictures of "
-            f"{most if fewest == most else f'{fewest} to {most}'}: the largest score of more tiles "
-            "is larger, of fewer smaller, so that the promise of false alarms does not hold. Set "
-            "the threshold on pictures of this size: ad calibrate RUN --normals DIR"
-        )
+        return other_tiles(name, len(self.config.framing.places(source)), where.tiles, "RUN")
 
     def pictures(self, sources: Sequence[Source]) -> PictureSet:
         """Pictures as this detector sees them: at its size, by its white level."""

@@ -12,7 +12,6 @@ from ad.runtime.config import ExportConfig
 from ad.runtime.engines.base import Engine, Port, number_of
 from ad.runtime.errors import MissingExtraError, SettingError, how_to_install
 
-_KINDS = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 # Some ARM processors would otherwise multiply matrices in bf16 if a later version says so.
 _ENTRIES = {"mlas.enable_gemm_fastmath_arm64_bfloat16": "0"}
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -88,4 +87,5 @@ class OnnxEngine(Engine):
 
 def _port(one: Any) -> Port:  # noqa: ANN401
     sides = tuple(side if isinstance(side, int) else None for side in one.shape)
-    return Port(one.name, _KINDS.get(one.type, one.type), sides)
+    kind = one.type.removeprefix("tensor(").removesuffix(")")
+    return Port(one.name, "float32" if kind == "float" else kind, sides)
