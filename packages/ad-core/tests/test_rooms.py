@@ -35,7 +35,7 @@ CORE = [
     ["data"],
     ["saved"],
     ["metrics", "tracking", "detector", "options"],
-    ["callbacks", "progress", "printable"],
+    ["callbacks"],
     ["errors", "__about__"],
 ]
 RUNTIME = [
