@@ -59,7 +59,9 @@ def judged(
         same = float(((by_full > full.threshold) == (by_low > low.threshold)).mean())
         if same < _SAME_VERDICTS:
             why.append(f"{same:.1%} of the verdicts are the same; {_SAME_VERDICTS:.0%} are needed")
-    ranks = float(spearmanr(by_full, by_low).statistic)
+    ranks = np.nan  # where all scores are the same
+    if np.ptp(by_full) and np.ptp(by_low):
+        ranks = float(spearmanr(by_full, by_low).statistic)
     if not ranks >= _RANKS:
         why.append(f"the correlation of ranks is {ranks:.4f}; {_RANKS} is needed")
     return {
