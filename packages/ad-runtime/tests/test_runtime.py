@@ -4,12 +4,12 @@ import io
 import re
 import subprocess
 import sys
-import threading
 import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from at_once import at_once
 from PIL import Image
 from tiny_export import brightness, calibration, here, make_export
 
@@ -275,23 +275,13 @@ def test_several_threads_share_a_runtime(root):
     runtime = tiled(root)
     pictures = [picture(96, 96, seed=seed, most=256) for seed in range(4)]
     expected = [runtime.predict(one)[0] for one in pictures]
-    start, wrong = threading.Barrier(4), []
 
     def work(number):
-        start.wait()
-        for _ in range(5):
-            (found,) = runtime.predict(pictures[number], batch_size=3)
-            if found.score != expected[number].score or not np.array_equal(
-                found.map, expected[number].map
-            ):
-                wrong.append(number)
+        found = [runtime.predict(pictures[number], batch_size=3)[0] for _ in range(5)]
+        own = expected[number]
+        return all(one.score == own.score and np.array_equal(one.map, own.map) for one in found)
 
-    workers = [threading.Thread(target=work, args=[number]) for number in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert wrong == []
+    assert at_once(work) == [True] * 4
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 1.5, True])
