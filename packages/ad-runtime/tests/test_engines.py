@@ -21,7 +21,7 @@ from tiny_export import (
 from ad.runtime import load
 from ad.runtime.config import Input
 from ad.runtime.engines import open_engine
-from ad.runtime.engines.base import first_line
+from ad.runtime.engines.base import reason_of
 from ad.runtime.errors import DataError, MissingExtraError, ModelFileError, SettingError
 from ad.runtime.framing import Framing, Size
 
@@ -393,4 +393,4 @@ def test_formats_that_the_runtime_has_no_engine_for_say_what_has(tmp_path):
     [("", "RuntimeError."), ("\n a \n", "a."), ("file.cpp:7:\nwhy it is so.\n", "why it is so.")],
 )
 def test_an_engines_words_are_told_without_where_they_come_from(text, line):
-    assert first_line(RuntimeError(text)) == line
+    assert reason_of(RuntimeError(text)) == line
