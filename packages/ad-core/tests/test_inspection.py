@@ -11,10 +11,10 @@ from ad.core import train
 from ad.core.bench.jobs import Job
 from ad.core.errors import OutputError
 from ad.core.jobs import inspect as inspection
-from ad.core.jobs import numbered
 from ad.core.jobs.inspect import inspect
 from ad.core.jobs.run_directory import folder_name
 from ad.core.saved.paths import ending
+from ad.runtime import numbered
 
 
 @pytest.fixture

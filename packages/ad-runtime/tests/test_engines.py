@@ -321,7 +321,8 @@ def test_a_graph_that_fails_says_where_it_ran(exports, engine, monkeypatch):
     runtime = load(exports / "uint8", engine=engine, threads=1)
 
     def fails(*_):
-        raise RuntimeError("file.cpp:7:\nindices element out of data bounds")
+        msg = "file.cpp:7:\nindices element out of data bounds"
+        raise RuntimeError(msg)
 
     monkeypatch.setattr(type(runtime.engine), "_infer", fails)
     words = (

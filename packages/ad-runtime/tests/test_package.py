@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_export import bright_model, brightness, calibration, here, make_config, make_export
 
@@ -117,6 +117,10 @@ def test_links_may_lead_elsewhere_in_the_folder_alone(folder, name):
     (folder / name).symlink_to(f"../{name}")
     with pytest.raises(ModelFileError, match=rf"{name}` is a link that leads out of its folder"):
         load(folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to(name)  # to itself
+    with pytest.raises(ModelFileError, match="is a link that leads out of|cannot be read"):
+        load(folder)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +228,7 @@ def test_a_configuration_of_other_files_than_the_manifests_is_refused(folder):
         load(folder)
 
 
+@settings(max_examples=50)
 @given(st.data())
 def test_no_configuration_whatever_is_in_it_ends_in_another_error(data):
     kinds = st.recursive(

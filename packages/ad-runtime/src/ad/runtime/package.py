@@ -244,7 +244,11 @@ def _check_inside(folder: Path, names: Iterable[str]) -> None:
     """Refuse links that lead out of a folder."""
     home = folder.resolve()
     for name in names:
-        if not (folder / name).resolve().is_relative_to(home):
+        try:
+            inside = (folder / name).resolve().is_relative_to(home)
+        except (OSError, RuntimeError):  # a link to itself
+            inside = False
+        if not inside:
             msg = (
                 f"`{folder / name}` is a link that leads out of its folder: whoever wrote it could "
                 "have any file of this machine read. Put the file itself there."

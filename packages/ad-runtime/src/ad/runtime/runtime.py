@@ -23,7 +23,7 @@ from ad.runtime.engines import open_engine
 from ad.runtime.engines.base import Engine
 from ad.runtime.errors import PictureError, SettingError, UnknownNameError, listed, nearest
 from ad.runtime.findings import Finding
-from ad.runtime.framing import Joined, Place, Size
+from ad.runtime.framing import Joined, Place, Size, Tiling
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
 from ad.runtime.pictures import read_picture, rgb_array
@@ -45,10 +45,25 @@ class Prepared:
     """Of the picture itself, upright, in its own pixels."""
     seen: NDArray[np.uint8]
     """``[h, w, 3]``: what is seen of it, or what is cut into tiles."""
-    places: tuple[Place, ...] | None
-    """Of its tiles; None if it is not cut."""
-    frames: NDArray[np.uint8]
-    """``[T, h, w, 3]``: what the model takes; ``T`` is 1 unless it is cut."""
+    tiling: Tiling | None
+    """How it is cut; None if it is not."""
+    places: tuple[Place, ...]
+    """Of its tiles; none if it is not cut."""
+
+    def __len__(self) -> int:
+        """How many frames the model takes for it: 1 unless it is cut."""
+        return 1 if self.tiling is None else len(self.places)
+
+    @property
+    def frames(self) -> NDArray[np.uint8]:
+        """What the model takes, ``[T, h, w, 3]``."""
+        return self.some_frames(0, len(self))
+
+    def some_frames(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Those from ``start`` to before ``stop``: all tiles of a large picture take much room."""
+        if self.tiling is None:
+            return self.seen[None][start:stop]
+        return np.stack([self.tiling.cut(self.seen, place) for place in self.places[start:stop]])
 
 
 @dataclass(slots=True)
@@ -175,12 +190,9 @@ class Runtime:
         else:
             pixels, name = read_picture(source, white=white), said("picture", source)
         seen = np.asarray(framing.view(pixels, name))
-        places, frames = None, seen[None]
-        if framing.tiling is not None:
-            places = tuple(framing.places(pixels))
-            frames = np.stack([framing.tiling.cut(seen, place) for place in places])
+        places = () if framing.tiling is None else tuple(framing.places(pixels))
         size = Size(*pixels.shape[:2])
-        return Prepared(source=source, size=size, seen=seen, places=places, frames=frames)
+        return Prepared(source=source, size=size, seen=seen, tiling=framing.tiling, places=places)
 
     def conclude(
         self,
@@ -316,8 +328,8 @@ class Runtime:
                 yield batch, *self.score(batch.pictures)
                 continue
             (one,) = read
-            starts = range(0, len(one.frames), batch_size)
-            chunks = (self.score(one.frames[at : at + batch_size]) for at in starts)
+            starts = range(0, len(one), batch_size)
+            chunks = (self.score(one.some_frames(at, at + batch_size)) for at in starts)
             score, map_ = self._joined(one, chunks)
             yield batch, np.array([score], np.float32), None if map_ is None else map_[None]
 
@@ -393,7 +405,7 @@ class Runtime:
     ) -> tuple[float, NDArray[np.float32] | None]:
         """The score and the map of a picture, from those of its frames."""
         framing = self.config.framing
-        if prepared.places is None or framing.tiling is None:
+        if framing.tiling is None:
             ((scores, maps),) = chunks
             return float(scores[0]), None if maps is None else maps[0]
         self._tell_of_tiles(prepared)
@@ -414,7 +426,7 @@ class Runtime:
 
     def _tell_of_tiles(self, prepared: Prepared) -> None:
         where = self.config.calibrated_on
-        if self.config.calibration is None or where is None or prepared.places is None:
+        if self.config.calibration is None or where is None:
             return
         source = prepared.source
         name = "The array" if isinstance(source, np.ndarray) else said("picture", source)

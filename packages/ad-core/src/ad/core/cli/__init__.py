@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 
@@ -33,8 +33,8 @@ from ad.core.cli import (
 )
 from ad.core.errors import AdError, Interrupted, LearningError, PluginError
 from ad.core.learning.distributed import end_process, is_main
-from ad.core.printable import printable
 from ad.core.registry import COMMANDS
+from ad.runtime.console import show_warning
 
 app = typer.Typer(
     name="ad",
@@ -105,19 +105,6 @@ def _broken(point: EntryPoint, error: Exception) -> Callable[[], None]:
     return command
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """A warning that is meant for the user, without the line of code that it comes from."""
-    where = "" if category is UserWarning else f" ({category.__name__}, {filename}:{lineno})"
-    print(printable(f"warning: {message}{where}"), file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Run the command line; turn deliberate errors into a message and an exit status."""
     import ad
@@ -140,7 +127,7 @@ def main() -> None:
 def _run() -> None:
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+            warnings.showwarning = show_warning
             app()
     except AdError as error:
         from ad.core.cli.console import print_error

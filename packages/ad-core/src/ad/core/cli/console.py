@@ -5,18 +5,20 @@ rich's heavier parts are imported where they are used, so that `ad --help` stays
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 import textwrap
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from ad.core.printable import in_one_line, printable
+from ad.core.printable import printable
 from ad.core.progress import Advance
+from ad.runtime.console import Lines, Pace, say
+from ad.runtime.console import print_error as print_error
+from ad.runtime.console import print_json as print_json
+from ad.runtime.console import put as put
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from ad.core.figures.measure import Metrics
     from ad.core.thresholds.verdicts import Verdicts
 
-_SECONDS_BETWEEN_LINES = 10.0
 _WIDTH_OF_FILES = 160  # characters in a line
 
 TITLES = {
@@ -57,29 +58,6 @@ def console(*, stderr: bool = False, width: int | None = None) -> Console:
             return super().render_str(printable(text), **settings)
 
     return Showing(stderr=stderr, highlight=False, soft_wrap=False, markup=False, width=width)
-
-
-def put(text: str) -> None:
-    """Print a line of data to stdout, whatever its length."""
-    print(printable(text))
-
-
-def say(text: str) -> None:
-    """Tell a person something: to stderr, so that stdout stays data."""
-    _say(printable(text))
-
-
-def print_error(error: Exception) -> None:
-    """Say what went wrong; ``hint:`` lines stand apart."""
-    message, *hints = str(error).split("\nhint: ")
-    _say(f"{_red('error')}: {printable(message)}")
-    for hint in hints:
-        say(f"\nhint: {hint}")
-
-
-def print_json(value: object) -> None:
-    """Print one JSON object to stdout; in ASCII, whatever the terminal or pipe can take."""
-    print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def metrics_table(mean: Metrics, categories: Mapping[str, Metrics]) -> None:
@@ -171,52 +149,21 @@ class ConsoleProgress:
     @contextmanager
     def step(self, name: str, *, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
         """Show one step of work; see `ad.core.progress.Progress.step`."""
-        pace = _Pace(name, total, unit, done)
+        pace = Pace(name, total, unit, done)
         if sys.stderr.isatty():
             with _bar(pace) as advance:
                 yield advance
         else:
-            yield _Lines(pace, sys.stderr).advance
-        after = f" after {done}" if done else ""
-        say(f"{pace.name}: {pace.done - done} {unit}{after} in {duration(pace.seconds)}")
+            yield Lines(pace, sys.stderr).advance
+        say(pace.ended)
 
     def tell(self, text: str) -> None:
         """Say it; see `ad.core.progress.Progress.tell`."""
         say(text)
 
 
-class _Pace:
-    """How far a step of work is, and how fast."""
-
-    def __init__(self, name: str, total: int, unit: str, done: int) -> None:
-        self.name, self.total, self.unit = in_one_line(name), total, in_one_line(unit)
-        self.before = self.done = done
-        self.note = ""
-        self.started = time.monotonic()
-
-    def advance(self, count: int, note: str) -> None:
-        self.done += count
-        self.note = in_one_line(note) or self.note
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    @property
-    def speed(self) -> str:
-        """Such as ``12.3 steps/s``; nothing before the first unit."""
-        own = self.done - self.before
-        return f"{own / max(self.seconds, 1e-9):.3g} {self.unit}/s" if own else ""
-
-    @property
-    def left(self) -> float | None:
-        """Seconds until the end at this pace; the first few units say too little of the rest."""
-        own, all_own = self.done - self.before, self.total - self.before
-        return self.seconds / own * (self.total - self.done) if own * 50 >= all_own > 0 else None
-
-
 @contextmanager
-def _bar(pace: _Pace) -> Iterator[Advance]:
+def _bar(pace: Pace) -> Iterator[Advance]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -247,46 +194,5 @@ def _bar(pace: _Pace) -> Iterator[Advance]:
         yield advance
 
 
-class _Lines:
-    """Progress for logs: a line every ten seconds."""
-
-    def __init__(self, pace: _Pace, stream: TextIO) -> None:
-        self.pace, self.stream = pace, stream
-        self.last = pace.started
-
-    def advance(self, count: int, note: str = "") -> None:
-        pace = self.pace
-        pace.advance(count, note)
-        now = time.monotonic()
-        if now - self.last < _SECONDS_BETWEEN_LINES or pace.done == pace.before:
-            return
-        self.last = now
-        left = "" if pace.left is None else f", {duration(pace.left)} left"
-        print(
-            f"{pace.name}: {pace.done} of {pace.total} {pace.unit}, {pace.speed}{left}"
-            f"{pace.note and f'  {pace.note}'}",
-            file=self.stream,
-            flush=True,
-        )
-
-
-def duration(seconds: float) -> str:
-    """A time for a person, such as ``12.3 s`` or ``1 h 05 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _red(text: str) -> str:
-    plain = "NO_COLOR" in os.environ or not sys.stderr.isatty()
-    return text if plain else f"\033[1;31m{text}\033[0m"

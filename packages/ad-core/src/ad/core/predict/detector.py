@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
@@ -20,29 +19,8 @@ from ad.core.framing import Framing, Joined, Size
 from ad.core.predict.config import ModelConfig
 from ad.core.predict.sources import Inputs, find_sources
 from ad.core.progress import SILENT, Progress
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What was found in one picture."""
-
-    path: Path | None
-    """The picture's file; None for an image, bytes or an array."""
-    score: float | None
-    """Raw anomaly score, higher is worse; None if the picture could not be read."""
-    normalized: float | None = None
-    """Score from 0 to 1 with 0.5 at the threshold; None without calibration."""
-    anomalous: bool | None = None
-    """The verdict; None without calibration."""
-    map: NDArray[np.float32] | None = None
-    """``[H, W]``: score per pixel at the detector's input size, or of the whole picture if it was
-    cut into tiles, NaN outside the region of interest if it has one; None if it cannot localise.
-    `Framing.back` brings it to the picture's pixels."""
-    outline: NDArray[np.float32] | None = None
-    """As ``map``: above 0 where a test of the detector's own finds something; None where it has
-    none or was not asked."""
-    error: str | None = None
-    """Why the picture could not be read, or None."""
+from ad.runtime.conditions import other_tiles
+from ad.runtime.findings import Finding as Finding
 
 
 @final
@@ -202,17 +180,8 @@ class LoadedDetector:
         where = self.config.calibrated_on
         if self.config.calibration is None or where is None or where.tiles is None:
             return None
-        fewest, most = where.tiles
-        count = len(self.config.framing.places(source))
-        if fewest <= count <= most:
-            return None
         name = "The array" if isinstance(source, np.ndarray) else said("picture", source)
-        return (
-            f"{name} has {count} tiles, and the threshold was found on pictures of "
-            f"{most if fewest == most else f'{fewest} to {most}'}: the largest score of more tiles "
-            "is larger, of fewer smaller, so that the promise of false alarms does not hold. Set "
-            "the threshold on pictures of this size: ad calibrate RUN --normals DIR"
-        )
+        return other_tiles(name, len(self.config.framing.places(source)), where.tiles, "RUN")
 
     def pictures(self, sources: Sequence[Source]) -> PictureSet:
         """Pictures as this detector sees them: at its size, by its white level."""

@@ -21,6 +21,7 @@ from ad.core.saved.paths import given_path
 from ad.core.saved.record import check_saved
 from ad.core.settings import resolve_options
 from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
+from ad.runtime.conditions import in_other_words, threads
 
 
 def load(
@@ -140,16 +141,11 @@ def _warn_of_other_conditions(
         now.append(f"on `{here.device}`")
         # A GPU computes the same whatever their number.
         if before.device == here.device == "cpu" and before.threads != here.threads:
-            then.append(f"by {_threads(before.threads)}")
-            now.append(f"by {_threads(here.threads)}")
+            then.append(f"by {threads(before.threads)}")
+            now.append(f"by {threads(here.threads)}")
     if then != now:
         warnings.warn(
-            f"The threshold of `{run}` was set in {' '.join(then)}; scores are now computed in "
-            f"{' '.join(now)} and differ a little, so that pictures near the threshold may get "
-            f"another verdict. Set it anew here: ad calibrate {run} --normals DIR",
+            f"The threshold of `{run}` {in_other_words(then, now)}. Set it anew here: ad "
+            f"calibrate {run} --normals DIR",
             stacklevel=3,
         )
-
-
-def _threads(number: int) -> str:
-    return "1 thread" if number == 1 else f"{number} threads"

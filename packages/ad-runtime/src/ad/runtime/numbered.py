@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ad.core.errors import OutputError
-from ad.core.saved.files import write_atomic
+from ad.runtime.errors import OutputError
+from ad.runtime.files import write_atomic
 
 _NAME_LENGTH = 60  # characters of a name, the last ones: up to 240 bytes of 255
 _REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # too long, or not in this text

@@ -1,0 +1,276 @@
+"""The command `ad-runtime`: exported detectors from a terminal or a script, without torch.
+
+Data go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 misused, 130 stopped
+by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ad.runtime.console import LineProgress, print_error, print_json, put, say, show_warning
+from ad.runtime.errors import AdError, SettingError
+from ad.runtime.printable import in_one_line
+
+if TYPE_CHECKING:
+    from ad.runtime.findings import Finding
+    from ad.runtime.package import Package
+    from ad.runtime.runtime import Runtime
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; turn deliberate errors into a message and an exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal cannot show is shown
+        sys.stdout.reconfigure(errors="backslashreplace")
+    given = _parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            status = given.run(given)
+    except AdError as error:
+        print_error(error)
+        status = 1
+    except KeyboardInterrupt:
+        say("stopped")
+        status = 130
+    sys.exit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ad-runtime", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_predict(commands)
+    _add_info(commands)
+    _add_verify(commands)
+    return parser
+
+
+def _add_predict(commands: Any) -> None:  # noqa: ANN401
+    text = "Score pictures. Status 1 if one cannot be read."
+    command = commands.add_parser("predict", help=text, description=text)
+    _add_export(command)
+    command.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="Pictures and folders of pictures."
+    )
+    _add_engine(command)
+    command.add_argument("--category", help="Take its threshold, where it has one of its own.")
+    command.add_argument(
+        "--threshold", type=float, metavar="SCORE", help="In place of the saved one, this time."
+    )
+    command.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="Pictures at once (default 1)."
+    )
+    command.add_argument("--json", action="store_true", help="Print one JSON object.")
+    command.add_argument(
+        "--output", type=_path, metavar="FILE", help="New file .csv or .jsonl, a line a picture."
+    )
+    command.add_argument("--heatmaps", type=_path, metavar="DIR", help="New folder for overlays.")
+    command.set_defaults(run=_predict)
+
+
+def _add_info(commands: Any) -> None:  # noqa: ANN401
+    text = "Say what an exported model is. Opens no engine."
+    command = commands.add_parser("info", help=text, description=text)
+    _add_export(command)
+    command.add_argument("--json", action="store_true", help="Print one JSON object.")
+    command.set_defaults(run=_info)
+
+
+def _add_verify(commands: Any) -> None:  # noqa: ANN401
+    text = "Check an exported model's files, and that an engine runs it here."
+    command = commands.add_parser("verify", help=text, description=text)
+    _add_export(command)
+    _add_engine(command)
+    command.set_defaults(run=_verify)
+
+
+def _add_export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("export", metavar="EXPORT", help="The folder that `ad export` wrote.")
+
+
+def _add_engine(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--engine", default="auto", help="auto, onnxruntime or openvino (default: made for)."
+    )
+    command.add_argument("--device", default="cpu", help="cpu, cuda[:N] or gpu[:N] (default cpu).")
+    command.add_argument("--threads", type=int, metavar="N", help="Of the CPU (default: all).")
+
+
+def _path(text: str) -> Path:
+    if not text:
+        msg = "an empty path: is a variable not set?"
+        raise argparse.ArgumentTypeError(msg)
+    return Path(text)
+
+
+def _load(given: argparse.Namespace) -> Runtime:
+    from ad.runtime.runtime import load
+
+    return load(given.export, engine=given.engine, device=given.device, threads=given.threads)
+
+
+def _predict(given: argparse.Namespace) -> int:
+    import contextlib
+
+    from ad.runtime.results import ResultFile, Row, summary
+    from ad.runtime.sources import find_sources
+
+    runtime = _load(given)
+    calibration = runtime.calibration(given.category, given.threshold)
+    sources = find_sources(given.inputs)  # a mistyped path is refused before anything is written
+    pictures = [source for source in sources if isinstance(source, Path)]
+    heatmaps = None if given.heatmaps is None else _HeatMaps(given.heatmaps, pictures, runtime)
+    rows = []
+    with contextlib.ExitStack() as stack:
+        file = None if given.output is None else stack.enter_context(ResultFile(given.output))
+        findings = runtime.stream(
+            pictures,
+            batch_size=given.batch_size,
+            category=given.category,
+            threshold=given.threshold,
+            progress=LineProgress(),
+        )
+        for number, finding in enumerate(findings):
+            heatmap = None
+            if heatmaps is not None and finding.map is not None:
+                heatmap = heatmaps.write(number, finding, calibration)
+            row = Row.of(finding, heatmap)
+            rows.append(row)
+            if file is not None:
+                file.add(row)
+            if not given.json:
+                put(_line(row.verdict, row.score, row.normalized, row.path))
+            if row.error is not None:
+                say(f"error: {row.error}")
+    if given.json:
+        threshold = None if calibration is None else calibration.threshold
+        print_json({"threshold": threshold, "predictions": [row.to_json() for row in rows]})
+    say(summary([row.verdict for row in rows]))
+    # Or a script would take them for good ones.
+    return 1 if any(row.error is not None for row in rows) else 0
+
+
+def _line(verdict: str, score: float | None, normalized: float | None, path: Path) -> str:
+    score_, scaled = (f"{score:.4g}" if score is not None else "-"), "-"
+    if normalized is not None:
+        scaled = f"{normalized:.3f}"
+    return f"{verdict:<9}  {score_:>10}  {scaled:>5}  {in_one_line(path)}"
+
+
+class _HeatMaps:
+    """Overlays, one for each picture, in a folder of their own."""
+
+    def __init__(self, folder: Path, pictures: Sequence[Path], runtime: Runtime) -> None:
+        from ad.runtime.errors import OutputError
+        from ad.runtime.numbered import numbered_names
+
+        if not runtime.localises:
+            msg = (
+                f"`{runtime.config.name}` judges pictures as a whole and has no maps to show. "
+                "Leave `--heatmaps` out."
+            )
+            raise SettingError(msg)
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            reason = "it exists already" if folder.exists() else error.strerror
+            msg = f"The folder `{folder}` cannot be made ({reason}). Name another one."
+            raise OutputError(msg) from error
+        self.folder = folder
+        self.runtime = runtime
+        self.names = numbered_names(pictures, ".png")
+
+    def write(self, number: int, finding: Finding, calibration: Any) -> Path:  # noqa: ANN401
+        from ad.runtime.numbered import write_numbered
+        from ad.runtime.overlays import overlay_of
+        from ad.runtime.pictures import read_picture
+        from ad.runtime.pictures.opening import drawn_png
+
+        assert finding.path is not None
+        config = self.runtime.config
+        picture = read_picture(finding.path, white=config.white_level)
+        sheet = overlay_of(finding, picture, config.framing, calibration)
+        content = drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes
+        return write_numbered(self.folder, self.names[number], content)
+
+
+def _info(given: argparse.Namespace) -> int:
+    from ad.runtime.package import read_package
+    from ad.runtime.paths import given_path
+
+    package = read_package(given_path(given.export, "the exported model"))
+    if given.json:
+        print_json(
+            {
+                "path": str(package.path),
+                "config": package.config.to_json(),
+                "sha256": dict(package.sha256),
+                "parity": None if package.parity is None else dict(package.parity),
+            }
+        )
+        return 0
+    for name, value in _facts(package):
+        put(f"{name:<12}{value}")
+    return 0
+
+
+def _facts(package: Package) -> list[tuple[str, str]]:
+    """What a person wants to know of an exported model, each with its name."""
+    config = package.config
+    calibration, framing = config.calibration, config.framing
+    facts = [
+        ("name", config.name),
+        ("model", config.model),
+        ("made for", f"{config.engine}, {config.precision}"),
+        ("input", f"{config.input.name} {config.input.dtype}, {framing.size}"),
+        ("output", "score and map" if config.localises else "score"),
+        ("trained on", ", ".join(config.categories)),
+    ]
+    facts += [("looks at", note) for note in framing.notes()]
+    if calibration is None:
+        facts.append(("threshold", "none: scores rank pictures, and there are no verdicts"))
+    else:
+        facts.append(("threshold", f"{calibration.threshold:.4g}; {calibration.promise()}"))
+    for name, own in config.calibrations.items():
+        facts.append(("", f"{own.threshold:.4g} for {name}; {own.promise()}"))
+    if config.calibrated_on is not None:
+        facts.append(("found by", str(config.calibrated_on)))
+    if package.parity is not None:
+        passed = "as the detector's" if package.parity.get("passed") is True else "not checked"
+        facts.append(("scores", f"{passed}, see {package.path / 'parity.json'}"))
+    facts.append(("licence", config.origin.licence or "not recorded"))
+    facts += [("sha256", f"{hashed}  {name}") for name, hashed in sorted(package.sha256.items())]
+    return [(name, in_one_line(value)) for name, value in facts]
+
+
+def _verify(given: argparse.Namespace) -> int:
+    import time
+
+    import numpy as np
+
+    runtime = _load(given)
+    package = runtime.package
+    if package.path.is_dir():
+        put(f"{len(package.sha256)} files are those that were saved")
+    else:
+        put("a single file, whose hash nothing vouches for; compare it with where it is from:")
+        for name, hashed in sorted(package.sha256.items()):
+            put(f"{hashed}  {in_one_line(name)}")
+    size = runtime.config.framing.size
+    noise = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+    runtime.score(noise)  # the first one prepares what all others use
+    began = time.perf_counter()
+    runtime.score(noise)
+    milliseconds = 1000 * (time.perf_counter() - began)
+    put(f"{runtime.engine.described} runs it: {milliseconds:.1f} ms for a picture of {size}")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

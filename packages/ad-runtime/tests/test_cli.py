@@ -1,0 +1,244 @@
+"""The command `ad-runtime`: what it prints where, what it writes, and its exit status."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_export import bright_model, calibration, here, make_config, make_export
+
+from ad.runtime.cli import main
+from ad.runtime.framing import Framing, Size
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """An export and three pictures, one of them broken."""
+    root = tmp_path_factory.mktemp("cli")
+    make_export(
+        root / "export",
+        parity={"schema": 1, "passed": True},
+        categories=("toy", "b"),
+        calibrations={"b": calibration(0.1)},
+        framing=Framing(size=Size(32, 48)),
+    )
+    (root / "pictures").mkdir()
+    for name, level in (("dark", 40), ("light", 220)):
+        pixels = np.full((50, 40, 3), level, dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "pictures" / f"{name}.png")
+    (root / "broken.png").write_bytes(b"x")
+    return root
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line in this process: exit status, stdout, stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(one) for one in arguments])
+        captured = capsys.readouterr()
+        return stopped.value.code, captured.out, captured.err
+
+    return run
+
+
+def test_verdicts_go_to_stdout_and_all_else_to_stderr(run, root):
+    status, out, err = run("predict", root / "export", root / "pictures")
+    assert status == 0
+    assert [line.split() for line in out.splitlines()] == [
+        ["good", "0.1569", "0.031", str(root / "pictures" / "dark.png")],
+        ["defective", "0.8627", "0.974", str(root / "pictures" / "light.png")],
+    ]
+    assert "2 pictures: 1 good, 1 defective" in err
+
+
+def test_a_picture_that_cannot_be_read_is_status_1(run, root):
+    status, out, err = run(
+        "predict", root / "export", root / "broken.png", root / "pictures" / "dark.png"
+    )
+    assert status == 1
+    assert out.splitlines()[0].split()[:3] == ["error", "-", "-"]
+    assert out.splitlines()[1].startswith("good")
+    assert "error: The picture" in err
+    assert "1 not readable" in err
+
+
+def test_json_is_one_object_and_nothing_else(run, root):
+    status, out, _ = run("predict", root / "export", root / "pictures", "--json")
+    found = json.loads(out)
+    assert status == 0
+    assert found["threshold"] == 0.5
+    assert [one["verdict"] for one in found["predictions"]] == ["good", "defective"]
+    assert set(found["predictions"][0]) == {
+        "path",
+        "score",
+        "normalized",
+        "verdict",
+        "heatmap",
+        "error",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "threshold"), [(["--threshold", "0.1"], 0.1), (["--category", "b"], 0.1)]
+)
+def test_another_threshold_counts_and_is_told(run, root, options, threshold):
+    _, out, _ = run("predict", root / "export", root / "pictures", "--json", *options)
+    found = json.loads(out)
+    assert found["threshold"] == threshold
+    assert [one["verdict"] for one in found["predictions"]] == ["defective", "defective"]
+
+
+def test_results_are_written_a_line_a_picture(run, root, tmp_path):
+    inputs = [root / "pictures", root / "broken.png"]
+    for suffix in ("csv", "jsonl"):
+        status, *_ = run("predict", root / "export", *inputs, "--output", tmp_path / f"r.{suffix}")
+        assert status == 1
+    with (tmp_path / "r.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert [one["verdict"] for one in lines] == ["good", "defective", "error"]
+    for row, line in zip(table, lines, strict=True):
+        assert row == {key: "" if value is None else str(value) for key, value in line.items()}
+    status, _, err = run("predict", root / "export", *inputs, "--output", tmp_path / "r.csv")
+    assert status == 1
+    assert "exists already and is never overwritten" in err
+    status, _, err = run("predict", root / "export", *inputs, "--output", tmp_path / "r.txt")
+    assert status == 1
+    assert "Results are written to .csv or .jsonl; got `" in err
+
+
+def test_heat_maps_are_pictures_in_a_new_folder(run, root, tmp_path):
+    folder = tmp_path / "maps"
+    arguments = ("predict", root / "export", root / "pictures", "--heatmaps", folder, "--json")
+    status, out, _ = run(*arguments)
+    assert status == 0
+    written = [one["heatmap"] for one in json.loads(out)["predictions"]]
+    assert written == [str(folder / "0001-dark.png"), str(folder / "0002-light.png")]
+    left, right = np.split(np.asarray(Image.open(written[1]))[20:200, :, 0].astype(int), 2, axis=1)
+    assert left[:, 20:200].mean() == pytest.approx(220, abs=2)
+    assert abs(right[:, 20:200].mean() - 220) > 3  # under red
+    status, _, err = run(*arguments)
+    assert status == 1
+    assert "cannot be made (it exists already). Name another one." in err
+
+
+def test_heat_maps_of_a_model_without_maps_are_refused(run, root, tmp_path):
+    make_export(tmp_path / "e", localises=False)
+    status, _, err = run(
+        "predict", tmp_path / "e", root / "pictures", "--heatmaps", tmp_path / "maps"
+    )
+    assert status == 1
+    assert "has no maps to show. Leave `--heatmaps` out" in err
+    assert not (tmp_path / "maps").exists()
+
+
+def test_nothing_is_written_for_a_mistyped_path(run, root, tmp_path):
+    status, _, err = run(
+        *("predict", root / "export", root / "pictuers", "--output", tmp_path / "r.csv"),
+        *("--heatmaps", tmp_path / "maps"),
+    )
+    assert status == 1
+    assert "There is no picture or folder" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["predict"],
+        ["predict", "export"],
+        ["guess"],
+        ["info", "--output"],
+        ["predict", "e", "p", "--threshold", "x"],
+        ["predict", "e", "p", "--output", ""],
+    ],
+)
+def test_misuse_is_status_2(run, arguments):
+    status, out, err = run(*arguments)
+    assert status == 2
+    assert out == ""
+    assert "usage: ad-runtime" in err
+
+
+def test_a_hint_stands_apart(run, tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    status, out, err = run("info", tmp_path)
+    assert status == 1
+    assert out == ""
+    assert err.startswith("error: `")
+    assert err.splitlines()[-2:] == ["", f"hint: ad export {tmp_path}"]
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_told_without_the_line_of_code(run, root, tmp_path):
+    make_export(tmp_path / "e", calibrated_on=here(engine="torch"))
+    status, _, err = run("predict", tmp_path / "e", root / "pictures", "--threads", "1")
+    assert status == 0
+    assert err.startswith("warning: The threshold of `")
+    assert ".py" not in err
+
+
+def test_info_says_what_an_export_is(run, root):
+    status, out, _ = run("info", root / "export")
+    assert status == 0
+    facts = [line.split(maxsplit=1) for line in out.splitlines()]
+    assert ["name", "bright"] in facts
+    assert "made for    onnx, fp32" in out
+    assert "input       pictures uint8, 32 x 48 (height x width)" in out
+    assert "threshold   0.5; chosen by hand; no rate of false alarms is promised" in out
+    assert "0.1 for b; " in out
+    assert "scores      as the detector's, see" in out
+    assert [line[-12:] for line in out.splitlines() if line.startswith("sha256")] == [
+        "config.json ".strip().rjust(12),
+        "  model.onnx",
+        " parity.json",
+    ]
+    status, out, _ = run("info", root / "export", "--json")
+    found = json.loads(out)
+    config = json.loads((root / "export" / "config.json").read_text())
+    del config["schema"]
+    assert found["config"] == config
+    assert found["parity"] == {"schema": 1, "passed": True}
+    assert set(found["sha256"]) == {"config.json", "model.onnx", "parity.json"}
+
+
+def test_info_obeys_nothing_that_stands_in_a_model(run, tmp_path):
+    make_export(tmp_path / "e", categories=("a\x1b[31m\nb",), calibration=None)
+    status, out, _ = run("info", tmp_path / "e")
+    assert status == 0
+    assert "trained on  a\\x1b[31m\\nb" in out
+    assert "threshold   none: scores rank pictures" in out
+
+
+@pytest.mark.parametrize("engine", ["auto", "openvino"])
+def test_verify_runs_the_engine(run, root, engine):
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    status, out, _ = run("verify", root / "export", "--engine", engine, "--threads", 1)
+    assert status == 0
+    assert "3 files are those that were saved" in out
+    name = "onnxruntime" if engine == "auto" else engine
+    assert f"{name} " in out
+    assert " fp32 cpu runs it: " in out
+    assert " ms for a picture of 32 x 48" in out
+
+
+def test_a_single_files_hash_is_printed_to_be_compared(run, tmp_path):
+    import hashlib
+
+    from onnx import helper
+
+    from ad.runtime.package import embedded
+
+    model = bright_model()
+    helper.set_model_props(model, {"ad.config": embedded(make_config())})
+    content = model.SerializeToString()
+    (tmp_path / "m.onnx").write_bytes(content)
+    for command in ("info", "verify"):
+        status, out, _ = run(command, tmp_path / "m.onnx")
+        assert status == 0
+        assert f"{hashlib.sha256(content).hexdigest()}  m.onnx" in out
