@@ -56,6 +56,8 @@ class _Slot:
     """That of its folder; None for the one it gives itself."""
     version: str
     model: Model | None = None
+    called: str = ""
+    """Under which it was served last; the folder's name before it ever was."""
     tried: Stamp = ()
     """Of the files when they were last looked at in order to load them."""
     reason: str = ""
@@ -65,9 +67,8 @@ class _Slot:
     missing: int = 0
     """How often in a row its files were not there."""
 
-    @property
-    def called(self) -> str:
-        return self.name or (self.model.name if self.model else self.path.name)
+    def __post_init__(self) -> None:
+        self.called = self.name or self.path.name
 
 
 class Repository:
@@ -252,7 +253,7 @@ class Repository:
             slot.reason = str(error) if said else f"{type(error).__name__}: {error}"
             self._listener.failed(slot.called, slot.path, slot.reason, kept=before is not None)
             return
-        slot.model, slot.reason = model, ""
+        slot.model, slot.called, slot.reason = model, model.name, ""
         self._publish(model.name, {**self._models.get(model.name, {}), model.version: model})
         self._listener.loaded(model, before)
 
