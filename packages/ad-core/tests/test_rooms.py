@@ -34,7 +34,7 @@ CORE = [
     ["data"],
     ["saved"],
     ["metrics", "tracking", "detector", "options"],
-    ["callbacks", "progress", "printable"],
+    ["callbacks"],
     ["errors", "__about__"],
 ]
 RUNTIME = [

@@ -80,7 +80,6 @@ if TYPE_CHECKING:
     from ad.core.options import WeightDecay as WeightDecay
     from ad.core.options import checked as checked
     from ad.core.options import renamed as renamed
-    from ad.core.predict import Finding as Finding
     from ad.core.predict import LoadedDetector as LoadedDetector
     from ad.core.predict import load as load
     from ad.core.registry import ModelRegistry as ModelRegistry
@@ -98,6 +97,7 @@ if TYPE_CHECKING:
     from ad.core.trainer import Setup as Setup
     from ad.core.trainer import Trainer as Trainer
     from ad.core.trainer import budget_note as budget_note
+    from ad.runtime.findings import Finding as Finding
     from ad.runtime.framing.size import Sides as Sides
     from ad.runtime.framing.size import Size as Size
     from ad.runtime.framing.size import size_of as size_of

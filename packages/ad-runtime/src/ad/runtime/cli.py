@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ad.runtime.console import LineProgress, print_error, print_json, put, say, show_warning
 from ad.runtime.errors import AdError, PictureError, SettingError
 from ad.runtime.printable import in_one_line
+from ad.runtime.serve.command import add_serve
 
 if TYPE_CHECKING:
     from ad.runtime.findings import Finding
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_info(commands)
     _add_verify(commands)
+    add_serve(commands)
     return parser
 
 
