@@ -21,6 +21,7 @@ CORE = [
     ["report"],
     ["figures"],
     ["testing"],
+    ["exporting"],
     ["predict"],
     ["synth"],
     ["settings"],

@@ -88,6 +88,14 @@ class Package:
         return self.path / self.config.files[0] if self.path.is_dir() else self.path
 
 
+def is_exported(path: Path) -> bool:
+    """Whether a path is what `ad export` wrote, by the names there: a folder or a model's file."""
+    if path.suffix in SUFFIXES and path.is_file():
+        return True
+    names = [every[0][0] for every in FILES.values()]
+    return (path / MANIFEST).is_file() and any((path / name).is_file() for name in names)
+
+
 def read_package(path: str | Path) -> Package:
     """Read an exported model, whose every file must be the one that was saved.
 

@@ -24,6 +24,7 @@ from ad.core.cli import (
     datasets,
     demo,
     evaluate,
+    export,
     models,
     predict,
     report,
@@ -76,6 +77,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.command("calibrate")(calibrate.calibrate)
+app.command("export")(export.export)
 app.command("bench")(bench.bench)
 app.command("synth")(synth.synth)
 app.command("demo")(demo.demo)

@@ -17,6 +17,7 @@ from ad.core.saved.claims import make_folder
 from ad.runtime.numbered import numbered_names, write_numbered
 from ad.runtime.paths import given_path
 from ad.runtime.pictures.reading import upright_size
+from ad.runtime.runtime import Runtime
 
 
 @final
@@ -30,14 +31,21 @@ class MapFiles:
         folder: To make; must be empty.
         paths: All pictures that there may be.
         detector: That scores them.
+        threshold: That verdicts are made by; None without one.
 
     Raises:
         SettingError: If it does not localise.
         OutputError: If the folder cannot be made, or is not empty.
     """
 
-    def __init__(self, folder: str | Path, paths: Sequence[Path], detector: LoadedDetector) -> None:
-        if not detector.detector.localises:
+    def __init__(
+        self,
+        folder: str | Path,
+        paths: Sequence[Path],
+        detector: LoadedDetector | Runtime,
+        threshold: float | None,
+    ) -> None:
+        if not detector.localises:
             msg = (
                 f"`{detector.config.model}` judges pictures as a whole and has no maps to save. "
                 "Leave `save_maps` out, or take a model that localises: see `ad models`."
@@ -46,7 +54,8 @@ class MapFiles:
         self.folder = given_path(folder, "the folder for maps")
         make_folder(self.folder)
         self.paths = paths
-        self.detector = detector
+        self.framing = detector.config.framing
+        self.threshold = threshold
         self._names = numbered_names(paths, ".npz")
 
     def see(
@@ -71,11 +80,11 @@ class MapFiles:
         """
         path = self.paths[index]
         width, height = upright_size(path)
-        threshold = self.detector.threshold
+        threshold = self.threshold
         content = io.BytesIO()
         np.savez(
             content,
-            map=self.detector.config.framing.back(map_, (height, width)),
+            map=self.framing.back(map_, (height, width)),
             score=np.float32(score),
             threshold=np.float64(np.nan if threshold is None else threshold),
             path=np.array(str(path)),
