@@ -419,7 +419,7 @@ def test_no_other_device_is_taken_in_silence(exports, monkeypatch):
 def test_formats_that_the_runtime_has_no_engine_for_say_what_has(tmp_path):
     config = make_config(engine="pt2")
     with pytest.raises(
-        ModelFileError, match="`pt2`, which needs torch: .*`ad predict`.*format onn"
+        ModelFileError, match="`pt2`, which is for programs with torch.*--format onnx`"
     ):
         open_engine(tmp_path / "model.pt2", config, threads=1)
     config = make_config(engine="openvino")
