@@ -40,11 +40,12 @@ CORE = [
 ]
 RUNTIME = [
     ["cli"],
+    ["serve"],
     ["runtime"],
     ["engines", "package"],
     ["config", "overlays", "sources", "single", "manifest"],
     ["paths", "heatmaps", "numbered", "results"],
-    ["conditions", "findings", "framing"],
+    ["conditions", "findings", "framing", "regions"],
     ["calibration", "console", "files", "pictures", "resize"],
     ["errors", "printable", "progress"],
 ]
