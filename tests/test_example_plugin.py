@@ -98,7 +98,7 @@ def installed(tmp_path_factory):
     for command in (
         [uv, "venv", "--quiet", "--python", sys.executable, "--allow-existing", str(home)],
         [uv, "pip", "install", "--quiet", "--python", str(commands / "python"),
-         str(ROOT / "packages/ad-core"), str(copy), "pytest"],
+         str(ROOT / "packages/ad-runtime"), str(ROOT / "packages/ad-core"), str(copy), "pytest"],
     ):  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

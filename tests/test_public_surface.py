@@ -12,8 +12,9 @@ import pytest
 import ad.core
 
 ROOT = Path(__file__).parents[1]
-CORE = ROOT / "packages/ad-core/src/ad/core"
-FAMILIES = sorted({*(ROOT / "packages").glob("ad-*")} - {ROOT / "packages/ad-core"})
+CORE, RUNTIME = ROOT / "packages/ad-core/src/ad/core", ROOT / "packages/ad-runtime/src/ad/runtime"
+BELOW = {ROOT / "packages/ad-core", ROOT / "packages/ad-runtime"}
+FAMILIES = sorted({*(ROOT / "packages").glob("ad-*")} - BELOW)
 PLUGINS = ROOT / "docs/plugins.md"
 
 ROOMS = ("errors", "networks", "synth", "metrics", "testing")
@@ -145,12 +146,18 @@ def test_a_family_imports_no_sister(family):
     assert {"core"} <= rooms <= {"core", own}
 
 
-def test_the_core_imports_no_family():
+@pytest.mark.parametrize(
+    ("house", "below"),
+    [(CORE, ("ad.core", "ad.runtime")), (RUNTIME, ("ad.runtime",))],
+    ids=["core", "runtime"],
+)
+def test_a_package_that_others_stand_on_imports_none_of_them(house, below):
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {module}"
-        for path in CORE.rglob("*.py")
-        for line, module, _ in imports(path.read_text())
-        if module.startswith("ad") and module.split(".")[:2] not in (["ad", "core"], ["ad"])
+        for path in house.rglob("*.py")
+        for line, module, name in imports(path.read_text())
+        if (full := f"{module}.{name}" if module == "ad" and name else module).startswith("ad.")
+        and ".".join(full.split(".")[:2]) not in below
     ]
     assert wrong == []
 
@@ -170,7 +177,7 @@ def shown_to_mypy(path):
 
 
 def test_names_that_are_imported_when_first_used_are_shown_to_mypy():
-    expected = {name: (f"ad.core.{home}", name) for name, home in ad.core._HOMES.items()}
+    expected = {name: (home, name) for name, home in ad.core._HOMES.items()}
     assert shown_to_mypy(CORE / "__init__.py") == expected
 
 

@@ -16,6 +16,8 @@ from ad.core.settings import resolve_options
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = sorted((ROOT / "packages").glob("ad-*"))
+RUNTIME, CORE = ROOT / "packages/ad-runtime", ROOT / "packages/ad-core"
+FAMILIES = [path for path in PACKAGES if path not in (RUNTIME, CORE)]
 
 
 def metadata(package):
@@ -40,11 +42,12 @@ def test_every_package_is_typed_licensed_and_described(package):
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
 def test_every_wheel_can_be_found_by_what_it_is_for(package):
-    found, core = metadata(package), metadata(ROOT / "packages" / "ad-core")
+    found, core = metadata(package), metadata(CORE)
     assert "anomaly detection" in found["keywords"]
     assert "Typing :: Typed" in found["classifiers"]
     assert not any(one.startswith("License ::") for one in found["classifiers"])  # PEP 639
-    assert (found["keywords"], found["classifiers"]) == (core["keywords"], core["classifiers"])
+    if package != RUNTIME:  # which has no torch and is nobody's to learn with
+        assert (found["keywords"], found["classifiers"]) == (core["keywords"], core["classifiers"])
 
 
 def test_the_citation_is_of_this_version_and_licence():
@@ -53,16 +56,21 @@ def test_the_citation_is_of_this_version_and_licence():
     assert f"license: {metadata(PACKAGES[0])['license']}" in lines
 
 
+def needs(package):
+    """What a package needs of this repository, with the version as it is pinned."""
+    found = metadata(package)
+    lines = [*found["dependencies"], *sum(found.get("optional-dependencies", {}).values(), [])]
+    split = [re.fullmatch(r"(ad-\w+)(?:\[\w+\])?(.*)", line) for line in lines]
+    return {(match[1], match[2]) for match in split if match}
+
+
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
-def test_families_need_the_core_of_their_own_version_and_no_sister(package):
-    about = (ROOT / "packages/ad-core/src/ad/core/__about__.py").read_text()
+def test_a_package_needs_what_stands_below_it_of_its_own_version_and_no_sister(package):
+    about = (CORE / "src/ad/core/__about__.py").read_text()
     version = re.search(r'__version__ = "(\d+\.\d+\.\d+)"', about).group(1)
-    needs = [re.split(r"[\[~>=]", need)[0] for need in metadata(package)["dependencies"]]
-    sisters = {path.name for path in PACKAGES} - {"ad-core", package.name}
-    assert not sisters & set(needs)
-    if package.name != "ad-core":
-        pins = [need for need in metadata(package)["dependencies"] if need.startswith("ad-core")]
-        assert [pin.split("~=")[1] for pin in pins] == [version]
+    below = {RUNTIME: None, CORE: "ad-runtime"}.get(package, "ad-core")
+    others = {(name, pin) for name, pin in needs(package) if name != package.name}
+    assert others == ({(below, f"~={version}")} if below else set())
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
@@ -91,7 +99,7 @@ def test_hints_name_the_right_distribution():
     for point in points:
         names = _HOMES[point.dist.name]
         assert any(point.name == n or point.name.startswith(f"{n}-") for n in names)
-    assert set(_HOMES) == {path.name for path in PACKAGES} - {"ad-core"}
+    assert set(_HOMES) == {path.name for path in FAMILIES}
 
 
 def test_nothing_says_that_a_package_of_ours_can_be_had_from_an_index():

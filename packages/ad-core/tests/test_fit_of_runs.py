@@ -11,10 +11,11 @@ from PIL import Image
 from ad.core import Size, load, train
 from ad.core.cli.options import rectangle
 from ad.core.errors import ModelFileError, PictureError, SettingError
-from ad.core.framing import Crop, Framing
+from ad.core.framing import Framing
 from ad.core.metrics import auroc, pixel_metrics
 from ad.core.settings import RunSettings
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
+from ad.runtime.framing.region import Crop
 
 
 def noise(*shape, seed=0):

@@ -17,14 +17,17 @@ from report_pages import Page
 from ad.core import Size, load, size_of, train
 from ad.core.cli.options import picture_size
 from ad.core.data.batches import PictureSet
-from ad.core.data.pictures import read_mask, read_picture, resize
+from ad.core.data.resizing import resize
 from ad.core.data.samples import Sample
 from ad.core.errors import ModelFileError, SettingError
-from ad.core.framing import Framing, wrong_size
+from ad.core.framing import Framing
 from ad.core.metrics import pixel_metrics
 from ad.core.synth.preview import preview
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
 from ad.core.trainer import Setup
+from ad.runtime.framing.size import wrong_size
+from ad.runtime.pictures.drawn import read_mask
+from ad.runtime.pictures.reading import read_picture
 
 SIZE = (32, 48)
 

@@ -13,8 +13,8 @@ from ad.core.errors import OutputError
 from ad.core.jobs import inspect as inspection
 from ad.core.jobs.inspect import inspect
 from ad.core.jobs.run_directory import folder_name
-from ad.core.saved.paths import ending
 from ad.runtime import numbered
+from ad.runtime.paths import ending
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ad.core.data.masks import MaskTree, look_of, masks_by_stem, sort_folder, tell_apart
 from ad.core.errors import DataError
 from ad.core.testing.pictures import make_picture
 from ad.core.testing.pictures import put_pictures as put
+from ad.runtime.pictures.masks import MaskTree, look_of, masks_by_stem, sort_folder, tell_apart
 
 
 def draw(path, what):

@@ -10,18 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ad.core.errors import PluginError, SettingError
-from ad.core.options import (
-    Field,
-    Layers,
-    LearningRate,
-    allowed_of,
-    checked,
-    options_of,
-    renamed,
-    shown,
-)
+from ad.core.options import Field, Layers, LearningRate, allowed_of, checked, options_of, renamed
 from ad.core.testing.linear_student import LinearStudentTrainer
 from ad.core.trainer import OnePassTrainer, Setup
+from ad.runtime.errors import shown
 
 SETUP = Setup(img_size=16, normalize=False, weights="random")
 

@@ -10,9 +10,9 @@ from ad.core import load, train
 from ad.core.data.batches import Batch
 from ad.core.jobs.inspect import inspect
 from ad.core.report.gallery import Gallery
-from ad.core.report.heatmaps import SECOND, overlay
 from ad.core.testing import make_picture, run_checks
 from ad.core.testing.mean_picture import MeanPictureDetector
+from ad.runtime.heatmaps import SECOND, overlay
 
 WORDS = "brighter than half"
 
@@ -74,7 +74,7 @@ def test_heat_maps_show_it_in_blue_beside_the_pixel_threshold():
 def test_predicting_writes_it_and_says_what_it_is(trained, tmp_path, monkeypatch):
     labels = []
     monkeypatch.setattr(
-        "ad.core.jobs.inspect.overlay",
+        "ad.runtime.overlays.overlay",
         lambda *given, **more: labels.append(given[2]) or overlay(*given, **more),
     )
     file = tmp_path / "bad.png"

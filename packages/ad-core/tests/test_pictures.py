@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ad.core.data.pictures import (
-    read_picture,
-    resize,
-    rgb_array,
-)
+from ad.core.data.resizing import resize
 from ad.core.errors import PictureError
+from ad.runtime.pictures.reading import read_picture, rgb_array
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from report_pages import Page
 
 from ad.core import Setup, Size, evaluate, load, recalibrate, train
 from ad.core.errors import DataError, ModelFileError, PictureError, SettingError
-from ad.core.framing import Crop, Framing, Region
+from ad.core.framing import Framing
 from ad.core.jobs.inspect import inspect
 from ad.core.networks import cells_looked_at
-from ad.core.report.heatmaps import heat_of, overlay
+from ad.runtime.framing.region import Crop, Region
+from ad.runtime.heatmaps import heat_of, overlay
 
 SIDE = 32
 

@@ -11,11 +11,12 @@ from PIL import Image
 from report_pages import Page, pixels, samples_of
 
 from ad.core import evaluate, load, train, write_report
-from ad.core.data.pictures import read_mask, read_picture
 from ad.core.errors import DataError, ModelFileError, OutputError, SettingError
 from ad.core.metrics import auroc
 from ad.core.report.gallery import Gallery
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
+from ad.runtime.pictures.drawn import read_mask
+from ad.runtime.pictures.reading import read_picture
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from PIL import Image
 from report_pages import pixels, samples_of
 
 from ad.core.data.batches import Batch
-from ad.core.data.pictures import read_picture, upright_size
 from ad.core.data.samples import Sample
 from ad.core.report import gallery as gallery_module
 from ad.core.report.gallery import EASIEST, HARDEST, OF_EACH_KIND, Gallery
-from ad.core.report.heatmaps import colour_table
 from ad.core.report.page import data_uri
 from ad.core.thresholds.calibrate import calibrate
+from ad.runtime.heatmaps import colour_table
+from ad.runtime.pictures.reading import read_picture, upright_size
 
 
 def show(gallery, scores, *, order=None, size=8, maps=None, batch_size=5):

@@ -1,4 +1,4 @@
-"""The house: a room imports only what stands below it, and nothing goes round in a circle."""
+"""Two houses: a room imports only what stands below it, and nothing goes round in a circle."""
 
 import ast
 import functools
@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 import ad.core.errors
+import ad.runtime.errors
 
 HOUSE = Path(ad.core.errors.__file__).parent
+HOUSES = {"ad.core": HOUSE, "ad.runtime": Path(ad.runtime.errors.__file__).parent}
 
-# From the top down. What stands on one line may not import each other.
-ORDER = [
+# From the top down. What stands on one line may not import each other. All of `ad.runtime` stands
+# below all of `ad.core`.
+CORE = [
     ["cli"],
     ["bench"],
     ["jobs"],
@@ -31,29 +34,44 @@ ORDER = [
     ["data"],
     ["saved"],
     ["metrics", "tracking", "detector", "options"],
-    ["callbacks", "progress", "printable"],
+    ["callbacks"],
     ["errors", "__about__"],
 ]
-LEVEL = {room: level for level, rooms in enumerate(reversed(ORDER)) for room in rooms}
+RUNTIME = [
+    ["cli"],
+    ["runtime"],
+    ["engines", "package"],
+    ["config", "overlays", "sources", "single", "manifest"],
+    ["paths", "heatmaps", "numbered", "results"],
+    ["conditions", "findings", "framing"],
+    ["calibration", "console", "files", "pictures", "resize"],
+    ["errors", "printable", "progress"],
+]
+LEVELS = {
+    house: {room: level for level, rooms in enumerate(reversed(order)) for room in rooms}
+    for house, order in (("ad.core", CORE), ("ad.runtime", RUNTIME))
+}
+both = pytest.mark.parametrize("house", HOUSES)
 
 
 @functools.cache
-def modules():
-    """Each module's path with the modules of `ad.core` that it imports, wherever in it."""
+def modules(house):
+    """Each module of a house with those of the same house that it imports, wherever in it."""
     found = {}
-    for path in sorted(HOUSE.rglob("*.py")):
-        name = ".".join(path.relative_to(HOUSE).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted(HOUSES[house].rglob("*.py")):
+        inside = path.relative_to(HOUSES[house]).with_suffix("")
+        name = ".".join(inside.parts).removesuffix(".__init__")
         tree = ast.walk(ast.parse(path.read_text()))
-        found[name] = {name for node in tree for name in imported(node)}
+        found[name] = {name for node in tree for name in imported(house, node)}
     return found
 
 
-def imported(node):
+def imported(house, node):
     if isinstance(node, ast.Import):
-        return [a.name.removeprefix("ad.core.") for a in node.names if a.name.startswith("ad.core")]
-    if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("ad.core"):
+        return [a.name.removeprefix(f"{house}.") for a in node.names if a.name.startswith(house)]
+    if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(house):
         return []
-    inside = node.module.removeprefix("ad.core").removeprefix(".")
+    inside = node.module.removeprefix(house).removeprefix(".")
     if inside:
         return [inside]
     return [alias.name for alias in node.names]
@@ -63,26 +81,31 @@ def room_of(module):
     return module.partition(".")[0]
 
 
-def test_every_room_has_its_place():
-    rooms = {room_of(name) for name in modules()} - {"__init__"}
-    assert rooms == {*LEVEL}
+@both
+def test_every_room_has_its_place(house):
+    rooms = {room_of(name) for name in modules(house)} - {"__init__"}
+    assert rooms == {*LEVELS[house]}
 
 
-def test_a_room_imports_only_what_stands_below_it():
+@both
+def test_a_room_imports_only_what_stands_below_it(house):
+    level = LEVELS[house]
     wrong = [
         f"{name} imports {other}"
-        for name, others in modules().items()
+        for name, others in modules(house).items()
         for other in others
         if name != "__init__" and room_of(other) != room_of(name)
-        if LEVEL[room_of(other)] >= LEVEL[room_of(name)]
+        if level[room_of(other)] >= level[room_of(name)]
     ]
     assert wrong == []
 
 
-def test_no_imports_go_round_in_a_circle():
+@both
+def test_no_imports_go_round_in_a_circle(house):
+    own = modules(house)
     graph = {
-        name: {other if other in modules() else other.rpartition(".")[0] for other in others}
-        for name, others in modules().items()
+        name: {other if other in own else other.rpartition(".")[0] for other in others}
+        for name, others in own.items()
         if name != "__init__"
     }
     left = {name: others - {name} for name, others in graph.items()}

@@ -13,10 +13,11 @@ from deep_files import write_png, write_tiff
 from PIL import Image, ImageOps
 
 from ad.core import LoadedDetector
-from ad.core.data.opening import drawn_png
-from ad.core.framing import Framing, Size
+from ad.core.framing import Framing
 from ad.core.predict import ModelConfig
 from ad.core.testing.mean_picture import MeanPictureDetector
+from ad.runtime.framing.size import Size
+from ad.runtime.pictures.opening import drawn_png
 
 SIDE = 16
 

@@ -10,7 +10,7 @@ from random_pictures import generators, random_images
 from scipy import ndimage
 
 from ad.core.data.batches import PictureSet
-from ad.core.data.pictures import read_picture, resize
+from ad.core.data.resizing import resize
 from ad.core.errors import DataError, PictureError, SettingError
 from ad.core.synth import textures as texturing
 from ad.core.synth.textures import (
@@ -19,6 +19,7 @@ from ad.core.synth.textures import (
     nearest_points,
     texture_source,
 )
+from ad.runtime.pictures.reading import read_picture
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import torch
 
 from ad.core import LoadedDetector, PictureSet, Setup, fit
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.framing import Framing, size_of
+from ad.core.framing import Framing
 from ad.core.predict import ModelConfig
 from ad.core.saved.loading import load_tensors
 from ad.core.settings import run_settings
@@ -13,6 +13,7 @@ from ad.core.thresholds.calibrate import calibrate
 from ad.distill import fre
 from ad.distill.fre import FreTrainer
 from ad.distill.models import FRE, FRE_RESNET18
+from ad.runtime.framing.size import size_of
 
 SIZE = 64
 

@@ -9,12 +9,13 @@ from tiny_batches import batch_of
 
 from ad.core import Callback, PictureSet, Setup, fit, load, to_device
 from ad.core.errors import ModelFileError, NotFittedError, SettingError
-from ad.core.framing import Framing, size_of
+from ad.core.framing import Framing
 from ad.core.predict import ModelConfig
 from ad.core.saved.files import save_model
 from ad.core.testing import make_picture
 from ad.recon.autoencoder import AutoencoderTrainer
 from ad.recon.ssim import ssim
+from ad.runtime.framing.size import size_of
 
 SIZE = 32
 pictures, images = partial(tiny_batches.pictures, SIZE), partial(tiny_batches.images, SIZE)

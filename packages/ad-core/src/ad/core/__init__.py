@@ -41,15 +41,13 @@ if TYPE_CHECKING:
     from ad.core.data.learning import LearningData as LearningData
     from ad.core.data.learning import Truth as Truth
     from ad.core.data.learning import stream as stream
-    from ad.core.data.pictures import read_picture as read_picture
-    from ad.core.data.pictures import resize as resize
+    from ad.core.data.resizing import resize as resize
     from ad.core.data.samples import Archive as Archive
     from ad.core.data.samples import DatasetSpec as DatasetSpec
     from ad.core.data.samples import Sample as Sample
     from ad.core.data.samples import Saturation as Saturation
     from ad.core.data.samples import collect as collect
     from ad.core.data.samples import fingerprint_of as fingerprint_of
-    from ad.core.data.walking import pictures_below as pictures_below
     from ad.core.detector import Detector as Detector
     from ad.core.detector import Prediction as Prediction
     from ad.core.detector import learned_buffer as learned_buffer
@@ -58,9 +56,6 @@ if TYPE_CHECKING:
     from ad.core.devices import resolve_device as resolve_device
     from ad.core.devices import resolve_precision as resolve_precision
     from ad.core.errors import AdError as AdError
-    from ad.core.framing import Sides as Sides
-    from ad.core.framing import Size as Size
-    from ad.core.framing import size_of as size_of
     from ad.core.jobs.evaluate import evaluate as evaluate
     from ad.core.jobs.recalibrate import recalibrate as recalibrate
     from ad.core.jobs.report import write_report as write_report
@@ -85,19 +80,14 @@ if TYPE_CHECKING:
     from ad.core.options import WeightDecay as WeightDecay
     from ad.core.options import checked as checked
     from ad.core.options import renamed as renamed
-    from ad.core.predict import Finding as Finding
     from ad.core.predict import LoadedDetector as LoadedDetector
     from ad.core.predict import load as load
-    from ad.core.progress import SILENT as SILENT
-    from ad.core.progress import Advance as Advance
-    from ad.core.progress import Progress as Progress
     from ad.core.registry import ModelRegistry as ModelRegistry
     from ad.core.registry import ModelSpec as ModelSpec
     from ad.core.registry import get_dataset as get_dataset
     from ad.core.registry import load_trainer as load_trainer
     from ad.core.saved.files import to_json as to_json
     from ad.core.saved.files import write_atomic as write_atomic
-    from ad.core.saved.paths import given_path as given_path
     from ad.core.tracking import Tracker as Tracker
     from ad.core.trainer import FROM_MODEL_FILE as FROM_MODEL_FILE
     from ad.core.trainer import GradientTrainer as GradientTrainer
@@ -107,95 +97,105 @@ if TYPE_CHECKING:
     from ad.core.trainer import Setup as Setup
     from ad.core.trainer import Trainer as Trainer
     from ad.core.trainer import budget_note as budget_note
+    from ad.runtime.findings import Finding as Finding
+    from ad.runtime.framing.size import Sides as Sides
+    from ad.runtime.framing.size import Size as Size
+    from ad.runtime.framing.size import size_of as size_of
+    from ad.runtime.paths import given_path as given_path
+    from ad.runtime.pictures.reading import read_picture as read_picture
+    from ad.runtime.pictures.walking import pictures_below as pictures_below
+    from ad.runtime.progress import SILENT as SILENT
+    from ad.runtime.progress import Advance as Advance
+    from ad.runtime.progress import Progress as Progress
 
 # No module here has the name of a public function: importing it would put the module in its place.
 _HOMES = {
-    "AdError": "errors",
-    "Advance": "progress",
-    "Archive": "data.samples",
-    "BatchSize": "options",
-    "BatchSizeOption": "cli.options",
-    "Callback": "callbacks",
-    "Checkpoints": "learning.checkpoints",
-    "ConsoleProgress": "cli.console",
-    "DatasetSpec": "data.samples",
-    "Detector": "detector",
-    "DeviceOption": "cli.options",
-    "FROM_MODEL_FILE": "trainer",
-    "Field": "options",
-    "Finding": "predict",
-    "GradientTrainer": "trainer",
-    "JsonOption": "cli.options",
-    "Layers": "options",
-    "LearningBatch": "data.learning",
-    "Truth": "data.learning",
-    "LearningData": "data.learning",
-    "LearningRate": "options",
-    "LoadedDetector": "predict",
-    "LoopState": "callbacks",
-    "Minutes": "options",
-    "ModelRegistry": "registry",
-    "ModelSpec": "registry",
-    "Name": "options",
-    "OnePassTrainer": "trainer",
-    "Optimization": "trainer",
-    "PathName": "options",
-    "PictureSet": "data.batches",
-    "Precision": "trainer",
-    "PrecisionChoice": "cli.options",
-    "PrecisionOption": "cli.options",
-    "Prediction": "detector",
-    "Probability": "options",
-    "Progress": "progress",
-    "RAM_BUDGET": "data.batches",
-    "SILENT": "progress",
-    "Sample": "data.samples",
-    "Saturation": "data.samples",
-    "Seed": "options",
-    "SeedOption": "cli.options",
-    "Setup": "trainer",
-    "Side": "options",
-    "Steps": "options",
-    "Tracker": "tracking",
-    "Sides": "framing",
-    "Size": "framing",
-    "TrainResult": "jobs.train",
-    "Trainer": "trainer",
-    "WeightDecay": "options",
-    "WeightsOption": "cli.options",
-    "World": "learning.distributed",
-    "budget_note": "trainer",
-    "checked": "options",
-    "collect": "data.samples",
-    "end_process": "learning.distributed",
-    "evaluate": "jobs.evaluate",
-    "in_precision": "devices",
-    "fingerprint_of": "data.samples",
-    "fit": "learning.loop",
-    "get_dataset": "registry",
-    "given_path": "saved.paths",
-    "join_world": "learning.distributed",
-    "learned_buffer": "detector",
-    "load": "predict",
-    "load_trainer": "registry",
-    "path_of": "cli.options",
-    "pictures_below": "data.walking",
-    "print_json": "cli.console",
-    "read_picture": "data.pictures",
-    "recalibrate": "jobs.recalibrate",
-    "renamed": "options",
-    "resize": "data.pictures",
-    "resolve_device": "devices",
-    "resolve_precision": "devices",
-    "say": "cli.console",
-    "stream": "data.learning",
-    "to_device": "data.batches",
-    "to_json": "saved.files",
-    "size_of": "framing",
-    "train": "jobs.train",
-    "trained_flag": "detector",
-    "write_atomic": "saved.files",
-    "write_report": "jobs.report",
+    "AdError": "ad.core.errors",
+    "Advance": "ad.runtime.progress",
+    "Archive": "ad.core.data.samples",
+    "BatchSize": "ad.core.options",
+    "BatchSizeOption": "ad.core.cli.options",
+    "Callback": "ad.core.callbacks",
+    "Checkpoints": "ad.core.learning.checkpoints",
+    "ConsoleProgress": "ad.core.cli.console",
+    "DatasetSpec": "ad.core.data.samples",
+    "Detector": "ad.core.detector",
+    "DeviceOption": "ad.core.cli.options",
+    "FROM_MODEL_FILE": "ad.core.trainer",
+    "Field": "ad.core.options",
+    "Finding": "ad.runtime.findings",
+    "GradientTrainer": "ad.core.trainer",
+    "JsonOption": "ad.core.cli.options",
+    "Layers": "ad.core.options",
+    "LearningBatch": "ad.core.data.learning",
+    "Truth": "ad.core.data.learning",
+    "LearningData": "ad.core.data.learning",
+    "LearningRate": "ad.core.options",
+    "LoadedDetector": "ad.core.predict",
+    "LoopState": "ad.core.callbacks",
+    "Minutes": "ad.core.options",
+    "ModelRegistry": "ad.core.registry",
+    "ModelSpec": "ad.core.registry",
+    "Name": "ad.core.options",
+    "OnePassTrainer": "ad.core.trainer",
+    "Optimization": "ad.core.trainer",
+    "PathName": "ad.core.options",
+    "PictureSet": "ad.core.data.batches",
+    "Precision": "ad.core.trainer",
+    "PrecisionChoice": "ad.core.cli.options",
+    "PrecisionOption": "ad.core.cli.options",
+    "Prediction": "ad.core.detector",
+    "Probability": "ad.core.options",
+    "Progress": "ad.runtime.progress",
+    "RAM_BUDGET": "ad.core.data.batches",
+    "SILENT": "ad.runtime.progress",
+    "Sample": "ad.core.data.samples",
+    "Saturation": "ad.core.data.samples",
+    "Seed": "ad.core.options",
+    "SeedOption": "ad.core.cli.options",
+    "Setup": "ad.core.trainer",
+    "Side": "ad.core.options",
+    "Steps": "ad.core.options",
+    "Tracker": "ad.core.tracking",
+    "Sides": "ad.runtime.framing.size",
+    "Size": "ad.runtime.framing.size",
+    "TrainResult": "ad.core.jobs.train",
+    "Trainer": "ad.core.trainer",
+    "WeightDecay": "ad.core.options",
+    "WeightsOption": "ad.core.cli.options",
+    "World": "ad.core.learning.distributed",
+    "budget_note": "ad.core.trainer",
+    "checked": "ad.core.options",
+    "collect": "ad.core.data.samples",
+    "end_process": "ad.core.learning.distributed",
+    "evaluate": "ad.core.jobs.evaluate",
+    "in_precision": "ad.core.devices",
+    "fingerprint_of": "ad.core.data.samples",
+    "fit": "ad.core.learning.loop",
+    "get_dataset": "ad.core.registry",
+    "given_path": "ad.runtime.paths",
+    "join_world": "ad.core.learning.distributed",
+    "learned_buffer": "ad.core.detector",
+    "load": "ad.core.predict",
+    "load_trainer": "ad.core.registry",
+    "path_of": "ad.core.cli.options",
+    "pictures_below": "ad.runtime.pictures.walking",
+    "print_json": "ad.core.cli.console",
+    "read_picture": "ad.runtime.pictures.reading",
+    "recalibrate": "ad.core.jobs.recalibrate",
+    "renamed": "ad.core.options",
+    "resize": "ad.core.data.resizing",
+    "resolve_device": "ad.core.devices",
+    "resolve_precision": "ad.core.devices",
+    "say": "ad.core.cli.console",
+    "stream": "ad.core.data.learning",
+    "to_device": "ad.core.data.batches",
+    "to_json": "ad.core.saved.files",
+    "size_of": "ad.runtime.framing.size",
+    "train": "ad.core.jobs.train",
+    "trained_flag": "ad.core.detector",
+    "write_atomic": "ad.core.saved.files",
+    "write_report": "ad.core.jobs.report",
 }
 
 if not TYPE_CHECKING:  # which would else take any name for one of these
@@ -206,7 +206,7 @@ if not TYPE_CHECKING:  # which would else take any name for one of these
             raise AttributeError(msg)
         from importlib import import_module
 
-        value = getattr(import_module(f"ad.core.{_HOMES[name]}"), name)
+        value = getattr(import_module(_HOMES[name]), name)
         globals()[name] = value  # found at once from now on
         return value
 

@@ -12,6 +12,7 @@ from ad.runtime.errors import (
     DataError,
     MissingExtraError,
     ModelFileError,
+    NotFittedError,
     OutputError,
     PathError,
     PictureError,
@@ -40,10 +41,6 @@ __all__ = [
     "WeightsError",
     "how_to_install",
 ]
-
-
-class NotFittedError(AdError, RuntimeError):
-    """Scores were asked for before the detector had learnt anything."""
 
 
 class PluginError(AdError, ImportError):

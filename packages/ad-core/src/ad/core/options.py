@@ -20,6 +20,7 @@ from pydantic import Field as Field
 from pydantic.errors import PydanticUserError
 
 from ad.core.errors import PluginError, SettingError
+from ad.runtime.errors import SHOWN, shown
 
 Name = Annotated[str, Field(max_length=200)]
 """A name, such as a backbone's."""
@@ -68,7 +69,6 @@ def renamed(values: Mapping[str, str]) -> BeforeValidator:
 
 
 _FINITE = ConfigDict(allow_inf_nan=False)
-_SHOWN = 100  # characters of a value in an error
 
 
 def options_of(trainer: type) -> dict[str, inspect.Parameter]:
@@ -156,22 +156,13 @@ def json_or_text(value: str) -> Any:  # noqa: ANN401 - any option
         return value
 
 
-def shown(value: object) -> str:
-    """A value for an error, cut where it is long."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # a number of too many digits, or nested too deep
-        return f"a {type(value).__name__} too long to be shown"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
 def _as_json(value: object, what: str) -> str:
     try:
         return json.dumps(value, default=_plain)
     except SettingError:
         raise
     except (TypeError, ValueError, RecursionError) as error:
-        msg = f"{what}: {str(error)[:_SHOWN]}; got {shown(value)}."
+        msg = f"{what}: {str(error)[:SHOWN]}; got {shown(value)}."
         raise SettingError(msg) from error
 
 

@@ -14,21 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
-from ad.core.data.pictures import Sides
 from ad.core.errors import SettingError, listed, nearest
-from ad.core.framing import (
-    LEAST_OF_RUN,
-    Crop,
-    Fit,
-    Framing,
-    Region,
-    Tiling,
-    size_of,
-    wrong_crop,
-    wrong_fit,
-    wrong_size,
-    wrong_tile,
-)
+from ad.core.framing import Framing
 from ad.core.options import (
     BatchSize,
     PathName,
@@ -38,10 +25,15 @@ from ad.core.options import (
     check_option,
     json_or_text,
     options_of,
-    shown,
 )
 from ad.core.registry import ModelRegistry, ModelSpec
 from ad.core.trainer import Trainer
+from ad.runtime.errors import shown
+from ad.runtime.framing.fit import Fit, wrong_fit
+from ad.runtime.framing.region import Crop, Region, wrong_crop
+from ad.runtime.framing.size import LEAST_OF_RUN, size_of, wrong_size
+from ad.runtime.framing.tiles import Tiling, wrong_tile
+from ad.runtime.pictures.reading import Sides
 
 DEFAULT_HOLDOUT = 0.1
 DEFAULT_FALSE_ALARMS = 0.01

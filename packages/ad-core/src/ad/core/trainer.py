@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from ad.core.detector import mark_trained
-from ad.core.framing import Size, size_of
 from ad.core.options import checking_options
-from ad.core.progress import SILENT, Progress
+from ad.runtime.framing.size import Size, size_of
+from ad.runtime.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -191,8 +191,8 @@ class _HeatMaps:
     def write(self, number: int, finding: Finding, calibration: Any) -> Path:  # noqa: ANN401
         from ad.runtime.numbered import write_numbered
         from ad.runtime.overlays import overlay_of
-        from ad.runtime.pictures import read_picture
         from ad.runtime.pictures.opening import drawn_png
+        from ad.runtime.pictures.reading import read_picture
 
         assert finding.path is not None
         config = self.runtime.config

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+SHOWN = 100
+"""Characters of a value in an error."""
+
 
 class AdError(Exception):
     """Base of all errors raised on purpose."""
@@ -21,6 +24,10 @@ class AdError(Exception):
 
 class SettingError(AdError, ValueError):
     """A setting of a run or an option of a model has a value that cannot work."""
+
+
+class NotFittedError(AdError, RuntimeError):
+    """Scores were asked for before the detector had learnt anything."""
 
 
 class UnknownNameError(AdError, LookupError):
@@ -70,3 +77,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def listed(names: Iterable[str]) -> str:
     """Names in backticks, sorted and separated by commas; ``none`` for no names."""
     return ", ".join(f"`{name}`" for name in sorted(names)) or "none"
+
+
+def shown(value: object) -> str:
+    """A value for an error, cut where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, or nested too deep
+        return f"a {type(value).__name__} too long to be shown"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -26,10 +26,10 @@ from ad.runtime.findings import Finding
 from ad.runtime.framing import Joined, Place, Size, Tiling
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
-from ad.runtime.pictures import read_picture, rgb_array
 from ad.runtime.pictures.opening import said
+from ad.runtime.pictures.reading import Source, read_picture, rgb_array
 from ad.runtime.progress import SILENT, Progress
-from ad.runtime.sources import Inputs, Source, find_sources
+from ad.runtime.sources import Inputs, find_sources
 
 Maps = NDArray[np.float32] | None
 

@@ -10,7 +10,7 @@ import typer
 from ad.core.cli.options import FalseAlarmsOption, JsonOption, PrecisionChoice, RunArgument, path_of
 
 if TYPE_CHECKING:
-    from ad.core.thresholds.calibrate import Calibration
+    from ad.runtime.calibration import Calibration
 
 
 def calibrate(

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ad.core.printable import printable
-from ad.core.progress import Advance
-from ad.runtime.console import Lines, Pace, say
+from ad.runtime.console import Lines, Pace
+from ad.runtime.console import duration as duration
 from ad.runtime.console import print_error as print_error
 from ad.runtime.console import print_json as print_json
 from ad.runtime.console import put as put
+from ad.runtime.console import say as say
+from ad.runtime.printable import printable
+from ad.runtime.progress import Advance
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -148,7 +150,7 @@ class ConsoleProgress:
 
     @contextmanager
     def step(self, name: str, *, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
-        """Show one step of work; see `ad.core.progress.Progress.step`."""
+        """Show one step of work; see `ad.runtime.progress.Progress.step`."""
         pace = Pace(name, total, unit, done)
         if sys.stderr.isatty():
             with _bar(pace) as advance:
@@ -158,7 +160,7 @@ class ConsoleProgress:
         say(pace.ended)
 
     def tell(self, text: str) -> None:
-        """Say it; see `ad.core.progress.Progress.tell`."""
+        """Say it; see `ad.runtime.progress.Progress.tell`."""
         say(text)
 
 

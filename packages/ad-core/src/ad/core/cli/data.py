@@ -39,9 +39,9 @@ def show(
     from ad.core.cli.console import ConsoleProgress, inventory_table, notes, print_json
     from ad.core.data.contents import check_pictures
     from ad.core.data.inventory import take_inventory
-    from ad.core.data.levels import find_white_level
     from ad.core.data.samples import collect, locate
     from ad.core.registry import get_dataset
+    from ad.runtime.pictures.levels import find_white_level
 
     layout, progress = get_dataset(dataset), ConsoleProgress()
     names, root = locate(layout, category, data_root)
@@ -112,7 +112,7 @@ def verify(
     """
     from ad.core.cli.console import ConsoleProgress, print_json, put, say
     from ad.core.data.manifest import NAME, compare, write_manifest
-    from ad.core.printable import in_one_line
+    from ad.runtime.printable import in_one_line
 
     file = folder / NAME if manifest is None else manifest
     if write:

@@ -14,7 +14,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from ad.core.saved.paths import given_path
+from ad.runtime.paths import given_path
 
 T = TypeVar("T")
 

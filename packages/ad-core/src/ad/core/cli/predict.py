@@ -86,7 +86,7 @@ def _print(result: Inspection) -> None:
     from rich.table import Table
 
     from ad.core.cli.console import out, say
-    from ad.core.printable import in_one_line
+    from ad.runtime.printable import in_one_line
 
     table = Table(header_style="bold")
     table.add_column("picture", overflow="fold")

@@ -123,8 +123,8 @@ def train(
     from ad.core.cli.console import ConsoleProgress, print_json
     from ad.core.jobs.train import train as run_train
     from ad.core.learning.distributed import is_main
-    from ad.core.progress import SILENT
     from ad.core.settings import parse_assignments
+    from ad.runtime.progress import SILENT
 
     result = run_train(
         dataset,

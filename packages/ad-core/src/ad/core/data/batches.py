@@ -11,21 +11,19 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ad.core.data.opening import Encoded, said
-from ad.core.data.pictures import Sides, height_and_width, read_picture, resize, rgb_array
+from ad.core.data.resizing import resize
 from ad.core.errors import OutputError, PictureError
+from ad.runtime.pictures.opening import said
+from ad.runtime.pictures.reading import Sides, Source, height_and_width, read_picture, rgb_array
 
-Source = Encoded | NDArray[Any]
-"""A picture as `ad.core.data.pictures.read_picture` or `rgb_array` there takes it."""
-
-View = Callable[[NDArray[np.uint8], str], Tensor]
+View = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
 """From a decoded picture ``[H, W, 3]`` and its name, for an error, to what is seen of it
 ``[h, w, 3]``, uint8."""
 
@@ -54,7 +52,7 @@ class PictureSet:
         cache: Keep decoded pictures for further passes: each is decoded once.
         ram_budget: Bytes to keep in memory; a larger cache is a temporary file on disk.
         white: The value that is white in pictures of more than 8 bits; see
-            `ad.core.data.pictures.read_picture`.
+            `ad.runtime.pictures.reading.read_picture`.
         view: What is seen of a picture, at that size; a file is then decoded whole. None for all
             of it, stretched.
 
@@ -133,7 +131,9 @@ class PictureSet:
             pixels, name = rgb_array(source, white=self.white), "The array"
         else:
             pixels, name = read_picture(source, white=self.white), said("picture", source)
-        return resize(pixels, self.size) if self.view is None else self.view(pixels, name)
+        if self.view is None:
+            return resize(pixels, self.size)
+        return torch.from_numpy(self.view(pixels, name))
 
 
 def to_device(pictures: Tensor, device: torch.device) -> Tensor:

@@ -17,12 +17,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from ad.core.data.masks import look_of
-from ad.core.data.names import folded, masked_stem, without_suffix
-from ad.core.data.pictures import check_headers, mask_facts, stored_size
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError
-from ad.core.progress import SILENT, Progress
+from ad.runtime.pictures.drawn import check_headers, mask_facts
+from ad.runtime.pictures.masks import look_of
+from ad.runtime.pictures.names import folded, masked_stem, without_suffix
+from ad.runtime.pictures.reading import stored_size
+from ad.runtime.progress import SILENT, Progress
 
 Result = TypeVar("Result")
 

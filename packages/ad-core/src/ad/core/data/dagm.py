@@ -11,14 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from ad.core.data.masks import check_masks_fit, masks_by_stem
 from ad.core.data.samples import (
     DatasetSpec,
     Sample,
     categories_in,
     category_folder,
 )
-from ad.core.data.walking import pictures_in
+from ad.runtime.pictures.masks import check_masks_fit, masks_by_stem
+from ad.runtime.pictures.walking import pictures_in
 
 TREE = """\
 <data root>/

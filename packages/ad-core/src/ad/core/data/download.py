@@ -25,9 +25,9 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from ad.core.data.samples import Archive, DatasetSpec, describe_source
-from ad.core.data.walking import folders_in
 from ad.core.errors import DataError, DownloadError, OutputError
-from ad.core.progress import SILENT, Progress
+from ad.runtime.pictures.walking import folders_in
+from ad.runtime.progress import SILENT, Progress
 
 _MIB = 1 << 20
 _TIMEOUT = 60.0  # seconds without a byte

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from ad.core.data.good import good_pictures, refuse_data_set
-from ad.core.data.masks import Masks, MaskTree, several_masks, sort_folder
-from ad.core.data.names import Split, meaning_of, words_of
 from ad.core.data.roots import parts_of
 from ad.core.data.samples import DatasetSpec, Sample, split_good
-from ad.core.data.walking import folders_in, pictures_below, pictures_in
 from ad.core.errors import DataError, listed, nearest
+from ad.runtime.pictures.masks import Masks, MaskTree, several_masks, sort_folder
+from ad.runtime.pictures.names import Split, meaning_of, words_of
+from ad.runtime.pictures.walking import folders_in, pictures_below, pictures_in
 
 _KEYS = ("normal", "abnormal", "masks")
 

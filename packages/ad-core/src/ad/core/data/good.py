@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from pathlib import Path
 
-from ad.core.data.masks import sort_folder
-from ad.core.data.names import meaning_of
-from ad.core.data.walking import folders_in, pictures_below
 from ad.core.errors import DataError
+from ad.runtime.pictures.masks import sort_folder
+from ad.runtime.pictures.names import meaning_of
+from ad.runtime.pictures.walking import folders_in, pictures_below
 
 
 def good_pictures(folder: Path, kinds: Container[str] = ()) -> list[Path]:

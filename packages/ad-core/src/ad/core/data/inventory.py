@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ad.core.data.names import drawn_from_stem, masked_stem, meaning_of
 from ad.core.data.roots import homes
 from ad.core.data.samples import DatasetSpec, Sample
-from ad.core.data.walking import ALIAS, HIDDEN, OTHER_FORMAT, OURS, everything_below
 from ad.core.errors import ModelFileError
+from ad.runtime.pictures.names import drawn_from_stem, masked_stem, meaning_of
+from ad.runtime.pictures.walking import ALIAS, HIDDEN, OTHER_FORMAT, OURS, everything_below
 
 _GOOD_FOR = {
     "train": "good to learn from",

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ad.core.data.masks import pictures_with_masks
 from ad.core.data.samples import (
     Archive,
     DatasetSpec,
     Sample,
     split_good,
 )
-from ad.core.data.walking import folders_in
 from ad.core.errors import DataError
+from ad.runtime.pictures.masks import pictures_with_masks
+from ad.runtime.pictures.walking import folders_in
 
 TREE = """\
 <data root>/
@@ -57,7 +57,7 @@ def tell_apart(
         DataError: If a picture has no mask.
         PictureError: If a mask cannot be read.
     """
-    from ad.core.data.pictures import shows_defect  # torch, which naming layouts does not need
+    from ad.runtime.pictures.drawn import shows_defect
 
     good, bad = [], []
     for path, mask in pairs:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from ad.core.data.ksdd import tell_apart
-from ad.core.data.masks import pictures_with_masks
 from ad.core.data.samples import Archive, DatasetSpec, Sample
+from ad.runtime.pictures.masks import pictures_with_masks
 
 TREE = """\
 <data root>/

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from ad.core.errors import DataError, OutputError
-from ad.core.progress import SILENT, Progress
+from ad.runtime.progress import SILENT, Progress
 
 Result = TypeVar("Result")
 

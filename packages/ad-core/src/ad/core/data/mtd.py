@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ad.core.data.samples import DatasetSpec, Sample, split_good
-from ad.core.data.walking import folders_in, pictures_in
+from ad.runtime.pictures.walking import folders_in, pictures_in
 
 TREE = """\
 <data root>/

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ad.core.data.good import good_pictures, refuse_data_set
-from ad.core.data.masks import MaskTree, several_masks, sort_folder
-from ad.core.data.names import meaning_of
 from ad.core.data.samples import (
     GOOD,
     Archive,
@@ -15,8 +13,10 @@ from ad.core.data.samples import (
     categories_in,
     category_folder,
 )
-from ad.core.data.walking import folders_in
 from ad.core.errors import DataError, listed
+from ad.runtime.pictures.masks import MaskTree, several_masks, sort_folder
+from ad.runtime.pictures.names import meaning_of
+from ad.runtime.pictures.walking import folders_in
 
 TREE = """\
 <data root>/

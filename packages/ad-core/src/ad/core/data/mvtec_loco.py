@@ -21,8 +21,8 @@ from ad.core.data.samples import (
     categories_in,
     category_folder,
 )
-from ad.core.data.walking import folders_in, pictures_in
 from ad.core.errors import DataError
+from ad.runtime.pictures.walking import folders_in, pictures_in
 
 TREE = """\
 <data root>/

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from ad.core.data.samples import DatasetSpec, Sample
-from ad.core.data.walking import folders_in
 from ad.core.errors import DataError, listed
+from ad.runtime.pictures.walking import folders_in
 
 TREE = """\
 <data root>/

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from ad.core.data.walking import OTHER_FORMAT, everything_below
+from ad.runtime.pictures.walking import OTHER_FORMAT, everything_below
 
 
 def parts_of(root: str | Path) -> list[tuple[str, str]]:

@@ -16,10 +16,10 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 
 from ad.core.data.roots import not_read, parts_of
-from ad.core.data.walking import folders_in
 from ad.core.errors import DataError, PictureError, listed, nearest
-from ad.core.progress import SILENT, Progress
-from ad.core.saved.paths import given_path
+from ad.runtime.paths import given_path
+from ad.runtime.pictures.walking import folders_in
+from ad.runtime.progress import SILENT, Progress
 
 Item = TypeVar("Item")
 

@@ -107,7 +107,7 @@ def _samples(root: Path, category: str, seed: int, *, labelled: bool) -> list[Sa
 
 def _check_good(table: Path, rows: list[_Row]) -> None:
     """Check that masks of good pictures mark nothing; they are of no other use."""
-    from ad.core.data.pictures import shows_defect  # torch
+    from ad.runtime.pictures.drawn import shows_defect
 
     for row in rows:
         for mask in row.masks if row.sample.label == 0 else ():

@@ -12,14 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.data.pictures import read_mask_values, upright_size
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError, listed
-from ad.core.framing import Framing, Size
+from ad.core.framing import Framing
 from ad.core.metrics import Defect, auroc
 from ad.core.metrics.regions import region_overlap_area
 from ad.core.metrics.saturated import Picture, count_saturated
-from ad.core.progress import SILENT, Progress
+from ad.runtime.framing.size import Size
+from ad.runtime.pictures.drawn import read_mask_values
+from ad.runtime.pictures.reading import upright_size
+from ad.runtime.progress import SILENT, Progress
 
 SATURATED_METRICS = ("au_spro", "au_spro_05")
 """AU-sPRO up to a false-positive rate of 0.3, and of 0.05."""

@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.data.batches import Batch
-from ad.core.data.pictures import shows_defect
 from ad.core.data.samples import Sample
 from ad.core.errors import listed
 from ad.core.figures.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
-from ad.core.framing import Framing, Sides, size_of
+from ad.core.framing import Framing
 from ad.core.learning.distributed import ALONE, World
 from ad.core.metrics import image_metrics, pixel_metrics
 from ad.core.predict import LoadedDetector
-from ad.core.progress import SILENT, Progress
 from ad.core.thresholds.verdicts import Verdicts, false_alarm_notes
+from ad.runtime.framing.size import Sides, size_of
+from ad.runtime.pictures.drawn import shows_defect
+from ad.runtime.progress import SILENT, Progress
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_05")

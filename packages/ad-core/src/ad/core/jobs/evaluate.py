@@ -18,13 +18,13 @@ from ad.core.figures.measure import Evaluation, measure
 from ad.core.jobs.map_files import MapFiles
 from ad.core.jobs.run_directory import masks_of, pictures_of, tidy
 from ad.core.predict import load
-from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
 from ad.core.saved.claims import letting_go
-from ad.core.saved.paths import given_path
 from ad.core.saved.record import check_saved, read_run, run_around
+from ad.runtime.paths import given_path
+from ad.runtime.progress import SILENT, Progress
 
 
 @letting_go()

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ad.core.data.opening import drawn_png
-from ad.core.data.pictures import read_picture
 from ad.core.errors import PictureError
 from ad.core.jobs.map_files import MapFiles
 from ad.core.jobs.run_directory import tidy
 from ad.core.predict import Finding, LoadedDetector, find_sources, load
-from ad.core.progress import SILENT, Progress
 from ad.core.saved.claims import letting_go, make_folder, make_free_folder
-from ad.core.saved.paths import given_path
 from ad.runtime.numbered import numbered_names, write_numbered
 from ad.runtime.overlays import overlay_of
+from ad.runtime.paths import given_path
+from ad.runtime.pictures.opening import drawn_png
+from ad.runtime.pictures.reading import read_picture
+from ad.runtime.progress import SILENT, Progress
 from ad.runtime.results import ResultFile, Row, summary
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.data.batches import Batch
-from ad.core.data.pictures import upright_size
 from ad.core.errors import SettingError
 from ad.core.predict import LoadedDetector
 from ad.core.saved.claims import make_folder
-from ad.core.saved.paths import given_path
 from ad.runtime.numbered import numbered_names, write_numbered
+from ad.runtime.paths import given_path
+from ad.runtime.pictures.reading import upright_size
 
 
 @final

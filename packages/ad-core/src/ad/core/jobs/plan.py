@@ -11,14 +11,12 @@ import torch
 
 from ad.core.data.contents import check_pictures
 from ad.core.data.inventory import take_inventory
-from ad.core.data.levels import find_white_level
 from ad.core.data.samples import DatasetSpec, Sample, collect, defects_to_learn, locate
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, SettingError
 from ad.core.framing import Framing
 from ad.core.learning.distributed import World, join_world
 from ad.core.predict import ModelConfig
-from ad.core.progress import Progress
 from ad.core.registry import (
     ModelRegistry,
     ModelSpec,
@@ -30,6 +28,8 @@ from ad.core.settings import RunSettings, run_settings
 from ad.core.thresholds.held_out import hold_out
 from ad.core.tracking import Tracker
 from ad.core.trainer import OnePassTrainer, Precision, Setup, Trainer
+from ad.runtime.pictures.levels import find_white_level
+from ad.runtime.progress import Progress
 
 _NAMED = 3
 """Folders of left out files that a training names; `run.json` has all."""
@@ -109,7 +109,7 @@ class RunData:
     test: Sequence[Sample]
     """To test with."""
     white: int | None
-    """The value that is white in pictures of more than 8 bits; see `ad.core.data.levels`."""
+    """The value that is white in pictures of more than 8 bits; see `ad.runtime.pictures.levels`."""
     read: Mapping[str, Any]
     """What was read as what, for the record."""
     notes: tuple[str, ...]

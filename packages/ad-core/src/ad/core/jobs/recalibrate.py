@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from ad.core.data.contents import check_pictures, copies_of
 from ad.core.data.good import not_good
-from ad.core.data.masks import tell_apart
-from ad.core.data.names import meaning_of
 from ad.core.data.samples import Sample, collect, defects_to_learn, refuse_one_file_twice
 from ad.core.errors import AdError, DataError, OutputError, SettingError
 from ad.core.jobs.evaluate import samples_of
@@ -26,15 +24,18 @@ from ad.core.predict import (
     load_for_calibration,
     model_folder,
 )
-from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.saved.claims import alone, hold, letting_go
 from ad.core.saved.files import read_config, rewrite_config
-from ad.core.saved.paths import given_path
 from ad.core.saved.record import LOG, RunLog, read_run
 from ad.core.settings import DEFAULT_FALSE_ALARMS
-from ad.core.thresholds.calibrate import Calibration, calibrate_by_f1
+from ad.core.thresholds.calibrate import calibrate_by_f1
 from ad.core.thresholds.held_out import calibrate_on, hold_out
+from ad.runtime.calibration import Calibration
+from ad.runtime.paths import given_path
+from ad.runtime.pictures.masks import tell_apart
+from ad.runtime.pictures.names import meaning_of
+from ad.runtime.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,12 @@ from ad.core.figures.measure import measure
 from ad.core.jobs.evaluate import other_data, unseen_samples
 from ad.core.jobs.run_directory import tidy
 from ad.core.predict import load
-from ad.core.progress import SILENT, Progress
 from ad.core.report.comparison import write_comparison
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
-from ad.core.saved.paths import given_path
 from ad.core.saved.record import check_saved, run_around
+from ad.runtime.paths import given_path
+from ad.runtime.progress import SILENT, Progress
 
 COMPARISON = "comparison.html"
 """Where the report of several runs goes by default."""

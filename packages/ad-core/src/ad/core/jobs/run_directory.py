@@ -25,17 +25,18 @@ import torch
 
 from ad.core.data.samples import Sample, fingerprint, fingerprint_of
 from ad.core.errors import AdError, DataError, OutputError, SettingError
-from ad.core.framing import Crop, Region, size_of
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.distributed import World
 from ad.core.options import check_option
 from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.saved.claims import claim, clear_leftovers, hold, make_folder, make_free_folder
 from ad.core.saved.files import to_json
-from ad.core.saved.paths import ending, given_path
 from ad.core.saved.record import LOG, read_run, unwritable
 from ad.core.settings import RunSettings
 from ad.core.trainer import Trainer
+from ad.runtime.framing.region import Crop, Region
+from ad.runtime.framing.size import size_of
+from ad.runtime.paths import ending, given_path
 
 _CLAIMS, _PAUSE = 10, 0.05
 """Attempts to claim a run and the seconds between: some claims last for a moment only."""

@@ -18,27 +18,28 @@ from ad.core.data.samples import Sample
 from ad.core.devices import peak_memory
 from ad.core.errors import DataError, OutputError, PictureError
 from ad.core.figures.measure import Evaluation, Metrics, measure
-from ad.core.framing import Fit, Sides
 from ad.core.jobs.plan import Plan, RunData, look_at_data, settle, supervise
 from ad.core.jobs.run_directory import describe_run, forget, make_run, resume_run
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.loop import fit
 from ad.core.options import Minutes, checked
 from ad.core.predict import Conditions, LoadedDetector, check_localises, load
-from ad.core.progress import SILENT, Progress
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_run_report
 from ad.core.saved.allocation import fits_in_memory
 from ad.core.saved.claims import letting_go
 from ad.core.saved.files import save_model, to_json, write_atomic
-from ad.core.saved.paths import given_path
 from ad.core.saved.record import LOG, RunLog
 from ad.core.settings import DEFAULT_FALSE_ALARMS
-from ad.core.thresholds.calibrate import Calibration
 from ad.core.thresholds.held_out import calibrate_on
 from ad.core.thresholds.verdicts import calibration_notes
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, Trainer
+from ad.runtime.calibration import Calibration
+from ad.runtime.framing.fit import Fit
+from ad.runtime.framing.size import Sides
+from ad.runtime.paths import given_path
+from ad.runtime.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

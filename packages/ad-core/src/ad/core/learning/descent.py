@@ -25,9 +25,9 @@ from ad.core.errors import Interrupted, LearningError
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.distributed import World
 from ad.core.learning.signals import noted_signals
-from ad.core.progress import Advance
 from ad.core.saved.loading import load_tensors
 from ad.core.trainer import GradientTrainer, Optimization
+from ad.runtime.progress import Advance
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 """Signals on which a run saves what it has learnt before it ends."""

@@ -35,7 +35,6 @@ from torch import Tensor, nn
 from ad.core.data.learning import stream
 from ad.core.devices import in_precision
 from ad.core.errors import MissingExtraError, SettingError, WeightsError, how_to_install, listed
-from ad.core.framing import Size
 from ad.core.networks.filter_bank import FilterBank
 from ad.core.networks.normalize import ImagenetNorm
 from ad.core.networks.weights import (
@@ -46,6 +45,7 @@ from ad.core.networks.weights import (
 )
 from ad.core.trainer import FROM_MODEL_FILE as FROM_MODEL_FILE
 from ad.core.trainer import Precision, Setup
+from ad.runtime.framing.size import Size
 
 try:
     import timm

@@ -20,9 +20,9 @@ from torch import Tensor
 from ad.core.data.learning import stream
 from ad.core.detector import Detector, Prediction, learned_buffer
 from ad.core.errors import DataError, ModelFileError, SettingError
-from ad.core.framing import Sides, size_of
 from ad.core.networks.components import PrincipalComponents
 from ad.core.networks.maps import upsample
+from ad.runtime.framing.size import Sides, size_of
 
 if TYPE_CHECKING:
     from ad.core.networks.backbones import FeatureExtractor

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ad.core.devices import in_precision
 from ad.core.errors import SettingError
-from ad.core.framing import Size
+from ad.runtime.framing.size import Size
 
 
 def has_tokens(model: nn.Module) -> bool:

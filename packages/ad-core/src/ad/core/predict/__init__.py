@@ -11,9 +11,10 @@
 from __future__ import annotations
 
 from ad.core.predict.config import Conditions, ModelConfig, chosen_by_hand
-from ad.core.predict.detector import Finding, LoadedDetector, check_localises
+from ad.core.predict.detector import LoadedDetector, check_localises
 from ad.core.predict.loading import load, load_for_calibration, model_folder
-from ad.core.predict.sources import find_sources
+from ad.runtime.findings import Finding
+from ad.runtime.sources import find_sources
 
 __all__ = [
     "Conditions",

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from ad.core.data.levels import WHITE_LEVELS
 from ad.core.errors import ModelFileError, SettingError
-from ad.core.framing import Framing, Region
+from ad.core.framing import Framing
 from ad.core.saved.files import ROI, saved_roi
-from ad.core.thresholds.calibrate import Calibration
 from ad.core.trainer import Precision
+from ad.runtime.calibration import Calibration
+from ad.runtime.framing.region import Region
+from ad.runtime.pictures.levels import WHITE_LEVELS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,16 +11,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ad.core.data.batches import Batch, PictureSet, Source, to_device
-from ad.core.data.opening import said
+from ad.core.data.batches import Batch, PictureSet, to_device
 from ad.core.detector import Detector
 from ad.core.errors import SettingError
-from ad.core.framing import Framing, Joined, Size
+from ad.core.framing import Framing
 from ad.core.predict.config import ModelConfig
-from ad.core.predict.sources import Inputs, find_sources
-from ad.core.progress import SILENT, Progress
 from ad.runtime.conditions import other_tiles
 from ad.runtime.findings import Finding as Finding
+from ad.runtime.framing.size import Size
+from ad.runtime.framing.tiles import Joined
+from ad.runtime.pictures.opening import said
+from ad.runtime.pictures.reading import Source
+from ad.runtime.progress import SILENT, Progress
+from ad.runtime.sources import Inputs, find_sources
 
 
 @final
@@ -54,9 +57,9 @@ class LoadedDetector:
 
         Args:
             inputs: A picture's path, a folder (searched with its sub-folders), a PIL image, the
-                bytes of a picture's file, an array as `ad.core.data.pictures.rgb_array` takes it,
-                ``[N, H, W, 3]`` for several, or a sequence of such. The same picture has the same
-                score, whatever it comes as.
+                bytes of a picture's file, an array as `rgb_array` in `ad.runtime.pictures.reading`
+                takes it, ``[N, H, W, 3]`` for several, or a sequence of such. The same picture has
+                the same score, whatever it comes as.
             batch_size: Pictures scored at once; does not change the results.
             outlines: Whether to ask for the detector's own outline, too, which takes its time.
             progress: Where to show how far it is.

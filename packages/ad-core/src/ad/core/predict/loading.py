@@ -17,11 +17,11 @@ from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.saved.allocation import built_within
 from ad.core.saved.files import read_model
 from ad.core.saved.loading import load_tensors
-from ad.core.saved.paths import given_path
 from ad.core.saved.record import check_saved
 from ad.core.settings import resolve_options
 from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
 from ad.runtime.conditions import in_other_words, threads
+from ad.runtime.paths import given_path
 
 
 def load(

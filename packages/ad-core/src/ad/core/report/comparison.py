@@ -16,8 +16,8 @@ from ad.core.report.page import write_page
 from ad.core.report.run import REPORT, as_text, figures, run_title, with_size_in_words
 from ad.core.saved.files import LARGEST_LINES, read_limited
 from ad.core.saved.record import RUN, read_run
-from ad.core.thresholds.calibrate import Calibration
 from ad.core.thresholds.verdicts import Verdicts, renewed_notes
+from ad.runtime.calibration import Calibration
 
 _DOTS = 200
 """Scores of a run that are drawn, of good and of defective pictures each; more become quantiles."""

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ad.core.data.batches import Batch
-from ad.core.data.opening import WidthHeight
 from ad.core.data.samples import Sample
-from ad.core.framing import Framing, Size
+from ad.core.framing import Framing
 from ad.core.predict import LoadedDetector
-from ad.core.report.heatmaps import heat_of
-from ad.core.thresholds.calibrate import Calibration
+from ad.runtime.calibration import Calibration
+from ad.runtime.framing.size import Size
+from ad.runtime.heatmaps import heat_of
+from ad.runtime.pictures.opening import WidthHeight
 
 HARDEST, EASIEST = 80, 15
 """Pictures kept of good and of defective ones each: the most and the least wrong."""

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ad.core.data.inventory import Inventory
-from ad.core.data.pictures import upright_size
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError, ModelFileError
-from ad.core.framing import size_of
 from ad.core.metrics import auroc
 from ad.core.predict import ModelConfig
 from ad.core.report.gallery import Gallery, Shown
-from ad.core.report.heatmaps import colour_table
 from ad.core.report.page import data_uri, write_page
 from ad.core.saved.files import read_limited
 from ad.core.saved.record import RUN, read_log, read_run
 from ad.core.thresholds.verdicts import calibration_notes, renewed_notes
+from ad.runtime.framing.size import size_of
+from ad.runtime.heatmaps import colour_table
+from ad.runtime.pictures.reading import upright_size
 
 if TYPE_CHECKING:
     from ad.core.figures.measure import Evaluation

@@ -12,19 +12,20 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ad.core.data.learning import LearningData
-from ad.core.data.levels import find_white_level
-from ad.core.data.opening import drawn_png
 from ad.core.data.samples import collect, locate, split_seeded
 from ad.core.errors import SettingError
-from ad.core.framing import Framing, Sides, size_of
-from ad.core.progress import SILENT, Progress
+from ad.core.framing import Framing
 from ad.core.registry import get_dataset
 from ad.core.saved.claims import letting_go, make_folder
 from ad.core.saved.files import write_atomic
-from ad.core.saved.paths import given_path
 from ad.core.synth.anomalies import Broken, PerlinAnomalies
 from ad.core.synth.cut_paste import CutPaste
 from ad.core.synth.textures import let_take_from, texture_source
+from ad.runtime.framing.size import Sides, size_of
+from ad.runtime.paths import given_path
+from ad.runtime.pictures.levels import find_white_level
+from ad.runtime.pictures.opening import drawn_png
+from ad.runtime.progress import SILENT, Progress
 
 Recipe = Literal["draem", "cut-paste"]
 

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ad.core.data.batches import PictureSet, to_device
-from ad.core.data.levels import find_white_level
-from ad.core.data.walking import pictures_below
 from ad.core.errors import DataError, SettingError
 from ad.core.synth.perlin import perlin_noise, power_of_two
+from ad.runtime.pictures.levels import find_white_level
+from ad.runtime.pictures.walking import pictures_below
 
 
 class TextureSource(Protocol):

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ad.core.errors import SettingError, listed, nearest
-from ad.core.framing import Sides
-from ad.core.progress import SILENT, Progress
 from ad.core.registry import ModelRegistry
 from ad.core.testing.promises import CHECKS as CHECKS
 from ad.core.testing.promises import TOLERANCE as TOLERANCE
 from ad.core.testing.promises import Check, NotApplicable
 from ad.core.testing.subject import Model
+from ad.runtime.framing.size import Sides
+from ad.runtime.progress import SILENT, Progress
 
 IMG_SIZE = 64
 """Side of the pictures, in pixels, unless the model's catalogue says otherwise."""

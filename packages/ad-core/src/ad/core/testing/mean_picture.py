@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ad.core.detector import Detector, Prediction, learned_buffer
-from ad.core.framing import Size
 from ad.core.options import Field
 from ad.core.trainer import OnePassTrainer, Setup
+from ad.runtime.framing.size import Size
 
 
 @final

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ad.core.data.pictures import Sides, height_and_width
+from ad.runtime.pictures.reading import Sides, height_and_width
 
 
 def make_picture(

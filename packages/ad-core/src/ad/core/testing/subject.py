@@ -24,15 +24,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ad.core.callbacks import Callback, LoopState
-from ad.core.data.batches import Source, to_device
+from ad.core.data.batches import to_device
 from ad.core.detector import Detector, Prediction
-from ad.core.framing import Framing, Sides, Size, size_of
+from ad.core.framing import Framing
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.loop import fit
 from ad.core.registry import ModelSpec, load_trainer
 from ad.core.settings import resolve_options
 from ad.core.testing.pictures import make_picture
 from ad.core.trainer import GradientTrainer, Setup, Trainer
+from ad.runtime.framing.size import Sides, Size, size_of
+from ad.runtime.pictures.reading import Source
 
 
 @final

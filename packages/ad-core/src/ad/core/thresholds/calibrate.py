@@ -1,26 +1,23 @@
 """Thresholds and 0-to-1 scores, from held-out normal images or from labelled ones.
 
 From normal images the promise holds by split conformal prediction: of n held-out scores and one
-new good picture's, each order is equally likely: see `ad.core.thresholds.conformal`. From labelled
-images the threshold is the one of the largest F1 score, which promises nothing; nor does one that a
-person chose. Knows nothing of detectors; numpy alone.
+new good picture's, each order is equally likely: see `ad.runtime.calibration.conformal`. From
+labelled images the threshold is the one of the largest F1 score, which promises nothing; nor does
+one that a person chose. Knows nothing of detectors; numpy alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from fractions import Fraction
-from typing import Any, Self, final
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ad.core.errors import DataError, NotFittedError, SettingError
+from ad.core.errors import DataError, SettingError
 from ad.core.metrics import f1_max
-from ad.core.thresholds.conformal import exact, odds, promised_rate, rank_of
-from ad.core.thresholds.saved_calibration import checked_values
+from ad.runtime.calibration import Calibration
+from ad.runtime.calibration.conformal import exact, promised_rate, rank_of
 
 _LOW = math.log(9)  # the logistic function is 0.1 here, to the left of its middle
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)
@@ -35,155 +32,6 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 # an auto-encoder 0.00018 and 0.0000018, DFKDE 0.000041 of the scale (its threshold is about 0).
 # bf16 changed no more than fp32.
 _MARGIN_OF_SCALE, _MARGIN_OF_THRESHOLD = 1e-3, 1e-5
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """Where good ends, in the units of a detector's scores, and how sure that is."""
-
-    threshold: float
-    """Image scores above this are anomalous."""
-    scale: float
-    """Width of the logistic curve of image scores, in units of the score; positive."""
-    pixel_threshold: float | None
-    """Pixel scores above this are anomalous; None for detectors that cannot localise."""
-    pixel_scale: float | None
-    """As `scale`, for pixels; None exactly if `pixel_threshold` is."""
-    rate: float | None
-    """Share of good pictures that may be called anomalous, as asked for, in (0, 1); None if the
-    threshold was chosen by F1 or by hand."""
-    promised_rate: float | None
-    """The share that this many held-out images can promise; above `rate` if they are too few."""
-    num_images: int
-    """Normal images that were used; the detector has learnt from none of them. 0 exactly if the
-    threshold was chosen by hand."""
-    num_defective: int = 0
-    """Defective images that were used; above 0 exactly if the threshold was chosen by F1."""
-    f1: float | None = None
-    """F1 score of the image threshold on these images; None if it was not chosen by it."""
-
-    def is_anomalous(self, score: float) -> bool:
-        """Whether an image score is above the threshold.
-
-        Raises:
-            DataError: If the score is not a number; it would pass as good.
-        """
-        return _number(score) > self.threshold
-
-    def normalize(self, score: float) -> float:
-        """Map an image score to [0, 1]: 0.5 at the threshold, about 0.1 for a typical good one.
-
-        The logistic curve rises strictly; far from the threshold floating point rounds it to 0
-        or 1, so compare and rank by the raw score.
-
-        Raises:
-            DataError: If the score is not a number.
-        """
-        return 0.5 + 0.5 * math.tanh((_number(score) - self.threshold) / self.scale / 2)
-
-    def normalize_map(self, anomaly_map: NDArray[Any]) -> NDArray[np.float32]:
-        """Map pixel scores to [0, 1] as `normalize` does, around the pixel threshold.
-
-        Args:
-            anomaly_map: Any shape.
-
-        Returns:
-            The same shape, float32.
-
-        Raises:
-            NotFittedError: If there is no pixel threshold.
-            DataError: If a score is not a number.
-        """
-        if self.pixel_threshold is None or self.pixel_scale is None:
-            msg = (
-                "There is no pixel threshold: the detector gave no anomaly maps when it was "
-                "calibrated. Use `normalize` for its image scores."
-            )
-            raise NotFittedError(msg)
-        if np.isnan(anomaly_map).any():
-            msg = "An anomaly map must hold numbers; got nan. It would pass as good."
-            raise DataError(msg)
-        distance = (anomaly_map.astype(np.float64) - self.pixel_threshold) / self.pixel_scale
-        return (0.5 + 0.5 * np.tanh(distance / 2)).astype(np.float32)
-
-    def by_hand(self, threshold: float, pixel_threshold: float | None = None) -> Self:
-        """The same with a threshold that a person chose, which promises nothing.
-
-        The scales stay: they say how much good pictures vary, whatever the threshold.
-
-        Args:
-            threshold: In the units of the detector's scores.
-            pixel_threshold: In those of its maps; None leaves it as it is.
-
-        Raises:
-            SettingError: If one is no finite number, or there is no pixel threshold to replace.
-        """
-        image = _chosen("threshold", threshold)
-        pixels = self.pixel_threshold
-        if pixel_threshold is not None:
-            if pixels is None:
-                msg = (
-                    f"`pixel_threshold` {pixel_threshold} is for detectors that had maps when they "
-                    "were calibrated; this one had none. Leave it out."
-                )
-                raise SettingError(msg)
-            pixels = _chosen("pixel_threshold", pixel_threshold)
-        return replace(
-            self,
-            threshold=image,
-            pixel_threshold=pixels,
-            rate=None,
-            promised_rate=None,
-            num_images=0,
-            num_defective=0,
-            f1=None,
-        )
-
-    def promise(self) -> str:
-        """Say how many false alarms to expect, and what more images would buy."""
-        if self.num_images == 0:
-            return "chosen by hand; no rate of false alarms is promised"
-        if self.rate is None or self.rank is None:
-            return (
-                f"F1 {self.f1:.3f} on the {self.num_images} good and {self.num_defective} "
-                "defective pictures it was chosen on; no rate of false alarms is promised"
-            )
-        asked = exact(self.rate)
-        promised = 1 - Fraction(self.rank, self.num_images + 1)
-        short = ""
-        if self.needed is not None:
-            short = f"; {odds(asked)} was asked for, which needs {self.needed}"
-        return (
-            f"expected false alarms: at most {odds(promised)} good pictures "
-            f"({self.num_images} held out{short})"
-        )
-
-    @property
-    def rank(self) -> int | None:
-        """Which of the sorted scores, from 1, set the threshold; None if none promises a rate."""
-        return None if self.rate is None else rank_of(self.num_images, exact(self.rate))
-
-    @property
-    def needed(self) -> int | None:
-        """How many good pictures the rate that was asked for takes; None if there were enough."""
-        if self.rate is None:
-            return None
-        needed = math.ceil(1 / exact(self.rate)) - 1
-        return needed if self.num_images < needed else None
-
-    def to_json(self) -> dict[str, float | int | None]:
-        """The fields, for a JSON file."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Build from what `to_json` gave.
-
-        Raises:
-            ModelFileError: If a key is unknown or missing, or a value cannot be right.
-        """
-        return cls(**checked_values(data, {field.name for field in fields(cls)}))
 
 
 def calibrate(
@@ -317,24 +165,6 @@ def _margin(score: float, others: NDArray[Any]) -> float:
     """How far from a score a threshold must be for the same verdict in every batch."""
     of_scale = _MARGIN_OF_SCALE * _spread(score, others) / _LOW
     return max(of_scale, _MARGIN_OF_THRESHOLD * abs(score), _FLOAT32_TINY)
-
-
-def _number(score: float) -> float:
-    if math.isnan(score):
-        msg = "A score must be a number; got nan. It would pass as good."
-        raise DataError(msg)
-    return float(score)
-
-
-def _chosen(name: str, value: float) -> float:
-    """A threshold that somebody gave."""
-    number = isinstance(value, int | float | np.integer | np.floating)
-    if not number or isinstance(value, bool) or not abs(value) <= _FLOAT32_MAX:
-        msg = (
-            f"`{name}` must be a score, a finite float32 number such as 0.5 or -12; got {value!r}."
-        )
-        raise SettingError(msg)
-    return float(value)
 
 
 def _checked(

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.data.batches import Batch, Source
+from ad.core.data.batches import Batch
 from ad.core.data.samples import Sample, split_seeded
 from ad.core.errors import SettingError
 from ad.core.framing import Framing
-from ad.core.progress import SILENT, Progress
-from ad.core.thresholds.calibrate import Calibration, calibrate
+from ad.core.thresholds.calibrate import calibrate
+from ad.runtime.calibration import Calibration
+from ad.runtime.pictures.reading import Source
+from ad.runtime.progress import SILENT, Progress
 
 
 def hold_out(

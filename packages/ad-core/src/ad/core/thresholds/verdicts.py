@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from ad.core.thresholds.calibrate import Calibration
-from ad.core.thresholds.conformal import chance_of_alarms, odds
+from ad.runtime.calibration import Calibration
+from ad.runtime.calibration.conformal import chance_of_alarms, odds
 
 _SURPRISE = 0.01
 """Chance below which false alarms are no longer taken for bad luck."""

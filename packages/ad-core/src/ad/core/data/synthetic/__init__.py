@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ad.core.progress import Advance
+    from ad.runtime.progress import Advance
 
 SMALLEST = 32
 """Side of the smallest picture that still shows what it should, in pixels."""

@@ -11,7 +11,7 @@ from ad.core.data.samples import DatasetSpec, Sample
 from ad.core.data.synthetic import CATEGORIES, total, write
 
 if TYPE_CHECKING:
-    from ad.core.progress import Progress
+    from ad.runtime.progress import Progress
 
 TREE = """\
 <data root>/               an empty or new folder; the user's cache by default

@@ -1,11 +1,11 @@
 """Which files of a folder are pictures."""
 
 import pytest
+from black_pictures import put
 
-from ad.core.data import walking
-from ad.core.data.walking import everything_below, folders_in, pictures_below, pictures_in
-from ad.core.errors import DataError
-from ad.core.testing.pictures import put_pictures as put
+from ad.runtime.errors import DataError
+from ad.runtime.pictures import walking
+from ad.runtime.pictures.walking import everything_below, folders_in, pictures_below, pictures_in
 
 
 def names(paths, root):

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ad.core.thresholds.calibrate import Calibration
+from ad.runtime.calibration import Calibration
 
 # From "nothing" over yellow to red; alpha too, so that what is normal stays visible.
 _STOPS = np.array([0.0, 0.35, 0.5, 0.75, 1.0])

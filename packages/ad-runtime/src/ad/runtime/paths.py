@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ad.core.errors import PathError
+from ad.runtime.errors import PathError
 from ad.runtime.files import LONGEST_NAME as LONGEST_NAME
 
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.framing.size import Size
+from ad.runtime.framing.size import Size
 
 Fit = Literal["stretch", "pad", "crop"]
 """How a picture of another shape gets the size."""

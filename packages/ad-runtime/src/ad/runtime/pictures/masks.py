@@ -12,12 +12,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from ad.core.data.names import drawn_from_stem, folded, masked_stem, meaning_of, without_suffix
-from ad.core.data.walking import pictures_below, pictures_in
-from ad.core.errors import DataError, PictureError, listed
+from ad.runtime.errors import DataError, PictureError, listed
+from ad.runtime.pictures.names import (
+    drawn_from_stem,
+    folded,
+    masked_stem,
+    meaning_of,
+    without_suffix,
+)
+from ad.runtime.pictures.walking import pictures_below, pictures_in
 
 if TYPE_CHECKING:
-    from ad.core.data.pictures import Look
+    from ad.runtime.pictures.drawn import Look
 
 Masks = tuple[Path, ...]
 Place = tuple[str, ...]
@@ -243,10 +249,10 @@ def check_masks_fit(folder: Path, pictures: Iterable[Path]) -> None:
 
 def look_of(path: Path) -> Look | None:
     """How a picture looks if it is taken for a mask; None if it cannot be read."""
-    from ad.core.data import pictures  # with torch, which naming layouts does not need
+    from ad.runtime.pictures import drawn  # with Pillow, which naming layouts does not need
 
     try:
-        return pictures.look_of(path)
+        return drawn.look_of(path)
     except PictureError:  # told of where it is read as a picture
         return None
 

@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ad.core.data.pictures import (
-    check_headers,
-    mask_facts,
-    read_mask,
-    read_mask_values,
-    read_picture,
-    upright_size,
-)
-from ad.core.errors import PictureError
+from ad.runtime.errors import PictureError
+from ad.runtime.pictures.drawn import check_headers, mask_facts, read_mask, read_mask_values
+from ad.runtime.pictures.reading import read_picture, upright_size
 
 # EXIF 2.3, Orientation: where the 0th row and the 0th column of what is stored are seen.
 SIDES = {

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ad.core.data.pictures import Sides as Sides
-from ad.core.errors import SettingError
-from ad.core.options import shown
+from ad.runtime.errors import SettingError, shown
+from ad.runtime.pictures.reading import Sides as Sides
 
 LEAST, MOST = 1, 4096
 """Sides that a saved model may have, in pixels."""

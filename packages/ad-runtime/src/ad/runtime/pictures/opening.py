@@ -20,7 +20,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ad.core.errors import PictureError
+from ad.runtime.errors import PictureError
 
 WidthHeight = tuple[int, int]
 """Width and height, in pixels, as Pillow has them."""

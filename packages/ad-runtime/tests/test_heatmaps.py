@@ -1,6 +1,6 @@
 import numpy as np
 
-from ad.core.report.heatmaps import overlay
+from ad.runtime.heatmaps import overlay
 
 
 def test_what_is_normal_stays_as_it_is_and_what_is_not_is_coloured():

@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ad.core.data.batches import Source
-from ad.core.data.masks import tell_apart
-from ad.core.data.opening import still_encoded
-from ad.core.data.pictures import rgb_array
-from ad.core.data.walking import NO_FILE, OURS, SUFFIXES, everything_below
-from ad.core.errors import DataError
-from ad.core.saved.paths import given_path
+from ad.runtime.errors import DataError
+from ad.runtime.paths import given_path
+from ad.runtime.pictures.masks import tell_apart
+from ad.runtime.pictures.opening import still_encoded
+from ad.runtime.pictures.reading import Source, rgb_array
+from ad.runtime.pictures.walking import NO_FILE, OURS, SUFFIXES, everything_below
 
 Input = str | Path | NDArray[Any] | Image.Image | bytes | bytearray | memoryview
 Inputs = Input | Sequence[Input]
@@ -31,7 +30,8 @@ def find_sources(inputs: Inputs, *, white: int | None = None) -> list[Source]:
 
     Args:
         inputs: As `LoadedDetector.predict` takes them.
-        white: The value that is white in arrays of uint16; see `ad.core.data.pictures.rgb_array`.
+        white: The value that is white in arrays of uint16; see
+            `ad.runtime.pictures.reading.rgb_array`.
 
     Raises:
         PictureError: If an array is no picture, or none knows what is white in it.

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ad.core.data.pictures import read_values, same_shape
-from ad.core.errors import PictureError, SettingError
-from ad.core.framing.size import Size
+from ad.runtime.errors import PictureError, SettingError
+from ad.runtime.framing.size import Size
+from ad.runtime.pictures.drawn import read_values, same_shape
 
 
 class Crop(NamedTuple):

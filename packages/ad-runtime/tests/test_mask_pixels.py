@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ad.core.data.pictures import (
+from ad.runtime.errors import PictureError
+from ad.runtime.pictures.drawn import (
     check_headers,
     mask_facts,
     read_mask,
     read_mask_values,
     shows_defect,
 )
-from ad.core.errors import PictureError
 
 
 def save(path, image, **options):

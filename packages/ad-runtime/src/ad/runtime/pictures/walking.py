@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ad.core.data.names import is_left_out
-from ad.core.errors import DataError
+from ad.runtime.errors import DataError
+from ad.runtime.pictures.names import is_left_out
 
 SUFFIXES = frozenset(
     {

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from ad.core.data.pictures import check_headers, read_mask, read_picture
-from ad.core.errors import PictureError
+from ad.runtime.errors import PictureError
+from ad.runtime.pictures.drawn import check_headers, read_mask
+from ad.runtime.pictures.reading import read_picture
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits and devices")
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, NoReturn
 
-from ad.core.errors import ModelFileError, listed
-from ad.core.thresholds.conformal import promised_rate
+from ad.runtime.calibration.conformal import promised_rate
+from ad.runtime.errors import ModelFileError, listed
 
 _NULLABLE = ("pixel_threshold", "pixel_scale", "rate", "promised_rate", "f1")
 

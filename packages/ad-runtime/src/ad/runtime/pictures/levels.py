@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ad.core.data.opening import Encoded, opened, said
-from ad.core.errors import PictureError
-from ad.core.progress import SILENT, Progress
+from ad.runtime.errors import PictureError
+from ad.runtime.pictures.opening import Encoded, opened, said
+from ad.runtime.progress import SILENT, Progress
 
 WHITE_LEVELS = (255, 1023, 4095, 16383, 65535)
 """The largest values of 8, 10, 12, 14 and 16 bits."""

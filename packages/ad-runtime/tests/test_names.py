@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ad.core.data.names import drawn_from_stem, is_left_out, masked_stem, meaning_of
+from ad.runtime.pictures.names import drawn_from_stem, is_left_out, masked_stem, meaning_of
 
 
 @pytest.mark.parametrize(
