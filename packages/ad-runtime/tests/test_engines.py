@@ -1,10 +1,10 @@
 """Engines: their settings as they say them themselves, the same scores, and graphs that lie."""
 
 import sys
-import threading
 
 import numpy as np
 import pytest
+from at_once import at_once
 from onnx import helper
 from tiny_export import (
     FLOAT,
@@ -21,7 +21,7 @@ from tiny_export import (
 from ad.runtime import load
 from ad.runtime.config import Input
 from ad.runtime.engines import open_engine
-from ad.runtime.engines.base import first_line
+from ad.runtime.engines.base import reason_of
 from ad.runtime.errors import DataError, MissingExtraError, ModelFileError, SettingError
 from ad.runtime.framing import Framing, Size
 
@@ -151,22 +151,15 @@ def test_threads_at_work_at_once_do_not_disturb_each_other(exports, engine):
     runtime = load(exports / "uint8", engine=engine, threads=1)
     batches = [pictures(3, seed=seed) for seed in range(4)]
     expected = [brightness(batch) for batch in batches]
-    start, wrong = threading.Barrier(4), []
 
     def work(number):
-        start.wait()
-        for _ in range(25):
-            scores, maps = runtime.score(batches[number])
-            near = np.allclose(scores, expected[number][0], atol=1e-6)
-            if not near or not np.allclose(maps, expected[number][1], atol=1e-6):
-                wrong.append(number)
+        scores, maps = zip(*(runtime.score(batches[number]) for _ in range(25)), strict=True)
+        wanted_scores, wanted_maps = expected[number]
+        return np.allclose(scores, wanted_scores, atol=1e-6) and np.allclose(
+            maps, wanted_maps, atol=1e-6
+        )
 
-    workers = [threading.Thread(target=work, args=[number]) for number in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert wrong == []
+    assert at_once(work) == [True] * 4
 
 
 def test_results_stay_as_they_are_when_the_engine_goes_on(exports, engine):
@@ -400,4 +393,4 @@ def test_formats_that_the_runtime_has_no_engine_for_say_what_has(tmp_path):
     [("", "RuntimeError."), ("\n a \n", "a."), ("file.cpp:7:\nwhy it is so.\n", "why it is so.")],
 )
 def test_an_engines_words_are_told_without_where_they_come_from(text, line):
-    assert first_line(RuntimeError(text)) == line
+    assert reason_of(RuntimeError(text)) == line

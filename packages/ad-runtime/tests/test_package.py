@@ -392,6 +392,17 @@ def test_a_single_file_of_a_newer_format_is_refused(tmp_path):
         load(tmp_path / "m.onnx")
 
 
+def test_a_single_file_that_needs_others_is_refused(tmp_path):
+    from onnx import helper
+
+    model = bright_model()
+    config = make_config(files=("model.onnx", "model.onnx.data"))
+    helper.set_model_props(model, {"ad.config": embedded(config)})
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match="works in their folder alone: give that"):
+        load(tmp_path / "m.onnx")
+
+
 @given(st.binary(max_size=200))
 def test_no_bytes_end_in_another_error(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "any.onnx"

@@ -189,6 +189,13 @@ def rewrite_config(folder: Path, config: ExportConfig) -> None:
 
 def _read_single(path: Path) -> Package:
     config = ExportConfig.from_json(_without_schema(path), path)
+    alone = FILES["onnx" if path.suffix == ".onnx" else "openvino"][0]
+    if config.files != alone:
+        msg = (
+            f"`{path}` says that it is one of the files {list(config.files)}, and so works in "
+            "their folder alone: give that."
+        )
+        raise ModelFileError(msg)
     hashes = {}
     for file in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
         try:
