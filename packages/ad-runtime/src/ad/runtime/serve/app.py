@@ -91,7 +91,12 @@ class Service:
                 async with running():
                     yield
 
-        answering = Middleware(Answering, metrics=self.metrics, token=self.token)
+        answering = Middleware(
+            Answering,
+            metrics=self.metrics,
+            token=self.token,
+            draining=lambda: self.draining,
+        )
         return Starlette(
             routes=self._routes(),
             middleware=[answering],

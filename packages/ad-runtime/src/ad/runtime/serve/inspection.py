@@ -17,8 +17,8 @@ from ad.runtime.findings import Finding
 from ad.runtime.framing import Framing, Size
 from ad.runtime.heatmaps import colour_table, heat_of
 from ad.runtime.overlays import overlay_of
-from ad.runtime.pictures import read_picture
 from ad.runtime.pictures.opening import drawn_png
+from ad.runtime.pictures.reading import read_picture
 from ad.runtime.regions import regions
 from ad.runtime.runtime import Runtime
 from ad.runtime.serve.limits import Refused

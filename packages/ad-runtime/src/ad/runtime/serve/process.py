@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -229,9 +230,12 @@ def _listening(host: str, port: int) -> socket.socket:
     """A socket that is bound before anything is loaded: an address in use is told at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        if not 0 <= port <= 65535:  # which Python would leave an open socket for
+            raise OSError(errno.EINVAL, "")
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
+    except OSError as error:
+        known = error.errno is not None and error.errno > 0
+        why = os.strerror(error.errno) if known else error.strerror
         msg = (
             f"The server cannot listen at `--host {host} --port {port}` ({why}). Give an address "
             "of this machine and a port from 1 to 65535 that is free, or 0 for any."
