@@ -1,5 +1,6 @@
 """A server that runs: a Triton client, exchanged models under load, signals, its command line."""
 
+import base64
 import contextlib
 import json
 import os
@@ -14,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from browser import CHROMIUM, Browser
 from serving import encoded, plain
 from tiny_export import calibration, make_export
 from tritonclient.utils import InferenceServerException
@@ -295,3 +297,54 @@ def test_without_its_extra_it_says_what_to_install(capsys, monkeypatch):
     assert "needs starlette, uvicorn, prometheus_client: in a clone of this project" in text
     assert "ad-runtime[serve]" in text
     assert importlib.util.find_spec("starlette")
+
+
+class Address:
+    """What the browser opens, as it opens files."""
+
+    def __init__(self, address):
+        self.address = address
+
+    def as_uri(self):
+        return f"{self.address}/"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+def test_the_page_shows_what_was_found_and_asks_nobody_else(served, tmp_path):
+    spot = plain(51, (64, 128))
+    spot[8:16, 64:80] = 255
+    pictures = [("good.png", encoded(plain(0))), ("bad.png", encoded(spot)), ("x.png", b"no")]
+    given = [[name, base64.b64encode(content).decode()] for name, content in pictures]
+    browser = Browser(tmp_path / "profile")
+    try:
+        browser.open(Address(served.address), width=390, height=844)
+        browser.run(
+            f"inspect({json.dumps(given)}.map(([name, text]) => new File("
+            "[Uint8Array.from(atob(text), c => c.charCodeAt(0))], name)))"
+        )
+        cards = browser.run("[...document.querySelectorAll('.card')].map(one => one.textContent)")
+        assert [card.partition(".png")[0] for card in cards] == [
+            *("Not inspectedx", "Defective1bad", "Good0good")
+        ]
+        assert "x.png: The picture begins as no JPEG" in browser.text("#message")
+        browser.run("document.querySelectorAll('.card')[1].click()")
+        browser.settle()
+        assert browser.text("#word") == "Defective"
+        shown = browser.run(
+            "['heat', 'picture'].map(id => document.getElementById(id).getBoundingClientRect())"
+            ".map(box => [box.x, box.y, box.width / box.height])"
+        )
+        assert shown[0] == shown[1]  # the heat lies on the picture
+        assert shown[0][2] == pytest.approx(2)
+        (box,) = browser.run(
+            "[...document.querySelectorAll('#boxes rect')].map(r => ['x', 'y', 'width', 'height']"
+            ".map(name => Number(r.getAttribute(name))))"
+        )
+        assert box == [64, 8, 16, 8]
+        assert browser.run("document.documentElement.scrollWidth") == 390
+        own = (f"{served.address}/inspect", f"blob:{served.address}/")
+        assert all(url.startswith(own) for url in browser.requests())
+        told = [one for one in browser.complaints() if "415" not in json.dumps(one)]
+        assert told == []
+    finally:
+        browser.close()

@@ -234,8 +234,8 @@ def _listening(host: str, port: int) -> socket.socket:
             raise OSError(errno.EINVAL, "")
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        known = error.errno is not None and error.errno > 0
-        why = os.strerror(error.errno) if known else error.strerror
+        number = error.errno or 0  # below 0 of names that are not found
+        why = os.strerror(number) if number > 0 else error.strerror
         msg = (
             f"The server cannot listen at `--host {host} --port {port}` ({why}). Give an address "
             "of this machine and a port from 1 to 65535 that is free, or 0 for any."
