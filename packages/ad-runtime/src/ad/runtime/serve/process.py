@@ -32,6 +32,10 @@ from ad.runtime.serve.repository import Model, Repository
 SECONDS_BETWEEN_LOOKS = 2.0
 """At the manifests, for models that were exchanged."""
 
+KEEP_ALIVE = 75
+"""Seconds until an idle connection is closed: longer than proxies keep theirs, usually 60, which
+would else send requests by connections that are just being closed; and lines have pauses."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -152,6 +156,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=max(1, round(limits.timeout)),
         )
         super().__init__(config)
