@@ -78,11 +78,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.command("calibrate")(calibrate.calibrate)
-<<<<<<< HEAD
 app.command("export")(export.export)
-=======
 app.command("serve", help=serve.HELP, context_settings=serve.SETTINGS)(serve.serve)
->>>>>>> rt-server
 app.command("bench")(bench.bench)
 app.command("synth")(synth.synth)
 app.command("demo")(demo.demo)
