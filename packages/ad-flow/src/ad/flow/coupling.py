@@ -122,7 +122,8 @@ class CouplingBlock(modules.InvertibleModule):  # type: ignore[misc]  # FrEIA ha
     def _fused(self, x: Tensor, c: Sequence[Tensor], *, jac: bool) -> tuple[tuple[Tensor], Tensor]:
         """The way forward, as it is computed where it is not exported; the same numbers."""
         scale = 0.1 * F.softplus(self.global_scale, beta=0.5)
-        dtype = self.subnet.dtype if isinstance(self.subnet, Subnet) else x.dtype
+        low = isinstance(self.subnet, Subnet) and self.subnet.precision == "bf16"
+        dtype = torch.bfloat16 if low else x.dtype
         passive, rows = PassiveRows.apply(as_rows(x), self.passive, dtype)
         passive = from_rows(passive, x)
         said = as_rows(self.subnet(torch.cat([passive, *c], 1) if c else passive))
@@ -164,11 +165,6 @@ class Subnet(nn.Sequential):
     def __init__(self, first: nn.Module, second: nn.Module, precision: Precision) -> None:
         super().__init__(first, nn.ReLU(inplace=True), second)
         self.precision: Precision = precision
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of what they compute."""
-        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, channels, ...]`` to ``[B, out, ...]``."""
