@@ -116,7 +116,10 @@ class Layers:
         """Note no more calls."""
         for hook in self.hooks:
             hook.remove()
-        self.calls = [(copy.deepcopy(layer).to(self.dtype), shape) for layer, shape in self.calls]
+        self.calls = [
+            (copy.deepcopy(layer).to(self.dtype).requires_grad_(), shape)
+            for layer, shape in self.calls
+        ]
         self.least = [float("inf")] * len(self.calls)
 
     def run(self) -> float:
