@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ad.runtime.commands import many
 from ad.runtime.console import LineProgress, print_error, print_json, put, say, show_warning
 from ad.runtime.errors import AdError, SettingError
 from ad.runtime.printable import in_one_line
@@ -71,6 +72,7 @@ def _add_predict(commands: Any) -> None:  # noqa: ANN401
         "--output", type=_path, metavar="FILE", help="New file .csv or .jsonl, a line a picture."
     )
     command.add_argument("--heatmaps", type=_path, metavar="DIR", help="New folder for overlays.")
+    many.add_options(command)
     command.set_defaults(run=_predict)
 
 
@@ -121,6 +123,8 @@ def _predict(given: argparse.Namespace) -> int:
     from ad.runtime.results import ResultFile, Row, summary
     from ad.runtime.sources import find_sources
 
+    if many.asked(given):
+        return many.run(given)
     runtime = _load(given)
     calibration = runtime.calibration(given.category, given.threshold)
     sources = find_sources(given.inputs)  # a mistyped path is refused before anything is written
