@@ -39,12 +39,15 @@ CORE = [
 ]
 RUNTIME = [
     ["cli"],
+    ["commands"],
+    ["bench", "many", "watch"],
     ["runtime"],
     ["engines", "package"],
-    ["config", "overlays", "sources", "single", "manifest"],
+    ["config", "map_files", "overlays", "sources", "single", "manifest"],
     ["paths", "heatmaps", "numbered", "results"],
     ["conditions", "findings", "framing"],
     ["calibration", "console", "files", "pictures", "resize"],
+    ["lines"],
     ["errors", "printable", "progress"],
 ]
 LEVELS = {

@@ -70,8 +70,7 @@ class Crew:
     def __init__(self, dies):
         self.dies, self.tasks, self.given = dies, [], []
 
-    @property
-    def free(self):
+    def free(self, task):
         return len(self.tasks) < 2
 
     @property

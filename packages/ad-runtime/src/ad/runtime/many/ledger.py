@@ -8,8 +8,6 @@ The lines of a chunk stand together, in one write; chunks stand in the order of 
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import IO, Any, Self, final
 
 from ad.runtime.errors import OutputError
 from ad.runtime.files import claim
-from ad.runtime.printable import escaped_json
+from ad.runtime.lines import append, line_of, parse_line
 
 KIND, SCHEMA = "ad-results", 1
 _BEGINNING = b'{"kind": "ad-results", '
@@ -192,41 +190,3 @@ class Ledger:
             "stopped leaves that. Name another file."
         )
         return OutputError(msg)
-
-
-def append(file: IO[bytes], end: int, content: bytes) -> None:
-    """Add to a file so that it is on the disk; what cannot be written whole is taken back.
-
-    Args:
-        file: Open for appending, without a buffer.
-        end: Its size.
-        content: What is added.
-
-    Raises:
-        OSError: If it cannot be.
-    """
-    view = memoryview(content)
-    try:
-        while view:
-            view = view[file.write(view) :]
-        os.fsync(file.fileno())
-    except OSError:
-        file.truncate(end)
-        file.seek(end)
-        raise
-
-
-def line_of(values: Mapping[str, Any]) -> bytes:
-    """A line of JSON, with its end; a name that is no valid text is escaped."""
-    return f"{escaped_json(json.dumps(values, allow_nan=False))}\n".encode()
-
-
-def parse_line(raw: bytes) -> dict[str, Any] | None:
-    """The JSON object of a whole line; None if it is none."""
-    if not raw.endswith(b"\n"):
-        return None
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -50,8 +50,7 @@ class LocalCrew:
         for worker in self._workers:
             worker.end(at_once=worker.task is not None)
 
-    @property
-    def free(self) -> bool:
+    def free(self, task: Task) -> bool:  # noqa: ARG002
         """See `Crew.free`."""
         return any(worker.task is None for worker in self._workers)
 

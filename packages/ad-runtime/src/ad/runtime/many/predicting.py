@@ -120,7 +120,7 @@ def predict_many(
         maps=folder,
     )
     head = {
-        "export": identity(package),
+        "export": package.identity,
         "inputs": _sha256(everything),
         "shard": None if shard is None else list(shard),
         "category": category,
@@ -147,12 +147,6 @@ def predict_many(
         return Many(output=file, pictures=len(paths), before=before, verdicts=ledger.verdicts)
 
 
-def identity(package: Package) -> str:
-    """The sha256 of an exported model, of all its files."""
-    lines = [f"{hashed}  {name}\n" for name, hashed in sorted(package.sha256.items())]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def finished(crew: Crew, chunks: Sequence[Task]) -> Iterator[tuple[Task, list[dict[str, Any]]]]:
     """Have all chunks done; yields each with its lines, in the order in which they end.
 
@@ -168,7 +162,7 @@ def finished(crew: Crew, chunks: Sequence[Task]) -> Iterator[tuple[Task, list[di
     whole = {task.chunk: task for task in chunks}
     told: set[str] = set()
     while waiting or crew.busy:
-        while waiting and crew.free:
+        while waiting and crew.free(waiting[0]):
             crew.give(waiting.popleft())
         for task, answer in crew.ended():
             for text in answer.warnings:

@@ -90,10 +90,15 @@ class RayCrew:
         if self._ours:
             self._ray.shutdown()
 
-    @property
-    def free(self) -> bool:
+    def free(self, task: Task) -> bool:
         """See `Crew.free`."""
-        return any(len(tasks) < _IN_FLIGHT for tasks in self._at_work.values())
+        # An actor that dies at a task may take along the answer to the one before, which had not
+        # been sent yet. A chunk is then tried again; a picture alone would be blamed.
+        at_once = _IN_FLIGHT if task.place is None else 1
+        return any(
+            len(tasks) < at_once and not any(one.place is not None for _, one in tasks)
+            for tasks in self._at_work.values()
+        )
 
     @property
     def busy(self) -> bool:
@@ -102,7 +107,12 @@ class RayCrew:
 
     def give(self, task: Task) -> None:
         """See `Crew.give`."""
-        actor, tasks = min(self._at_work.items(), key=lambda item: len(item[1]))
+        able = {
+            actor: tasks
+            for actor, tasks in self._at_work.items()
+            if not any(one.place is not None for _, one in tasks)
+        }
+        actor, tasks = min(able.items(), key=lambda item: len(item[1]))
         tasks.append((actor.score.remote(task), task))
 
     def ended(self) -> list[tuple[Task, Answer]]:

@@ -78,9 +78,8 @@ class Crew(Protocol):
         """End them all."""
         ...
 
-    @property
-    def free(self) -> bool:
-        """Whether one of them can take a task."""
+    def free(self, task: Task) -> bool:
+        """Whether one of them can take a task now."""
         ...
 
     @property
@@ -89,7 +88,7 @@ class Crew(Protocol):
         ...
 
     def give(self, task: Task) -> None:
-        """Have it done by one that is free."""
+        """Have it done by one that is free for it."""
         ...
 
     def ended(self) -> list[tuple[Task, Answer]]:
