@@ -1,6 +1,5 @@
 """What a threshold calls pictures: the same in every batch, and as often wrong as was promised."""
 
-import itertools
 import json
 
 import numpy as np
@@ -43,17 +42,6 @@ def test_the_picture_that_set_the_threshold_is_good_in_every_batch(
     assert verdicts == [verdicts[0]] * 5
     nearest = min(abs(finding.score - calibration.threshold) for finding in findings)
     assert nearest < 0.01 * calibration.scale  # the one that set it is among them
-
-
-@pytest.mark.parametrize(("held_out", "good"), [(1, 1), (1, 4), (4, 1), (3, 4), (5, 3), (4, 5)])
-def test_the_chance_of_alarms_is_that_over_all_orders(held_out, good):
-    orders = list(itertools.combinations(range(held_out + good), held_out))
-    for rank in range(1, held_out + 1):
-        # Where the held-out scores stand among all; the others that are above the rank-th.
-        above = [good - (order[rank - 1] - (rank - 1)) for order in orders]
-        for alarms in range(good + 1):
-            share = sum(count >= alarms for count in above) / len(orders)
-            assert chance_of_alarms(held_out, rank, good, alarms) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from ad.core.devices import resolve_precision as resolve_precision
     from ad.core.errors import AdError as AdError
     from ad.core.jobs.evaluate import evaluate as evaluate
+    from ad.core.jobs.export import Exported as Exported
+    from ad.core.jobs.export import export as export
     from ad.core.jobs.recalibrate import recalibrate as recalibrate
     from ad.core.jobs.report import write_report as write_report
     from ad.core.jobs.train import TrainResult as TrainResult
@@ -80,7 +82,6 @@ if TYPE_CHECKING:
     from ad.core.options import WeightDecay as WeightDecay
     from ad.core.options import checked as checked
     from ad.core.options import renamed as renamed
-    from ad.core.predict import Finding as Finding
     from ad.core.predict import LoadedDetector as LoadedDetector
     from ad.core.predict import load as load
     from ad.core.registry import ModelRegistry as ModelRegistry
@@ -98,6 +99,7 @@ if TYPE_CHECKING:
     from ad.core.trainer import Setup as Setup
     from ad.core.trainer import Trainer as Trainer
     from ad.core.trainer import budget_note as budget_note
+    from ad.runtime.findings import Finding as Finding
     from ad.runtime.framing.size import Sides as Sides
     from ad.runtime.framing.size import Size as Size
     from ad.runtime.framing.size import size_of as size_of
@@ -121,6 +123,7 @@ _HOMES = {
     "DatasetSpec": "ad.core.data.samples",
     "Detector": "ad.core.detector",
     "DeviceOption": "ad.core.cli.options",
+    "Exported": "ad.core.jobs.export",
     "FROM_MODEL_FILE": "ad.core.trainer",
     "Field": "ad.core.options",
     "Finding": "ad.runtime.findings",
@@ -169,6 +172,7 @@ _HOMES = {
     "collect": "ad.core.data.samples",
     "end_process": "ad.core.learning.distributed",
     "evaluate": "ad.core.jobs.evaluate",
+    "export": "ad.core.jobs.export",
     "in_precision": "ad.core.devices",
     "fingerprint_of": "ad.core.data.samples",
     "fit": "ad.core.learning.loop",

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from ad.runtime.commands import many
 from ad.runtime.commands.watch import add_watch
 from ad.runtime.console import LineProgress, print_error, print_json, put, say, show_warning
-from ad.runtime.errors import AdError, SettingError
+from ad.runtime.errors import AdError, PictureError, SettingError
 from ad.runtime.printable import in_one_line
+from ad.runtime.serve.command import add_serve
 
 if TYPE_CHECKING:
     from ad.runtime.findings import Finding
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_verify(commands)
     add_watch(commands)
+    add_serve(commands)
     return parser
 
 
@@ -122,6 +124,7 @@ def _load(given: argparse.Namespace) -> Runtime:
 def _predict(given: argparse.Namespace) -> int:
     import contextlib
 
+    from ad.runtime.findings import Finding
     from ad.runtime.results import ResultFile, Row, summary
     from ad.runtime.sources import find_sources
 
@@ -145,7 +148,10 @@ def _predict(given: argparse.Namespace) -> int:
         for number, finding in enumerate(findings):
             heatmap = None
             if heatmaps is not None and finding.map is not None:
-                heatmap = heatmaps.write(number, finding, calibration)
+                try:
+                    heatmap = heatmaps.write(number, finding, calibration)
+                except PictureError as error:  # it is not the one any more that was scored
+                    finding = Finding(path=finding.path, score=None, error=str(error))
             row = Row.of(finding, heatmap)
             rows.append(row)
             if file is not None:

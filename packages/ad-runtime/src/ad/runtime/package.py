@@ -95,6 +95,14 @@ class Package:
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def is_exported(path: Path) -> bool:
+    """Whether a path is what `ad export` wrote, by the names there: a folder or a model's file."""
+    if path.suffix in SUFFIXES and path.is_file():
+        return True
+    names = [every[0][0] for every in FILES.values()]
+    return (path / MANIFEST).is_file() and any((path / name).is_file() for name in names)
+
+
 def read_package(path: str | Path) -> Package:
     """Read an exported model, whose every file must be the one that was saved.
 
@@ -196,6 +204,13 @@ def rewrite_config(folder: Path, config: ExportConfig) -> None:
 
 def _read_single(path: Path) -> Package:
     config = ExportConfig.from_json(_without_schema(path), path)
+    alone = FILES["onnx" if path.suffix == ".onnx" else "openvino"][0]
+    if config.files != alone:
+        msg = (
+            f"`{path}` says that it is one of the files {list(config.files)}, and so works in "
+            "their folder alone: give that."
+        )
+        raise ModelFileError(msg)
     hashes = {}
     for file in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
         try:

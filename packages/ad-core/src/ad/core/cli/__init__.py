@@ -24,9 +24,11 @@ from ad.core.cli import (
     datasets,
     demo,
     evaluate,
+    export,
     models,
     predict,
     report,
+    serve,
     show,
     synth,
     train,
@@ -76,6 +78,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.command("calibrate")(calibrate.calibrate)
+app.command("export")(export.export)
+app.command("serve", help=serve.HELP, context_settings=serve.SETTINGS)(serve.serve)
 app.command("bench")(bench.bench)
 app.command("synth")(synth.synth)
 app.command("demo")(demo.demo)

@@ -16,6 +16,7 @@ from ad.core.saved.claims import make_folder
 from ad.runtime.map_files import map_file
 from ad.runtime.numbered import numbered_names, write_numbered
 from ad.runtime.paths import given_path
+from ad.runtime.runtime import Runtime
 
 
 @final
@@ -26,14 +27,21 @@ class MapFiles:
         folder: To make; must be empty.
         paths: All pictures that there may be.
         detector: That scores them.
+        threshold: That verdicts are made by; None without one.
 
     Raises:
         SettingError: If it does not localise.
         OutputError: If the folder cannot be made, or is not empty.
     """
 
-    def __init__(self, folder: str | Path, paths: Sequence[Path], detector: LoadedDetector) -> None:
-        if not detector.detector.localises:
+    def __init__(
+        self,
+        folder: str | Path,
+        paths: Sequence[Path],
+        detector: LoadedDetector | Runtime,
+        threshold: float | None,
+    ) -> None:
+        if not detector.localises:
             msg = (
                 f"`{detector.config.model}` judges pictures as a whole and has no maps to save. "
                 "Leave `save_maps` out, or take a model that localises: see `ad models`."
@@ -42,7 +50,8 @@ class MapFiles:
         self.folder = given_path(folder, "the folder for maps")
         make_folder(self.folder)
         self.paths = paths
-        self.detector = detector
+        self.framing = detector.config.framing
+        self.threshold = threshold
         self._names = numbered_names(paths, ".npz")
 
     def see(
@@ -66,11 +75,5 @@ class MapFiles:
             OutputError: If the file cannot be written.
         """
         path = self.paths[index]
-        content = map_file(
-            path,
-            score,
-            map_,
-            framing=self.detector.config.framing,
-            threshold=self.detector.threshold,
-        )
+        content = map_file(path, score, map_, framing=self.framing, threshold=self.threshold)
         return write_numbered(self.folder, self._names[index], content)

@@ -1,9 +1,9 @@
 """Which files of a folder are pictures."""
 
 import pytest
+from black_pictures import put
 
-from ad.core.errors import DataError
-from ad.core.testing.pictures import put_pictures as put
+from ad.runtime.errors import DataError
 from ad.runtime.pictures import walking
 from ad.runtime.pictures.walking import everything_below, folders_in, pictures_below, pictures_in
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ad.core.errors import PictureError
+from ad.runtime.errors import PictureError
 from ad.runtime.pictures.drawn import check_headers
 from ad.runtime.pictures.reading import read_picture
 

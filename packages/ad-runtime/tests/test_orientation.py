@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ad.core.errors import PictureError
+from ad.runtime.errors import PictureError
 from ad.runtime.pictures.drawn import check_headers, mask_facts, read_mask, read_mask_values
 from ad.runtime.pictures.reading import read_picture, upright_size
 

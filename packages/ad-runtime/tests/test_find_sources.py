@@ -3,10 +3,10 @@
 import warnings
 
 import pytest
+from black_pictures import put
 
-from ad.core.errors import DataError
-from ad.core.predict import find_sources
-from ad.core.testing.pictures import put_pictures as put
+from ad.runtime.errors import DataError
+from ad.runtime.sources import find_sources
 
 
 @pytest.fixture

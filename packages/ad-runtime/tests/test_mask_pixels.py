@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ad.core.errors import PictureError
+from ad.runtime.errors import PictureError
 from ad.runtime.pictures.drawn import (
     check_headers,
     mask_facts,

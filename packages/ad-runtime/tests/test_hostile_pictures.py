@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from ad.core.errors import PictureError
+from ad.runtime.errors import PictureError
 from ad.runtime.pictures.drawn import check_headers, read_mask
 from ad.runtime.pictures.reading import read_picture
 

@@ -4,6 +4,7 @@ import struct
 import zlib
 
 import numpy as np
+from PIL import Image
 
 _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's, by the number of channels
 
@@ -70,4 +71,15 @@ def write_tiff(path, pixels, *, order="<", bits=16, planar=False, deflated=False
     magic = b"II*\0" if order == "<" else b"MM\0*"
     whole = magic + struct.pack(f"{order}I", 8) + table + bytes(4) + beside + b"".join(strips)
     path.write_bytes(whole)
+    return path
+
+
+def random_values(largest, channels, *, seed=0):
+    values = np.random.default_rng(seed).integers(0, largest + 1, (9, 6, channels))
+    values[0, 0] = largest
+    return values.astype(np.uint16)
+
+
+def save(path, values):
+    Image.fromarray(values).save(path)
     return path
