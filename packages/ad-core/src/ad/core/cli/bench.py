@@ -96,19 +96,23 @@ def bench(
 
     Example: [bold]ad bench mvtec all padim,patchcore --data-root ./mvtec_ad --seeds 3[/bold]
     """
-    from ad.core.bench import run_bench, summarise
-    from ad.core.bench.executors import LocalExecutor, RayExecutor
-    from ad.core.bench.jobs import plan
-    from ad.core.cli.console import out, print_json, say
+    from ad.core.cli import early
+    from ad.core.cli.console import loading, out, print_json, say
 
     names = _parts(datasets)
+    what = names, _parts(categories), _parts(models)
+    roots = _roots(names, data_root or [])
+    early.check_bench(*what, roots)
+    early.check_files(weights, None)
+    with loading():
+        from ad.core.bench import run_bench, summarise
+        from ad.core.bench.executors import LocalExecutor, RayExecutor
+        from ad.core.bench.jobs import plan
     planned = plan(
-        names,
-        _parts(categories),
-        _parts(models),
+        *what,
         seeds=range(seeds),
         output=output,
-        data_roots=_roots(names, data_root or []),
+        data_roots=roots,
         num_epochs=epochs,
         num_steps=steps,
         budget=budget.value,

@@ -36,13 +36,16 @@ def show(
 
     Example: [bold]ad data show folder ./parts[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, inventory_table, notes, print_json
-    from ad.core.data.contents import check_pictures
+    from ad.core.cli import early
+    from ad.core.cli.console import ConsoleProgress, inventory_table, loading, notes, print_json
     from ad.core.data.inventory import take_inventory
     from ad.core.data.levels import find_white_level
     from ad.core.data.samples import collect, locate
     from ad.core.registry import get_dataset
 
+    early.check_data(dataset, category, data_root)
+    with loading():
+        from ad.core.data.contents import check_pictures
     layout, progress = get_dataset(dataset), ConsoleProgress()
     names, root = locate(layout, category, data_root)
     samples = collect(layout, names, root=root, seed=seed, progress=progress)

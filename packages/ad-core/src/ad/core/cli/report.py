@@ -35,8 +35,16 @@ def report(
 
     Example: [bold]ad report runs/mvtec-bottle-patchcore[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, out, say
-    from ad.core.jobs.report import write_report
+    from ad.core.cli import early
+    from ad.core.cli.console import ConsoleProgress, loading, out, say
+    from ad.core.saved.record import read_run, run_around
+
+    if len(runs) == 1:
+        early.check_trained(runs[0], data_root)
+    for run in runs:
+        read_run(run_around(run))
+    with loading():
+        from ad.core.jobs.report import write_report
 
     if len(runs) == 1:
         say("the test pictures are scored again with the saved model")

@@ -14,11 +14,14 @@ def show(model: ModelArgument) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ad.core.cli.console import out
+    from ad.core.cli.console import loading, out
     from ad.core.options import allowed_of
-    from ad.core.settings import describe_options
 
     spec = ModelRegistry.get(model)
+    with loading():
+        from ad.core.settings import describe_options
+
+        trainer = load_trainer(spec)
     facts = {
         "also called": ", ".join(spec.aliases),
         "idea": spec.summary,
@@ -39,7 +42,6 @@ def show(model: ModelArgument) -> None:
     for key, value in spec.train.items():
         table.add_row(key, str(value))
     table.add_section()
-    trainer = load_trainer(spec)
     for key, (value, allowed) in describe_options(spec, trainer).items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         limits = allowed_of(trainer, key)[1]

@@ -24,14 +24,13 @@ from ad.core.predict import (
     ModelConfig,
     chosen_by_hand,
     load_for_calibration,
-    model_folder,
 )
 from ad.core.progress import SILENT, Progress
 from ad.core.registry import get_dataset
 from ad.core.saved.claims import alone, hold, letting_go
 from ad.core.saved.files import read_config, rewrite_config
 from ad.core.saved.paths import given_path
-from ad.core.saved.record import LOG, RunLog, read_run
+from ad.core.saved.record import LOG, RunLog, model_folder, read_run
 from ad.core.settings import DEFAULT_FALSE_ALARMS
 from ad.core.thresholds.calibrate import Calibration, calibrate_by_f1
 from ad.core.thresholds.held_out import calibrate_on, hold_out

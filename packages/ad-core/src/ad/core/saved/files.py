@@ -15,15 +15,16 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from ad.core.errors import ModelFileError, OutputError
 from ad.core.printable import escaped_json
 from ad.core.saved.claims import alone, temporary_name
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 SCHEMA = 1
 """Version of the format of a saved model; a newer one is refused."""
@@ -101,6 +102,10 @@ def save_tensors(
     roi: bytes | None = None,
 ) -> None:
     """Save named tensors in the format of a saved model; see `save_model`."""
+    from safetensors.torch import (
+        save_file,  # with torch, which reading a configuration does not need
+    )
+
     if folder.exists():
         msg = f"`{folder}` exists already; a saved model is never overwritten."
         raise OutputError(msg)
@@ -135,6 +140,8 @@ def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ModelFileError: If a file is missing, was changed, or is of a format not known here.
     """
+    from safetensors.torch import load_file
+
     hashes, config = _read_description(folder)
     if _sha256(folder / TENSORS) != hashes[TENSORS]:
         raise ModelFileError(_changed(folder / TENSORS))
