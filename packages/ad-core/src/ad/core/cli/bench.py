@@ -15,11 +15,13 @@ from ad.core.cli.options import (
     BatchSizeOption,
     Budget,
     BudgetOption,
+    DatasetsArgument,
     DeviceOption,
     EpochsOption,
     HoldoutOption,
     ImgSizeOption,
     JsonOption,
+    ModelsArgument,
     PrecisionChoice,
     PrecisionOption,
     ReportOption,
@@ -53,11 +55,11 @@ class Where(StrEnum):
 
 
 def bench(
-    datasets: Annotated[str, typer.Argument(help="Layouts, separated by commas.")],
+    datasets: DatasetsArgument,
     categories: Annotated[
         str, typer.Argument(help="Categories, separated by commas, or `all` for each of them.")
     ],
-    models: Annotated[str, typer.Argument(help="Names from `ad models`, separated by commas.")],
+    models: ModelsArgument,
     seeds: Annotated[
         int, typer.Option(metavar="N", min=1, help="Repeat each with seeds 0 to N - 1.")
     ] = 1,

@@ -77,9 +77,13 @@ def print_error(error: Exception) -> None:
         say(f"\nhint: {hint}")
 
 
-def print_json(value: object) -> None:
+SCHEMA = 1
+"""Version of what ``--json`` prints: a higher one where a key changes its meaning or goes."""
+
+
+def print_json(value: Mapping[str, object]) -> None:
     """Print one JSON object to stdout; in ASCII, whatever the terminal or pipe can take."""
-    print(json.dumps(value, indent=2, allow_nan=False))
+    print(json.dumps({"schema": SCHEMA, **value}, indent=2, allow_nan=False))
 
 
 def metrics_table(mean: Metrics, categories: Mapping[str, Metrics]) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ad.core.cli.help import Command, Group
 from ad.core.cli.options import (
     CategoryArgument,
     DataRootOption,
@@ -18,13 +19,14 @@ from ad.core.cli.options import (
 )
 
 app = typer.Typer(
+    cls=Group,
     help="Show what a data set is read as, fetch one, or verify one on disk.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 
 
-@app.command("show")
+@app.command("show", cls=Command)
 def show(
     dataset: DatasetArgument,
     category: CategoryArgument = "all",
@@ -59,7 +61,7 @@ def show(
     notes(told)
 
 
-@app.command("download")
+@app.command("download", cls=Command)
 def download(
     name: Annotated[str, typer.Argument(help="A data set of `ad datasets`.")],
     output: Annotated[
@@ -67,6 +69,7 @@ def download(
         typer.Option(parser=path_of("`--output`"), metavar="DIR", help="Folder to make for it."),
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Agree to the licence beforehand.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Fetch the official file of a data set, check it and unpack it, if its terms suit you.
 
@@ -74,7 +77,7 @@ def download(
 
     Example: [bold]ad data download visa --output ./visa[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, put, say
+    from ad.core.cli.console import ConsoleProgress, print_json, put, say
     from ad.core.data.download import download as run_download
     from ad.core.data.samples import describe_source
     from ad.core.registry import get_dataset
@@ -86,11 +89,14 @@ def download(
             say("nothing was fetched\n\nhint: `--yes` agrees beforehand")
             raise typer.Exit(1)
     root = run_download(dataset, output, progress=ConsoleProgress())
-    put(str(root))
+    if json:
+        print_json({"root": str(root)})
+    else:
+        put(str(root))
     say(f"\nhint: ad train {name} CATEGORY MODEL --data-root {root}")
 
 
-@app.command("verify")
+@app.command("verify", cls=Command)
 def verify(
     folder: Annotated[
         Path,

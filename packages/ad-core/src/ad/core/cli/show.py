@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from ad.core.cli.options import ModelArgument
+from ad.core.cli.models import row
+from ad.core.cli.options import JsonOption, ModelArgument
 from ad.core.registry import ModelRegistry, load_trainer
 
 
-def show(model: ModelArgument) -> None:
+def show(model: ModelArgument, json: JsonOption = False) -> None:
     """Show a model: paper, defaults, options.
 
     Example: [bold]ad show patchcore[/bold]
@@ -14,7 +15,7 @@ def show(model: ModelArgument) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ad.core.cli.console import loading, out
+    from ad.core.cli.console import loading, out, print_json
     from ad.core.options import allowed_of
 
     spec = ModelRegistry.get(model)
@@ -22,6 +23,21 @@ def show(model: ModelArgument) -> None:
         from ad.core.settings import describe_options
 
         trainer = load_trainer(spec)
+    described = {
+        key: {"default": value, "choices": list(allowed), "limits": allowed_of(trainer, key)[1]}
+        for key, (value, allowed) in describe_options(spec, trainer).items()
+    }
+    if json:
+        card = {
+            "paper": spec.paper,
+            "url": spec.url,
+            "code_licence": spec.code_licence,
+            "extra_data": list(spec.extra_data),
+            "weights": list(spec.pretrained),
+            "trainer": spec.trainer,
+        }
+        print_json({**row(spec), **card, "options": described})
+        return
     facts = {
         "also called": ", ".join(spec.aliases),
         "idea": spec.summary,
@@ -42,10 +58,9 @@ def show(model: ModelArgument) -> None:
     for key, value in spec.train.items():
         table.add_row(key, str(value))
     table.add_section()
-    for key, (value, allowed) in describe_options(spec, trainer).items():
+    for key, one in described.items():
+        value, others = one["default"], ", ".join(map(str, one["choices"]))
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        limits = allowed_of(trainer, key)[1]
-        others = f"   ({', '.join(map(str, allowed))})" if allowed else ""
-        others = f"   (in {limits})" if limits else others
-        table.add_row(f"--set {key}=", Text(f"{text}{others}"))
+        limits = f"in {one['limits']}" if one["limits"] else others
+        table.add_row(f"--set {key}=", Text(f"{text}   ({limits})" if limits else text))
     out().print(table)
