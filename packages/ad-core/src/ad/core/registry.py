@@ -33,7 +33,7 @@ DATASETS = "ad.datasets"
 COMMANDS = "ad.commands"
 TRACKERS = "ad.trackers"
 
-# Only for the hint in an error message; tests/test_workspace.py keeps it true.
+# For what is not installed; tests/test_workspace.py keeps it true.
 _HOMES = {
     "ad-memory": ("padim", "patchcore", "dfkde"),
     "ad-distill": ("stfpm", "fre", "reverse-distillation", "efficientad"),
@@ -255,6 +255,12 @@ def load_trainer(spec: ModelSpec) -> type[Trainer]:
         )
         raise PluginError(msg)
     return found
+
+
+def is_ours(name: str) -> bool:
+    """Whether one of this project's models or packages has a name, be it installed or not."""
+    packages = {"ad-core", "ad-runtime", *_HOMES}
+    return f"ad-{name}" in packages or any(name in models for models in _HOMES.values())
 
 
 def dataset_names() -> list[str]:

@@ -26,6 +26,7 @@ from ad.core.cli import (
     doctor,
     evaluate,
     models,
+    new_model,
     predict,
     report,
     show,
@@ -83,6 +84,7 @@ for _panel, _name, _command in (
     (_WORK, "evaluate", evaluate.evaluate),
     (_WORK, "calibrate", calibrate.calibrate),
     (_WORK, "bench", bench.bench),
+    (_OWN, "new-model", new_model.new_model),
     (_OWN, "check", check.check),
     (_OWN, "synth", synth.synth),
 ):
