@@ -57,7 +57,7 @@ def build(output: Path) -> int:
         }
         file = Path(folder) / "mkdocs.yml"
         file.write_text(json.dumps(config))  # which is YAML, too
-        command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict"]  # quiet, it would not count
         return subprocess.run([*command, "--config-file", file], check=False).returncode
 
 

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,7 @@ LINES = """\
 import sys
 sys.modules["timm"] = None  # as if it were not installed
 from ad.core.cli import main
-from ad.core.registry import ModelRegistry
+from ad.core.registry import ModelRegistry, ModelSpec
 train = {"num_epochs": 1, "batch_size": 4, "img_size": 32, "normalize": False}
 for name, trainer in {
     "fine": "ad.core.testing.mean_picture:MeanPictureTrainer",
@@ -18,9 +19,25 @@ for name, trainer in {
     "wrong": "wrong:WrongTrainer",
 }.items():
     ModelRegistry.register(name, trainer, {}, train)
+ModelRegistry._added["own"] = ModelSpec(
+    name="own",
+    trainer="ad.core.testing.mean_picture:MeanPictureTrainer",
+    model={},
+    train=train,
+    weights=("own_teacher",),
+)
 sys.argv = ["ad", "doctor", "--json"]
 main()
 """
+
+
+@pytest.mark.slow
+def test_a_timm_without_torchvision_is_not_called_missing():
+    pytest.importorskip("timm", reason="pretrained backbones need timm, an extra of ad-core")
+    code = "import sys; sys.modules['torchvision'] = None; import ad.core.networks.backbones"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "need timm, which cannot be imported (" in done.stderr
+    assert "torchvision" in done.stderr.splitlines()[-2]
 
 
 def test_what_is_missing_is_no_failure_and_what_is_broken_is(tmp_path):
@@ -32,6 +49,7 @@ def test_what_is_missing_is_no_failure_and_what_is_broken_is(tmp_path):
     found = json.loads(done.stdout)
     missing = {one["name"]: one["missing"] for one in found["models"]}
     assert missing["fine"] == []
+    assert missing["own"] == ["own_teacher.safetensors"]  # which needs no timm
     assert missing["needy"] == ["Pretrained backbones need timm, which is not installed."]
     broken = {one["name"]: one["error"] for one in found["broken"]}
     assert "no good" in broken["wrong"]
@@ -82,9 +100,16 @@ def test_models_are_listed_by_what_they_lack(run_ad, calm, monkeypatch):
 def test_what_an_extra_lacks_is_named(monkeypatch):
     needs = {
         "ad-core": ["torch>=2", "nothing-like-it>=1; extra == 'far'", 'numpy; extra == "near"'],
-        "ad-core-like": ["ad-core~=0.1"],
+        "ad-core-like": ["ad-core[timm]~=0.1"],
+        "another": ["numpy"],
     }
     monkeypatch.setattr(doctor, "requires", needs.get)
-    monkeypatch.setattr(doctor, "_ours", lambda: ["ad-core"])
+    monkeypatch.setattr(
+        doctor,
+        "distributions",
+        lambda: [SimpleNamespace(metadata={"Name": name}) for name in needs],
+    )
+    assert doctor._ours() == ["ad-core", "ad-core-like"]
     assert doctor._extras() == {"ad-core[far]": ["nothing-like-it"]}
-    assert set(doctor._packages()) == {"ad-core", "torch"}
+    assert set(doctor._packages()) == {"ad-core", "ad-core-like", "torch"}
+    assert doctor._packages()["ad-core-like"] == "missing"

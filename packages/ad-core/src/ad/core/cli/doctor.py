@@ -20,8 +20,6 @@ from ad.core.cli.options import JsonOption
 from ad.core.errors import AdError, MissingExtraError, how_to_install
 from ad.core.registry import ModelRegistry, ModelSpec, dataset_names, get_dataset, load_trainer
 
-_OURS = re.compile(r"ad-[a-z]+")
-
 
 def doctor(json: JsonOption = False) -> None:
     """Show device, packages, weights and caches, and what each model would be missing.
@@ -76,7 +74,7 @@ def _machine(broken: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def _packages() -> dict[str, str]:
-    """Versions of this project's packages, and of what they need, whoever asks for it."""
+    """Versions of this project's packages, and of what they need in any case."""
     ours = _ours()
     needed = {name for one in ours for name, extra in _needs(one) if not extra}
     found = {name: _version(name) for name in sorted({*ours, *needed})}
@@ -94,13 +92,10 @@ def _extras() -> dict[str, list[str]]:
 
 
 def _ours() -> list[str]:
-    names = {one.metadata["Name"] or "" for one in distributions()}
-    return sorted(name for name in names if _OURS.fullmatch(name) and _provides_ad(name))
-
-
-def _provides_ad(name: str) -> bool:
-    """Whether it is of this project, or made for it."""
-    return name == "ad-core" or any(need == "ad-core" for need, _ in _needs(name))
+    """This project's installed packages, and those that were made for it."""
+    named = {one.metadata["Name"] for one in distributions()} - {None}
+    needing = {name for name in named if any(need == "ad-core" for need, _ in _needs(name))}
+    return sorted(needing | named & {"ad-core", "ad-runtime"})
 
 
 def _needs(name: str) -> Iterator[tuple[str, str]]:

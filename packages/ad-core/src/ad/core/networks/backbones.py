@@ -54,7 +54,8 @@ try:
     from ad.core.networks.transformers import TokenMaps, has_tokens
 except ImportError as error:
     _how = how_to_install("ad-core", "timm")
-    _msg = f"Pretrained backbones need timm, which is not installed.\nhint: {_how}"
+    _why = "is not installed" if error.name == "timm" else f"cannot be imported ({error})"
+    _msg = f"Pretrained backbones need timm, which {_why}.\nhint: {_how}"
     raise MissingExtraError(_msg) from error
 
 

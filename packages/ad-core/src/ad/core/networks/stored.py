@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
-from ad.core.errors import AdError, MissingExtraError, SettingError, how_to_install, listed
+from ad.core.errors import AdError, SettingError, listed
 from ad.core.networks.filter_bank import FILTER_BANK, LAYERS
 from ad.core.networks.weights import file_in_weights_folder
 from ad.core.registry import ModelRegistry, ModelSpec
@@ -19,10 +19,10 @@ from ad.core.registry import ModelRegistry, ModelSpec
 try:
     import timm
     from huggingface_hub import try_to_load_from_cache
-except ImportError as error:
-    _how = how_to_install("ad-core", "timm")
-    _msg = f"Pretrained backbones need timm, which is not installed.\nhint: {_how}"
-    raise MissingExtraError(_msg) from error
+except ImportError:  # what needs it says so; weights of other networks are files of their own
+    _HAS_TIMM = False
+else:
+    _HAS_TIMM = True
 
 _HUB_FILE = "model.safetensors"
 
@@ -78,7 +78,7 @@ def weights_of(spec: ModelSpec) -> dict[str, Path | None]:
     """
     found = {}
     for given in spec.pretrained:
-        of_timm = timm.is_model(given.partition(".")[0])
+        of_timm = _HAS_TIMM and timm.is_model(given.partition(".")[0])
         name = timm_name(given) if of_timm else given
         file = file_in_weights_folder(f"{name}.safetensors")
         found[f"{name}.safetensors"] = file or (downloaded_before(name) if of_timm else None)
