@@ -63,10 +63,11 @@ def why_precision(device: torch.device) -> str:
 
 
 def name_of(device: torch.device) -> str:
-    """A device for a person: ``cpu, 4 threads`` or ``cuda:0, NVIDIA H200``."""
+    """A device for a person: ``cpu, 4 threads``."""
     if device.type == "cuda":
         return f"{device}, {torch.cuda.get_device_name(device)}"
-    return f"{device}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device}, {threads} thread{'s' * (threads != 1)}"
 
 
 _NOUNS = {"cpu": "CPU", "cuda": "GPU"}
