@@ -39,10 +39,11 @@ CORE = [
 ]
 RUNTIME = [
     ["cli"],
+    ["serve"],
     ["runtime"],
     ["engines", "package"],
     ["config", "overlays", "sources", "single", "manifest"],
-    ["paths", "heatmaps", "numbered", "results"],
+    ["paths", "heatmaps", "numbered", "regions", "results"],
     ["conditions", "findings", "framing"],
     ["calibration", "console", "files", "pictures", "resize"],
     ["errors", "printable", "progress"],
