@@ -1,6 +1,7 @@
 """Engines: their settings as they say them themselves, the same scores, and graphs that lie."""
 
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -160,6 +161,44 @@ def test_threads_at_work_at_once_do_not_disturb_each_other(exports, engine):
         )
 
     assert at_once(work) == [True] * 4
+
+
+def test_a_request_of_openvino_serves_one_thread_at_a_time(exports):
+    pytest.importorskip("openvino")
+    engine = load(exports / "uint8", engine="openvino", threads=1).engine
+    (score, _), batch = engine._infer(pictures(1)), pictures(2)
+    (request,) = engine._free
+    assert not np.shares_memory(score, request.get_tensor("score").data)
+    both, real, made = threading.Barrier(1), engine._compiled.create_infer_request, []
+
+    class Request:
+        busy = False
+
+        def __init__(self):
+            made.append(self)
+            self.real = real()
+            self.get_tensor = self.real.get_tensor
+
+        def infer(self, given):
+            assert not self.busy
+            self.busy = True
+            both.wait(5)  # both threads are here at once
+            self.real.infer(given)
+            both.wait(5)
+            self.busy = False
+
+    class Compiled:
+        create_infer_request = Request
+
+    engine._compiled = Compiled
+    engine._free.clear()
+    for _ in range(2):
+        engine.run(batch)
+    assert len(made) == 1
+    both = threading.Barrier(2)
+    found = at_once(lambda _: engine.run(batch)[0], 2)
+    assert np.allclose(found, brightness(batch)[0], atol=1e-6)
+    assert len(made) == 2
 
 
 def test_results_stay_as_they_are_when_the_engine_goes_on(exports, engine):
@@ -380,7 +419,7 @@ def test_no_other_device_is_taken_in_silence(exports, monkeypatch):
 def test_formats_that_the_runtime_has_no_engine_for_say_what_has(tmp_path):
     config = make_config(engine="pt2")
     with pytest.raises(
-        ModelFileError, match="`pt2`, which needs torch: .*`ad predict`.*format onn"
+        ModelFileError, match="`pt2`, which is for programs with torch.*--format onnx`"
     ):
         open_engine(tmp_path / "model.pt2", config, threads=1)
     config = make_config(engine="openvino")

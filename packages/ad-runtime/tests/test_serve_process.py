@@ -293,7 +293,7 @@ def test_what_cannot_be_served_is_told_before_anything_is_loaded(tmp_path, capsy
 def test_without_its_extra_it_says_what_to_install(capsys, monkeypatch):
     import importlib.util
 
-    monkeypatch.setattr("ad.runtime.serve.command.find_spec", lambda name: None)
+    monkeypatch.setattr("ad.runtime.commands.serve.find_spec", lambda name: None)
     text = refused(capsys, "export")
     assert "needs starlette, uvicorn, prometheus_client: in a clone of this project" in text
     assert "ad-runtime[serve]" in text

@@ -33,13 +33,13 @@ class Heard:
         return told
 
 
-def written(folder, text="0.5", **files):
+def written(folder, text="0.5"):
     """An exported model as far as a repository looks at it; ``text`` is its threshold."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in {"model.onnx": "graph", **files, "manifest.json": text}.items():
+    for name, content in {"model.onnx": "graph", "manifest.json": text}.items():
         new = folder / f".{name}.new"
         new.write_text(content)
-        new.replace(folder / name.replace("_", "."))
+        new.replace(folder / name)
     return folder
 
 

@@ -24,6 +24,7 @@ from ad.core.cli import (
     datasets,
     demo,
     evaluate,
+    export,
     models,
     predict,
     report,
@@ -77,6 +78,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.command("calibrate")(calibrate.calibrate)
+app.command("export")(export.export)
 app.command("serve", help=serve.HELP, context_settings=serve.SETTINGS)(serve.serve)
 app.command("bench")(bench.bench)
 app.command("synth")(synth.synth)

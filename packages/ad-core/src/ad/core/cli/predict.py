@@ -50,6 +50,12 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    category: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of an export: take its threshold, where it has one of its own."
+        ),
+    ] = None,
     save_maps: SaveMapsOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -67,6 +73,7 @@ def predict(
         device=device,
         precision=precision.value,
         threshold=threshold,
+        category=category,
         save_maps=save_maps,
         progress=ConsoleProgress(),
     )

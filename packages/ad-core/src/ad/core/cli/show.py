@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from ad.core.cli.options import ModelArgument
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ad.core.cli.options import JsonOption
 from ad.core.registry import ModelRegistry, load_trainer
 
 
-def show(model: ModelArgument) -> None:
-    """Show a model: paper, defaults, options.
+def show(
+    model: Annotated[
+        str, typer.Argument(help="A name from `ad models`, or what `ad export` wrote.")
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Show a model: paper, defaults, options; or what an exported one is.
 
     Example: [bold]ad show patchcore[/bold]
     """
     from rich.table import Table
     from rich.text import Text
 
-    from ad.core.cli.console import out
+    from ad.core.cli.console import out, print_json
     from ad.core.options import allowed_of
     from ad.core.settings import describe_options
+    from ad.runtime.package import is_exported
 
+    if is_exported(Path(model)):
+        from ad.runtime.cli import main
+
+        main(["info", model, *(["--json"] if json else [])])
     spec = ModelRegistry.get(model)
     facts = {
         "also called": ", ".join(spec.aliases),
@@ -31,6 +46,25 @@ def show(model: ModelArgument) -> None:
         "package": spec.package,
         "trainer": spec.trainer,
     }
+    trainer = load_trainer(spec)
+    options = describe_options(spec, trainer)
+    if json:
+        print_json(
+            {
+                "name": spec.name,
+                **{key.replace(" ", "_"): value for key, value in facts.items() if value},
+                "train": spec.train,
+                "options": {
+                    key: {
+                        "default": value,
+                        "allowed": allowed and list(allowed),
+                        "limits": allowed_of(trainer, key)[1],
+                    }
+                    for key, (value, allowed) in options.items()
+                },
+            }
+        )
+        return
     table = Table(title=spec.name, show_header=False, title_justify="left", title_style="bold")
     for key, value in facts.items():
         if value:
@@ -39,8 +73,7 @@ def show(model: ModelArgument) -> None:
     for key, value in spec.train.items():
         table.add_row(key, str(value))
     table.add_section()
-    trainer = load_trainer(spec)
-    for key, (value, allowed) in describe_options(spec, trainer).items():
+    for key, (value, allowed) in options.items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         limits = allowed_of(trainer, key)[1]
         others = f"   ({', '.join(map(str, allowed))})" if allowed else ""

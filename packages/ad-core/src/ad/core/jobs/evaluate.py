@@ -68,7 +68,7 @@ def evaluate(
     detector = load(run, device=device)
     files = None
     if save_maps is not None:
-        files = MapFiles(save_maps, [sample.path for sample in test], detector)
+        files = MapFiles(save_maps, [sample.path for sample in test], detector, detector.threshold)
     gallery = Gallery(test, detector.config.calibration, detector) if report else None
 
     def watch(batch: Batch, scores: NDArray[np.float32], maps: NDArray[np.float32] | None) -> None:

@@ -45,6 +45,11 @@ class LoadedDetector:
         """Score above which a picture is called anomalous; None without calibration."""
         return self.config.calibration.threshold if self.config.calibration else None
 
+    @property
+    def localises(self) -> bool:
+        """Whether there are maps."""
+        return self.detector.localises
+
     def predict(
         self,
         inputs: Inputs,

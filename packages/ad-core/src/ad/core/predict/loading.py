@@ -21,6 +21,7 @@ from ad.core.saved.record import check_saved
 from ad.core.settings import resolve_options
 from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
 from ad.runtime.conditions import in_other_words, threads
+from ad.runtime.package import is_exported
 from ad.runtime.paths import given_path
 
 
@@ -86,6 +87,13 @@ def model_folder(run: str | Path) -> Path:
         ModelFileError: If there is a file in its place, or the run's training has not ended.
     """
     folder = given_path(run, "the run")
+    if is_exported(folder):
+        msg = (
+            f"`{folder}` is an exported model, which runs without torch: "
+            f"`ad.runtime.load({str(folder)!r})` in Python, `ad predict` on the command line. "
+            "`ad.core.load` takes the run that it was exported from."
+        )
+        raise ModelFileError(msg)
     check_saved(folder)
     if (folder / "model").is_file():
         msg = f"`{folder / 'model'}` is a file: a run's model is a folder. `{folder}` is no run."

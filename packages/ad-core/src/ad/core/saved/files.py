@@ -114,6 +114,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return _MODEL.read(folder)[1]
 
 
+def saved_hash(folder: Path) -> str:
+    """The sha256 of a saved model's tensors, as its manifest has it.
+
+    Raises:
+        ModelFileError: As `read_model` does, but for the tensors.
+    """
+    return _MODEL.hashes(folder)[TENSORS]
+
+
 def saved_roi(folder: Path) -> Path:
     """The file of a saved model's region of interest, after checking it.
 

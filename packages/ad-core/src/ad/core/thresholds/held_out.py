@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.data.batches import Batch
 from ad.core.data.samples import Sample, split_seeded
 from ad.core.errors import SettingError
-from ad.core.framing import Framing
 from ad.core.thresholds.calibrate import calibrate
 from ad.runtime.calibration import Calibration
 from ad.runtime.pictures.reading import Source
@@ -58,7 +57,22 @@ def hold_out(
     return learning, held_out
 
 
-Scored = Iterable[tuple[Batch, NDArray[np.float32], NDArray[np.float32] | None]]
+class Indexed(Protocol):
+    """A batch that says which pictures are in it."""
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """Which ones."""
+
+
+class Peaks(Protocol):
+    """A framing, as far as it says what counts of a map."""
+
+    def peaks(self, maps: NDArray[np.float32], pictures: Sequence[Source]) -> NDArray[np.float32]:
+        """See `Framing.peaks`."""
+
+
+Scored = Iterable[tuple[Indexed, NDArray[np.float32], NDArray[np.float32] | None]]
 """Batches with their scores ``[B]`` and maps ``[B, H, W]``, or None for maps."""
 
 
@@ -66,7 +80,7 @@ def calibrate_on(
     scored: Callable[[Sequence[Source], int], Scored],
     pictures: Sequence[Source],
     false_alarms: float,
-    framing: Framing,
+    framing: Peaks,
     *,
     batch_size: int = 8,
     progress: Progress = SILENT,
@@ -75,7 +89,8 @@ def calibrate_on(
 
     Args:
         scored: Reads and scores pictures, so many at once:
-            `ad.core.predict.LoadedDetector.scored` of a fitted one.
+            `ad.core.predict.LoadedDetector.scored` of a fitted one, or `ad.runtime.Runtime.scored`
+            of an exported one.
         pictures: At least one.
         false_alarms: Share of good pictures that may be called defective, in (0, 1).
         framing: How the detector sees them, which says what counts of its maps.
@@ -86,6 +101,26 @@ def calibrate_on(
         PictureError: If a picture cannot be read.
         SettingError: If the share is out of range.
     """
+    scores, maxima = good_scores(
+        scored, pictures, framing, batch_size=batch_size, progress=progress
+    )
+    return calibrate(scores, maxima, rate=false_alarms)
+
+
+def good_scores(
+    scored: Callable[[Sequence[Source], int], Scored],
+    pictures: Sequence[Source],
+    framing: Peaks,
+    *,
+    batch_size: int = 8,
+    progress: Progress = SILENT,
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """What `calibrate` takes of good pictures; see `calibrate_on`.
+
+    Returns:
+        Scores ``[n]``, and the largest of each map ``[n]`` where it shows what counts; None for
+        these without maps.
+    """
     scores, maxima = [], []
     with progress.step("calibrating", total=len(pictures), unit="pictures") as advance:
         for batch, batch_scores, maps in scored(pictures, batch_size):
@@ -94,6 +129,4 @@ def calibrate_on(
                 seen = [pictures[index] for index in batch.indices]
                 maxima.append(framing.peaks(maps, seen))
             advance(len(batch.indices))
-    return calibrate(
-        np.concatenate(scores), np.concatenate(maxima) if maxima else None, rate=false_alarms
-    )
+    return np.concatenate(scores), np.concatenate(maxima) if maxima else None
