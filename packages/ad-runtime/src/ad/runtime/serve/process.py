@@ -84,6 +84,7 @@ def serve(options: Options) -> None:
             metrics,
             limits=options.limits,
             token=token,
+            local=token is None and not options.without_token,
             control=options.control,
         )
         try:
