@@ -426,3 +426,37 @@ def test_lower_precision_has_to_judge_the_same(home, tmp_path, monkeypatch):
     with pytest.raises(ExportError, match=r"does not judge in bf16 .*: ranks went .*--force"):
         export(home / "run", output=tmp_path / "refused", **given)
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_region_and_tiles_go_with_the_export(student, tmp_path):
+    data = write_mvtec_tree(tmp_path / "data", train=6, good=2, bad=1, size=128)
+    mask = np.zeros((128, 128), np.uint8)
+    mask[30:100, 20:90] = 255
+    Image.fromarray(mask).save(tmp_path / "roi.png")
+    run, given = tmp_path / "run", {"tile": 64, "overlap": 32, "roi": tmp_path / "roi.png"}
+    train("mvtec", "toy", student, data_root=data, output_dir=run, holdout=0.4, **given)
+    result = export(run)
+    assert result.parity["passed"]
+    assert result.config.calibrated_on.tiles == (9, 9)
+    assert (run / "export/roi.png").is_file()
+    both = (
+        load(run).predict(data / "toy/test"),
+        ad.runtime.load(run / "export").predict(data / "toy/test"),
+    )
+    for ours, theirs in zip(*both, strict=True):
+        assert ours.score == pytest.approx(theirs.score, rel=1e-4)
+        np.testing.assert_allclose(ours.map, theirs.map, rtol=1e-3, atol=1e-6)
+    with pytest.raises(SettingError, match="region of interest .* cannot be a single file"):
+        export(run, output=tmp_path / "single", single_file=True)
+
+
+def test_options_tell_no_folders(tmp_path):
+    (tmp_path / "textures").mkdir()
+    given = {
+        "textures": str(tmp_path / "textures"),
+        "gone": "/home/me/x",
+        "backbone": "a/b",
+        "k": 3,
+    }
+    told = {"textures": "textures", "gone": "x", "backbone": "a/b", "k": 3}
+    assert ad.core.jobs.export._without_paths(given) == told

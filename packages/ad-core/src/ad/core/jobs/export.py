@@ -361,10 +361,14 @@ def _config(
 
 def _without_paths(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options for the record: of a path its last name, as the rest may tell who trained where."""
-    return {
-        name: Path(value).name if isinstance(value, str) and Path(value).exists() else value
-        for name, value in options.items()
-    }
+
+    def told(value: Any) -> Any:  # noqa: ANN401
+        if not isinstance(value, str):
+            return value
+        path = Path(value).expanduser()
+        return path.name if path.is_absolute() or path.exists() else value
+
+    return {name: told(value) for name, value in options.items()}
 
 
 def _calibrated(
