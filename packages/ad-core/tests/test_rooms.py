@@ -40,13 +40,15 @@ CORE = [
 ]
 RUNTIME = [
     ["cli"],
-    ["serve"],
+    ["commands"],
+    ["bench", "many", "serve", "watch"],
     ["runtime"],
     ["engines", "package"],
-    ["config", "overlays", "sources", "single", "manifest"],
+    ["config", "map_files", "overlays", "sources", "single", "manifest"],
     ["paths", "heatmaps", "numbered", "results"],
     ["conditions", "findings", "framing", "regions"],
     ["calibration", "console", "files", "pictures", "resize"],
+    ["lines"],
     ["errors", "printable", "progress"],
 ]
 LEVELS = {

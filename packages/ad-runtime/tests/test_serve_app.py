@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 import io
 import json
 import re
@@ -569,3 +570,18 @@ def test_the_description_has_the_routes_and_no_others(served):
     assert references == {
         (kind, name) for kind in ("schemas", "responses") for name in told["components"][kind]
     }
+
+
+def test_the_page_runs_its_own_script_only_and_loads_nothing(served):
+    answer = served.get("/")
+    text = answer.text
+    policy = answer.headers["content-security-policy"]
+    for kind in ("style", "script"):
+        ((own),) = re.findall(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'")
+    assert "connect-src 'self'" in policy
+    assert {*re.findall(r"https?://[^\s\"'`]+", text)} == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"\b(src|href)=\"(?!data:)", text)
+    assert not re.search(r"\bon\w+=\"|style=\"|innerHTML|eval\(", text)

@@ -17,7 +17,6 @@ from ad.runtime.serve.protocol import parse_object, parse_request
 
 INFER = "/v2/models/bright/infer"
 HEADER = "Inference-Header-Content-Length"
-SMALL = {"framing": Framing(size=Size(32, 32))}
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +129,16 @@ def test_category_and_threshold_are_those_of_the_request():
         assert verdict(category="a") == [False]
         assert verdict(threshold=0.85) == [False]
         assert verdict(category="a", threshold=0.75) == [True]
+        for category, level in (({}, 1), ({"category": "a"}, 0)):  # and so are masks and places
+            request = {
+                "inputs": [file_input(len(content))],
+                "outputs": [{"name": "mask", "parameters": {"binary_data": True}}],
+                "parameters": category,
+            }
+            answer = served.post(INFER, **binary(request, elements(content)))
+            assert set(answer.content[-1024:]) == {level}
+            told = served.post("/inspect/bright", content=content, params=category).json()
+            assert len(told["regions"]) == level
         status, error = verdict(category="c")
         assert status == 400
         assert "was not trained on a category `c`, but on `a`, `b`" in error

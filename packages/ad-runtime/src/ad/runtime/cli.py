@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ad.runtime.commands import many
+from ad.runtime.commands.watch import add_watch
 from ad.runtime.console import LineProgress, print_error, print_json, put, say, show_warning
 from ad.runtime.errors import AdError, PictureError, SettingError
 from ad.runtime.printable import in_one_line
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_info(commands)
     _add_verify(commands)
+    add_watch(commands)
     add_serve(commands)
     return parser
 
@@ -73,6 +76,7 @@ def _add_predict(commands: Any) -> None:  # noqa: ANN401
         "--output", type=_path, metavar="FILE", help="New file .csv or .jsonl, a line a picture."
     )
     command.add_argument("--heatmaps", type=_path, metavar="DIR", help="New folder for overlays.")
+    many.add_options(command)
     command.set_defaults(run=_predict)
 
 
@@ -124,6 +128,8 @@ def _predict(given: argparse.Namespace) -> int:
     from ad.runtime.results import ResultFile, Row, summary
     from ad.runtime.sources import find_sources
 
+    if many.asked(given):
+        return many.run(given)
     runtime = _load(given)
     calibration = runtime.calibration(given.category, given.threshold)
     sources = find_sources(given.inputs)  # a mistyped path is refused before anything is written

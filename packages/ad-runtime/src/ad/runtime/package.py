@@ -11,6 +11,7 @@ Nothing in it is imported or executed, and no text in it is taken for a path.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -86,6 +87,12 @@ class Package:
     def model(self) -> Path:
         """The file that an engine opens."""
         return self.path / self.config.files[0] if self.path.is_dir() else self.path
+
+    @property
+    def identity(self) -> str:
+        """The sha256 of all its files together."""
+        lines = [f"{hashed}  {name}\n" for name, hashed in sorted(self.sha256.items())]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def is_exported(path: Path) -> bool:

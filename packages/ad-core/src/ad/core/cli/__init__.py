@@ -28,6 +28,7 @@ from ad.core.cli import (
     models,
     predict,
     report,
+    serve,
     show,
     synth,
     train,
@@ -78,6 +79,7 @@ app.command("report")(report.report)
 app.command("predict")(predict.predict)
 app.command("calibrate")(calibrate.calibrate)
 app.command("export")(export.export)
+app.command("serve", help=serve.HELP, context_settings=serve.SETTINGS)(serve.serve)
 app.command("bench")(bench.bench)
 app.command("synth")(synth.synth)
 app.command("demo")(demo.demo)

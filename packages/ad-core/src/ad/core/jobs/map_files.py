@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import final
@@ -14,18 +13,15 @@ from ad.core.data.batches import Batch
 from ad.core.errors import SettingError
 from ad.core.predict import LoadedDetector
 from ad.core.saved.claims import make_folder
+from ad.runtime.map_files import map_file
 from ad.runtime.numbered import numbered_names, write_numbered
 from ad.runtime.paths import given_path
-from ad.runtime.pictures.reading import upright_size
 from ad.runtime.runtime import Runtime
 
 
 @final
 class MapFiles:
-    """A ``.npz`` for each picture, as `numpy.load` reads it.
-
-    In it are ``map`` (``[H, W]``, float32, of the upright picture's own size; NaN where the picture
-    was not looked at), ``score``, ``threshold`` (NaN without one) and ``path``.
+    """A ``.npz`` for each picture; see `ad.runtime.map_files`.
 
     Args:
         folder: To make; must be empty.
@@ -79,14 +75,5 @@ class MapFiles:
             OutputError: If the file cannot be written.
         """
         path = self.paths[index]
-        width, height = upright_size(path)
-        threshold = self.threshold
-        content = io.BytesIO()
-        np.savez(
-            content,
-            map=self.framing.back(map_, (height, width)),
-            score=np.float32(score),
-            threshold=np.float64(np.nan if threshold is None else threshold),
-            path=np.array(str(path)),
-        )
-        return write_numbered(self.folder, self._names[index], content.getvalue())
+        content = map_file(path, score, map_, framing=self.framing, threshold=self.threshold)
+        return write_numbered(self.folder, self._names[index], content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -47,8 +48,11 @@ def told_of(scope: Scope) -> Told:
 class Answering:
     """Middleware: see this module."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, token: bytes | None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, token: bytes | None, draining: Callable[[], bool]
+    ) -> None:
         self._app = app
+        self._draining = draining
         self._metrics = metrics
         self._token = token
 
@@ -69,6 +73,8 @@ class Answering:
                     (b"cache-control", b"no-store"),
                     (b"x-content-type-options", b"nosniff"),
                 ]
+                if self._draining():  # so that nobody sends more by a connection that will end
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:

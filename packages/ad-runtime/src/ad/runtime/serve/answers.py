@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ad.runtime.calibration import Calibration
 from ad.runtime.findings import Finding
 from ad.runtime.runtime import Runtime
 from ad.runtime.serve.limits import Refused
@@ -82,7 +83,7 @@ def encode_answer(
     model: Mapping[str, str],
     findings: Sequence[Finding],
     outputs: Mapping[str, bool],
-    runtime: Runtime,
+    made_by: Calibration | None,
 ) -> tuple[bytes, bytes]:
     """Write the answer to a request.
 
@@ -90,7 +91,7 @@ def encode_answer(
         model: Who answers: ``model_name``, ``model_version`` and ``id``, if there is one.
         findings: One for each picture.
         outputs: Names of those asked for, and whether each is binary.
-        runtime: By which the findings were made.
+        made_by: What the verdicts were made by.
 
     Returns:
         Its JSON, the tensors behind it (nothing if none is binary).
@@ -100,7 +101,7 @@ def encode_answer(
     """
     told, binaries = [], []
     for name, binary in outputs.items():
-        values = _values(name, findings, runtime)
+        values = _values(name, findings, made_by)
         output: dict[str, Any] = {
             "name": name,
             "datatype": _DATATYPES[name][0],
@@ -120,7 +121,7 @@ def to_json(values: object) -> bytes:
     return json.dumps(values, allow_nan=False).encode()
 
 
-def _values(name: str, findings: Sequence[Finding], runtime: Runtime) -> NDArray[Any]:
+def _values(name: str, findings: Sequence[Finding], made_by: Calibration | None) -> NDArray[Any]:
     kind = np.dtype(_DATATYPES[name][1])
     if name not in LARGE:
         return np.array([getattr(finding, name) for finding in findings], dtype=kind)
@@ -134,10 +135,9 @@ def _values(name: str, findings: Sequence[Finding], runtime: Runtime) -> NDArray
     stacked = np.stack(maps)
     if name == "map":
         return stacked.astype(kind, copy=False)
-    calibration = runtime.config.calibration
-    assert calibration is not None
-    assert calibration.pixel_threshold is not None
-    return (stacked > calibration.pixel_threshold).astype(kind)
+    assert made_by is not None
+    assert made_by.pixel_threshold is not None
+    return (stacked > made_by.pixel_threshold).astype(kind)
 
 
 def _jsonable(values: NDArray[Any]) -> list[Any]:

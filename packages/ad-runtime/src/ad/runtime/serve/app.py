@@ -91,7 +91,12 @@ class Service:
                 async with running():
                     yield
 
-        answering = Middleware(Answering, metrics=self.metrics, token=self.token)
+        answering = Middleware(
+            Answering,
+            metrics=self.metrics,
+            token=self.token,
+            draining=lambda: self.draining,
+        )
         return Starlette(
             routes=self._routes(),
             middleware=[answering],
@@ -199,8 +204,9 @@ class Service:
         if asked.id is not None:
             names["id"] = asked.id
         findings = [one.finding for one in judged]
+        made_by = verdict_by(runtime, asked.category, asked.threshold)
         text, tensors = await self._encode(
-            model, partial(encode_answer, names, findings, asked.outputs, runtime)
+            model, partial(encode_answer, names, findings, asked.outputs, made_by)
         )
         if not tensors:
             return Response(text, media_type="application/json")

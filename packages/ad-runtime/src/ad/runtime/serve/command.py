@@ -10,9 +10,10 @@ from typing import Any
 
 from ad.runtime.errors import MissingExtraError, how_to_install
 
+SHORT = "Serve exported models over HTTP: the Open Inference Protocol v2, and a page for people."
 TEXT = (
-    "Serve exported models over HTTP: the Open Inference Protocol v2, and a page for people. The "
-    "address is printed once requests are answered; the log is on stderr, a JSON object a line."
+    f"{SHORT} The address is printed once requests are answered; the log is on stderr, a JSON "
+    "object a line."
 )
 _NEEDED = ("starlette", "uvicorn", "prometheus_client")
 
@@ -23,7 +24,7 @@ def add_serve(commands: Any) -> None:  # noqa: ANN401  argparse has no public na
     Args:
         commands: What `ArgumentParser.add_subparsers` gave.
     """
-    command = commands.add_parser("serve", help="Serve over HTTP.", description=TEXT)
+    command = commands.add_parser("serve", help=SHORT, description=TEXT)
     add_options(command)
     command.set_defaults(run=run)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -30,6 +31,10 @@ from ad.runtime.serve.repository import Model, Repository
 
 SECONDS_BETWEEN_LOOKS = 2.0
 """At the manifests, for models that were exchanged."""
+
+KEEP_ALIVE = 75
+"""Seconds until an idle connection is closed: longer than proxies keep theirs, usually 60, which
+would else send requests by connections that are just being closed; and lines have pauses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +156,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=max(1, round(limits.timeout)),
         )
         super().__init__(config)
@@ -229,9 +235,12 @@ def _listening(host: str, port: int) -> socket.socket:
     """A socket that is bound before anything is loaded: an address in use is told at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        if not 0 <= port <= 65535:  # which Python would leave an open socket for
+            raise OSError(errno.EINVAL, "")
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or error
+    except OSError as error:
+        number = error.errno or 0  # below 0 of names that are not found
+        why = os.strerror(number) if number > 0 else error.strerror
         msg = (
             f"The server cannot listen at `--host {host} --port {port}` ({why}). Give an address "
             "of this machine and a port from 1 to 65535 that is free, or 0 for any."
