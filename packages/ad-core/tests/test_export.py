@@ -280,6 +280,12 @@ def test_good_pictures_of_ones_own_set_the_threshold(home, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def without_data(home, tmp_path):
+    """The model folder alone, of which nobody knows what was held out."""
+    shutil.copytree(home / "run/model", tmp_path / "alone")
+    return tmp_path / "alone"
+
+
 def kept(run, output, **more):
     """What an export says whose threshold is the run's."""
     with pytest.warns(UserWarning, match="The threshold is the run's own") as told:
@@ -417,6 +423,12 @@ def test_lower_precision_has_to_judge_the_same(home, tmp_path, monkeypatch):
     assert gate["against"].endswith("fp32 cpu")
     assert result.parity["engine"].endswith("bf16 cpu")
     assert gate["image_auroc"] == {"fp32": 1.0, "bf16": 1.0}
+    assert (result.parity["passed"], result.parity["why"]) == (gate["passed"], gate["why"])
+    with (
+        pytest.warns(UserWarning, match="there is no run directory around the model"),
+        pytest.raises(SettingError, match=r"no pictures to tell by. Give some: --check DIR"),
+    ):
+        export(without_data(home, tmp_path), output=tmp_path / "x", **(given | {"check": None}))
     honest = ad.core.jobs.export.judged
 
     def worse(*given, **more):
