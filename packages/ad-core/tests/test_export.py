@@ -26,6 +26,9 @@ from ad.core.testing import make_picture
 from ad.core.testing.pictures import write_mvtec_tree
 from ad.runtime.package import read_package
 
+for extra in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+    pytest.importorskip(extra)
+
 MODEL = "mean-picture-to-export"
 FORMATS = {
     "onnx": ("onnxruntime", ["model.onnx"]),
@@ -70,7 +73,8 @@ def run(home, tmp_path):
 @pytest.fixture
 def copied(home, exports, tmp_path):
     """An export without a configuration in its graph, to be changed."""
-    onnx = pytest.importorskip("onnx")
+    import onnx
+
     folder = tmp_path / "copied"
     package = read_package(exports["onnx"].output)
     model = onnx.load(package.model)
@@ -411,7 +415,8 @@ def test_a_family_that_is_not_installed_is_named(run):
 
 
 def test_lower_precision_has_to_judge_the_same(home, tmp_path, monkeypatch):
-    openvino = pytest.importorskip("openvino")
+    import openvino
+
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bf16")
     write(tmp_path / "check/good", range(400, 404))

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from onnx import TensorProto, helper
 from torch import nn
 
 from ad.core import Detector, Prediction, Size
@@ -15,6 +14,10 @@ from ad.core.exporting.formats import check_installed, check_onnx, embed, write_
 from ad.core.exporting.tracing import trace
 from ad.runtime.config import Input
 
+onnx = pytest.importorskip("onnx")
+for extra in ("onnxscript", "onnxruntime"):
+    pytest.importorskip(extra)
+helper, TensorProto = onnx.helper, onnx.TensorProto
 SIZE = Size(8, 8)
 
 
