@@ -63,9 +63,16 @@ def predict(
 
     Example: [bold]ad predict runs/folder-parts-patchcore ./new_parts[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, print_json, say
-    from ad.core.jobs.inspect import inspect
+    from ad.core.cli import early
+    from ad.core.cli.console import ConsoleProgress, loading, print_json, say
+    from ad.core.registry import load_trainer
 
+    spec = early.check_run(run)
+    early.check_pictures(paths)
+    with loading():
+        from ad.core.jobs.inspect import inspect
+
+        load_trainer(spec)
     result = inspect(
         run,
         paths,
