@@ -65,7 +65,7 @@ def calibrate(
     from ad.core.registry import load_trainer
     from ad.core.saved.record import run_around
 
-    spec = early.check_run(run)
+    spec = early.check_run_or_export(run)
     if normals is not None:
         early.check_good(normals)
     if validation is not None:
@@ -73,7 +73,8 @@ def calibrate(
     with loading():
         from ad.core.jobs.recalibrate import recalibrate
 
-        load_trainer(spec)
+        if spec is not None:
+            load_trainer(spec)
     result = recalibrate(
         run,
         normals=normals,

@@ -18,6 +18,7 @@ from ad.core.options import parse_assignments, refuse_unknown
 from ad.core.registry import ModelRegistry, ModelSpec, get_dataset
 from ad.core.saved.files import read_config
 from ad.core.saved.record import model_folder, read_run, run_around
+from ad.runtime.package import is_exported
 
 
 def check_model(name: str, assignments: Iterable[str] = ()) -> ModelSpec:
@@ -74,6 +75,18 @@ def check_run(run: Path) -> ModelSpec:
         AdError: One of its kinds.
     """
     return ModelRegistry.get(str(read_config(model_folder(run)).get("model")))
+
+
+def check_run_or_export(path: Path) -> ModelSpec | None:
+    """As `check_run`; an exported model is checked once it is read, which takes no torch.
+
+    Returns:
+        The model of a run; None for an exported one.
+
+    Raises:
+        AdError: One of its kinds.
+    """
+    return None if is_exported(path) else check_run(path)
 
 
 def check_trained(run: Path, data_root: str | Path | None = None) -> ModelSpec:

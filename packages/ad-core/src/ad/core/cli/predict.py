@@ -67,12 +67,13 @@ def predict(
     from ad.core.cli.console import ConsoleProgress, loading, print_json, say
     from ad.core.registry import load_trainer
 
-    spec = early.check_run(run)
+    spec = early.check_run_or_export(run)
     early.check_pictures(paths)
     with loading():
         from ad.core.jobs.inspect import inspect
 
-        load_trainer(spec)
+        if spec is not None:
+            load_trainer(spec)
     result = inspect(
         run,
         paths,
