@@ -18,6 +18,7 @@ import typer
 from ad.core.__about__ import __version__
 from ad.core.cli import (
     bench,
+    benchmark,
     calibrate,
     check,
     data,
@@ -32,6 +33,7 @@ from ad.core.cli import (
     show,
     synth,
     train,
+    watch,
 )
 from ad.core.errors import AdError, Interrupted, LearningError, PluginError
 from ad.core.learning.distributed import end_process, is_main
@@ -80,7 +82,9 @@ app.command("predict")(predict.predict)
 app.command("calibrate")(calibrate.calibrate)
 app.command("export")(export.export)
 app.command("serve", help=serve.HELP, context_settings=serve.SETTINGS)(serve.serve)
+app.command("watch", help=watch.HELP, context_settings=serve.SETTINGS)(watch.watch)
 app.command("bench")(bench.bench)
+app.command("benchmark")(benchmark.benchmark)
 app.command("synth")(synth.synth)
 app.command("demo")(demo.demo)
 app.command("check")(check.check)

@@ -35,6 +35,7 @@ PICTURES = 100
 
 SCHEMA = 1
 _LARGEST_SIDE = 16384
+_WIDE = (8, 8, 8, 7, 6)  # characters of p50, p95, p99, CPU and start
 _FIGURES = ("p50", "p95", "p99", "per_second", "cpu_seconds", "start_seconds")
 
 
@@ -113,10 +114,10 @@ class Benchmark:
         lines = [f"{head}{'MB':>5}"]
         for one in self.speeds:
             memory = "-" if one.memory is None else f"{one.memory / 1e6:.0f}"
-            lines.append(
-                f"{one.engine[:30]:<31}{one.threads:>7}{one.p50:>8.4g}{one.p95:>8.4g}"
-                f"{one.p99:>8.4g}{1000 * one.cpu_seconds:>7.4g}{one.start_seconds:>6.3g}{memory:>5}"
-            )
+            times = [one.p50, one.p95, one.p99, 1000 * one.cpu_seconds, one.start_seconds]
+            cells = [f"{time:.4g}" if time < 1000 else f"{time:.0f}" for time in times]
+            shown = "".join(f"{cell:>{wide}}" for cell, wide in zip(cells, _WIDE, strict=True))
+            lines.append(f"{one.engine[:30]:<31}{one.threads:>7}{shown}{memory:>5}")
         return [
             *lines,
             f"{self.pictures} pictures of {self.size}, one after the other:",
