@@ -17,7 +17,7 @@ from ad.runtime.many.predicting import predict_many
 def test_an_actor_that_is_killed_loses_nothing(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     export = make_export(tmp_path / "export").path
-    names = [*(f"p{n:02d}" for n in range(20)), "once", "deadly"]
+    names = [*(f"p{n:02d}" for n in range(20)), "z-once", "deadly"]
     levels = write_pictures(tmp_path / "p", names)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -29,7 +29,7 @@ def test_an_actor_that_is_killed_loses_nothing(tmp_path, monkeypatch):
             "The process that scored this picture alone was killed, or ended by itself, while it "
             "did."
         ]
-        assert (tmp_path / "p/once.png.was").exists()
+        assert (tmp_path / "p/z-once.png.was").exists()
         result = predict_many(
             export, [tmp_path / "p"], output=tmp_path / "r.jsonl", resume=True, **given
         )

@@ -31,7 +31,7 @@ def check(file, levels, errors=()):
         if Path(line["path"]).stem in errors:
             assert (line["verdict"], line["score"]) == ("error", None)
             continue
-        assert line["error"] is None
+        assert line["error"] is None, line
         assert line["score"] == pytest.approx(levels[line["path"]], abs=1e-6)
         assert line["verdict"] == ("defective" if levels[line["path"]] > 0.5 else "good")
     return lines

@@ -18,6 +18,7 @@ import typer
 from ad.core.__about__ import __version__
 from ad.core.cli import (
     bench,
+    benchmark,
     calibrate,
     check,
     data,
@@ -34,6 +35,7 @@ from ad.core.cli import (
     show,
     synth,
     train,
+    watch,
 )
 from ad.core.cli.help import Command, Group
 from ad.core.errors import AdError, Interrupted, LearningError, PluginError
@@ -87,6 +89,7 @@ for _panel, _name, _command in (
     (_WORK, "calibrate", calibrate.calibrate),
     (_WORK, "bench", bench.bench),
     (_LINE, "export", export.export),
+    (_LINE, "benchmark", benchmark.benchmark),
     (_OWN, "new-model", new_model.new_model),
     (_OWN, "check", check.check),
     (_OWN, "synth", synth.synth),
@@ -94,6 +97,9 @@ for _panel, _name, _command in (
     app.command(_name, cls=Command, rich_help_panel=_panel)(_command)
 app.command("serve", help=serve.HELP, context_settings=serve.SETTINGS, rich_help_panel=_LINE)(
     serve.serve
+)
+app.command("watch", help=watch.HELP, context_settings=serve.SETTINGS, rich_help_panel=_LINE)(
+    watch.watch
 )
 app.add_typer(data.app, name="data", rich_help_panel=_START)
 

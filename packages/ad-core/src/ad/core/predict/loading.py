@@ -78,6 +78,15 @@ def load_for_calibration(
     return _build(folder, tensors, config, config.precision, target), folder
 
 
+def read_config(run: str | Path) -> ModelConfig:
+    """What a saved model says about itself.
+
+    Raises:
+        ModelFileError: If the folder holds no model, or one that was changed.
+    """
+    return _read(model_folder(run))[1]
+
+
 def _read(folder: Path) -> tuple[dict[str, torch.Tensor], ModelConfig]:
     tensors, values = read_model(folder)
     return tensors, ModelConfig.from_json(values, folder)

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from starlette.applications import Starlette
 
 from ad.runtime.console import put
 from ad.runtime.errors import SettingError
@@ -70,27 +71,47 @@ def serve(options: Options) -> None:
         options.host, token=options.token_file is not None, without_token=options.without_token
     )
     token = None if options.token_file is None else read_token(options.token_file)
-    cores = usable_threads()
-    threads = shared_out(cores, options.workers, options.threads)
     with _listening(options.host, options.port) as listening, _logging():
-        metrics = Metrics()
-        load_one = partial(load, engine=options.engine, device=options.device, threads=threads)
-        repository = Repository(options.exports, options.models, load_one, Events(metrics))
-        repository.start()
-        work = Work(cores=cores, workers=options.workers, most=options.limits.queue)
-        service = Service(
-            repository,
-            work,
-            metrics,
-            limits=options.limits,
-            token=token,
-            local=token is None and not options.without_token,
-            control=options.control,
-        )
+        local = token is None and not options.without_token
+        service, work = _service(options, token, local=local)
         try:
             Server(service, listening).run_to_the_end()
         finally:
             work.close()
+
+
+def application(options: Options) -> Starlette:
+    """The server's application, for others to run, who say by themselves who reaches it.
+
+    Models are not exchanged while it runs.
+
+    Args:
+        options: Of these, address and token count for nothing.
+
+    Raises:
+        AdError: If a model cannot be loaded.
+    """
+    return _service(options, None, local=False)[0].app()
+
+
+def _service(options: Options, token: bytes | None, *, local: bool) -> tuple[Service, Work]:
+    cores = usable_threads()
+    threads = shared_out(cores, options.workers, options.threads)
+    metrics = Metrics()
+    load_one = partial(load, engine=options.engine, device=options.device, threads=threads)
+    repository = Repository(options.exports, options.models, load_one, Events(metrics))
+    repository.start()
+    work = Work(cores=cores, workers=options.workers, most=options.limits.queue)
+    service = Service(
+        repository,
+        work,
+        metrics,
+        limits=options.limits,
+        token=token,
+        local=local,
+        control=options.control,
+    )
+    return service, work
 
 
 class Events:
