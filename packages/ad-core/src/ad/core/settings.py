@@ -7,12 +7,13 @@ trainer has, and are checked against their annotations.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from ad.core.errors import SettingError, listed, nearest
 from ad.core.framing import Framing
@@ -35,7 +36,12 @@ from ad.runtime.framing.size import LEAST_OF_RUN, size_of, wrong_size
 from ad.runtime.framing.tiles import Tiling, wrong_tile
 from ad.runtime.pictures.reading import Sides
 
+Holdout = float | Literal["auto", "cross"]
+"""Share of the good pictures that is held out, or how thresholds are found without any."""
+
+_HOLDOUT_WORDS: tuple[Literal["auto"], Literal["cross"]] = ("auto", "cross")
 DEFAULT_HOLDOUT = 0.1
+"""Share that ``auto`` stands for where pictures are held out."""
 DEFAULT_FALSE_ALARMS = 0.01
 
 
@@ -58,6 +64,25 @@ def _crop(value: Any) -> tuple[int, int, int, int] | None:  # noqa: ANN401 - wha
         raise PydanticCustomError(kind, reason)
     x, y, width, height = value
     return x, y, width, height
+
+
+def _holdout(value: Any) -> Holdout:  # noqa: ANN401 - whatever was given
+    if isinstance(value, str):
+        for word in _HOLDOUT_WORDS:
+            if value == word:
+                return word
+        kind, reason = "holdout", "must be a share such as 0.1, `cross` or `auto`"
+        raise PydanticCustomError(kind, reason)
+    if not isinstance(value, float):
+        kind = "float_type"
+        raise PydanticKnownError(kind)
+    if not math.isfinite(value):
+        kind = "finite_number"
+        raise PydanticKnownError(kind)
+    if not 0 <= value < 1:
+        kind, limit = ("less_than", {"lt": 1}) if value > 0 else ("greater_than_equal", {"ge": 0})
+        raise PydanticKnownError(kind, limit)
+    return value
 
 
 class RunSettings(BaseModel):
@@ -109,8 +134,9 @@ class RunSettings(BaseModel):
     """Precision of frozen networks."""
     seed: Seed = 0
     """Seed of every random choice."""
-    holdout: Annotated[float, Field(ge=0, lt=1)] = DEFAULT_HOLDOUT
-    """Share of the training pictures kept back to calibrate the threshold; 0 for none."""
+    holdout: Annotated[Holdout, PlainValidator(_holdout)] = "auto"
+    """Share of the training pictures kept back to calibrate the threshold, 0 for none; ``cross``
+    for cross-fitting, and ``auto`` until the data are known."""
     false_alarms: Annotated[float, Field(gt=0, lt=1)] = DEFAULT_FALSE_ALARMS
     """Share of good pictures that the threshold may call defective."""
     feature_cache: Literal["auto", "off"] = "auto"

@@ -320,7 +320,7 @@ def _refuse_known(home: Path | None, samples: Sequence[Sample], progress: Progre
         record = read_run(home)
         settings = record["settings"]
         samples_now = samples_of(record, None, progress)
-        learning, _ = hold_out(samples_now, float(settings["holdout"]), settings["seed"])
+        learning, _ = hold_out(samples_now, settings["holdout"], settings["seed"])
         learning += defects_to_learn(samples_now)
     except (AdError, KeyError, TypeError, ValueError):
         return _GONE

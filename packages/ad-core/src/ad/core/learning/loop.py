@@ -169,7 +169,7 @@ def _pass_once(
             for _ in range(0, len(groups), world.size):
                 extracted = [
                     (
-                        _finite(trainer.extract(to_device(batch.pictures, setup.device))),
+                        finite(trainer.extract(to_device(batch.pictures, setup.device))),
                         len(batch.indices),
                     )
                     for batch in islice(batches, 1)  # in the last round there may be none for all
@@ -184,8 +184,12 @@ def _pass_once(
         callbacks.tell("on_fit_end", ended)
 
 
-def _finite(extracted: T) -> T:
-    """What was extracted, checked: statistics of what is no number fail far from the reason."""
+def finite(extracted: T) -> T:
+    """What was extracted, checked: statistics of what is no number fail far from the reason.
+
+    Raises:
+        DataError: If a number is not finite.
+    """
     for part in extracted if isinstance(extracted, tuple | list) else (extracted,):
         if isinstance(part, Tensor) and not part.isfinite().all():
             msg = (

@@ -319,6 +319,8 @@ def _facts(record: Mapping[str, Any], config: ModelConfig) -> list[dict[str, Any
         set_on = "none: it was chosen by hand"
     elif calibration is not None and calibration.num_defective:
         set_on += f" and {calibration.num_defective} defective"
+    elif calibration is not None and calibration.folds:
+        set_on += f", each scored by one of {calibration.folds} detectors that had not seen it"
     chosen = {
         key: value
         for key, value in with_size_in_words(settings).items()
