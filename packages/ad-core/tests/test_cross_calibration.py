@@ -14,7 +14,7 @@ from ad.runtime.calibration.conformal import cross_bound
 
 
 def most_called_defective(folds, rank, counted):
-    """Of all outcomes of the games between pictures of different folds, the most that win `rank`."""
+    """Of all outcomes of games between pictures of different folds, the most that win `rank`."""
     fold_of = [fold for fold, size in enumerate(folds) for _ in range(size)]
     games = [
         (a, b)

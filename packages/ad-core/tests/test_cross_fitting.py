@@ -1,7 +1,6 @@
 """Thresholds from all good pictures, each scored by a detector that has not seen it."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np

@@ -25,9 +25,9 @@ from ad.core.registry import (
     load_trainer,
 )
 from ad.core.settings import DEFAULT_HOLDOUT, Holdout, RunSettings, run_settings
-from ad.core.thresholds.held_out import CROSS, folds_of, hold_out, too_few
+from ad.core.thresholds.held_out import CROSS, folds_of, hold_out, share_out, too_few
 from ad.core.tracking import Tracker
-from ad.core.trainer import OnePassTrainer, Precision, Setup, Trainer
+from ad.core.trainer import GradientTrainer, OnePassTrainer, Precision, Setup, Trainer
 from ad.runtime.pictures.levels import find_white_level
 from ad.runtime.progress import Progress
 
@@ -108,6 +108,8 @@ class RunData:
     """To learn from: good ones, and defective ones for a trainer that wants them."""
     held_out: Sequence[Sample]
     """Good ones to calibrate with."""
+    choosing: Sequence[Sample]
+    """Good ones that the trainer chooses or scales by, and nothing else."""
     folds: Sequence[Sequence[int]]
     """Numbers of those to learn from, in the folds of cross-fitting; none without it."""
     test: Sequence[Sample]
@@ -244,6 +246,16 @@ def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
     folds = folds_of(learning, settings.seed) if holdout == CROSS else []
     defects = defects_to_learn(samples)
     unused = []
+    choosing: list[Sample] = []
+    if isinstance(trainer, GradientTrainer) and trainer.uses_held_out() and held_out:
+        choosing, held_out = share_out(held_out, settings.seed)
+        if not choosing:
+            unused.append(
+                f"Good pictures that were held out: {len(held_out)} to set the threshold, and none "
+                f"was left for `{plan.spec.name}` to choose its best epoch or its scale by, which "
+                "went as without a hold-out. Hold out more: `--holdout 0.3` (`holdout=0.3` in "
+                "Python)."
+            )
     validation = sum(sample.split == "validation" for sample in samples)
     if folds and validation:
         unused.append(
@@ -278,6 +290,7 @@ def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
         samples=samples,
         learning=learning,
         held_out=held_out,
+        choosing=choosing,
         folds=folds,
         test=[sample for sample in samples if sample.split == "test"],
         white=white.value,

@@ -24,13 +24,14 @@ from ad.core.predict import (
     load_for_calibration,
     model_folder,
 )
-from ad.core.registry import get_dataset
+from ad.core.registry import ModelRegistry, get_dataset, load_trainer
 from ad.core.saved.claims import alone, hold, letting_go
 from ad.core.saved.files import read_config, rewrite_config
 from ad.core.saved.record import LOG, RunLog, read_run
 from ad.core.settings import DEFAULT_FALSE_ALARMS
 from ad.core.thresholds.calibrate import calibrate_by_f1
-from ad.core.thresholds.held_out import calibrate_on, hold_out
+from ad.core.thresholds.held_out import calibrate_on, hold_out, share_out
+from ad.core.trainer import GradientTrainer
 from ad.runtime.calibration import Calibration
 from ad.runtime.paths import given_path
 from ad.runtime.pictures.masks import tell_apart
@@ -320,8 +321,12 @@ def _refuse_known(home: Path | None, samples: Sequence[Sample], progress: Progre
         record = read_run(home)
         settings = record["settings"]
         samples_now = samples_of(record, None, progress)
-        learning, _ = hold_out(samples_now, settings["holdout"], settings["seed"])
+        learning, held_out = hold_out(samples_now, settings["holdout"], settings["seed"])
         learning += defects_to_learn(samples_now)
+        trainer = load_trainer(ModelRegistry.get(settings["model"]))
+        chosen_by = issubclass(trainer, GradientTrainer) and trainer.uses_held_out()
+        if chosen_by:
+            learning += share_out(held_out, settings["seed"])[0]
     except (AdError, KeyError, TypeError, ValueError):
         return _GONE
     bad = {path.resolve() for s in samples_now if s.label for path in (s.path, *s.masks)}
@@ -334,7 +339,8 @@ def _refuse_known(home: Path | None, samples: Sequence[Sample], progress: Progre
     if seen := copies_of(samples, learning):
         msg = (
             f"{len(seen)} of {len(samples)} pictures are among those that `{home}` has learnt "
-            f"from, such as `{seen[0]}`: they score lower than new ones, and a threshold set on "
+            f"from{' or was chosen by' if chosen_by else ''}, such as `{seen[0]}`: they score "
+            "lower than new ones, and a threshold set on "
             "them would give many false alarms. Give pictures that it has not seen."
         )
         raise DataError(msg)

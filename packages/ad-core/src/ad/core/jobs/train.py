@@ -285,6 +285,7 @@ def _begin(
     log.write(
         "start" if resume is None else "resume",
         learning=len(data.learning),
+        choosing=len(data.choosing),
         held_out=len(data.held_out),
         test=len(data.test),
     )
@@ -312,7 +313,7 @@ def _learn(plan: Plan, data: RunData, trainer: Trainer, run: _Run, minutes: floa
                 for index, sample in enumerate(data.learning)
                 if sample.label
             },
-            held_out=read([sample.path for sample in data.held_out]),
+            held_out=read([sample.path for sample in data.choosing]),
             feature_cache=plan.settings.feature_cache == "auto",
             patience=plan.settings.patience,
             checkpoints=checkpoints,
