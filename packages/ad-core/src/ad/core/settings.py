@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
-from pydantic_core import PydanticCustomError, PydanticKnownError
+from pydantic_core import PydanticCustomError
 
 from ad.core.errors import SettingError, listed, nearest
 from ad.core.framing import Framing
@@ -67,22 +67,23 @@ def _crop(value: Any) -> tuple[int, int, int, int] | None:  # noqa: ANN401 - wha
 
 
 def _holdout(value: Any) -> Holdout:  # noqa: ANN401 - whatever was given
+    for word in _HOLDOUT_WORDS:
+        if value == word:
+            return word
     if isinstance(value, str):
-        for word in _HOLDOUT_WORDS:
-            if value == word:
-                return word
-        kind, reason = "holdout", "must be a share such as 0.1, `cross` or `auto`"
-        raise PydanticCustomError(kind, reason)
-    if not isinstance(value, float):
-        kind = "float_type"
-        raise PydanticKnownError(kind)
-    if not math.isfinite(value):
-        kind = "finite_number"
-        raise PydanticKnownError(kind)
-    if not 0 <= value < 1:
-        kind, limit = ("less_than", {"lt": 1}) if value > 0 else ("greater_than_equal", {"ge": 0})
-        raise PydanticKnownError(kind, limit)
-    return value
+        reason = "must be a share such as 0.1, `cross` or `auto`"
+    elif not isinstance(value, float):
+        reason = "input should be a valid number"
+    elif not math.isfinite(value):
+        reason = "input should be a finite number"
+    elif value < 0:
+        reason = "input should be greater than or equal to 0"
+    elif value >= 1:
+        reason = "input should be less than 1"
+    else:
+        return value
+    kind = "holdout"
+    raise PydanticCustomError(kind, reason)
 
 
 class RunSettings(BaseModel):
