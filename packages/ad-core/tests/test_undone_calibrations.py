@@ -11,6 +11,7 @@ from PIL import Image
 import ad.core.jobs.calibrations
 from ad.core import load, recalibrate, train
 from ad.core.errors import ModelFileError, SettingError
+from ad.core.report.run import read_calibrations
 from ad.core.testing.pictures import make_picture
 
 
@@ -167,6 +168,16 @@ def test_ad_show_tells_them(trained, run_ad, monkeypatch, mean_picture):
     assert (status, "is no saved model" in err) == (1, True)
     status, _, err = run_ad("show", "nothing")
     assert (status, "`nothing`" in err) == (1, True)
+
+
+def test_what_was_taken_back_is_no_part_of_what_makes_the_run(trained, normals):
+    lines = []
+    for given in ({"threshold": 0.25}, {"threshold": 0.75}, {"threshold": 0.75}, {"undo": True}):
+        recalibrate(trained, **given)
+        lines.append([line.split()[-3] for line in read_calibrations(trained)])
+    assert lines == [["0.25"], ["0.25", "0.75"], ["0.25", "0.75", "0.75"], ["0.25"]]
+    recalibrate(trained, undo=True)
+    assert read_calibrations(trained) == []
 
 
 def test_the_scores_do_not_change(trained, toy_root):

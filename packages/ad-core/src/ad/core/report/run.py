@@ -233,10 +233,20 @@ def read_times(run: Path) -> list[tuple[str, str]]:
 
 
 def read_calibrations(run: Path) -> list[str]:
-    """The commands that set a run's thresholds anew since it was trained, from its log."""
+    """The commands that set a run's thresholds anew since it was trained, from its log.
+
+    Those that were taken back are not among them.
+    """
     events = read_log(run)
     saved = max((at for at, one in enumerate(events) if one["event"] == "saved"), default=-1)
-    return [_calibrate_line(run, one) for one in events[saved + 1 :] if one["event"] == "calibrate"]
+    hold: list[Mapping[str, Any]] = []
+    for event in events[saved + 1 :]:
+        if event["event"] == "calibrate":
+            hold.append(event)
+        elif event["event"] == "undo":
+            while hold and hold[-1]["after"] != event["after"]:
+                hold.pop()
+    return [_calibrate_line(run, event) for event in hold]
 
 
 def _calibrate_line(run: Path, event: Mapping[str, Any]) -> str:
