@@ -34,13 +34,15 @@ def test_train_prints_one_json_object(trained):
     }  # fmt: skip
     assert {"fit", "test_per_image"} <= set(result["seconds"])
     assert result["resolution"] == [32, 32]
-    assert "learning: 9 pictures in" in err
+    assert "learning: 10 pictures in" in err
+    assert "cross-fitting: 10 pictures in" in err
 
 
 def test_train_tells_a_person(run_ad, mean_picture, toy_root, tmp_path):
     status, out, err = run_ad(
-        "train", "mvtec", "toy", mean_picture, "--data-root", toy_root, "--output", tmp_path / "r"
-    )
+        "train", "mvtec", "toy", mean_picture, "--data-root", toy_root, "--output", tmp_path / "r",
+        "--holdout", 0.1,
+    )  # fmt: skip
     assert status == 0
     assert "AUROC" in out
     assert "toy" in out

@@ -19,7 +19,8 @@ from ad.core.thresholds.calibrate import calibrate
 
 @pytest.fixture
 def trained(mean_picture, toy_root, tmp_path):
-    return train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=tmp_path / "run")
+    return train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=tmp_path / "run",
+                 holdout=0.1)  # fmt: skip
 
 
 def write(folder, indices, *, defect=False):

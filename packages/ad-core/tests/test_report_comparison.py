@@ -17,7 +17,7 @@ def two_runs(mean_picture, toy_root, tmp_path):
     """The same model twice: the second one has no threshold that divides the pictures."""
     runs = [tmp_path / name for name in ("a", "b")]
     for run, gain in zip(runs, (1.0, 2.0), strict=True):
-        train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=run,
+        train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=run, holdout=0.1,
               model={"gain": gain})  # fmt: skip
     return runs
 

@@ -7,6 +7,7 @@ trainer has, and are checked against their annotations.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,7 +36,12 @@ from ad.runtime.framing.size import LEAST_OF_RUN, size_of, wrong_size
 from ad.runtime.framing.tiles import Tiling, wrong_tile
 from ad.runtime.pictures.reading import Sides
 
+Holdout = float | Literal["auto", "cross"]
+"""Share of the good pictures that is held out, or how thresholds are found without any."""
+
+_HOLDOUT_WORDS: tuple[Literal["auto"], Literal["cross"]] = ("auto", "cross")
 DEFAULT_HOLDOUT = 0.1
+"""Share that ``auto`` stands for where pictures are held out."""
 DEFAULT_FALSE_ALARMS = 0.01
 
 
@@ -58,6 +64,26 @@ def _crop(value: Any) -> tuple[int, int, int, int] | None:  # noqa: ANN401 - wha
         raise PydanticCustomError(kind, reason)
     x, y, width, height = value
     return x, y, width, height
+
+
+def _holdout(value: Any) -> Holdout:  # noqa: ANN401 - whatever was given
+    for word in _HOLDOUT_WORDS:
+        if value == word:
+            return word
+    if isinstance(value, str):
+        reason = "must be a share such as 0.1, `cross` or `auto`"
+    elif not isinstance(value, float):
+        reason = "input should be a valid number"
+    elif not math.isfinite(value):
+        reason = "input should be a finite number"
+    elif value < 0:
+        reason = "input should be greater than or equal to 0"
+    elif value >= 1:
+        reason = "input should be less than 1"
+    else:
+        return value
+    kind = "holdout"
+    raise PydanticCustomError(kind, reason)
 
 
 class RunSettings(BaseModel):
@@ -109,8 +135,9 @@ class RunSettings(BaseModel):
     """Precision of frozen networks."""
     seed: Seed = 0
     """Seed of every random choice."""
-    holdout: Annotated[float, Field(ge=0, lt=1)] = DEFAULT_HOLDOUT
-    """Share of the training pictures kept back to calibrate the threshold; 0 for none."""
+    holdout: Annotated[Holdout, PlainValidator(_holdout)] = "auto"
+    """Share of the training pictures kept back to calibrate the threshold, 0 for none; ``cross``
+    for cross-fitting, and ``auto`` until the data are known."""
     false_alarms: Annotated[float, Field(gt=0, lt=1)] = DEFAULT_FALSE_ALARMS
     """Share of good pictures that the threshold may call defective."""
     feature_cache: Literal["auto", "off"] = "auto"

@@ -169,6 +169,18 @@ class GradientTrainer(Trainer):
     which is seeded for each step: both depend on seed, epoch, step and picture alone.
     """
 
+    @classmethod
+    def uses_held_out(cls) -> bool:
+        """Whether it chooses or scales by good pictures that were held out.
+
+        Half of them are then for that, and only the others set the threshold: a threshold promises
+        nothing on pictures that the detector was chosen by. By default it does if it has its own
+        `monitor`, `monitor_kept` or `conclude`; one whose `conclude` makes no use of ``held_out``
+        says that it does not, and is then given none.
+        """
+        own = ("monitor", "monitor_kept", "conclude")
+        return any(getattr(cls, name) is not getattr(GradientTrainer, name) for name in own)
+
     def modules(self) -> Mapping[str, nn.Module]:
         """Everything with a state that learning changes; the detector alone by default."""
         return {"detector": self.detector}
@@ -273,7 +285,8 @@ class GradientTrainer(Trainer):
 
         Args:
             data: What was learnt from.
-            held_out: Good pictures that were not; None if there are none.
+            held_out: Good pictures that were not, and do not set the threshold; None if there are
+                none, or it does not use them.
         """
 
 

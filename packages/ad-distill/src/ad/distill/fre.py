@@ -150,6 +150,11 @@ class FreTrainer(GradientTrainer):
             Optimization(optimizer=torch.optim.Adam([t.requires_grad_() for t in plane], self.lr))
         ]
 
+    @classmethod
+    def uses_held_out(cls) -> bool:
+        """No: `conclude` asks what was learnt from; see `GradientTrainer.uses_held_out`."""
+        return False
+
     def conclude(self, data: LearningData, held_out: LearningData | None) -> None:
         """Let go of the gradients; see `GradientTrainer.conclude`."""
         for name in ("weight", "code_bias", "bias"):

@@ -241,6 +241,11 @@ class CflowTrainer(GradientTrainer):
         adam = torch.optim.Adam(self.detector.flows.parameters(), self.lr)
         return [Optimization(optimizer=adam, schedule=lambda step: rate(step, total_steps))]
 
+    @classmethod
+    def uses_held_out(cls) -> bool:
+        """No: `conclude` asks what was learnt from; see `GradientTrainer.uses_held_out`."""
+        return False
+
     def conclude(self, data: LearningData, held_out: LearningData | None) -> None:
         """Find each layer's largest likelihood; see `GradientTrainer.conclude`."""
         detector = self.detector

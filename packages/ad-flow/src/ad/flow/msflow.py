@@ -251,6 +251,11 @@ class MsflowTrainer(GradientTrainer):
             )
         ]
 
+    @classmethod
+    def uses_held_out(cls) -> bool:
+        """No: `conclude` asks what was learnt from; see `GradientTrainer.uses_held_out`."""
+        return False
+
     def conclude(self, data: LearningData, held_out: LearningData | None) -> None:
         """Find each scale's largest likelihood; see `GradientTrainer.conclude`."""
         self.detector.largest = largest_likelihoods(data, self.setup, self.detector.likelihoods)

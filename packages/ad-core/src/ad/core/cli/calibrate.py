@@ -48,6 +48,12 @@ def calibrate(
             show_default=False,
         ),
     ] = None,
+    undo: Annotated[
+        bool,
+        typer.Option(
+            "--undo", help="In their place: take back the calibration before; see `ad show RUN`."
+        ),
+    ] = False,
     device: Annotated[
         str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the detector will work.")
     ] = "auto",
@@ -82,6 +88,7 @@ def calibrate(
         false_alarms=false_alarms,
         threshold=threshold,
         pixel_threshold=pixel_threshold,
+        undo=undo,
         device=device,
         precision=precision.value,
         progress=ConsoleProgress(),
@@ -92,16 +99,18 @@ def calibrate(
             {
                 "run": str(run),
                 "before": before,
-                "after": result.after.to_json(),
+                "after": result.after.to_json() if result.after else None,
                 "checked": result.checked,
                 "notes": list(result.notes),
             }
         )
     else:
-        put(f"before  {_described(result.before)}")
-        put(f"now     {_described(result.after)}")
+        put(f"before  {described(result.before)}")
+        put(f"now     {described(result.after)}")
     notes(result.notes)
-    say(f"the calibration before is kept in {result.log}")
+    say(f"the change is kept in {result.log}")
+    if not undo:
+        say(f"\nhint: to take it back: ad calibrate {run} --undo")
     if result.tested:
         say(
             "metrics.json and report.html were made before this, with verdicts of an earlier "
@@ -109,7 +118,8 @@ def calibrate(
         )
 
 
-def _described(calibration: Calibration | None) -> str:
+def described(calibration: Calibration | None) -> str:
+    """A calibration for a person: its thresholds, and below, indented, what they promise."""
     if calibration is None:
         return "no threshold"
     pixels = calibration.pixel_threshold

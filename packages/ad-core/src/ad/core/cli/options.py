@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -61,6 +61,24 @@ def rectangle(text: str) -> tuple[int, int, int, int]:
         raise typer.BadParameter(msg)
     x, y, width, height = map(int, found.groups())
     return x, y, width, height
+
+
+def holdout(text: str) -> float | str:
+    """Read a share, ``cross`` or ``auto``; what shares there may be is checked later.
+
+    Raises:
+        typer.BadParameter: If it is none of these.
+    """
+    if text in ("auto", "cross"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        msg = (
+            "it takes a share of the good pictures from 0 to below 1, such as `0.1`, or `cross`, "
+            f"or `auto`; got `{text}`."
+        )
+        raise typer.BadParameter(msg) from None
 
 
 class FitChoice(StrEnum):
@@ -206,9 +224,12 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="An option of the model: see `ad show`."),
 ]
 HoldoutOption = Annotated[
-    float,
+    Any,
     typer.Option(
-        metavar="F", help="Share of good pictures kept back to set the threshold; 0: none."
+        parser=holdout,
+        metavar="F|cross|auto",
+        help="Share of good pictures kept back to set the threshold; 0: none; cross: it is set "
+        "with all, each scored by a detector that has not seen it; auto: 0.1, or cross for few.",
     ),
 ]
 FalseAlarmsOption = Annotated[

@@ -1,4 +1,4 @@
-"""`ad show`: one model's card."""
+"""`ad show`: a model's card, or what a trained detector says of itself."""
 
 from __future__ import annotations
 
@@ -10,21 +10,31 @@ from ad.core.registry import ModelRegistry, load_trainer
 
 
 def show(model: ShownArgument, json: JsonOption = False) -> None:
-    """Show a model: paper, defaults, options; or what an exported one is.
+    """Show a model: paper, defaults, options; or a trained or an exported one.
+
+    A trained one tells its threshold and those before.
 
     Example: [bold]ad show patchcore[/bold]
     """
-    from rich.table import Table
-    from rich.text import Text
-
-    from ad.core.cli.console import loading, out, print_json
-    from ad.core.options import allowed_of
     from ad.runtime.package import is_exported
 
     if is_exported(Path(model)):
         from ad.runtime.cli import main
 
         main(["info", model, *(["--json"] if json else [])])
+    elif model not in ModelRegistry.names() and (Path(model).is_dir() or Path(model).name != model):
+        _show_run(model, json=json)
+    else:
+        _show_model(model, json=json)
+
+
+def _show_model(model: str, *, json: bool) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ad.core.cli.console import loading, out, print_json
+    from ad.core.options import allowed_of
+
     spec = ModelRegistry.get(model)
     with loading():
         from ad.core.settings import describe_options
@@ -57,25 +67,6 @@ def show(model: ShownArgument, json: JsonOption = False) -> None:
         "package": spec.package,
         "trainer": spec.trainer,
     }
-    trainer = load_trainer(spec)
-    options = describe_options(spec, trainer)
-    if json:
-        print_json(
-            {
-                "name": spec.name,
-                **{key.replace(" ", "_"): value for key, value in facts.items() if value},
-                "train": spec.train,
-                "options": {
-                    key: {
-                        "default": value,
-                        "allowed": allowed and list(allowed),
-                        "limits": allowed_of(trainer, key)[1],
-                    }
-                    for key, (value, allowed) in options.items()
-                },
-            }
-        )
-        return
     table = Table(title=spec.name, show_header=False, title_justify="left", title_style="bold")
     for key, value in facts.items():
         if value:
@@ -90,3 +81,44 @@ def show(model: ShownArgument, json: JsonOption = False) -> None:
         limits = f"in {one['limits']}" if one["limits"] else others
         table.add_row(f"--set {key}=", Text(f"{text}   ({limits})" if limits else text))
     out().print(table)
+
+
+def _show_run(run: str, *, json: bool) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from ad.core.cli.calibrate import described
+    from ad.core.cli.console import out, print_json, say
+    from ad.core.jobs.calibrations import calibrations_before
+    from ad.core.predict import ModelConfig
+    from ad.core.saved.files import read_config
+    from ad.core.saved.record import model_folder
+
+    folder = model_folder(run)
+    config = ModelConfig.from_json(read_config(folder), folder)
+    before = calibrations_before(folder, config)
+    if json:
+        print_json({**config.to_json(), "before": [kept.to_json() for kept in before]})
+        return
+    table = Table(title=run, show_header=False, title_justify="left", title_style="bold")
+    for key, value in (
+        ("model", config.model),
+        ("trained on", ", ".join(config.categories)),
+        ("pictures", "; ".join([f"{config.framing.size}", *config.framing.notes()])),
+        ("precision", config.precision),
+    ):
+        table.add_row(key, Text(value))
+    table.add_section()
+    table.add_row("threshold", Text(_plain(described(config.calibration))))
+    if before:
+        table.add_section()
+    for number, kept in enumerate(reversed(before), start=1):
+        table.add_row(f"{number} before", Text(_plain(described(kept.calibration))))
+    out().print(table)
+    if before:
+        say(f"hint: to take back the one before: ad calibrate {run} --undo")
+
+
+def _plain(text: str) -> str:
+    """Lines without the indent that they have where a word is before the first."""
+    return "\n".join(line.strip() for line in text.splitlines())

@@ -75,7 +75,7 @@ def train(
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionChoice.auto,
     seed: SeedOption = 0,
-    holdout: HoldoutOption = 0.1,
+    holdout: HoldoutOption = "auto",
     false_alarms: FalseAlarmsOption[float] = 0.01,
     steps: StepsOption = None,
     budget: BudgetOption = Budget.default,
@@ -218,7 +218,8 @@ def print_result(result: TrainResult) -> None:
     found = result.detector.config.calibration
     if found is not None and found.needed is not None:
         say(
-            f"\nhint: for a threshold from more good pictures than the {found.num_images} held "
-            f"out: ad calibrate {result.run} --normals FOLDER"
+            f"\nhint: for a threshold from more good pictures than the {found.num_images} "
+            f"{'at hand' if found.folds else 'held out'}: ad calibrate {result.run} --normals "
+            "FOLDER"
         )
     say(f"\nhint: ad predict {result.run} PICTURE_OR_FOLDER")

@@ -10,8 +10,10 @@ from ad.core.data.samples import Sample, defects_to_learn
 from ad.core.errors import AdError, DataError
 from ad.core.jobs.evaluate import samples_of
 from ad.core.jobs.run_directory import pictures_of
+from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.saved.record import read_run
-from ad.core.thresholds.held_out import hold_out
+from ad.core.thresholds.held_out import CROSS, hold_out, share_out
+from ad.core.trainer import GradientTrainer
 from ad.runtime.progress import Progress
 
 
@@ -22,7 +24,11 @@ class DataNow:
     samples: Sequence[Sample]
     """All."""
     learning: Sequence[Sample]
-    """What a run with its settings learns from, defective ones included."""
+    """What a run with its settings learns from or is chosen by, defective ones included."""
+    chosen_by: bool
+    """Whether some of these were held out, and what was learnt was chosen or scaled by them."""
+    cross_fitted: bool
+    """Whether nothing is held out since thresholds are cross-fitted."""
     held_out: Sequence[Sample]
     """What such a run sets its threshold with."""
     changed: str | None
@@ -44,8 +50,14 @@ def data_now(run: Path, progress: Progress) -> DataNow | None:
         record = read_run(run)
         settings = record["settings"]
         samples = samples_of(record, None, progress)
-        learning, held_out = hold_out(samples, float(settings["holdout"]), settings["seed"])
+        share, seed = settings["holdout"], settings["seed"]
+        learning, held_out = hold_out(samples, share, seed)
         learning += defects_to_learn(samples)
+        trainer = load_trainer(ModelRegistry.get(settings["model"]))
+        chosen_by = issubclass(trainer, GradientTrainer) and trainer.uses_held_out()
+        if chosen_by:
+            choosing, held_out = share_out(held_out, seed)
+            learning += choosing
     except (AdError, KeyError, TypeError, ValueError):
         return None
     changed, other_validation = None, True
@@ -63,6 +75,8 @@ def data_now(run: Path, progress: Progress) -> DataNow | None:
     return DataNow(
         samples=samples,
         learning=learning,
+        chosen_by=chosen_by,
+        cross_fitted=share == CROSS,
         held_out=held_out,
         changed=changed,
         held_out_changed=changed is not None or other_validation,

@@ -291,7 +291,12 @@ def _held_out(
     if home is None:
         return [], "there is no run directory around the model that says what was held out."
     if saved.calibration is not None:
-        mine = [event for event in read_log(home) if event["event"] == "calibrate"]
+        mine: list[Mapping[str, Any]] = []
+        for event in read_log(home):
+            if event["event"] == "calibrate":
+                mine.append(event)
+            elif event["event"] == "undo":
+                mine[-1:] = []
         if mine:
             pictures = mine[-1].get("pictures")
             how = "by hand" if pictures is None else f"from `{pictures}`"
@@ -301,6 +306,8 @@ def _held_out(
         return [], "the run's data are not where they were."
     if now.held_out_changed:
         return [], "the run's data have changed, and others may be held out."
+    if now.cross_fitted:
+        return [], "it was cross-fitted from the pictures that were learnt from."
     return now.held_out, "nothing was held out when it was trained (`--holdout 0`)."
 
 

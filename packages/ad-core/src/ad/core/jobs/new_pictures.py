@@ -111,10 +111,11 @@ def refuse_known(home: Path | None, samples: Sequence[Sample], progress: Progres
         )
         raise DataError(msg)
     if seen := copies_of(samples, now.learning):
+        how = "has learnt from or was chosen by" if now.chosen_by else "has learnt from"
         msg = (
-            f"{len(seen)} of {len(samples)} pictures are among those that `{home}` has learnt "
-            f"from, such as `{seen[0]}`: they score lower than new ones, and a threshold set on "
-            "them would give many false alarms. Give pictures that it has not seen."
+            f"{len(seen)} of {len(samples)} pictures are among those that `{home}` {how}, such as "
+            f"`{seen[0]}`: they score lower than new ones, and a threshold set on them would give "
+            "many false alarms. Give pictures that it has not seen."
         )
         raise DataError(msg)
     if now.changed is None:

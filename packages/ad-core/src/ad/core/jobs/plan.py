@@ -24,13 +24,15 @@ from ad.core.registry import (
     get_tracker,
     load_trainer,
 )
-from ad.core.settings import RunSettings, run_settings
-from ad.core.thresholds.held_out import hold_out
+from ad.core.settings import DEFAULT_HOLDOUT, Holdout, RunSettings, run_settings
+from ad.core.thresholds.held_out import CROSS, folds_of, hold_out, share_out, too_few
 from ad.core.tracking import Tracker
-from ad.core.trainer import OnePassTrainer, Precision, Setup, Trainer
+from ad.core.trainer import GradientTrainer, OnePassTrainer, Precision, Setup, Trainer
 from ad.runtime.pictures.levels import find_white_level
 from ad.runtime.progress import Progress
 
+_FEW = 200
+"""Good pictures up to which `holdout` ``auto`` may fit as many detectors as there are folds."""
 _NAMED = 3
 """Folders of left out files that a training names; `run.json` has all."""
 
@@ -106,6 +108,10 @@ class RunData:
     """To learn from: good ones, and defective ones for a trainer that wants them."""
     held_out: Sequence[Sample]
     """Good ones to calibrate with."""
+    choosing: Sequence[Sample]
+    """Good ones that the trainer chooses or scales by, and nothing else."""
+    folds: Sequence[Sequence[int]]
+    """Numbers of those to learn from, in the folds of cross-fitting; none without it."""
     test: Sequence[Sample]
     """To test with."""
     white: int | None
@@ -148,6 +154,13 @@ def settle(
     )
     if issubclass(trainer, OnePassTrainer):
         _check_one_pass(settings)
+    elif settings.holdout == CROSS:
+        msg = (
+            f"`holdout` cross is for models that learn in one pass: it fits up to 20 detectors, "
+            f"and `{spec.name}` learns by gradient. Give a share to hold out (`--holdout 0.1`; "
+            "`holdout=0.1` in Python), or take a model such as `patchcore` or `padim`."
+        )
+        raise SettingError(msg)
     trackers = tuple(get_tracker(name) for name in dict.fromkeys(track))
     world = join_world()
     device = resolve_device(settings.device)
@@ -206,8 +219,11 @@ def supervise(plan: Plan, trainer: Trainer) -> Plan:
     return replace(plan, settings=settings.model_copy(update={"supervised": True}))
 
 
-def look_at_data(plan: Plan, trainer: Trainer) -> RunData:
+def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
     """Find a run's pictures, tell what was read as what, and check them.
+
+    Returns:
+        The plan, with `RunSettings.holdout` settled, and the data.
 
     Raises:
         DataError: If the data cannot be learnt from.
@@ -223,9 +239,29 @@ def look_at_data(plan: Plan, trainer: Trainer) -> RunData:
         labelled=settings.supervised,
         progress=progress,
     )
-    learning, held_out = hold_out(samples, settings.holdout, settings.seed)
+    plan = _settle_holdout(plan, samples)
+    holdout = plan.settings.holdout
+    assert holdout != "auto"  # it is settled
+    learning, held_out = hold_out(samples, holdout, settings.seed)
+    folds = folds_of(learning, settings.seed) if holdout == CROSS else []
     defects = defects_to_learn(samples)
     unused = []
+    choosing: list[Sample] = []
+    if isinstance(trainer, GradientTrainer) and trainer.uses_held_out() and held_out:
+        choosing, held_out = share_out(held_out, settings.seed)
+        if not choosing:
+            unused.append(
+                f"Good pictures that were held out: {len(held_out)} to set the threshold, and none "
+                f"was left for `{plan.spec.name}` to choose its best epoch or its scale by, which "
+                "went as without a hold-out. Hold out more: `--holdout 0.3` (`holdout=0.3` in "
+                "Python)."
+            )
+    validation = sum(sample.split == "validation" for sample in samples)
+    if folds and validation:
+        unused.append(
+            f"{validation} validation pictures were left out: with `holdout` cross the threshold "
+            "is set with those to learn from."
+        )
     if trainer.learns_from_defects and not defects:
         msg = (
             f"{_needs_defects(plan)}, and `{plan.root}` has none among those to train on. "
@@ -235,10 +271,10 @@ def look_at_data(plan: Plan, trainer: Trainer) -> RunData:
     if trainer.learns_from_defects:
         learning += defects
     elif defects:
-        unused = [
+        unused.append(
             f"{len(defects)} defective pictures that are to train on were left out: "
             f"`{plan.spec.name}` learns from good ones alone."
-        ]
+        )
     inventory = take_inventory(plan.dataset, plan.root, samples)
     if plan.world.main:
         for line in inventory.read_as():
@@ -250,10 +286,12 @@ def look_at_data(plan: Plan, trainer: Trainer) -> RunData:
         plan.framing.check(sample.path)
     lost = plan.framing.lost(learning[0].path) if learning else None
     white = find_white_level([sample.path for sample in samples], progress=progress)
-    return RunData(
+    return plan, RunData(
         samples=samples,
         learning=learning,
         held_out=held_out,
+        choosing=choosing,
+        folds=folds,
         test=[sample for sample in samples if sample.split == "test"],
         white=white.value,
         read=inventory.to_json(),
@@ -265,6 +303,26 @@ def look_at_data(plan: Plan, trainer: Trainer) -> RunData:
             *([] if lost is None else [lost]),
         ),
     )
+
+
+def _settle_holdout(plan: Plan, samples: Sequence[Sample]) -> Plan:
+    """Choose between a hold-out and cross-fitting where that was left open, and say so."""
+    settings = plan.settings
+    if settings.holdout != "auto":
+        return plan
+    chosen: Holdout = DEFAULT_HOLDOUT
+    good = sum(sample.split == "train" and sample.label == 0 for sample in samples)
+    validation = any(sample.split == "validation" for sample in samples)
+    if issubclass(plan.trainer, OnePassTrainer) and good <= _FEW and not validation:
+        _, held_out = hold_out(samples, DEFAULT_HOLDOUT, settings.seed)
+        if too_few(len(held_out), settings.false_alarms):
+            chosen = CROSS
+            if plan.world.main:
+                plan.progress.tell(
+                    f"few good pictures: the threshold is set with all {good}, each scored by a "
+                    "detector that has not seen it (`--holdout cross`)"
+                )
+    return replace(plan, settings=settings.model_copy(update={"holdout": chosen}))
 
 
 _WHERE_DEFECTS_ARE = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 from ad.core.data.contents import check_pictures
 from ad.core.data.samples import Sample
 from ad.core.errors import OutputError, SettingError
+from ad.core.jobs.calibrations import (
+    Recalibration,
+    claimed_home,
+    save_calibration,
+    undo_calibration,
+)
 from ad.core.jobs.new_pictures import good_pictures, labelled_pictures, refuse_known
 from ad.core.jobs.recalibrate_export import (
     Renewed,
@@ -20,7 +26,6 @@ from ad.core.jobs.recalibrate_export import (
     by_normals,
     refuse_for_exports,
 )
-from ad.core.jobs.run_directory import claim_run, tidy
 from ad.core.predict import (
     Conditions,
     LoadedDetector,
@@ -28,9 +33,9 @@ from ad.core.predict import (
     chosen_by_hand,
     load_for_calibration,
 )
-from ad.core.saved.claims import alone, hold, letting_go
-from ad.core.saved.files import read_config, rewrite_config
-from ad.core.saved.record import LOG, RunLog, model_folder
+from ad.core.saved.claims import alone, letting_go
+from ad.core.saved.files import read_config
+from ad.core.saved.record import model_folder
 from ad.core.settings import DEFAULT_FALSE_ALARMS
 from ad.core.thresholds.calibrate import calibrate_by_f1
 from ad.core.thresholds.held_out import calibrate_on
@@ -38,25 +43,6 @@ from ad.runtime.calibration import Calibration
 from ad.runtime.package import is_exported
 from ad.runtime.paths import given_path
 from ad.runtime.progress import SILENT, Progress
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recalibration:
-    """What `recalibrate` changed."""
-
-    before: Calibration | None
-    """The calibration until then; None without one. It is kept in the log, too."""
-    after: Calibration
-    """The calibration that holds now."""
-    log: Path
-    """The file that keeps the one before."""
-    tested: bool
-    """Whether the run has figures, whose verdicts were made by the threshold before."""
-    checked: bool
-    """Whether it is known that the detector has not learnt from the pictures' files; True if the
-    threshold was chosen by hand, without any."""
-    notes: tuple[str, ...]
-    """What a user should know: what is odd about the pictures, and why that is not known."""
 
 
 @letting_go()
@@ -68,6 +54,7 @@ def recalibrate(
     false_alarms: float | None = None,
     threshold: float | None = None,
     pixel_threshold: float | None = None,
+    undo: bool = False,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     batch_size: int = 8,
@@ -94,31 +81,42 @@ def recalibrate(
         threshold: A score chosen by hand, in place of both folders; it promises nothing, and no
             picture is scored. The run must have a calibration, whose scales stay.
         pixel_threshold: The same for pixels, only with ``threshold``; None leaves it as it is.
+        undo: Take the calibration back that the one of now has replaced, with the precision that it
+            held in; again for the one before that. No picture is scored.
         device: ``auto``, ``cpu`` or ``cuda[:N]``: where the detector will work.
         precision: Precision that the threshold will hold in; ``auto`` leaves it as it is.
         batch_size: Pictures scored at once; does not change the result.
         progress: Where to show how far it is.
 
     Raises:
-        SettingError: If not exactly one of folders and threshold is given, or what goes with
-            another one; if a threshold is no finite number.
+        SettingError: If not exactly one of folders, threshold and ``undo`` is given, or what goes
+            with another one; if a threshold is no finite number; if there is nothing to undo.
         DataError: If a folder holds no pictures, or some that the detector has learnt from.
         PictureError: If a picture cannot be read.
         ModelFileError: If the run holds no model.
         OutputError: If it cannot be written, another process trains there, or one set the
             thresholds while this one scored; the calibration that was there then still holds.
     """
+    others = {
+        "normals": normals,
+        "validation": validation,
+        "false_alarms": false_alarms,
+        "device": None if device == "auto" else device,
+        "precision": None if precision == "auto" else precision,
+    }
     exported = given_path(run, "the run") if is_exported(given_path(run, "the run")) else None
     if exported is not None:
-        refuse_for_exports(exported, validation, precision)
+        refuse_for_exports(exported, validation, precision, undo=undo)
+    if undo:
+        others |= {"threshold": threshold, "pixel_threshold": pixel_threshold}
+        if beside := _given(others):
+            msg = (
+                "`undo` takes back the calibration before, as it was; got "
+                f"{', '.join(beside)} beside it. Give one or the other."
+            )
+            raise SettingError(msg)
+        return undo_calibration(run)
     if threshold is not None or pixel_threshold is not None:
-        others = {
-            "normals": normals,
-            "validation": validation,
-            "false_alarms": false_alarms,
-            "device": None if device == "auto" else device,
-            "precision": None if precision == "auto" else precision,
-        }
         _refuse_beside(threshold, pixel_threshold, others)
         assert threshold is not None
         if exported is not None:
@@ -144,7 +142,7 @@ def recalibrate(
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
         return _of_export(by_normals(exported, given, rate, device, progress))
     detector, folder = load_for_calibration(run, device=device, precision=precision)
-    home = _claimed_home(folder)
+    home = claimed_home(folder)
     samples = good_pictures(given) if validation is None else labelled_pictures(given)
     odd = check_pictures(samples, progress=progress)
     unknown = refuse_known(home, samples, progress)
@@ -167,7 +165,7 @@ def recalibrate(
     )
     with alone(folder):
         _refuse_changed(folder, before)
-        return _save(folder, before, config, pictures=str(given), odd=odd, unknown=unknown)
+        return save_calibration(folder, config, pictures=str(given), odd=odd, unknown=unknown)
 
 
 def _of_export(renewed: Renewed) -> Recalibration:
@@ -191,8 +189,7 @@ def _refuse_beside(
             "The one that a run has is printed by its training and is in its report."
         )
         raise SettingError(msg)
-    beside = [f"`{name}` {value}" for name, value in others.items() if value is not None]
-    if beside:
+    if beside := _given(others):
         msg = (
             f"A `threshold` that is given ({threshold}) is taken as it is and no picture is "
             f"scored; got {', '.join(beside)} beside it. Give one or the other."
@@ -200,60 +197,17 @@ def _refuse_beside(
         raise SettingError(msg)
 
 
+def _given(options: Mapping[str, object]) -> list[str]:
+    return [f"`{name}` {value}" for name, value in options.items() if value is not None]
+
+
 def _by_hand(run: str | Path, threshold: float, pixel_threshold: float | None) -> Recalibration:
     folder = model_folder(run)
-    _claimed_home(folder)
+    claimed_home(folder)
     with alone(folder):
         before = ModelConfig.from_json(read_config(folder), folder)
         config = chosen_by_hand(before, run, threshold, pixel_threshold)
-        return _save(folder, before.calibration, config, pictures=None, odd=(), unknown=None)
-
-
-def _save(
-    folder: Path,
-    before: Calibration | None,
-    config: ModelConfig,
-    *,
-    pictures: str | None,
-    odd: Sequence[str],
-    unknown: str | None,
-) -> Recalibration:
-    """Give a model its new calibration, which nobody else must change meanwhile."""
-    home, after = _home(folder), config.calibration
-    assert after is not None
-    log = RunLog((home or folder) / LOG)
-    # The line comes first, so that no calibration is lost, whenever the process is killed.
-    log.write(
-        "calibrate",
-        pictures=pictures,
-        before=before.to_json() if before else None,
-        after=after.to_json(),
-        precision=config.precision,
-        checked=unknown is None,
-    )
-    rewrite_config(folder, config.to_json())
-    return Recalibration(
-        before=before,
-        after=after,
-        log=log.path,
-        tested=home is not None and (home / "metrics.json").exists(),
-        checked=unknown is None,
-        notes=(*odd, *(() if unknown is None else (unknown,))),
-    )
-
-
-def _home(folder: Path) -> Path | None:
-    """The run directory around a model's folder, if there is one."""
-    return folder.parent if (folder.parent / "run.json").exists() else None
-
-
-def _claimed_home(folder: Path) -> Path | None:
-    """The run directory around a model's folder, tidy and kept from those that train there."""
-    home = _home(folder)
-    if home is not None:
-        hold(claim_run(home, shared=True))
-        tidy(home)
-    return home
+        return save_calibration(folder, config, pictures=None, odd=(), unknown=None)
 
 
 def _refuse_changed(folder: Path, before: Calibration | None) -> None:

@@ -41,12 +41,19 @@ class Renewed(NamedTuple):
     """What a user should know."""
 
 
-def refuse_for_exports(path: Path, validation: object, precision: str) -> None:
+def refuse_for_exports(path: Path, validation: object, precision: str, *, undo: bool) -> None:
     """Refuse what is for runs alone.
 
     Raises:
         SettingError: If it was given.
     """
+    if undo:
+        msg = (
+            f"`undo`: `{path}` is an exported model, which keeps no calibrations to go back to. "
+            f"Its `{LOG}` has the thresholds before: set one by hand, `--threshold SCORE` "
+            "(`threshold=` in Python)."
+        )
+        raise SettingError(msg)
     if validation is not None:
         msg = (
             f"`{path}` is an exported model: its threshold is set from good pictures, `--normals "

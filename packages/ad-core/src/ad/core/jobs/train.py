@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,24 +18,23 @@ from ad.core.data.samples import Sample
 from ad.core.devices import peak_memory
 from ad.core.errors import DataError, OutputError, PictureError
 from ad.core.figures.measure import Evaluation, Metrics, measure
+from ad.core.jobs.calibrating import with_threshold
 from ad.core.jobs.plan import Plan, RunData, look_at_data, settle, supervise
 from ad.core.jobs.run_directory import describe_run, forget, make_run, resume_run
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.loop import fit
 from ad.core.options import Minutes, checked
-from ad.core.predict import Conditions, LoadedDetector, check_localises, load
+from ad.core.predict import LoadedDetector, check_localises, load
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_run_report
 from ad.core.saved.allocation import fits_in_memory
 from ad.core.saved.claims import letting_go
 from ad.core.saved.files import save_model, to_json, write_atomic
 from ad.core.saved.record import LOG, RunLog
-from ad.core.settings import DEFAULT_FALSE_ALARMS
-from ad.core.thresholds.held_out import calibrate_on
+from ad.core.settings import DEFAULT_FALSE_ALARMS, Holdout
 from ad.core.thresholds.verdicts import calibration_notes
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, Trainer
-from ad.runtime.calibration import Calibration
 from ad.runtime.framing.fit import Fit
 from ad.runtime.framing.size import Sides
 from ad.runtime.paths import given_path
@@ -89,7 +88,7 @@ def train(
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     seed: int = 0,
     weights: str | Path = "auto",
-    holdout: float = 0.1,
+    holdout: Holdout = "auto",
     false_alarms: float = DEFAULT_FALSE_ALARMS,
     num_steps: int | None = None,
     budget: Literal["default", "paper"] = "default",
@@ -136,7 +135,11 @@ def train(
         weights: ``auto``, ``random`` or a file: see `ad.core.networks.backbones`.
         holdout: Share of the training pictures kept back to calibrate threshold and scale; 0
             keeps none, and then there is no verdict. Data that bring validation pictures are
-            calibrated with these instead, whatever the share above 0.
+            calibrated with these instead, whatever the share above 0. ``cross``: none is kept back,
+            and each is scored by a detector that has not seen it, for models that learn in one
+            pass; see `ad.core.thresholds.held_out.folds_of`. ``auto``: 0.1; but ``cross`` for such
+            models with at most 200 good pictures, if 0.1 would promise a worse rate than
+            ``false_alarms`` and there are no validation pictures.
         false_alarms: Share of good pictures that the threshold may call defective, in (0, 1);
             how many held-out pictures it takes to promise that is in the notes.
         num_steps: Batches to learn from, in place of epochs; for models that learn by gradient.
@@ -199,7 +202,7 @@ def train(
         trainer = plan.trainer(plan.setup(), **plan.settings.options)
     check_localises(trainer.detector, plan.framing, plan.spec.name)
     plan = supervise(plan, trainer)
-    data = look_at_data(plan, trainer)
+    plan, data = look_at_data(plan, trainer)
 
     # Everything that can be refused has been; only now does the run touch the disk.
     run = _begin(plan, data, trainer, output_dir, resume, callbacks)
@@ -282,6 +285,7 @@ def _begin(
     log.write(
         "start" if resume is None else "resume",
         learning=len(data.learning),
+        choosing=len(data.choosing),
         held_out=len(data.held_out),
         test=len(data.test),
     )
@@ -309,7 +313,7 @@ def _learn(plan: Plan, data: RunData, trainer: Trainer, run: _Run, minutes: floa
                 for index, sample in enumerate(data.learning)
                 if sample.label
             },
-            held_out=read([sample.path for sample in data.held_out]),
+            held_out=read([sample.path for sample in data.choosing]),
             feature_cache=plan.settings.feature_cache == "auto",
             patience=plan.settings.patience,
             checkpoints=checkpoints,
@@ -330,35 +334,11 @@ def _save(plan: Plan, data: RunData, trainer: Trainer, run: _Run) -> None:
     """Calibrate the fitted detector and save both."""
     config = plan.config(data)
     if plan.world.main:
-        if data.held_out:
-            found = _calibrate(
-                LoadedDetector(trainer.detector, config, plan.device), plan, data, run
-            )
-            tiles = plan.framing.tile_counts([sample.path for sample in data.held_out])
-            where = Conditions.of(plan.device, tiles)
-            config = replace(config, calibration=found, calibrated_on=where)
+        config = with_threshold(config, trainer, plan, data, run.path)
         region = plan.framing.region
         roi = None if region is None else region.png
         save_model(run.path / "model", trainer.detector, config.to_json(), roi=roi)
     run.log.write("saved")
-
-
-def _calibrate(detector: LoadedDetector, plan: Plan, data: RunData, run: _Run) -> Calibration:
-    try:
-        return calibrate_on(
-            detector.scored,
-            [sample.path for sample in data.held_out],
-            plan.settings.false_alarms,
-            plan.framing,
-            batch_size=plan.settings.batch_size,
-            progress=plan.progress,
-        )
-    except PictureError as error:
-        msg = (
-            f"{error}\nhint: it was held out to set the threshold; restore it, then the "
-            f"same command with `--resume {run.path}`"
-        )
-        raise PictureError(msg) from error
 
 
 def _test(

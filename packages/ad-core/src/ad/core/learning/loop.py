@@ -42,7 +42,8 @@ def fit(
         pictures: Good parts, but for ``defects``, at the setup's size.
         defects: Which of them are defective, for a trainer that learns from defects, each with its
             mask ``[H, W]`` at the setup's size, or None where there is none.
-        held_out: Good parts to watch learning by, if the trainer does.
+        held_out: Good parts to watch learning by, or to scale by, if the trainer does: see
+            `GradientTrainer.uses_held_out`. A threshold that is set on them promises too much.
         feature_cache: Whether outputs of frozen networks are kept; see `ad.core.data.learning`.
         patience: Stop after so many epochs without a better value of the trainer's monitor.
         checkpoints: Where to keep what is needed to go on after a kill, and to go on from.
@@ -86,7 +87,7 @@ def fit(
                 pictures, device, trainer.frozen, cache=feature_cache, seed=seed, defects=defects
             )
             others = None
-            if held_out is not None and len(held_out):
+            if held_out is not None and len(held_out) and trainer.uses_held_out():
                 kept = feature_cache and _watches_kept(trainer)
                 others = LearningData(held_out, device, trainer.frozen, cache=kept, seed=seed)
             _check_patience(patience, trainer, others)
@@ -138,10 +139,13 @@ def _check_patience(
 ) -> None:
     watched = type(trainer).monitor is not GradientTrainer.monitor or _watches_kept(trainer)
     if patience is not None and not (watched and held_out is not None):
-        reason = "nothing is held out" if watched else "this model does not watch its learning"
+        reason = "this model does not watch its learning"
+        if watched:
+            reason = "nothing is held out, or a single picture, which is for the threshold"
+        more = ", or hold out 2 or more: `--holdout 0.1` (`holdout=0.1` in Python)"
         msg = (
             f"`patience` {patience} has nothing to go by: {reason}. Leave it out"
-            f"{', or train with `--holdout 0.1` (`holdout=0.1` in Python)' if watched else ''}."
+            f"{more if watched else ''}."
         )
         raise SettingError(msg)
 
@@ -169,7 +173,7 @@ def _pass_once(
             for _ in range(0, len(groups), world.size):
                 extracted = [
                     (
-                        _finite(trainer.extract(to_device(batch.pictures, setup.device))),
+                        finite(trainer.extract(to_device(batch.pictures, setup.device))),
                         len(batch.indices),
                     )
                     for batch in islice(batches, 1)  # in the last round there may be none for all
@@ -184,8 +188,12 @@ def _pass_once(
         callbacks.tell("on_fit_end", ended)
 
 
-def _finite(extracted: T) -> T:
-    """What was extracted, checked: statistics of what is no number fail far from the reason."""
+def finite(extracted: T) -> T:
+    """What was extracted, checked: statistics of what is no number fail far from the reason.
+
+    Raises:
+        DataError: If a number is not finite.
+    """
     for part in extracted if isinstance(extracted, tuple | list) else (extracted,):
         if isinstance(part, Tensor) and not part.isfinite().all():
             msg = (

@@ -238,10 +238,20 @@ def read_times(run: Path) -> list[tuple[str, str]]:
 
 
 def read_calibrations(run: Path) -> list[str]:
-    """The commands that set a run's thresholds anew since it was trained, from its log."""
+    """The commands that set a run's thresholds anew since it was trained, from its log.
+
+    Those that were taken back are not among them.
+    """
     events = read_log(run)
     saved = max((at for at, one in enumerate(events) if one["event"] == "saved"), default=-1)
-    return [_calibrate_line(run, one) for one in events[saved + 1 :] if one["event"] == "calibrate"]
+    hold: list[Mapping[str, Any]] = []
+    for event in events[saved + 1 :]:
+        if event["event"] == "calibrate":
+            hold.append(event)
+        elif event["event"] == "undo":
+            while hold and hold[-1]["after"] != event["after"]:
+                hold.pop()
+    return [_calibrate_line(run, event) for event in hold]
 
 
 def _calibrate_line(run: Path, event: Mapping[str, Any]) -> str:
@@ -324,6 +334,8 @@ def _facts(record: Mapping[str, Any], config: ModelConfig) -> list[dict[str, Any
         set_on = "none: it was chosen by hand"
     elif calibration is not None and calibration.num_defective:
         set_on += f" and {calibration.num_defective} defective"
+    elif calibration is not None and calibration.folds:
+        set_on += f", each scored by one of {calibration.folds} detectors that had not seen it"
     chosen = {
         key: value
         for key, value in with_size_in_words(settings).items()

@@ -35,7 +35,10 @@ _MARGIN_OF_SCALE, _MARGIN_OF_THRESHOLD = 1e-3, 1e-5
 
 
 def calibrate(
-    scores: ArrayLike, map_maxima: ArrayLike | None = None, rate: float = 0.01
+    scores: ArrayLike,
+    map_maxima: ArrayLike | None = None,
+    rate: float = 0.01,
+    folds: int = 0,
 ) -> Calibration:
     """Find the thresholds that keep false alarms on good pictures below a rate.
 
@@ -50,6 +53,8 @@ def calibrate(
         rate: Share of good pictures that may be called anomalous, in (0, 1). With fewer than
             1 / rate - 1 images the largest score becomes the threshold, which promises
             1 / (n + 1); see `Calibration.promise`.
+        folds: How many detectors gave these scores, if each picture was scored by one of several
+            that had not seen it; see `Calibration.folds`.
 
     Raises:
         DataError: If there are no scores, one is not finite, or the two differ in length.
@@ -72,6 +77,7 @@ def calibrate(
         rate=float(rate),
         promised_rate=promised_rate(image_scores.size, rate),
         num_images=image_scores.size,
+        folds=folds,
     )
 
 

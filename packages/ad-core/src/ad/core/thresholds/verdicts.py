@@ -63,11 +63,15 @@ def false_alarm_notes(
     if chance >= _SURPRISE:
         return []
     promised = odds(1 - Fraction(rank, held_out + 1))
+    expected, so = f"at most {promised} were promised", "So these are not like them"
+    if calibration.bound is not None:
+        expected = f"about {promised} were expected, and {odds(calibration.bound)} at most"
+        so = "So these are not like them, or learning from all pictures has raised scores"
     shares = ", or with categories in other shares" if categories > 1 else ""
     return [
         f"{_BROKEN}{verdicts.false_alarms} of {verdicts.good} good test pictures are called "
-        f"defective, where at most {promised} were promised. With pictures like the {held_out} "
-        f"that the threshold was set on, that happens {_once(chance)}. So these are not like them: "
+        f"defective, where {expected}. With pictures like the {held_out} "
+        f"that the threshold was set on, that happens {_once(chance)}. {so}: "
         f"often they are of another day, light or camera{shares}. Look at them in the report; "
         "then set the threshold on good pictures as they are now, ad calibrate RUN --normals DIR, "
         "or train again with such pictures among the good ones."

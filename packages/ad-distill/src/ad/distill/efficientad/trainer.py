@@ -196,9 +196,9 @@ class EfficientadTrainer(GradientTrainer):
         """Scale both maps by their quantiles on good pictures; see `GradientTrainer.conclude`."""
         if held_out is None:
             self._notes.append(
-                "Nothing was held out: the maps are scaled by the pictures that were learnt from, "
-                "where they are lower than elsewhere. Train with `--holdout 0.1` (`holdout=0.1` in "
-                "Python)."
+                "Nothing was held out to scale by: the maps are scaled by the pictures that were "
+                "learnt from, where they are lower than elsewhere. Train with `--holdout 0.1` "
+                "(`holdout=0.1` in Python)."
             )
         values: tuple[list[Tensor], list[Tensor]] = ([], [])
         with torch.no_grad():

@@ -1,6 +1,6 @@
 """Where good ends: a detector's threshold and scale, what it promises, and how it is read.
 
-How a threshold is found is `ad.core`'s; it holds by split conformal prediction: see `conformal`.
+How a threshold is found is `ad.core`'s; it holds by conformal prediction: see `conformal`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Self, final
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.runtime.calibration.conformal import exact, odds, rank_of
+from ad.runtime.calibration.conformal import cross_bound, exact, odds, rank_of
 from ad.runtime.calibration.saved_calibration import checked_values
 from ad.runtime.errors import DataError, NotFittedError, SettingError
 
@@ -40,14 +40,18 @@ class Calibration:
     """Share of good pictures that may be called anomalous, as asked for, in (0, 1); None if the
     threshold was chosen by F1 or by hand."""
     promised_rate: float | None
-    """The share that this many held-out images can promise; above `rate` if they are too few."""
+    """The share that this many held-out images can promise; above `rate` if they are too few. An
+    estimate, if scores are cross-fitted: see `bound`."""
     num_images: int
-    """Normal images that were used; the detector has learnt from none of them. 0 exactly if the
-    threshold was chosen by hand."""
+    """Normal images that were used; the detector has learnt from none of them, or, if there are
+    `folds`, from all. 0 exactly if the threshold was chosen by hand."""
     num_defective: int = 0
     """Defective images that were used; above 0 exactly if the threshold was chosen by F1."""
     f1: float | None = None
     """F1 score of the image threshold on these images; None if it was not chosen by it."""
+    folds: int = 0
+    """Detectors that scored these images for the threshold, each those that it has not seen; 0 if
+    the detector itself did."""
 
     def is_anomalous(self, score: float) -> bool:
         """Whether an image score is above the threshold.
@@ -124,6 +128,7 @@ class Calibration:
             num_images=0,
             num_defective=0,
             f1=None,
+            folds=0,
         )
 
     def promise(self) -> str:
@@ -140,6 +145,13 @@ class Calibration:
         short = ""
         if self.needed is not None:
             short = f"; {odds(asked)} was asked for, which needs {self.needed}"
+        if self.bound is not None:
+            one = f"one of {self.folds} detectors" if self.folds < self.num_images else "a detector"
+            return (
+                f"expected false alarms: about {odds(promised)} good pictures (each of "
+                f"{self.num_images} scored by {one} that had not seen it; at most "
+                f"{odds(self.bound)} where learning from more pictures raises no score{short})"
+            )
         return (
             f"expected false alarms: at most {odds(promised)} good pictures "
             f"({self.num_images} held out{short})"
@@ -149,6 +161,16 @@ class Calibration:
     def rank(self) -> int | None:
         """Which of the sorted scores, from 1, set the threshold; None if none promises a rate."""
         return None if self.rate is None else rank_of(self.num_images, exact(self.rate))
+
+    @property
+    def bound(self) -> Fraction | None:
+        """The largest rate that cross-fitted scores leave possible; None if they are not.
+
+        It holds where learning from more pictures raises no score; see `conformal.cross_bound`.
+        """
+        if not self.folds or self.rank is None:
+            return None
+        return cross_bound(self.num_images, self.folds, self.rank)
 
     @property
     def needed(self) -> int | None:

@@ -29,8 +29,8 @@ def checked_values(data: Mapping[str, Any], names: AbstractSet[str]) -> dict[str
     """
     if unknown := set(data) - names:
         _refuse(f"unknown keys {listed(unknown)}; known are {listed(names)}")
-    # Files from before thresholds could be chosen by F1 lack what only these have.
-    data = {"num_defective": 0, "f1": None, **data}
+    # Files from before thresholds were chosen by F1, or cross-fitted, lack what only these have.
+    data = {"num_defective": 0, "f1": None, "folds": 0, **data}
     if missing := names - set(data):
         _refuse(f"missing keys {listed(missing)}")
     for name in sorted(names):
@@ -48,7 +48,11 @@ def checked_values(data: Mapping[str, Any], names: AbstractSet[str]) -> dict[str
         if (data[one] is None) != (data[other] is None):
             _refuse(f"`{one}` and `{other}` must both be numbers or both be null")
     by_hand = data["rate"] is None and data["f1"] is None and data["num_defective"] == 0
-    for name, least in (("num_images", 0 if by_hand else 1), ("num_defective", 0)):
+    for name, least in (
+        ("num_images", 0 if by_hand else 1),
+        ("num_defective", 0),
+        ("folds", 0),
+    ):
         if not isinstance(data[name], int) or data[name] < least:
             _refuse(f"`{name}` must be a whole number from {least}; it is {data[name]}")
     _check_origin(data)
@@ -58,6 +62,11 @@ def checked_values(data: Mapping[str, Any], names: AbstractSet[str]) -> dict[str
 def _check_origin(data: Mapping[str, Any]) -> None:
     """Check that a saved calibration is by rate, F1 or hand, and what it says of either."""
     num_images, rate, f1 = data["num_images"], data["rate"], data["f1"]
+    folds = data["folds"]
+    if folds and (rate is None or not 2 <= folds <= num_images):
+        _refuse(
+            f"`folds` must be 0, or with a `rate` from 2 to the {num_images} images; it is {folds}"
+        )
     if num_images == 0:
         return
     if (rate is None) == (f1 is None) or (f1 is None) == (data["num_defective"] > 0):

@@ -1,0 +1,91 @@
+"""The threshold of a detector that has just learnt, from what was held out or across folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from ad.core.errors import PictureError
+from ad.core.jobs.plan import Plan, RunData
+from ad.core.learning.cross_fitting import cross_fitted
+from ad.core.predict import Conditions, LoadedDetector, ModelConfig
+from ad.core.saved.allocation import fits_in_memory
+from ad.core.thresholds.held_out import Scored, calibrate_across, calibrate_on
+from ad.core.trainer import OnePassTrainer, Trainer
+from ad.runtime.calibration import Calibration
+from ad.runtime.pictures.reading import Source
+from ad.runtime.progress import SILENT
+
+
+def with_threshold(
+    config: ModelConfig, trainer: Trainer, plan: Plan, data: RunData, run: Path
+) -> ModelConfig:
+    """A fitted detector's configuration with its threshold; as it is where there is none to find.
+
+    Args:
+        config: Without one.
+        trainer: That has learnt.
+        plan: Of the run.
+        data: What it was held out of, or the folds.
+        run: Its directory, for what an error says.
+
+    Raises:
+        PictureError: If a picture cannot be read any more.
+        AdError: As `ad.core.learning.loop.fit` does, where detectors are fitted to folds.
+    """
+    samples = data.learning if data.folds else data.held_out
+    if not samples:
+        return config
+    pictures = [sample.path for sample in samples]
+    try:
+        found = (
+            _across(config, plan, data, pictures)
+            if data.folds
+            else calibrate_on(
+                LoadedDetector(trainer.detector, config, plan.device).scored,
+                pictures,
+                plan.settings.false_alarms,
+                plan.framing,
+                batch_size=plan.settings.batch_size,
+                progress=plan.progress,
+            )
+        )
+    except PictureError as error:
+        used = "used" if data.folds else "held out"
+        msg = (
+            f"{error}\nhint: it was {used} to set the threshold; restore it, then the "
+            f"same command with `--resume {run}`"
+        )
+        raise PictureError(msg) from error
+    where = Conditions.of(plan.device, plan.framing.tile_counts(pictures))
+    return replace(config, calibration=found, calibrated_on=where)
+
+
+def _across(
+    config: ModelConfig, plan: Plan, data: RunData, pictures: Sequence[Path]
+) -> Calibration:
+    setup = replace(plan.setup(), progress=SILENT)  # that of the folds is shown
+
+    def fresh() -> OnePassTrainer:
+        with fits_in_memory(plan.spec.name):
+            trainer = plan.trainer(setup, **plan.settings.options)
+        assert isinstance(trainer, OnePassTrainer)  # others are refused before they learn
+        return trainer
+
+    def scored() -> Iterator[Callable[[Sequence[Source], int], Scored]]:
+        read = partial(plan.framing.pictures, white=data.white)
+        folds = [read([pictures[number] for number in fold]) for fold in data.folds]
+        for detector in cross_fitted(fresh, folds):
+            yield LoadedDetector(detector, config, plan.device).scored
+
+    return calibrate_across(
+        scored(),
+        pictures,
+        data.folds,
+        plan.settings.false_alarms,
+        plan.framing,
+        batch_size=plan.settings.batch_size,
+        progress=plan.progress,
+    )
