@@ -26,6 +26,9 @@ from ad.core.testing import make_picture
 from ad.core.testing.pictures import write_mvtec_tree
 from ad.runtime.package import read_package
 
+for extra in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+    pytest.importorskip(extra)
+
 MODEL = "mean-picture-to-export"
 FORMATS = {
     "onnx": ("onnxruntime", ["model.onnx"]),
@@ -70,7 +73,8 @@ def run(home, tmp_path):
 @pytest.fixture
 def copied(home, exports, tmp_path):
     """An export without a configuration in its graph, to be changed."""
-    onnx = pytest.importorskip("onnx")
+    import onnx
+
     folder = tmp_path / "copied"
     package = read_package(exports["onnx"].output)
     model = onnx.load(package.model)
@@ -280,6 +284,12 @@ def test_good_pictures_of_ones_own_set_the_threshold(home, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def without_data(home, tmp_path):
+    """The model folder alone, of which nobody knows what was held out."""
+    shutil.copytree(home / "run/model", tmp_path / "alone")
+    return tmp_path / "alone"
+
+
 def kept(run, output, **more):
     """What an export says whose threshold is the run's."""
     with pytest.warns(UserWarning, match="The threshold is the run's own") as told:
@@ -405,7 +415,8 @@ def test_a_family_that_is_not_installed_is_named(run):
 
 
 def test_lower_precision_has_to_judge_the_same(home, tmp_path, monkeypatch):
-    openvino = pytest.importorskip("openvino")
+    import openvino
+
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bf16")
     write(tmp_path / "check/good", range(400, 404))
@@ -417,6 +428,12 @@ def test_lower_precision_has_to_judge_the_same(home, tmp_path, monkeypatch):
     assert gate["against"].endswith("fp32 cpu")
     assert result.parity["engine"].endswith("bf16 cpu")
     assert gate["image_auroc"] == {"fp32": 1.0, "bf16": 1.0}
+    assert (result.parity["passed"], result.parity["why"]) == (gate["passed"], gate["why"])
+    with (
+        pytest.warns(UserWarning, match="there is no run directory around the model"),
+        pytest.raises(SettingError, match=r"no pictures to tell by. Give some: --check DIR"),
+    ):
+        export(without_data(home, tmp_path), output=tmp_path / "x", **(given | {"check": None}))
     honest = ad.core.jobs.export.judged
 
     def worse(*given, **more):
@@ -426,3 +443,37 @@ def test_lower_precision_has_to_judge_the_same(home, tmp_path, monkeypatch):
     with pytest.raises(ExportError, match=r"does not judge in bf16 .*: ranks went .*--force"):
         export(home / "run", output=tmp_path / "refused", **given)
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_region_and_tiles_go_with_the_export(student, tmp_path):
+    data = write_mvtec_tree(tmp_path / "data", train=6, good=2, bad=1, size=128)
+    mask = np.zeros((128, 128), np.uint8)
+    mask[30:100, 20:90] = 255
+    Image.fromarray(mask).save(tmp_path / "roi.png")
+    run, given = tmp_path / "run", {"tile": 64, "overlap": 32, "roi": tmp_path / "roi.png"}
+    train("mvtec", "toy", student, data_root=data, output_dir=run, holdout=0.4, **given)
+    result = export(run)
+    assert result.parity["passed"]
+    assert result.config.calibrated_on.tiles == (9, 9)
+    assert (run / "export/roi.png").is_file()
+    both = (
+        load(run).predict(data / "toy/test"),
+        ad.runtime.load(run / "export").predict(data / "toy/test"),
+    )
+    for ours, theirs in zip(*both, strict=True):
+        assert ours.score == pytest.approx(theirs.score, rel=1e-4)
+        np.testing.assert_allclose(ours.map, theirs.map, rtol=1e-3, atol=1e-6)
+    with pytest.raises(SettingError, match="region of interest .* cannot be a single file"):
+        export(run, output=tmp_path / "single", single_file=True)
+
+
+def test_options_tell_no_folders(tmp_path):
+    (tmp_path / "textures").mkdir()
+    given = {
+        "textures": str(tmp_path / "textures"),
+        "gone": "/home/me/x",
+        "backbone": "a/b",
+        "k": 3,
+    }
+    told = {"textures": "textures", "gone": "x", "backbone": "a/b", "k": 3}
+    assert ad.core.jobs.export._without_paths(given) == told

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tiny_export import brightness, calibration, make_export
 
 import ad.runtime
 from ad.core import Detector, Prediction, Sample
@@ -15,6 +14,13 @@ from ad.core.predict import LoadedDetector, ModelConfig
 from ad.core.thresholds.calibrate import calibrate
 from ad.runtime.framing import Size
 
+pytest.importorskip("onnxruntime")
+tiny_export = pytest.importorskip("tiny_export")  # which makes ONNX graphs
+brightness, calibration, make_export = (
+    tiny_export.brightness,
+    tiny_export.calibration,
+    tiny_export.make_export,
+)
 SIZE = (8, 8)
 
 

@@ -6,15 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from onnx import TensorProto, helper
 from torch import nn
 
 from ad.core import Detector, Prediction, Size
-from ad.core.errors import ExportError, MissingExtraError
-from ad.core.exporting.formats import check_installed, check_onnx, write_files
+from ad.core.errors import ExportError, MissingExtraError, SettingError
+from ad.core.exporting.formats import check_installed, check_onnx, embed, write_files
 from ad.core.exporting.tracing import trace
 from ad.runtime.config import Input
 
+onnx = pytest.importorskip("onnx")
+for extra in ("onnxscript", "onnxruntime"):
+    pytest.importorskip(extra)
+helper, TensorProto = onnx.helper, onnx.TensorProto
 SIZE = Size(8, 8)
 
 
@@ -158,6 +161,21 @@ def test_the_file_is_the_detector_for_any_number_of_pictures(kind, dtype, tmp_pa
     # Where in whose folder the source lies is nobody's business.
     for told in (Path(__file__).name, str(Path(__file__).parent), str(tmp_path)):
         assert told.encode() not in files["model.onnx"].read_bytes()
+
+
+def test_many_numbers_have_a_file_of_their_own(tmp_path, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr("ad.core.exporting.formats._LARGEST", 10)
+    detector = Banked()
+    files = write_files(traced(detector), "onnx", tmp_path)
+    assert [*files] == ["model.onnx", "model.onnx.data"]
+    pictures = np.full((2, *SIZE, 3), 90, dtype=np.uint8)
+    found = onnxruntime.InferenceSession(files["model.onnx"]).run(None, {"pictures": pictures})
+    expected = detector(torch.full((2, 3, *SIZE), 90 / 255)).score
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+    with pytest.raises(SettingError, match="cannot be a single file. Leave `--single-file` out"):
+        embed(files, "{}")
 
 
 def graph(*nodes, shape=("batch",), domain="", half=None):

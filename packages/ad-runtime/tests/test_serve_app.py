@@ -486,12 +486,32 @@ def test_a_token_is_asked_for_but_for_health_and_the_page():
 
 
 def test_the_page_of_another_site_gets_no_answer(served):
-    for headers in ({"origin": "http://evil"}, {"sec-fetch-site": "cross-site"}):
+    for headers in (
+        {"origin": "http://evil"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site", "origin": "http://server"},
+    ):
         answer = served.post(INSPECT, content=encoded(plain(1)), headers=headers)
         assert answer.status_code == 403
         assert "page of another site" in answer.json()["error"]
-    own = {"origin": "http://server", "sec-fetch-site": "same-origin"}
-    assert served.post(INSPECT, content=encoded(plain(1)), headers=own).status_code == 200
+    assert served.get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 200  # a link
+    for headers in (
+        {"origin": "http://server"},
+        {"origin": "https://proxy", "sec-fetch-site": "same-origin"},
+    ):
+        answer = served.post(INSPECT, content=encoded(plain(1)), headers=headers)
+        assert answer.status_code == 200
+
+
+def test_a_server_for_this_machine_alone_has_no_other_name():
+    with Served(local=True) as served:
+        for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "127.1.2.3"):
+            assert served.get("/v2", headers={"host": host}).status_code == 200
+        for host in ("evil", "evil:8000", "localhost.evil", "127.0.0.1.evil:80", "10.0.0.1"):
+            answer = served.get("/v2", headers={"host": host})
+            assert answer.status_code == 403
+            assert "With `--token-file` or `--without-token`" in answer.json()["error"]
 
 
 def test_models_are_loaded_and_unloaded_by_request():

@@ -110,6 +110,7 @@ UFLOW_MCAIT = UFLOW_RESNET50.variant(
     "uflow-mcait",
     summary="U-Flow on two CaiTs, of which one sees pictures at half the size: the paper's best",
     model={"backbone": "mcait"},
+    weights=("cait_m48_448", "cait_s24_224"),
     train={"batch_size": 4, "img_size": 448},
     paper_budget={
         "num_epochs": 200,

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from ad.runtime.commands import many
 from ad.runtime.commands.bench import add_bench
+from ad.runtime.commands.serve import add_serve
 from ad.runtime.commands.watch import add_watch
 from ad.runtime.console import LineProgress, print_error, print_json, put, say, show_warning
 from ad.runtime.errors import AdError, PictureError, SettingError
 from ad.runtime.printable import in_one_line
-from ad.runtime.serve.command import add_serve
 
 if TYPE_CHECKING:
     from ad.runtime.findings import Finding

@@ -91,9 +91,19 @@ def export(
 
     Example: [bold]ad export runs/folder-parts-patchcore[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, notes, print_json
-    from ad.core.jobs.export import export as write
+    from ad.core.cli import early
+    from ad.core.cli.console import ConsoleProgress, loading, notes, print_json
+    from ad.core.registry import load_trainer
 
+    spec = early.check_run(run)
+    if normals is not None:
+        early.check_good(normals)
+    if check is not None:
+        early.check_pictures([check])
+    with loading():
+        from ad.core.jobs.export import export as write
+
+        load_trainer(spec)
     result = write(
         run,
         format=format_.value,

@@ -102,8 +102,9 @@ def predict(
 
     Example: [bold]ad predict runs/folder-parts-patchcore ./new_parts[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, print_json, say
-    from ad.core.jobs.inspect import inspect
+    from ad.core.cli import early
+    from ad.core.cli.console import ConsoleProgress, loading, print_json, say
+    from ad.core.registry import load_trainer
 
     if workers is not None or executor is not None or shard is not None or resume:
         given = argparse.Namespace(
@@ -124,6 +125,13 @@ def predict(
             json=json,
         )
         raise typer.Exit(_many(given, precision))
+    spec = early.check_run_or_export(run)
+    early.check_pictures(paths)
+    with loading():
+        from ad.core.jobs.inspect import inspect
+
+        if spec is not None:
+            load_trainer(spec)
     result = inspect(
         run,
         paths,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from ad.runtime.serve.command import SHORT, run_line
+from ad.runtime.commands.serve import SHORT, run_line
 
 HELP = f"""{SHORT}
 

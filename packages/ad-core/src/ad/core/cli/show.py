@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from ad.core.cli.options import JsonOption
+from ad.core.cli.models import row
+from ad.core.cli.options import JsonOption, ShownArgument
 from ad.core.registry import ModelRegistry, load_trainer
 
 
-def show(
-    model: Annotated[
-        str, typer.Argument(help="A name from `ad models`, or what `ad export` wrote.")
-    ],
-    json: JsonOption = False,
-) -> None:
+def show(model: ShownArgument, json: JsonOption = False) -> None:
     """Show a model: paper, defaults, options; or what an exported one is.
 
     Example: [bold]ad show patchcore[/bold]
@@ -24,9 +17,8 @@ def show(
     from rich.table import Table
     from rich.text import Text
 
-    from ad.core.cli.console import out, print_json
+    from ad.core.cli.console import loading, out, print_json
     from ad.core.options import allowed_of
-    from ad.core.settings import describe_options
     from ad.runtime.package import is_exported
 
     if is_exported(Path(model)):
@@ -34,6 +26,25 @@ def show(
 
         main(["info", model, *(["--json"] if json else [])])
     spec = ModelRegistry.get(model)
+    with loading():
+        from ad.core.settings import describe_options
+
+        trainer = load_trainer(spec)
+    described = {
+        key: {"default": value, "choices": list(allowed), "limits": allowed_of(trainer, key)[1]}
+        for key, (value, allowed) in describe_options(spec, trainer).items()
+    }
+    if json:
+        card = {
+            "paper": spec.paper,
+            "url": spec.url,
+            "code_licence": spec.code_licence,
+            "extra_data": list(spec.extra_data),
+            "weights": list(spec.pretrained),
+            "trainer": spec.trainer,
+        }
+        print_json({**row(spec), **card, "options": described})
+        return
     facts = {
         "also called": ", ".join(spec.aliases),
         "idea": spec.summary,
@@ -73,10 +84,9 @@ def show(
     for key, value in spec.train.items():
         table.add_row(key, str(value))
     table.add_section()
-    for key, (value, allowed) in options.items():
+    for key, one in described.items():
+        value, others = one["default"], ", ".join(map(str, one["choices"]))
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        limits = allowed_of(trainer, key)[1]
-        others = f"   ({', '.join(map(str, allowed))})" if allowed else ""
-        others = f"   (in {limits})" if limits else others
-        table.add_row(f"--set {key}=", Text(f"{text}{others}"))
+        limits = f"in {one['limits']}" if one["limits"] else others
+        table.add_row(f"--set {key}=", Text(f"{text}   ({limits})" if limits else text))
     out().print(table)

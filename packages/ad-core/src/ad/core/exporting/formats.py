@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ad.core.errors import ExportError, MissingExtraError, how_to_install
+from ad.core.errors import ExportError, MissingExtraError, SettingError, how_to_install
 from ad.core.exporting.tracing import RULES, Traced, quiet
 from ad.runtime.config import Format
 from ad.runtime.single import KEY, PATH
@@ -213,7 +213,16 @@ def embed(files: dict[str, Path], text: str) -> None:
     Args:
         files: As `write_files` gave them.
         text: The configuration.
+
+    Raises:
+        SettingError: If the model's numbers have a file of their own.
     """
+    if "model.onnx.data" in files:
+        msg = (
+            f"The model has more than {_LARGEST / 1e9} GB of numbers, which an ONNX file cannot "
+            "hold: it cannot be a single file. Leave `--single-file` out."
+        )
+        raise SettingError(msg)
     if "model.onnx" in files:
         import onnx
 

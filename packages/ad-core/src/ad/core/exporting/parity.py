@@ -48,10 +48,11 @@ def frames_of(runtime: Runtime, pictures: Sequence[Source]) -> NDArray[np.uint8]
         return np.asarray(noise)
     frames: list[NDArray[np.uint8]] = []
     for picture in spread(pictures):
-        frames.extend(runtime.prepare(picture).frames)
-        if len(frames) >= MOST:
+        prepared = runtime.prepare(picture)
+        frames.extend(prepared.some_frames(0, min(len(prepared), MOST - len(frames))))
+        if len(frames) == MOST:
             break
-    return np.stack(frames[:MOST])
+    return np.stack(frames)
 
 
 def spread(many: Sequence[T]) -> Sequence[T]:

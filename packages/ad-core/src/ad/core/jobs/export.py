@@ -130,7 +130,9 @@ def export(
     home = folder.parent if (folder.parent / "run.json").is_file() else None
     target = _target(output, home, folder)
     good, rate, kept = _good(home, saved, normals, false_alarms, progress)
-    checked, labelled = ([], False) if check is None else any_pictures(given_path(check, "check"))
+    checked, labelled = list[Sample](), False
+    if check is not None:
+        checked, labelled = any_pictures(given_path(check, "the pictures to compare on"))
     if precision != "fp32" and not checked and not good:
         msg = (
             f"`--precision {precision}` is written only if it judges as fp32 does, and there are "
@@ -168,8 +170,8 @@ def export(
             runtime = _at_work(runtime.config, part)
         frames = frames_of(runtime, [sample.path for sample in checked or good])
         parity = compare(detector, runtime, frames, kind)
-        if precision != "fp32":
-            parity["gate"] = gate
+        if precision != "fp32":  # which moves scores; whether it may is for the gate to tell
+            parity |= {"gate": gate, "passed": gate["passed"], "why": gate["why"]}
         elif not parity["passed"]:
             raise ExportError(_differs(parity, saved.model, format))
         if kind == "noise":
@@ -361,10 +363,14 @@ def _config(
 
 def _without_paths(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options for the record: of a path its last name, as the rest may tell who trained where."""
-    return {
-        name: Path(value).name if isinstance(value, str) and Path(value).exists() else value
-        for name, value in options.items()
-    }
+
+    def told(value: Any) -> Any:  # noqa: ANN401
+        if not isinstance(value, str):
+            return value
+        path = Path(value).expanduser()
+        return path.name if path.is_absolute() or path.exists() else value
+
+    return {name: told(value) for name, value in options.items()}
 
 
 def _calibrated(

@@ -115,7 +115,7 @@ def inspect(
             heatmap = None
             if finding.map is not None:
                 try:
-                    sheet = _sheet(finding, work)
+                    sheet = _picture(finding, work)
                     heatmap = write_numbered(folder / "heatmaps", names[number], sheet)
                     if files is not None and finding.score is not None:
                         files.write(number, finding.score, finding.map)
@@ -174,7 +174,7 @@ def _at_work(
     )
 
 
-def _sheet(finding: Finding, work: _Work) -> bytes:
+def _picture(finding: Finding, work: _Work) -> bytes:
     assert finding.path is not None
     config = work.detector.config
     sheet = overlay_of(

@@ -27,11 +27,10 @@ from ad.core.predict import (
     ModelConfig,
     chosen_by_hand,
     load_for_calibration,
-    model_folder,
 )
 from ad.core.saved.claims import alone, hold, letting_go
 from ad.core.saved.files import read_config, rewrite_config
-from ad.core.saved.record import LOG, RunLog
+from ad.core.saved.record import LOG, RunLog, model_folder
 from ad.core.settings import DEFAULT_FALSE_ALARMS
 from ad.core.thresholds.calibrate import calibrate_by_f1
 from ad.core.thresholds.held_out import calibrate_on

@@ -17,12 +17,10 @@ from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.saved.allocation import built_within
 from ad.core.saved.files import read_model
 from ad.core.saved.loading import load_tensors
-from ad.core.saved.record import check_saved
+from ad.core.saved.record import model_folder
 from ad.core.settings import resolve_options
 from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
 from ad.runtime.conditions import in_other_words, threads
-from ad.runtime.package import is_exported
-from ad.runtime.paths import given_path
 
 
 def load(
@@ -78,27 +76,6 @@ def load_for_calibration(
     if precision != "auto":
         config = replace(config, precision=resolve_precision(precision, target))
     return _build(folder, tensors, config, config.precision, target), folder
-
-
-def model_folder(run: str | Path) -> Path:
-    """The folder of the saved model: that of a run, or the one that is given.
-
-    Raises:
-        ModelFileError: If there is a file in its place, or the run's training has not ended.
-    """
-    folder = given_path(run, "the run")
-    if is_exported(folder):
-        msg = (
-            f"`{folder}` is an exported model, which runs without torch: "
-            f"`ad.runtime.load({str(folder)!r})` in Python, `ad predict` on the command line. "
-            "`ad.core.load` takes the run that it was exported from."
-        )
-        raise ModelFileError(msg)
-    check_saved(folder)
-    if (folder / "model").is_file():
-        msg = f"`{folder / 'model'}` is a file: a run's model is a folder. `{folder}` is no run."
-        raise ModelFileError(msg)
-    return folder / "model" if (folder / "model").is_dir() else folder
 
 
 def read_config(run: str | Path) -> ModelConfig:

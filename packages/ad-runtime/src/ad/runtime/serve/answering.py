@@ -49,10 +49,17 @@ class Answering:
     """Middleware: see this module."""
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, token: bytes | None, draining: Callable[[], bool]
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        token: bytes | None,
+        local: bool,
+        draining: Callable[[], bool],
     ) -> None:
         self._app = app
         self._draining = draining
+        self._local = local
         self._metrics = metrics
         self._token = token
 
@@ -79,7 +86,8 @@ class Answering:
 
         try:
             headers = Headers(scope=scope)
-            check_origin(headers)
+            if scope["path"] != "/":  # to which any site may have a link
+                check_origin(headers, local=self._local)
             if scope["path"] not in _OPEN:
                 check_token(headers, self._token)
             await self._app(scope, receive, counted)

@@ -51,6 +51,7 @@ class Service:
         counted: Its metrics.
         limits: How much it takes.
         token: That clients must know; None for everybody.
+        local: Whether the server is for this machine alone; see `limits.check_origin`.
         control: Whether clients may load and unload models.
     """
 
@@ -62,6 +63,7 @@ class Service:
         *,
         limits: Limits,
         token: bytes | None = None,
+        local: bool = False,
         control: bool = False,
     ) -> None:
         self.repository = repository
@@ -69,6 +71,7 @@ class Service:
         self.metrics = counted
         self.limits = limits
         self.token = token
+        self.local = local
         self.control = control
         self.draining = False
         self._judge = Judge(work, limits, counted)
@@ -95,6 +98,7 @@ class Service:
             Answering,
             metrics=self.metrics,
             token=self.token,
+            local=self.local,
             draining=lambda: self.draining,
         )
         return Starlette(
@@ -295,18 +299,17 @@ class Service:
 
         return await self.work.in_thread(timed)
 
-    async def _body(self, request: Request, began: float) -> bytes:
-        left = self._left(began)
+    async def _body(self, request: Request, began: float, most: int | None = None) -> bytes:
+        most = self.limits.body if most is None else most
         try:
-            async with asyncio.timeout(left):
-                return await read_body(request.receive, request.headers, self.limits.body)
+            async with asyncio.timeout(self._left(began)):
+                return await read_body(request.receive, request.headers, most)
         except TimeoutError:
             msg = f"The request did not arrive within {self.limits.timeout:g} s."
             raise Refused(408, msg, {"Connection": "close"}) from None
 
     async def _small(self, request: Request) -> dict[str, Any]:
-        async with asyncio.timeout(self.limits.timeout):
-            body = await read_body(request.receive, request.headers, _LARGEST_CONTROL)
+        body = await self._body(request, told_of(request.scope).began, _LARGEST_CONTROL)
         return parse_object(body) if body.strip() else {}
 
     async def _in_time(

@@ -6,6 +6,7 @@ import hmac
 import io
 import ipaddress
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -213,15 +214,30 @@ def check_token(headers: Mapping[str, str], token: bytes | None) -> None:
         raise Refused(401, msg, {"WWW-Authenticate": "Bearer"})
 
 
-def check_origin(headers: Mapping[str, str]) -> None:
+def check_origin(headers: Mapping[str, str], *, local: bool) -> None:
     """Refuse what a browser was led to send by the page of another site.
+
+    Args:
+        headers: Of the request.
+        local: Whether the server is for this machine alone, and asks for no token. It is then not
+            answered under other names, which a site can have lead here, too.
 
     Raises:
         Refused: If it is so.
     """
-    origin, host = headers.get("origin"), headers.get("host", "")
-    elsewhere = origin is not None and origin.partition("://")[2] != host
-    if elsewhere or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+    host = headers.get("host", "")
+    if local and not is_loopback(re.sub(r":\d+$", "", host).strip("[]")):
+        msg = (
+            f"The server is for this machine alone, under the name `localhost`; it was asked as "
+            f"{ascii(host[:80])}. With `--token-file` or `--without-token` it answers to any name."
+        )
+        raise Refused(403, msg)
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    if site is not None:  # which a proxy does not change, as it may the host
+        elsewhere = site not in ("same-origin", "none")
+    else:
+        elsewhere = origin is not None and origin.partition("://")[2] != host
+    if elsewhere:
         msg = "The request comes from the page of another site, which is not answered."
         raise Refused(403, msg)
 

@@ -72,7 +72,7 @@ def serve(options: Options) -> None:
     )
     token = None if options.token_file is None else read_token(options.token_file)
     with _listening(options.host, options.port) as listening, _logging():
-        service, work = _service(options, token)
+        service, work = _service(options, token, local=token is None and not options.without_token)
         try:
             Server(service, listening).run_to_the_end()
         finally:
@@ -90,10 +90,10 @@ def application(options: Options) -> Starlette:
     Raises:
         AdError: If a model cannot be loaded.
     """
-    return _service(options, None)[0].app()
+    return _service(options, None, local=False)[0].app()
 
 
-def _service(options: Options, token: bytes | None) -> tuple[Service, Work]:
+def _service(options: Options, token: bytes | None, *, local: bool) -> tuple[Service, Work]:
     cores = usable_threads()
     threads = shared_out(cores, options.workers, options.threads)
     metrics = Metrics()
@@ -102,7 +102,13 @@ def _service(options: Options, token: bytes | None) -> tuple[Service, Work]:
     repository.start()
     work = Work(cores=cores, workers=options.workers, most=options.limits.queue)
     service = Service(
-        repository, work, metrics, limits=options.limits, token=token, control=options.control
+        repository,
+        work,
+        metrics,
+        limits=options.limits,
+        token=token,
+        local=local,
+        control=options.control,
     )
     return service, work
 

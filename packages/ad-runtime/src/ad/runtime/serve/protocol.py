@@ -63,7 +63,8 @@ def parse_request(body: bytes, header: str | None, runtime: Runtime, limits: Lim
     """
     end = len(body)
     if header is not None:
-        if not (header.isascii() and header.isdigit()) or int(header[:20]) > len(body):
+        number = header.isascii() and header.isdigit() and len(header) < 20
+        if not number or int(header) > len(body):
             _refuse(
                 f"the header `{HEADER_LENGTH}` must be the number of bytes of the JSON, at most "
                 f"the {len(body)} of the body; it is {header[:40]!r}"
@@ -71,8 +72,8 @@ def parse_request(body: bytes, header: str | None, runtime: Runtime, limits: Lim
         end = int(header)
     request = parse_object(body[:end])
     _check_keys(request, "the request", ("id", "parameters", "inputs", "outputs"))
-    number = request.get("id")
-    if number is not None and not isinstance(number, str):
+    identifier = request.get("id")
+    if identifier is not None and not isinstance(identifier, str):
         _refuse("`id` must be a text")
     parameters = _parameters(
         request, "the request", ("category", "threshold", "binary_data_output")
@@ -82,7 +83,7 @@ def parse_request(body: bytes, header: str | None, runtime: Runtime, limits: Lim
     if not isinstance(binary, bool):
         _refuse("the parameter `binary_data_output` must be true or false")
     return Asked(
-        id=number,
+        id=identifier,
         pictures=pictures,
         category=category_of(parameters.get("category")),
         threshold=_threshold(parameters.get("threshold")),

@@ -91,6 +91,8 @@ class Repository:
         self._lock = threading.Lock()  # held by whoever changes; readers take what is there
         self._slots = [_Slot(path, None, "1") for path in exports]
         self._models: dict[str, dict[str, Model]] = {}
+        self.ready = False
+        """Whether all models that were there at the start were loaded."""
 
     def start(self) -> None:
         """Load all models, for the first time.
@@ -108,6 +110,7 @@ class Repository:
                 raise SettingError(msg)
             for slot in self._slots:
                 self._load(slot, first=True)
+            self.ready = True
 
     def get(self, name: str, version: str | None = None) -> Model:
         """The model to ask.
@@ -147,11 +150,6 @@ class Repository:
     def names(self) -> list[str]:
         """Of all models that are ready."""
         return sorted(self._models)
-
-    @property
-    def ready(self) -> bool:
-        """Whether there is a model for each place that is meant to have one."""
-        return all(slot.off or slot.model is not None for slot in self._slots)
 
     def index(self) -> list[dict[str, str]]:
         """Every model with its state, as the protocol has it."""
