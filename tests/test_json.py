@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from ad.core import ModelRegistry
+from ad.core import cli as app
 from ad.core.cli import main
 from ad.core.testing import write_mvtec_tree
 
@@ -81,3 +83,16 @@ def test_the_page_names_every_key_that_the_figures_have(printed):
     below = PAGE.split("<!-- end -->")[1]
     figures = printed["evaluate"].keys() - {"schema", "run", "seconds"}
     assert figures <= set(re.findall(r"`(\w+)`", below))
+
+
+def test_the_page_names_every_command_that_has_json():
+    app.add_plugged_in()
+    missing, groups = [], [("", get_command(app.app))]
+    while groups:
+        before, group = groups.pop()
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                groups.append((f"{before}{name} ", command))
+            elif any(one.name == "json" for one in command.params):
+                missing += [f"{before}{name}"] if f"{before}{name}" not in ROWS else []
+    assert missing == []

@@ -69,7 +69,7 @@ def test_mistyped_names_and_paths_are_refused_before_torch_loads(tmp_path):
         ("train", "mvtec", "toy", "wary", *data, "--set", "gian=1"): "Did you mean `gain`?",
         ("train", "mvtec", "toy", "wary", *data, "--set", "gain"): "`--set` takes KEY=VALUE",
         ("train", "mvtec", "toy", "wary", *data, "--weights", "w.st"): "weights file `w.st`",
-        ("train", "mvtec", "toy", "wary", *data, "--roi", "r.png"): "region of interest `r.png`",
+        ("train", "mvtec", "toy", "wary", *data, "--roi", "r.png"): "`roi`: The region of",
         ("train", "mvtec", "toy", "wary", *data, "--resume", "no"): "`no` is no run directory",
         ("predict", "no", "data"): "`no` is no saved model",
         ("predict", "begun", "data"): "The training of `begun` has not ended",

@@ -132,7 +132,7 @@ def test_verify_finds_what_changed_since_the_manifest_was_written(run_ad, folder
 def test_verify_speaks_json_and_keeps_its_manifest_elsewhere(run_ad, folder, tmp_path):
     file = tmp_path / "manifests.json"
     arguments = ("data", "verify", folder, "--manifest", file, "--json")
-    first = {"manifest": str(file), "written": True, "files": 3}
+    first = {"schema": 1, "manifest": str(file), "written": True, "files": 3}
     status, out, _ = run_ad(*arguments, "--write")
     assert (status, json.loads(out)) == (0, first)
     (folder / "new.png").touch()

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from ad.core.data.places import find_places
 from ad.core.data.samples import find_categories, locate, locate_again
-from ad.core.errors import DataError, SettingError, WeightsError
+from ad.core.errors import DataError, WeightsError
 from ad.core.options import parse_assignments, refuse_unknown
 from ad.core.registry import ModelRegistry, ModelSpec, get_dataset
 from ad.core.saved.files import read_config
 from ad.core.saved.record import model_folder, read_run, run_around
+from ad.runtime.framing import Region
 from ad.runtime.package import is_exported
 
 
@@ -131,11 +132,11 @@ def check_good(folder: Path) -> None:
 
 
 def check_files(weights: str, roi: Path | None) -> None:
-    """Refuse weights and a region of interest that are not there.
+    """Refuse weights that are not there, and a region of interest that cannot be used.
 
     Raises:
         WeightsError: If the weights are a path, and nothing is there.
-        SettingError: If the region is not there.
+        SettingError: If the region is not there, or is none.
     """
     if weights not in ("auto", "random") and not Path(weights).expanduser().exists():
         msg = (
@@ -143,12 +144,8 @@ def check_files(weights: str, roi: Path | None) -> None:
             "safetensors file."
         )
         raise WeightsError(msg)
-    if roi is not None and not roi.exists():
-        msg = (
-            f"There is no region of interest `{roi}`. `--roi` takes a mask: white is looked at, "
-            "black is not."
-        )
-        raise SettingError(msg)
+    if roi is not None:
+        Region.read(roi)
 
 
 def _written_options(spec: ModelSpec) -> list[str] | None:
