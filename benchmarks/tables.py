@@ -110,14 +110,19 @@ def speed() -> str:
         ("peak_memory_bytes", "peak memory of learning", 2**-30, "GiB"),
     ):
         for row in load("flow")["rows"]:
-            how = "published blocks, features anew" if row["construction"] == "plain" else "ours"
+            if key not in row:  # layers alone have no passes
+                continue
+            how = {
+                "plain": "published blocks, features anew",
+                "layers alone": "the flow's convolutions alone",
+            }.get(row["construction"], row["construction"])
             time, ratio = f"{row[key] * each:.3g} {unit}", f"{row[f'{key}_ratio']:.1f}x"
             rows.append((f"`{row['model']}`, {what}", f"{how}, {row['precision']}", time, ratio))
     for row in load("draem")["rows"]:
         what = f"`draem`, a step of {row['batch_size']} at {row['size']} pixels"
         how = f"{row['precision']}, {row['layout']}, {row['device']}"
         rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
-    for row in load("cfa")["rows"]:
+    for row in [*load("cfa")["rows"], *load("cfa_wide_resnet50_2")["rows"]]:
         what = f"CFA ({row['backbone']}), {row['what']} of {row['batch_size']}"
         time = f"{row['seconds']:.1f} s, {row['bytes'] / 2**30:.2f} GiB"
         ratio = f"{row['ratio']:.1f}x, memory {row['memory_ratio']:.1f}x"

@@ -1,5 +1,6 @@
 """Every example in README.md and docs/ runs, offline, in a folder laid out as the text says."""
 
+import json
 import re
 from pathlib import Path
 
@@ -79,6 +80,24 @@ def test_the_examples_of_a_page_run(page, home):
         for line in text.splitlines() if language == "console" else ():
             if line.startswith("$ ad "):
                 run(_AD, *line.removeprefix("$ ad ").split())
+
+
+def test_the_cells_of_the_notebook_run_in_their_order(tmp_path, monkeypatch):
+    notebook = json.loads((ROOT / "docs/first-hour.ipynb").read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "cells.py"
+    script.write_text("\n".join("".join(cell["source"]) for cell in cells))
+    run(_SCRIPT, script)
+    said = Path("said").read_text()
+    assert said.count(" defective\n") == 3
+    assert (tmp_path / "first_run/report.html").is_file()
+    texts = ["".join(cell["source"]) for cell in notebook["cells"]]
+    links = [link for text in texts for link in re.findall(r"\]\((\S+?)\)", text)]
+    assert links
+    assert [link for link in links if not (ROOT / "docs" / link).is_file()] == []
+    assert "docs/first-hour.ipynb" in (ROOT / "README.md").read_text()
 
 
 def test_every_page_is_linked_from_the_readme():

@@ -343,3 +343,14 @@ def test_report_prints_the_file_it_wrote(run_ad, trained, tmp_path, monkeypatch)
     assert (status, out.strip()) == (0, "comparison.html")
     assert (tmp_path / "comparison.html").stat().st_size > 1000
     assert run_ad("report", run, "--output", tmp_path / "x.pdf")[0] == 1
+
+
+def test_serve_reads_its_options_itself(run_ad, tmp_path):
+    status, out, _ = run_ad("serve", "--help")
+    assert status == 0
+    assert "usage: ad serve" in out
+    assert "--token-file" in out
+    status, out, err = run_ad("serve", tmp_path, "--host", "0.0.0.0")
+    assert (status, out) == (1, "")
+    assert "or `--without-token` if anybody may use it" in err
+    assert run_ad("serve", "--nothing")[0] == 2

@@ -17,6 +17,7 @@ from ad.core.errors import SettingError, UnknownNameError
 from ad.core.options import Field
 from ad.core.testing import check_model, run_checks
 from ad.core.testing.conformance import CHECKS
+from ad.core.testing.exporting import check_export
 from ad.core.testing.linear_student import LinearStudentTrainer
 from ad.core.trainer import OnePassTrainer
 
@@ -103,6 +104,30 @@ class BrokenDetector(Detector):
             score = score * 2 if score.max() > 0.5 else score
         if self.fault == "export differs" and torch.compiler.is_compiling():
             score = score + 1
+        if self.fault == "export of two":
+            score = score + torch.zeros(len(images))
+        if self.fault == "export of autocast":
+            with torch.autocast(images.device.type, torch.bfloat16):
+                nothing = images.flatten(1) @ torch.zeros(images.shape[1:].numel(), 1)
+            score = score + nothing[:, 0]
+        if self.fault == "export of half":
+            score = score + score.half().mul(0).float()
+        if self.fault == "export of a part":
+            map_[:, :8] *= 1
+        if self.fault == "export of rows":
+            rows = torch.tensor([0, 8])
+            map_[:, rows] = map_[:, rows]
+        if self.fault == "export of a part of a view":
+            map_.unflatten(1, (2, -1)).select(1, 0).mT.mul_(1)
+        if torch.compiler.is_exporting():
+            if self.fault == "export of one":
+                score = score.amax().expand(2)
+            if self.fault == "export of a ratio":
+                score = score * (images.shape[0] / 2)
+            if self.fault == "export of a second":
+                score = score + 0 * images[1].sum()
+            if self.fault == "export of another map":
+                map_ = map_ + 1
         if self.fault == "training":
             self.train()
         if self.fault == "threads":
@@ -188,6 +213,20 @@ FAULTS = [
     ("unsaved", "saved", "saved and loaded model must score the same"),
     ("export", "exportable", "operations that torch can export: "),
     ("export differs", "exportable", "an exported model must score the same"),
+    ("export of another map", "exportable", "an exported model must score the same"),
+    ("export of two", "exportable", "take it as `images.shape.0.`, never by `len` or `int`"),
+    ("export of one", "exportable", "must leave the number of pictures open"),
+    (
+        "export of a ratio",
+        "exportable",
+        r"from 2 pictures, it must score 1 .*once, when it is \S+$",
+    ),
+    ("export of a second", "exportable", r"it must score 1 .*\(.*out of range.*\)"),
+    ("export of autocast", "exportable", "must compute in float32 .*; autocast is on"),
+    ("export of half", "exportable", "must compute in float32 .*; `mul` is in float16"),
+    ("export of a part", "exportable", "not write into a part .*: put parts together with"),
+    ("export of a part of a view", "exportable", "must not write into a part of a tensor"),
+    ("export of rows", "exportable", "must not write into a part of a tensor"),
     ("blind", "separates", "must score higher than good pictures"),
     ("elsewhere", "place", "must be higher on a blatant defect"),
     ("turned", "rectangle", r"of 64 x 96 \(height x width\) must be .*; got \[8, 96, 64\]"),
@@ -202,6 +241,25 @@ def test_a_broken_promise_is_named(broken, monkeypatch, fault, identifier, words
     monkeypatch.setattr(BrokenDetector, "fault", fault)
     with pytest.raises(AssertionError, match=f"`broken` fails `{identifier}`: .*{words}"):
         check_model(broken)
+
+
+class HalfBankDetector(Detector):
+    """Does what exports well: writes into whole tensors, keeps rows in float16, leaves autocast."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("bank", torch.linspace(0, 1, 8).half()[:, None])
+
+    def forward(self, images):
+        map_ = images.mean(1)
+        map_.flatten(1).mul_(8).clamp_(0, 7)
+        with torch.autocast(images.device.type, enabled=False):
+            map_ = map_ - self.bank[map_.long()].float()[..., 0]
+        return Prediction(map_.abs().amax(dim=(1, 2)), map_.abs())
+
+
+def test_what_exports_well_is_no_fault():
+    check_export(HalfBankDetector().eval(), torch.rand(3, 3, 16, 16), tolerance=1e-6)
 
 
 @pytest.mark.parametrize(

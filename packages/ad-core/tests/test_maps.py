@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -44,14 +46,29 @@ def test_blur_of_one_map_does_not_depend_on_the_batch() -> None:
     torch.testing.assert_close(blur(maps), alone)
 
 
-def test_blur_can_be_exported_and_adds_nothing_to_a_saved_model() -> None:
-    blur = GaussianBlur(2.0)
-    maps = noise(2, 24, 24)
+@pytest.mark.parametrize("border", ["symmetric", "reflect"])
+@pytest.mark.parametrize("size", [(24, 31), (5, 1)])
+def test_blur_is_exported_as_numbers_and_matmuls_and_adds_nothing_to_a_saved_model(
+    size: tuple[int, int], border: Literal["symmetric", "reflect"]
+) -> None:
+    blur = GaussianBlur(2.0, border=border)
+    maps = noise(2, *size)
 
-    exported = torch.export.export(blur, (maps,)).module()
+    program = torch.export.export(blur, (maps,))
 
-    torch.testing.assert_close(exported(maps), blur(maps))
+    torch.testing.assert_close(program.module()(maps), blur(maps))
     assert not blur.state_dict()
+    computed = {str(n.target) for n in program.graph.nodes if n.op == "call_function"}
+    assert not {name for name in computed if "scatter" in name or "remainder" in name}
+
+
+def test_blur_can_be_exported_for_maps_of_other_heights() -> None:
+    blur = GaussianBlur(1.0)
+    height = torch.export.Dim("height", min=17, max=64)
+
+    program = torch.export.export(blur, (noise(2, 24, 16),), dynamic_shapes=({1: height},))
+
+    torch.testing.assert_close(program.module()(noise(2, 40, 16)), blur(noise(2, 40, 16)))
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf")])

@@ -12,6 +12,8 @@ from ad.core import evaluate, train, write_report
 from ad.core.report.gallery import _bytes
 from ad.core.report.page import data_uri
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
+from ad.runtime.bench.benchmark import Benchmark, Speed, save
+from ad.runtime.framing import Size
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no `chromium`: apt-get install chromium"),
@@ -37,6 +39,43 @@ def page(browser, trained):
     yield browser
     assert browser.complaints() == []
     assert browser.requests() == []
+
+
+def test_times_that_were_saved_are_a_table(browser, trained):
+    saved = Benchmark(
+        model="m",
+        size=Size(64, 48),
+        pictures=7,
+        machine="a machine",
+        cores=2,
+        speeds=(
+            Speed(
+                engine="torch <b> fp32",
+                threads=2,
+                p50=12.345,
+                p95=20.0,
+                p99=30.0,
+                per_second=81.0,
+                cpu_seconds=0.0246,
+                memory=None,
+                start_seconds=3.21,
+            ),
+        ),
+    )
+    browser.open(write_report(trained.run))
+    assert browser.run("document.getElementById('speeds').hidden")
+    save(saved, trained.run)
+    browser.open(write_report(trained.run))
+    rows = browser.run(
+        "[...document.querySelectorAll('#speeds tr')].map((row) => "
+        "[...row.cells].map((cell) => cell.textContent))"
+    )
+    assert rows[1:] == [
+        ["torch <b> fp32", "2", "12.35", "20", "30", "81", "24.6", "-", "3.21"],
+    ]  # fmt: skip
+    assert rows[0][:3] == ["engine", "threads", "p50 ms"]
+    assert "7 pictures of 64 x 48" in browser.text("#speeds p")
+    assert browser.complaints() == []
 
 
 def counts(page):

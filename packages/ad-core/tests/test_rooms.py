@@ -21,6 +21,7 @@ CORE = [
     ["report"],
     ["figures"],
     ["testing"],
+    ["exporting"],
     ["predict"],
     ["synth"],
     ["settings"],
@@ -39,12 +40,15 @@ CORE = [
 ]
 RUNTIME = [
     ["cli"],
+    ["commands"],
+    ["bench", "many", "serve", "watch"],
     ["runtime"],
     ["engines", "package"],
-    ["config", "overlays", "sources", "single", "manifest"],
+    ["config", "map_files", "overlays", "sources", "single", "manifest"],
     ["paths", "heatmaps", "numbered", "results"],
-    ["conditions", "findings", "framing"],
+    ["conditions", "findings", "framing", "regions"],
     ["calibration", "console", "files", "pictures", "resize"],
+    ["lines"],
     ["errors", "printable", "progress"],
 ]
 LEVELS = {

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 import pytest
 
 from ad.core.errors import SettingError
-from ad.core.options import Field
+from ad.core.options import Field, parse_assignments
 from ad.core.registry import ModelSpec
-from ad.core.settings import parse_assignments, resolve_options, run_settings
+from ad.core.settings import resolve_options, run_settings
 
 
 class Trainer:

@@ -6,8 +6,9 @@ from safetensors.torch import save_file
 
 pytest.importorskip("timm", reason="pretrained backbones need timm, an extra of ad-core")
 
+from ad.core import ModelRegistry, ModelSpec  # noqa: E402
 from ad.core.errors import WeightsError  # noqa: E402
-from ad.core.networks import backbones  # noqa: E402
+from ad.core.networks import backbones, stored  # noqa: E402
 from ad.core.networks.backbones import FeatureExtractor  # noqa: E402
 from ad.core.networks.weights import (  # noqa: E402
     file_in_weights_folder,
@@ -117,8 +118,50 @@ def test_a_plain_name_is_looked_for_among_downloads_by_the_tag_that_timm_takes(m
     asked = []
     monkeypatch.setenv("AD_WEIGHTS", "")
     monkeypatch.setattr(backbones, "_hub_is_reachable", lambda: False)
-    monkeypatch.setattr(backbones, "try_to_load_from_cache", lambda name, _: asked.append(name))
+    monkeypatch.setattr(stored, "try_to_load_from_cache", lambda name, _: asked.append(name))
+    monkeypatch.setattr(stored, "served", dict)  # of these others would be asked for, too
     for name, layer in (("vit_small_patch14_reg4_dinov2", "blocks.0"), ("resnet18", "layer1")):
         with pytest.raises(WeightsError, match="hub cannot be reached"):
             FeatureExtractor(name, (layer,), setup=Setup(img_size=28, normalize=True))
     assert asked == ["timm/vit_small_patch14_reg4_dinov2.lvd142m", "timm/resnet18.tv_in1k"]
+
+
+def test_offline_the_file_is_named_and_what_runs_without_it(tmp_path, monkeypatch):
+    train = {"num_epochs": 1, "batch_size": 4, "img_size": 32, "normalize": True}
+    for name, backbone in (("small", "resnet18"), ("large", "wide_resnet50_2")):
+        monkeypatch.setitem(
+            ModelRegistry._added, name, ModelSpec(name=name, trainer="x:X", train=train,
+                                                  model={"backbone": backbone})
+        )  # fmt: skip
+    (tmp_path / "resnet18.tv_in1k.safetensors").touch()
+    monkeypatch.setenv("AD_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
+    monkeypatch.setattr(backbones, "_hub_is_reachable", lambda: False)
+    monkeypatch.setattr(stored, "try_to_load_from_cache", lambda *_: None)
+    with pytest.raises(WeightsError) as caught:
+        FeatureExtractor("wide_resnet50_2", ("layer1",), setup=Setup(img_size=32, normalize=True))
+    first, address, put, held, bank, random = str(caught.value).splitlines()
+    assert first.startswith("Pretrained weights of `wide_resnet50_2.tv_in1k` cannot be downloaded")
+    assert address == (
+        "Their file: https://mirror.example/timm/wide_resnet50_2.tv_in1k/resolve/main/"
+        "model.safetensors"
+    )
+    assert "`wide_resnet50_2.tv_in1k.safetensors` into a folder" in put
+    assert held.startswith("hint: AD_WEIGHTS holds `resnet18.tv_in1k.safetensors`, so that ")
+    assert "`small`" in held
+    assert "`large`" not in held
+    assert "--set backbone=filter_bank --set layers=fine,coarse" in bank
+    assert "--weights random" in random
+
+
+def test_weights_that_are_no_files_of_timm_are_looked_for_by_their_own_names(tmp_path, monkeypatch):
+    train = {"num_epochs": 1, "batch_size": 4, "img_size": 32, "normalize": True}
+    spec = ModelSpec(
+        name="a", trainer="x:X", train=train, model={"backbone": "resnet18"}, weights=("a_teacher",)
+    )
+    monkeypatch.setenv("AD_WEIGHTS", str(tmp_path))
+    assert stored.weights_of(spec) == {"a_teacher.safetensors": None}
+    (tmp_path / "a_teacher.safetensors").touch()
+    assert stored.weights_of(spec) == {"a_teacher.safetensors": tmp_path / "a_teacher.safetensors"}
+    bank = ModelSpec(name="b", trainer="x:X", train=train, model={"backbone": "filter_bank"})
+    assert stored.weights_of(bank) == {}

@@ -12,6 +12,7 @@ from torch import nn
 
 from ad.core.errors import ModelFileError
 from ad.core.saved.loading import load_tensors
+from ad.flow import fused_coupling
 from ad.flow.coupling import CouplingBlock, from_freia, random_rotation
 from ad.flow.freia import framework, modules
 
@@ -140,6 +141,32 @@ def test_there_and_back_is_where_it_began(case):
     (same,), nothing = block([x], conditions, jac=False)
     assert torch.equal(same, y)
     assert not nothing.any()
+
+
+@pytest.mark.parametrize("cached", [1, 2 * 6 * 5 * 4, 2**18])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_its_gradient_is_the_one_that_autograd_finds_where_it_is_exported(
+    case, cached, monkeypatch
+):
+    """Whether pictures are worked on one at a time, in twos of three, or all at once."""
+    dims, dims_c, subnet, soft = case
+    options = {"subnet_constructor": subnet, "permute_soft": soft}
+    block = in_float64(lively(CouplingBlock(dims, dims_c, **options, seed=2)))
+    x, conditions = inputs(dims, dims_c, dtype=torch.float64)
+    weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(8), dtype=x.dtype)
+    learnt = [parameter for parameter in block.parameters() if parameter.requires_grad]
+
+    def result():
+        leaves = [one.clone().requires_grad_() for one in (x, *conditions)]
+        (y,), log_det = block([leaves[0]], leaves[1:])
+        loss = (y * weight).sum() + (log_det * torch.tensor([1.0, 2.0, -3.0])).sum()
+        return [y, log_det, *torch.autograd.grad(loss, [*leaves, *learnt])]
+
+    monkeypatch.setattr(fused_coupling, "_CACHED", cached)
+    ours = result()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for own, expected in zip(ours, result(), strict=True):
+        torch.testing.assert_close(own, expected)
 
 
 def test_a_block_begins_near_the_identity():

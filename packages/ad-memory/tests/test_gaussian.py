@@ -132,6 +132,16 @@ def test_many_positions_are_worked_off_in_chunks_without_a_seam(monkeypatch):
         torch.testing.assert_close(way(samples)(queries), whole)
 
 
+@pytest.mark.parametrize(("way", "matmuls"), [(streamed, 1), (stored, 3)])
+def test_distances_are_exported_without_chunks(monkeypatch, way, matmuls):
+    gaussians, queries = way(correlated(12)), correlated(3, seed=1)
+    monkeypatch.setattr("ad.memory.gaussian._CACHED_VALUES", 1)
+    program = torch.export.export(gaussians, (queries,))
+    torch.testing.assert_close(program.module()(queries), gaussians(queries))
+    names = [str(node.target) for node in program.graph.nodes]
+    assert sum("bmm" in name for name in names) == matmuls
+
+
 def test_memory_of_streamed_sums_does_not_grow_with_the_samples():
     fit = StreamedFit(P, D, 0.01, CPU)
     fit.add(correlated(40))

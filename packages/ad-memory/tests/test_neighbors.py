@@ -238,18 +238,6 @@ def test_memory_ignores_autocast() -> None:
     assert torch.equal(indices, expected[1])
 
 
-def test_memory_can_be_exported() -> None:
-    memory = NearestNeighbors()
-    memory.remember(like_features(300, 40))
-    queries = like_features(50, 40, seed=1)
-
-    exported = torch.export.export(memory, (queries,)).module()
-
-    distances, indices = exported(queries)
-    torch.testing.assert_close(distances, memory(queries)[0])
-    assert torch.equal(indices, memory(queries)[1])
-
-
 @pytest.mark.parametrize("k", [1, 4])
 def test_faiss_finds_what_torch_finds(k: int) -> None:
     pytest.importorskip("faiss")

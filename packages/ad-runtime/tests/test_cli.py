@@ -9,7 +9,9 @@ from PIL import Image
 from tiny_export import bright_model, calibration, here, make_config, make_export
 
 from ad.runtime.cli import main
+from ad.runtime.errors import PictureError
 from ad.runtime.framing import Framing, Size
+from ad.runtime.pictures import reading
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,26 @@ def test_heat_maps_are_pictures_in_a_new_folder(run, root, tmp_path):
     status, _, err = run(*arguments)
     assert status == 1
     assert "cannot be made (it exists already). Name another one." in err
+
+
+def test_a_picture_that_is_gone_when_it_is_drawn_is_an_error_of_its_own(
+    run, root, tmp_path, monkeypatch
+):
+    real = reading.read_picture
+
+    def gone(file, **more):
+        if file.stem != "dark":
+            return real(file, **more)
+        msg = f"There is no picture `{file}`."
+        raise PictureError(msg)
+
+    monkeypatch.setattr(reading, "read_picture", gone)  # of which scoring has its own name
+    status, out, err = run(
+        "predict", root / "export", root / "pictures", "--heatmaps", tmp_path / "maps", "--json"
+    )
+    assert status == 1
+    assert [one["verdict"] for one in json.loads(out)["predictions"]] == ["error", "defective"]
+    assert "error: There is no picture `" in err
 
 
 def test_heat_maps_of_a_model_without_maps_are_refused(run, root, tmp_path):

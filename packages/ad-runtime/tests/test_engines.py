@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from at_once import at_once
 from onnx import helper
 from tiny_export import (
     FLOAT,
@@ -21,7 +22,7 @@ from tiny_export import (
 from ad.runtime import load
 from ad.runtime.config import Input
 from ad.runtime.engines import open_engine
-from ad.runtime.engines.base import first_line
+from ad.runtime.engines.base import reason_of
 from ad.runtime.errors import DataError, MissingExtraError, ModelFileError, SettingError
 from ad.runtime.framing import Framing, Size
 
@@ -151,22 +152,53 @@ def test_threads_at_work_at_once_do_not_disturb_each_other(exports, engine):
     runtime = load(exports / "uint8", engine=engine, threads=1)
     batches = [pictures(3, seed=seed) for seed in range(4)]
     expected = [brightness(batch) for batch in batches]
-    start, wrong = threading.Barrier(4), []
 
     def work(number):
-        start.wait()
-        for _ in range(25):
-            scores, maps = runtime.score(batches[number])
-            near = np.allclose(scores, expected[number][0], atol=1e-6)
-            if not near or not np.allclose(maps, expected[number][1], atol=1e-6):
-                wrong.append(number)
+        scores, maps = zip(*(runtime.score(batches[number]) for _ in range(25)), strict=True)
+        wanted_scores, wanted_maps = expected[number]
+        return np.allclose(scores, wanted_scores, atol=1e-6) and np.allclose(
+            maps, wanted_maps, atol=1e-6
+        )
 
-    workers = [threading.Thread(target=work, args=[number]) for number in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert wrong == []
+    assert at_once(work) == [True] * 4
+
+
+def test_a_request_of_openvino_serves_one_thread_at_a_time(exports):
+    pytest.importorskip("openvino")
+    engine = load(exports / "uint8", engine="openvino", threads=1).engine
+    (score, _), batch = engine._infer(pictures(1)), pictures(2)
+    (request,) = engine._free
+    assert not np.shares_memory(score, request.get_tensor("score").data)
+    both, real, made = threading.Barrier(1), engine._compiled.create_infer_request, []
+
+    class Request:
+        busy = False
+
+        def __init__(self):
+            made.append(self)
+            self.real = real()
+            self.get_tensor = self.real.get_tensor
+
+        def infer(self, given):
+            assert not self.busy
+            self.busy = True
+            both.wait(5)  # both threads are here at once
+            self.real.infer(given)
+            both.wait(5)
+            self.busy = False
+
+    class Compiled:
+        create_infer_request = Request
+
+    engine._compiled = Compiled
+    engine._free.clear()
+    for _ in range(2):
+        engine.run(batch)
+    assert len(made) == 1
+    both = threading.Barrier(2)
+    found = at_once(lambda _: engine.run(batch)[0], 2)
+    assert np.allclose(found, brightness(batch)[0], atol=1e-6)
+    assert len(made) == 2
 
 
 def test_results_stay_as_they_are_when_the_engine_goes_on(exports, engine):
@@ -387,7 +419,7 @@ def test_no_other_device_is_taken_in_silence(exports, monkeypatch):
 def test_formats_that_the_runtime_has_no_engine_for_say_what_has(tmp_path):
     config = make_config(engine="pt2")
     with pytest.raises(
-        ModelFileError, match="`pt2`, which needs torch: .*`ad predict`.*format onn"
+        ModelFileError, match="`pt2`, which is for programs with torch.*--format onnx`"
     ):
         open_engine(tmp_path / "model.pt2", config, threads=1)
     config = make_config(engine="openvino")
@@ -400,4 +432,4 @@ def test_formats_that_the_runtime_has_no_engine_for_say_what_has(tmp_path):
     [("", "RuntimeError."), ("\n a \n", "a."), ("file.cpp:7:\nwhy it is so.\n", "why it is so.")],
 )
 def test_an_engines_words_are_told_without_where_they_come_from(text, line):
-    assert first_line(RuntimeError(text)) == line
+    assert reason_of(RuntimeError(text)) == line

@@ -167,6 +167,10 @@ def test_what_is_too_large_is_not_read(folder, name, size):
         ({"calibrations": {"toy": 1}}, "`calibrations` must have a calibration for each of some"),
         ({"calibrations": {"toy": {}}}, "A saved calibration cannot be read: missing keys"),
         ({"calibration": {"threshold": 1}}, "A saved calibration cannot be read: missing keys"),
+        (
+            {"calibration": None, "calibrations": {"toy": calibration().to_json()}},
+            "`calibration` is null although single categories have one",
+        ),
         ({"calibrated_on": {}}, "`calibrated_on` is malformed: it must have engine, version"),
         ({"origin": {}}, "`origin.fingerprint` is missing"),
     ],
@@ -382,6 +386,14 @@ def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path, suffix, cont
         load(tmp_path / f"m{suffix}")
 
 
+def test_a_single_file_with_a_library_of_metadata_is_not_read(tmp_path):
+    with (tmp_path / "m.onnx").open("wb") as file:
+        file.write(b"\x72\x80\x80\x80\x80\x01")  # 2**28 bytes of metadata, which take no room
+        file.truncate(2**28 + 6)
+    with pytest.raises(ModelFileError, match="is no ONNX file, or it was damaged"):
+        embedded_config(tmp_path / "m.onnx")
+
+
 def test_a_single_file_of_a_newer_format_is_refused(tmp_path):
     from onnx import helper
 
@@ -389,6 +401,17 @@ def test_a_single_file_of_a_newer_format_is_refused(tmp_path):
     helper.set_model_props(model, {"ad.config": '{"schema": 7}'})
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ModelFileError, match="is a model of format 7.*Update ad-runtime"):
+        load(tmp_path / "m.onnx")
+
+
+def test_a_single_file_that_needs_others_is_refused(tmp_path):
+    from onnx import helper
+
+    model = bright_model()
+    config = make_config(files=("model.onnx", "model.onnx.data"))
+    helper.set_model_props(model, {"ad.config": embedded(config)})
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match="works in their folder alone: give that"):
         load(tmp_path / "m.onnx")
 
 

@@ -20,7 +20,7 @@ DFM = ModelSpec(
     tasks=("classifies", "localises"),
     tileable=False,
     # Four cells to a side are all that pictures of 64 pixels have.
-    check={"options": {"pool": 1}},
+    check={"options": {"backbone": "resnet18", "pool": 1}},
 )
 
 DFM_RESNET18 = DFM.variant(
@@ -44,6 +44,7 @@ CFA = ModelSpec(
     code_licence="none stated",
     tasks=("classifies", "localises"),
     tileable=False,
+    check={"options": {"backbone": "resnet18"}},
 )
 
 CFA_RESNET18 = CFA.variant(
@@ -54,7 +55,7 @@ CFA_RESNET18 = CFA.variant(
 
 # Of random weights, whose features spread little around good ones: with less noise the few steps
 # of a check teach nothing of a blatant defect, which is far from all that was seen.
-_CHECK = {"options": {"noise": 4.0, "lr": 5e-3}}
+_CHECK = {"options": {"backbone": "resnet18", "noise": 4.0, "lr": 5e-3}}
 
 SIMPLENET = ModelSpec(
     name="simplenet",

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from ad.core.devices import resolve_precision as resolve_precision
     from ad.core.errors import AdError as AdError
     from ad.core.jobs.evaluate import evaluate as evaluate
+    from ad.core.jobs.export import Exported as Exported
+    from ad.core.jobs.export import export as export
     from ad.core.jobs.recalibrate import recalibrate as recalibrate
     from ad.core.jobs.report import write_report as write_report
     from ad.core.jobs.train import TrainResult as TrainResult
@@ -121,6 +123,7 @@ _HOMES = {
     "DatasetSpec": "ad.core.data.samples",
     "Detector": "ad.core.detector",
     "DeviceOption": "ad.core.cli.options",
+    "Exported": "ad.core.jobs.export",
     "FROM_MODEL_FILE": "ad.core.trainer",
     "Field": "ad.core.options",
     "Finding": "ad.runtime.findings",
@@ -169,6 +172,7 @@ _HOMES = {
     "collect": "ad.core.data.samples",
     "end_process": "ad.core.learning.distributed",
     "evaluate": "ad.core.jobs.evaluate",
+    "export": "ad.core.jobs.export",
     "in_precision": "ad.core.devices",
     "fingerprint_of": "ad.core.data.samples",
     "fit": "ad.core.learning.loop",

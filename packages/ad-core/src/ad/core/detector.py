@@ -55,6 +55,10 @@ class Detector(nn.Module, abc.ABC):
     localises: ClassVar[bool] = True
     """Whether `Prediction.map` is given."""
 
+    map_jumps: ClassVar[bool] = False
+    """Whether a map jumps where an engine's last digits differ, as that of the nearest of several
+    codes does where two are equally near: a few of an export's pixels may then differ."""
+
     outlines: ClassVar[str] = ""
     """What `outline` outlines, in a few words for a person; empty for detectors without one."""
 

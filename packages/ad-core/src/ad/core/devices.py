@@ -48,9 +48,36 @@ def resolve_precision(
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device.type == "cpu":
-        fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        return "bf16" if fast else "fp32"
+        return "bf16" if _fast_cpu() else "fp32"
     return "fp32"
+
+
+def why_precision(device: torch.device) -> str:
+    """Why `resolve_precision` takes what it takes for ``auto``, in words."""
+    if resolve_precision("auto", device) == "bf16":
+        by = f" ({_fast_cpu()})" if device.type == "cpu" else ""
+        return f"this {_NOUNS.get(device.type, 'device')} computes in it{by}"
+    if device.type == "cpu":
+        return "this CPU has neither AMX nor AVX512-BF16, so that bf16 would be slow"
+    return f"this {_NOUNS.get(device.type, 'device')} does not compute in bf16"
+
+
+def name_of(device: torch.device) -> str:
+    """A device for a person: ``cpu, 4 threads``."""
+    if device.type == "cuda":
+        return f"{device}, {torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads()
+    return f"{device}, {threads} thread{'s' * (threads != 1)}"
+
+
+_NOUNS = {"cpu": "CPU", "cuda": "GPU"}
+
+
+def _fast_cpu() -> str:
+    """What makes bf16 fast on this CPU; empty if nothing does."""
+    if torch.cpu._is_amx_tile_supported():
+        return "AMX"
+    return "AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else ""
 
 
 def in_precision(precision: Precision, device: torch.device) -> AbstractContextManager[None]:

@@ -27,6 +27,7 @@ __all__ = [
     "AdError",
     "DataError",
     "DownloadError",
+    "ExportError",
     "Interrupted",
     "LearningError",
     "MissingExtraError",
@@ -53,6 +54,10 @@ class WeightsError(AdError, FileNotFoundError):
 
 class LearningError(AdError, ArithmeticError):
     """Learning went astray: a loss is not a finite number."""
+
+
+class ExportError(AdError, RuntimeError):
+    """A detector cannot be written in another format, or is not the same one there."""
 
 
 class Interrupted(AdError):

@@ -11,7 +11,7 @@ import functools
 import inspect
 import json
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic import Field as Field
 from pydantic.errors import PydanticUserError
 
-from ad.core.errors import PluginError, SettingError
+from ad.core.errors import PluginError, SettingError, listed, nearest
 from ad.runtime.errors import SHOWN, shown
 
 Name = Annotated[str, Field(max_length=200)]
@@ -74,6 +74,46 @@ _FINITE = ConfigDict(allow_inf_nan=False)
 def options_of(trainer: type) -> dict[str, inspect.Parameter]:
     """The options of a trainer: the keyword-only arguments of its constructor."""
     return _keyword_only(_constructor(trainer))
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], model: str) -> None:
+    """Refuse an option that a model does not have.
+
+    Args:
+        given: Names that a user or a catalogue set.
+        known: The model's options.
+        model: Its name, for the error.
+
+    Raises:
+        SettingError: If one is unknown; names the nearest, and all.
+    """
+    known = list(known)
+    for name in given:
+        if name not in known:
+            msg = (
+                f"Model `{model}` has no option `{name}`.{nearest(name, known)} "
+                f"It has {listed(known)}."
+            )
+            raise SettingError(msg)
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` texts, as typed after ``--set``.
+
+    A value is read as JSON where it is JSON (``0.1``, ``true``, ``["layer2"]``) and as text
+    otherwise; for an option that takes several values, a comma list will do.
+
+    Raises:
+        SettingError: If a text is no assignment.
+    """
+    options: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not (key.isidentifier() and equals):
+            msg = f"`--set` takes KEY=VALUE, such as `--set coreset_ratio=0.01`; got `{text}`."
+            raise SettingError(msg)
+        options[key] = json_or_text(value)
+    return options
 
 
 def check_option(trainer: type, name: str, value: Any, owner: str) -> Any:  # noqa: ANN401

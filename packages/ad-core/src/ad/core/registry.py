@@ -33,7 +33,7 @@ DATASETS = "ad.datasets"
 COMMANDS = "ad.commands"
 TRACKERS = "ad.trackers"
 
-# Only for the hint in an error message; tests/test_workspace.py keeps it true.
+# For what is not installed; tests/test_workspace.py keeps it true.
 _HOMES = {
     "ad-memory": ("padim", "patchcore", "dfkde"),
     "ad-distill": ("stfpm", "fre", "reverse-distillation", "efficientad"),
@@ -77,6 +77,9 @@ class ModelSpec:
     """Of: classifies, localises, few-shot, zero-shot, supervised."""
     extra_data: tuple[str, ...] = ()
     """What it wants beyond normal pictures: textures, penalty images, masks, ..."""
+    weights: tuple[str, ...] = ()
+    """Pretrained weights that its training starts from, where its option ``backbone`` does not say
+    it: names of timm, or of files in the folder of ``AD_WEIGHTS``."""
     tileable: bool = True
     """Whether one model can serve for all tiles of a picture: not if it knows positions."""
     check: Mapping[str, Any] = field(default_factory=dict)
@@ -106,6 +109,13 @@ class ModelSpec:
                 allowed = "True or False" if kind is bool else "a whole number from 1"
                 msg = f"`{key}` of model `{self.name}` must be {allowed}; got {value!r}."
                 raise SettingError(msg)
+
+    @property
+    def pretrained(self) -> tuple[str, ...]:
+        """The pretrained weights that its training starts from; see `weights`."""
+        backbone = self.model.get("backbone")
+        own = isinstance(backbone, str) and backbone != "filter_bank"
+        return self.weights or ((str(backbone),) if own else ())
 
     def variant(
         self,
@@ -245,6 +255,12 @@ def load_trainer(spec: ModelSpec) -> type[Trainer]:
         )
         raise PluginError(msg)
     return found
+
+
+def is_ours(name: str) -> bool:
+    """Whether one of this project's models or packages has a name, be it installed or not."""
+    packages = {"ad-core", "ad-runtime", *_HOMES}
+    return f"ad-{name}" in packages or any(name in models for models in _HOMES.values())
 
 
 def dataset_names() -> list[str]:

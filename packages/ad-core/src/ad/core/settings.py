@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
-from ad.core.errors import SettingError, listed, nearest
+from ad.core.errors import SettingError, listed
 from ad.core.framing import Framing
 from ad.core.options import (
     BatchSize,
@@ -24,8 +24,8 @@ from ad.core.options import (
     Steps,
     allowed_of,
     check_option,
-    json_or_text,
     options_of,
+    refuse_unknown,
 )
 from ad.core.registry import ModelRegistry, ModelSpec
 from ad.core.trainer import Trainer
@@ -269,13 +269,7 @@ def resolve_options(
             option, or the values that are allowed.
     """
     parameters = options_of(trainer)
-    for name in {**spec.model, **given}:
-        if name not in parameters:
-            msg = (
-                f"Model `{spec.name}` has no option `{name}`.{nearest(name, parameters)} "
-                f"It has {listed(parameters)}."
-            )
-            raise SettingError(msg)
+    refuse_unknown({**spec.model, **given}, parameters, spec.name)
     options: dict[str, Any] = {}
     for name, parameter in parameters.items():
         if name in given or name in spec.model:
@@ -295,25 +289,6 @@ def describe_options(
     """A model's options with their defaults and, where it is one of few, the values allowed."""
     options = resolve_options(spec, trainer, {})
     return {name: (value, allowed_of(trainer, name)[0]) for name, value in options.items()}
-
-
-def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """Read ``KEY=VALUE`` texts, as typed after ``--set``.
-
-    A value is read as JSON where it is JSON (``0.1``, ``true``, ``["layer2"]``) and as text
-    otherwise; for an option that takes several values, a comma list will do.
-
-    Raises:
-        SettingError: If a text is no assignment.
-    """
-    options: dict[str, Any] = {}
-    for text in assignments:
-        key, equals, value = text.partition("=")
-        if not (key.isidentifier() and equals):
-            msg = f"`--set` takes KEY=VALUE, such as `--set coreset_ratio=0.01`; got `{text}`."
-            raise SettingError(msg)
-        options[key] = json_or_text(value)
-    return options
 
 
 def _explain(error: ValidationError) -> str:

@@ -36,9 +36,16 @@ def distill_teacher(
         ),
     ],
     backbone: Annotated[
-        str, typer.Option(metavar="NAME", help="The network to imitate: a timm model.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel="Learning",
+            help="The network to imitate: a timm model.",
+        ),
     ] = "wide_resnet101_2",
-    size: Annotated[Size, typer.Option(help="Of the teacher.")] = Size.small,
+    size: Annotated[
+        Size, typer.Option(rich_help_panel="Learning", help="Of the teacher.")
+    ] = Size.small,
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Batches to learn from.")] = 60_000,
     output: Annotated[
         Path,
@@ -54,7 +61,10 @@ def distill_teacher(
     ] = None,
     batch_size: BatchSizeOption[int] = 16,
     seed: SeedOption = 0,
-    half: Annotated[bool, typer.Option("--half", help="Write float16, at half the size.")] = False,
+    half: Annotated[
+        bool,
+        typer.Option("--half", rich_help_panel="Output", help="Write float16, at half the size."),
+    ] = False,
     weights: WeightsOption = "auto",
     device: DeviceOption = "auto",
     precision: Annotated[

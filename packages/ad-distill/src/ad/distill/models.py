@@ -85,12 +85,14 @@ EFFICIENTAD_SMALL = ModelSpec(
     code_licence="none published",
     tasks=("classifies", "localises"),
     extra_data=("teacher weights", "penalty pictures"),
+    weights=("efficientad_pdn_small",),
 )
 
 EFFICIENTAD_MEDIUM = EFFICIENTAD_SMALL.variant(
     "efficientad-medium",
     summary="EfficientAD with wider networks: better, at three times the cost",
     model={"model_size": "medium"},
+    weights=("efficientad_pdn_medium",),
     check={"options": {"model_size": "small"}},
     aliases=("efficientad",),
 )

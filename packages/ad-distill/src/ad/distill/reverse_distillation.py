@@ -93,7 +93,7 @@ class ReverseDistillationDetector(Detector):
             )
             raise SettingError(msg)
         taught = self.teacher(images)
-        total = images.new_zeros(len(images), *size)
+        total = images.new_zeros(images.shape[0], *size)
         for theirs, ours in zip(taught, self.rebuild(taught), strict=True):
             angle = 1 - F.cosine_similarity(theirs.float(), ours.float(), dim=1)
             # Corners aligned, as the authors resize.

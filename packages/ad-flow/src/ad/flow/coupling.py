@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from ad.core import Precision, in_precision, learned_buffer, stream
 from ad.core.errors import SettingError
 from ad.flow.freia import framework, modules
-
-_DAMPING = 0.1  # of what the subnet says, so that blocks begin near the identity
+from ad.flow.fused_coupling import DAMPING, CoupledRows, PassiveRows, as_rows, from_rows
 
 
 @final
@@ -98,18 +97,20 @@ class CouplingBlock(modules.InvertibleModule):  # type: ignore[misc]  # FrEIA ha
             that was asked for.
         """
         x = x_or_z[0]
+        if not (rev or torch.compiler.is_compiling()):
+            return self._fused(x, c, jac=jac)
         scale = 0.1 * F.softplus(self.global_scale, beta=0.5)
         if rev:
             x = (self._permute(x, back=True) - self.global_offset) / scale
         passive, active = x[:, : self.passive], x[:, self.passive :]
-        said = self.subnet(torch.cat([passive, *c], 1) if c else passive)
+        said = self.subnet(torch.cat([passive, *c], 1) if c else passive).to(x.dtype)
         steepness, shift = said.chunk(2, dim=1)
-        log_scale = self.clamp * (_DAMPING * steepness).tanh()
+        log_scale = self.clamp * (DAMPING * steepness).tanh()
         if rev:
-            active = torch.sub(active, shift, alpha=_DAMPING) * (-log_scale).exp()
+            active = torch.sub(active, shift, alpha=DAMPING) * (-log_scale).exp()
             out = torch.cat([passive, active], 1)
         else:
-            active = torch.add(active * log_scale.exp(), shift, alpha=_DAMPING)
+            active = torch.add(active * log_scale.exp(), shift, alpha=DAMPING)
             out = torch.cat([passive, active], 1)
             out = self._permute(torch.addcmul(self.global_offset, out, scale))
         if not jac:
@@ -117,6 +118,26 @@ class CouplingBlock(modules.InvertibleModule):  # type: ignore[misc]  # FrEIA ha
         positions = math.prod(x.shape[2:])
         log_det = log_scale.flatten(1).sum(1) + positions * scale.log().sum()
         return (out,), -log_det if rev else log_det
+
+    def _fused(self, x: Tensor, c: Sequence[Tensor], *, jac: bool) -> tuple[tuple[Tensor], Tensor]:
+        """The way forward, as it is computed where it is not exported; the same numbers."""
+        scale = 0.1 * F.softplus(self.global_scale, beta=0.5)
+        low = isinstance(self.subnet, Subnet) and self.subnet.precision == "bf16"
+        dtype = torch.bfloat16 if low else x.dtype
+        passive, rows = PassiveRows.apply(as_rows(x), self.passive, dtype)
+        passive = from_rows(passive, x)
+        said = as_rows(self.subnet(torch.cat([passive, *c], 1) if c else passive))
+        channels = x.shape[1]
+        order = torch.arange(channels, device=x.device) if self.soft else self.permutation
+        rows, log_det = CoupledRows.apply(
+            rows, said, scale.flatten(), self.global_offset.flatten(), order, self.clamp, len(x)
+        )
+        if self.soft:
+            rows = rows @ self.rotation.mT
+        out = from_rows(rows, x)
+        if not jac:
+            return (out,), x.new_zeros(x.shape[0])
+        return (out,), log_det + math.prod(x.shape[2:]) * scale.log().sum()
 
     def output_dims(self, input_dims: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """What comes out is of the shape that went in."""
@@ -138,11 +159,11 @@ class Subnet(nn.Sequential):
     Args:
         first: A linear layer or a convolution.
         second: Another one.
-        precision: In which they compute; what comes out is float32.
+        precision: In which they compute, and what comes out is.
     """
 
     def __init__(self, first: nn.Module, second: nn.Module, precision: Precision) -> None:
-        super().__init__(first, nn.ReLU(), second)
+        super().__init__(first, nn.ReLU(inplace=True), second)
         self.precision: Precision = precision
 
     def forward(self, x: Tensor) -> Tensor:
@@ -150,7 +171,7 @@ class Subnet(nn.Sequential):
         if self.precision == "fp32":  # nothing of autocast in what is exported
             return self._say(x)
         with in_precision(self.precision, x.device):
-            return self._say(x).float()
+            return self._say(x)
 
     def _say(self, x: Tensor) -> Tensor:
         for layer in self:

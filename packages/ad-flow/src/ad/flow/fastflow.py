@@ -192,7 +192,7 @@ class FastflowTrainer(GradientTrainer):
         """How unlikely each map is, up to a constant; see `GradientTrainer.losses`."""
         with in_precision("fp32", batch.images.device):
             return {
-                f"map{number}": (z.square().flatten(1).sum(1) / 2 - log_det).mean()
+                f"map{number}": (z.square().sum(dim=(1, 2, 3)) / 2 - log_det).mean()
                 for number, (z, log_det) in enumerate(self.detector.latents(batch.frozen), start=1)
             }
 

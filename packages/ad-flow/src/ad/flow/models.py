@@ -12,7 +12,7 @@ FASTFLOW_RESNET50 = ModelSpec(
     model={"backbone": "resnet50", "flow_steps": 8},
     train={"num_epochs": 500, "batch_size": 8, "img_size": 256, "normalize": True},
     paper_budget={"num_epochs": 500, "batch_size": 32},
-    check={"options": {"backbone": "resnet18"}},
+    check={"options": {"backbone": "resnet18", "flow_steps": 2}},
     summary="the likelihood of whole feature maps, by a flow of convolutions on each",
     paper="FastFlow: Unsupervised Anomaly Detection and Localization via 2D Normalizing Flows, "
     "arXiv 2021",
@@ -27,6 +27,7 @@ FASTFLOW_RESNET18 = FASTFLOW_RESNET50.variant(
     "fastflow-resnet18",
     summary="FastFlow on ResNet-18: small and fast",
     model={"backbone": "resnet18"},
+    check={"options": {"flow_steps": 2}},
 )
 
 FASTFLOW_CAIT = FASTFLOW_RESNET50.variant(
@@ -35,7 +36,7 @@ FASTFLOW_CAIT = FASTFLOW_RESNET50.variant(
     model={"backbone": "cait_m48_448"},
     train={"batch_size": 2, "img_size": 448},
     paper_budget={"num_epochs": 500, "batch_size": 32, "options": {"flow_steps": 20}},
-    check={"options": {"backbone": "cait_xxs24_224", "layers": ("blocks.2",)}},
+    check={"options": {"backbone": "cait_xxs24_224", "layers": ("blocks.2",), "flow_steps": 2}},
 )
 
 FASTFLOW_DEIT = FASTFLOW_CAIT.variant(
@@ -43,7 +44,13 @@ FASTFLOW_DEIT = FASTFLOW_CAIT.variant(
     summary="FastFlow on DeiT, a vision transformer",
     model={"backbone": "deit_base_distilled_patch16_384"},
     train={"img_size": 384},
-    check={"options": {"backbone": "deit_tiny_distilled_patch16_224", "layers": ("blocks.2",)}},
+    check={
+        "options": {
+            "backbone": "deit_tiny_distilled_patch16_224",
+            "layers": ("blocks.2",),
+            "flow_steps": 2,
+        }
+    },
 )
 
 CFLOW_RESNET50 = ModelSpec(
@@ -103,6 +110,7 @@ UFLOW_MCAIT = UFLOW_RESNET50.variant(
     "uflow-mcait",
     summary="U-Flow on two CaiTs, of which one sees pictures at half the size: the paper's best",
     model={"backbone": "mcait"},
+    weights=("cait_m48_448", "cait_s24_224"),
     train={"batch_size": 4, "img_size": 448},
     paper_budget={
         "num_epochs": 200,

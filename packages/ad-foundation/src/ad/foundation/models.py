@@ -60,6 +60,7 @@ UNINET = ModelSpec(
     name="uninet",
     trainer="ad.foundation.uninet.trainer:UninetTrainer",
     model={"student": "wide_resnet50_2", "teacher": "wide_resnet50_2", "temperature": 0.4},
+    weights=("wide_resnet50_2",),
     train={"num_epochs": 20, "batch_size": 4, "img_size": 256, "normalize": True},
     paper_budget={"num_epochs": 100, "batch_size": 8, "options": {"temperature": 2.0}},
     summary="a student that rebuilds two teachers' features, of which one adapts to the product",
@@ -76,6 +77,7 @@ UNINET_RESNET18 = UNINET.variant(
     "uninet-resnet18",
     summary="UniNet on ResNet-18: small and fast",
     model={"student": "resnet18", "teacher": "resnet18"},
+    weights=("resnet18",),
     check=_QUICK_UNINET,
 )
 
@@ -89,6 +91,7 @@ def _dinomaly(encoder: str, img_size: int, num_epochs: int, batch_size: int) -> 
             "bottleneck_dropout": 0.2,
             "decoder_depth": 8,
         },
+        weights=(f"vit_{encoder}_patch14_reg4_dinov2",),
         train={
             "num_epochs": num_epochs,
             "batch_size": batch_size,

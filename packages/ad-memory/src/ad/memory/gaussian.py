@@ -78,6 +78,8 @@ class PositionGaussians(nn.Module):
             ModelFileError: If what was loaded is not of the samples' positions and features.
         """
         self._check(samples.shape[0], samples.shape[2])
+        if torch.compiler.is_exporting():  # where each chunk would be a part of the graph
+            return self._distances(samples - self.mean[:, None], self.factor)
         # In chunks of positions, whose factors and gaps stay in the processor's cache.
         size = max(1, _CACHED_VALUES // self.factor[0].numel())
         chunks = zip(

@@ -78,4 +78,5 @@ DFKDE = ModelSpec(
     paper="no paper; a baseline known from anomalib",
     code_licence="Apache-2.0",
     tasks=("classifies",),
+    check={"options": {"backbone": "resnet18"}},
 )

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from ad.core import learned_buffer
 from ad.core.errors import DataError, MissingExtraError, SettingError, how_to_install
+from ad.memory import exported_search
 
 Precision = Literal["exact", "fast"]
 Backend = Literal["torch", "faiss"]
@@ -102,7 +103,8 @@ class NearestNeighbors(nn.Module):
     Args:
         precision: See `nearest`.
         backend: ``"faiss"`` searches with faiss's flat index instead, which is also exact; for
-            comparison. An exported model always searches with torch.
+            comparison. An exported model searches as `ad.memory.exported_search` does, whatever
+            both say.
 
     Raises:
         MissingExtraError: If faiss is asked for and not installed.
@@ -133,7 +135,8 @@ class NearestNeighbors(nn.Module):
         """Find the ``k`` nearest rows; see `nearest`."""
         with torch.autocast(queries.device.type, enabled=False):  # distances are always fp32
             if torch.compiler.is_exporting():
-                return Index(self.bank, rotate=False).search(queries, k, "fast")
+                _check(self.bank, queries, k)
+                return exported_search.search(queries.float(), self.bank, k)
             if self._index is None or self._index.bank is not self.bank:
                 maker = FaissIndex if self.backend == "faiss" else Index
                 self._index = maker(self.bank)
@@ -144,11 +147,10 @@ class NearestNeighbors(nn.Module):
 class Index:
     """A bank made ready for many searches by torch; see `nearest` for the arguments.
 
-    Holds the bank in float32 and, if the first bound pays, its leading coordinates. ``rotate``
-    False leaves that bound out: an exported model is to consist of matmuls and reductions.
+    Holds the bank in float32 and, if the first bound pays, its leading coordinates.
     """
 
-    def __init__(self, bank: Tensor, *, rotate: bool = True) -> None:
+    def __init__(self, bank: Tensor) -> None:
         if bank.ndim != 2 or bank.numel() == 0:
             msg = f"A bank must be `[M, D]` with at least one row; got {list(bank.shape)}."
             raise SettingError(msg)
@@ -158,7 +160,7 @@ class Index:
         self.groups = -(-len(bank) // self.members)
         centre = bank.float().mean(0)
         self.bounds = [_Bound(bank, centre, None)]
-        if rotate and not few and bank.device.type != "mps":  # which has no float64
+        if not few and bank.device.type != "mps":  # which has no float64
             axes = _leading_axes(bank, centre)
             if 2 * axes.shape[1] < bank.shape[1]:
                 self.bounds.insert(0, _Bound(bank, centre, axes))
@@ -172,8 +174,6 @@ class Index:
             msg = f"`precision` must be `exact` or `fast`; got `{precision}`."
             raise SettingError(msg)
         queries = queries.float()
-        if torch.compiler.is_exporting():
-            return self._search_fast(queries, k)
         search_tile = self._search_exact if precision == "exact" else self._search_fast
         tile = max(64, min(1024, 2**23 // self.groups))
         with _matmul_precision(precision):
@@ -327,8 +327,6 @@ def _leading_axes(bank: Tensor, centre: Tensor) -> Tensor:
 
 def _squared_distances(queries: Tensor, bank: Tensor, index: Tensor) -> Tensor:
     """From each query to its own rows of the bank, ``[Q, K]``."""
-    if torch.compiler.is_exporting():
-        return (bank[index].float() - queries[:, None]).square().sum(2)
     few = max(1, 2048 // index.shape[1])  # as many as the processor's cache holds
     parts = [
         (bank[i].float() - q[:, None]).square_().sum(2)

@@ -136,7 +136,8 @@ class PatchcoreDetector(Detector):
         bank = self.memory.bank
         _, around = self.memory(bank[nearest].float(), min(_REWEIGHT_NEIGHBORS, len(bank)))
         # The nearest is its own first neighbour, unless its equals took all the places.
-        around[:, 0] = torch.where((around == nearest[:, None]).any(1), around[:, 0], nearest)
+        first = torch.where((around == nearest[:, None]).any(1), around[:, 0], nearest)
+        around = torch.cat([first[:, None], around[:, 1:]], 1)
         distances = (patch[:, None] - bank[around].float()).square().sum(2).sqrt()  # [B, b]
         share = torch.exp(distance - torch.logsumexp(distances, 1))
         return (1 - share) * score

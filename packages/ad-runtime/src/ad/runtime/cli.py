@@ -14,8 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ad.runtime.commands import many
+from ad.runtime.commands.bench import add_bench
+from ad.runtime.commands.serve import add_serve
+from ad.runtime.commands.watch import add_watch
 from ad.runtime.console import LineProgress, print_error, print_json, put, say, show_warning
-from ad.runtime.errors import AdError, SettingError
+from ad.runtime.errors import AdError, PictureError, SettingError
 from ad.runtime.printable import in_one_line
 
 if TYPE_CHECKING:
@@ -48,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_info(commands)
     _add_verify(commands)
+    add_watch(commands)
+    add_bench(commands)
+    add_serve(commands)
     return parser
 
 
@@ -71,6 +78,7 @@ def _add_predict(commands: Any) -> None:  # noqa: ANN401
         "--output", type=_path, metavar="FILE", help="New file .csv or .jsonl, a line a picture."
     )
     command.add_argument("--heatmaps", type=_path, metavar="DIR", help="New folder for overlays.")
+    many.add_options(command)
     command.set_defaults(run=_predict)
 
 
@@ -118,9 +126,12 @@ def _load(given: argparse.Namespace) -> Runtime:
 def _predict(given: argparse.Namespace) -> int:
     import contextlib
 
+    from ad.runtime.findings import Finding
     from ad.runtime.results import ResultFile, Row, summary
     from ad.runtime.sources import find_sources
 
+    if many.asked(given):
+        return many.run(given)
     runtime = _load(given)
     calibration = runtime.calibration(given.category, given.threshold)
     sources = find_sources(given.inputs)  # a mistyped path is refused before anything is written
@@ -139,7 +150,10 @@ def _predict(given: argparse.Namespace) -> int:
         for number, finding in enumerate(findings):
             heatmap = None
             if heatmaps is not None and finding.map is not None:
-                heatmap = heatmaps.write(number, finding, calibration)
+                try:
+                    heatmap = heatmaps.write(number, finding, calibration)
+                except PictureError as error:  # it is not the one any more that was scored
+                    finding = Finding(path=finding.path, score=None, error=str(error))
             row = Row.of(finding, heatmap)
             rows.append(row)
             if file is not None:

@@ -6,12 +6,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
 from ad.runtime.printable import in_one_line, printable
 from ad.runtime.progress import Advance
+
+SCHEMA = 1
+"""Version of what ``--json`` prints: a higher one where a key changes its meaning or goes."""
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -34,9 +37,9 @@ def print_error(error: Exception) -> None:
         say(f"\nhint: {hint}")
 
 
-def print_json(value: object) -> None:
+def print_json(value: Mapping[str, object]) -> None:
     """Print one JSON object to stdout; in ASCII, whatever the terminal or pipe can take."""
-    print(json.dumps(value, indent=2, allow_nan=False))
+    print(json.dumps({"schema": SCHEMA, **value}, indent=2, allow_nan=False))
 
 
 def show_warning(

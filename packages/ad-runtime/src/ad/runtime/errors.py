@@ -58,6 +58,10 @@ class OutputError(AdError, OSError):
     """A result cannot be written where it was asked for."""
 
 
+class WorkerError(AdError, RuntimeError):
+    """A process that was started to score pictures ended before it could."""
+
+
 def how_to_install(package: str, extra: str = "") -> str:
     """What to type for one of this project's packages, which are on no index."""
     path = f"./packages/{package}" if not extra else f"'./packages/{package}[{extra}]'"

@@ -11,7 +11,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ad.runtime.errors import ModelFileError, OutputError
 from ad.runtime.printable import escaped_json
@@ -21,6 +21,30 @@ LARGEST_JSON = 16 * 2**20
 
 LONGEST_NAME = 255
 """Bytes of a name that file systems allow."""
+
+
+def claim(file: IO[bytes], *, shared: bool = False, wait: bool = False) -> bool:
+    """Claim an open file for this process and those that inherit it, until all have closed it.
+
+    Args:
+        file: Open for reading and writing: some file systems lock nothing else.
+        shared: Whether others may have a shared claim on it too.
+        wait: Whether to wait for others to give up theirs.
+
+    Returns:
+        Whether nobody else has a claim on it that keeps this one out.
+    """
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(file.fileno(), kind if wait else kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # no locks there
+    return True
 
 
 @contextlib.contextmanager

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ad.runtime.calibration import Calibration
+from ad.runtime.errors import PictureError
+from ad.runtime.pictures.reading import Source
+
+Maps = NDArray[np.float32] | None
+"""``[B, h, w]`` of some pictures, or ``[h, w]`` of one; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,3 +48,71 @@ class Finding:
         if self.anomalous is None:
             return "unknown"
         return "defective" if self.anomalous else "good"
+
+
+class SomePictures(Protocol):
+    """Some of many pictures that were read."""
+
+    indices: list[int]
+    """Which ones, ``B`` of them; those that could not be read are not among them."""
+    errors: list[tuple[int, PictureError]]
+    """Index and reason of those that could not be read."""
+
+
+def findings_of(
+    sources: Sequence[Source],
+    batch: SomePictures,
+    scores: NDArray[np.float32],
+    maps: Maps,
+    calibration: Calibration | None,
+    *,
+    outlines: Maps = None,
+) -> list[Finding]:
+    """What was found in some pictures, in their order.
+
+    Args:
+        sources: All pictures.
+        batch: Which of them.
+        scores: ``[B]``.
+        maps: ``[B, h, w]``, or None.
+        calibration: What verdicts are made by; None for none.
+        outlines: ``[B, h, w]``, or None.
+    """
+    found = {
+        index: Finding(path=_path(sources[index]), score=None, error=str(error))
+        for index, error in batch.errors
+    }
+    for row, index in enumerate(batch.indices):
+        map_, outline = (None if all_ is None else all_[row] for all_ in (maps, outlines))
+        found[index] = finding_of(sources[index], float(scores[row]), map_, calibration, outline)
+    return [found[index] for index in sorted(found)]
+
+
+def finding_of(
+    source: Source,
+    score: float,
+    map_: Maps,
+    calibration: Calibration | None,
+    outline: Maps = None,
+) -> Finding:
+    """What was found in one picture, with the verdict on it.
+
+    Args:
+        source: The picture.
+        score: Raw.
+        map_: ``[h, w]``, or None.
+        calibration: What the verdict is made by; None for none.
+        outline: ``[h, w]``, or None.
+    """
+    return Finding(
+        path=_path(source),
+        score=score,
+        normalized=float(calibration.normalize(score)) if calibration else None,
+        anomalous=bool(calibration.is_anomalous(score)) if calibration else None,
+        map=map_,
+        outline=outline,
+    )
+
+
+def _path(source: Source) -> Path | None:
+    return source if isinstance(source, Path) else None

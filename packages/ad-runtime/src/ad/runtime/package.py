@@ -11,6 +11,7 @@ Nothing in it is imported or executed, and no text in it is taken for a path.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import shutil
@@ -86,6 +87,20 @@ class Package:
     def model(self) -> Path:
         """The file that an engine opens."""
         return self.path / self.config.files[0] if self.path.is_dir() else self.path
+
+    @property
+    def identity(self) -> str:
+        """The sha256 of all its files together."""
+        lines = [f"{hashed}  {name}\n" for name, hashed in sorted(self.sha256.items())]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a path is what `ad export` wrote, by the names there: a folder or a model's file."""
+    if path.suffix in SUFFIXES and path.is_file():
+        return True
+    names = [every[0][0] for every in FILES.values()]
+    return (path / MANIFEST).is_file() and any((path / name).is_file() for name in names)
 
 
 def read_package(path: str | Path) -> Package:
@@ -189,6 +204,13 @@ def rewrite_config(folder: Path, config: ExportConfig) -> None:
 
 def _read_single(path: Path) -> Package:
     config = ExportConfig.from_json(_without_schema(path), path)
+    alone = FILES["onnx" if path.suffix == ".onnx" else "openvino"][0]
+    if config.files != alone:
+        msg = (
+            f"`{path}` says that it is one of the files {list(config.files)}, and so works in "
+            "their folder alone: give that."
+        )
+        raise ModelFileError(msg)
     hashes = {}
     for file in (path, path.with_suffix(".bin")) if path.suffix == ".xml" else (path,):
         try:

@@ -22,7 +22,7 @@ from ad.runtime.config import ExportConfig
 from ad.runtime.engines import open_engine
 from ad.runtime.engines.base import Engine
 from ad.runtime.errors import PictureError, SettingError, UnknownNameError, listed, nearest
-from ad.runtime.findings import Finding
+from ad.runtime.findings import Finding, Maps, finding_of, findings_of
 from ad.runtime.framing import Joined, Place, Size, Tiling
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
@@ -30,8 +30,6 @@ from ad.runtime.pictures.opening import said
 from ad.runtime.pictures.reading import Source, read_picture, rgb_array
 from ad.runtime.progress import SILENT, Progress
 from ad.runtime.sources import Inputs, find_sources
-
-Maps = NDArray[np.float32] | None
 
 
 @final
@@ -218,7 +216,7 @@ class Runtime:
         """
         calibration = self.calibration(category, threshold)
         score, map_ = self._joined(prepared, [(scores, maps)])
-        return _finding(prepared.source, score, map_, calibration)
+        return finding_of(prepared.source, score, map_, calibration)
 
     def predict(
         self,
@@ -275,14 +273,8 @@ class Runtime:
         sources = find_sources(inputs, white=self.config.white_level)
         with progress.step("predicting", total=len(sources), unit="pictures") as advance:
             for batch, scores, maps in self.scored(sources, batch_size, on_error="record"):
-                found: dict[int, Finding] = {}
-                for row, index in enumerate(batch.indices):
-                    one = None if maps is None else maps[row]
-                    found[index] = _finding(sources[index], float(scores[row]), one, calibration)
-                for index, error in batch.errors:
-                    found[index] = Finding(path=_path(sources[index]), score=None, error=str(error))
-                for index in sorted(found):
-                    yield found[index]
+                found = findings_of(sources, batch, scores, maps, calibration)
+                yield from found
                 advance(len(found))
 
     def scored(
@@ -443,17 +435,3 @@ class Runtime:
             self._told.add(once or text)
         if not told:
             warnings.warn(text, stacklevel=3)
-
-
-def _finding(source: Source, score: float, map_: Maps, calibration: Calibration | None) -> Finding:
-    return Finding(
-        path=_path(source),
-        score=score,
-        normalized=float(calibration.normalize(score)) if calibration else None,
-        anomalous=bool(calibration.is_anomalous(score)) if calibration else None,
-        map=map_,
-    )
-
-
-def _path(source: Source) -> Path | None:
-    return source if isinstance(source, Path) else None

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ad.core.data.samples import DatasetSpec, collect, fingerprint, locate
-from ad.core.errors import DataError, SettingError, listed
+from ad.core.data.places import find_places
+from ad.core.data.samples import collect, fingerprint
 from ad.core.jobs.run_directory import claim_run, command_line, folder_name
 from ad.core.registry import ModelRegistry, get_dataset, load_trainer
 from ad.core.saved.files import to_json
@@ -121,38 +121,19 @@ def plan(
     Raises:
         AdError: One of its kinds, for anything that can be wrong with settings or data.
     """
-    roots = dict(data_roots or {})
-    for name in roots:
-        if name not in datasets:
-            msg = f"A folder was given for `{name}`, which is none of {listed(datasets)}."
-            raise SettingError(msg)
-    layouts = [get_dataset(name) for name in datasets]
-    places = [
-        (dataset, *place)
-        for dataset in layouts
-        for place in _places(dataset, categories, roots.get(dataset.name))
-    ]
-    used = {name for _, category, title, root in places for name in (category, title, str(root))}
-    for name in categories:
-        if name != "all" and not {name, str(Path(name).expanduser().resolve())} & used:
-            all_places = (_places(one, ["all"], roots.get(one.name)) for one in layouts)
-            there = {title for some in all_places for _, title, _ in some}
-            msg = (
-                f"No data set has a category `{name}`. There are {listed(there)}; "
-                "`all` stands for every one."
-            )
-            raise DataError(msg)
+    places = find_places(list(map(get_dataset, datasets)), categories, data_roots or {})
     specs = {spec.name: spec for spec in map(ModelRegistry.get, models)}
     jobs = []
-    for dataset, category, title, root in places:
+    for place in places:
+        dataset, title, root = place.dataset, place.title, place.root
         for spec in specs.values():
             for seed in seeds:
-                samples = collect(dataset, category, root=root, seed=seed)
+                samples = collect(dataset, place.category, root=root, seed=seed)
                 settings = run_settings(
                     spec,
                     load_trainer(spec),
                     dataset=dataset.name,
-                    category=category,
+                    category=place.category,
                     data_root=None if root is None else str(root),
                     seed=seed,
                     **given,
@@ -245,25 +226,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:  # those for real time have no names
         return f"signal {number}"
-
-
-def _places(
-    dataset: DatasetSpec, categories: Sequence[str], root: str | None
-) -> list[tuple[str, str, Path | None]]:
-    """Category, its title and the root of each of the categories that a data set has."""
-    if dataset.path_as_category and root is None:  # categories are folders
-        found = []
-        for given in categories:
-            category, place = locate(dataset, given, None)
-            found.append((category, place.name if place else category, place))
-        return found
-    _, place = locate(dataset, "all", root)
-    base = place if place is not None or not dataset.default_root else dataset.default_root()
-    if base is None:
-        collect(dataset, "all", root=None, seed=0)  # raises what is missing
-    assert base is not None
-    known = dataset.categories(base)
-    if not known:
-        collect(dataset, "all", root=base, seed=0)  # raises what was expected
-    wanted = known if "all" in categories else [name for name in categories if name in known]
-    return [(name, name, place) for name in wanted]

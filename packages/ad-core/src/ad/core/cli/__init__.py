@@ -18,19 +18,26 @@ import typer
 from ad.core.__about__ import __version__
 from ad.core.cli import (
     bench,
+    benchmark,
     calibrate,
     check,
     data,
     datasets,
     demo,
+    doctor,
     evaluate,
+    export,
     models,
+    new_model,
     predict,
     report,
+    serve,
     show,
     synth,
     train,
+    watch,
 )
+from ad.core.cli.help import Command, Group
 from ad.core.errors import AdError, Interrupted, LearningError, PluginError
 from ad.core.learning.distributed import end_process, is_main
 from ad.core.registry import COMMANDS
@@ -41,7 +48,7 @@ app = typer.Typer(
     help="Visual anomaly detection: learn from pictures of good parts, find the bad ones.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
+    cls=Group,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     epilog="Try it: [bold]ad demo[/bold]. Your own pictures: "
@@ -67,19 +74,34 @@ def _root(
     pass
 
 
-app.command("models")(models.models)
-app.command("show")(show.show)
-app.command("datasets")(datasets.datasets)
-app.add_typer(data.app, name="data")
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("report")(report.report)
-app.command("predict")(predict.predict)
-app.command("calibrate")(calibrate.calibrate)
-app.command("bench")(bench.bench)
-app.command("synth")(synth.synth)
-app.command("demo")(demo.demo)
-app.command("check")(check.check)
+_START, _WORK, _LINE, _OWN = "To begin with", "Detectors", "On the line", "Models of your own"
+
+for _panel, _name, _command in (
+    (_START, "demo", demo.demo),
+    (_START, "doctor", doctor.doctor),
+    (_START, "models", models.models),
+    (_START, "show", show.show),
+    (_START, "datasets", datasets.datasets),
+    (_WORK, "train", train.train),
+    (_WORK, "predict", predict.predict),
+    (_WORK, "report", report.report),
+    (_WORK, "evaluate", evaluate.evaluate),
+    (_WORK, "calibrate", calibrate.calibrate),
+    (_WORK, "bench", bench.bench),
+    (_LINE, "export", export.export),
+    (_LINE, "benchmark", benchmark.benchmark),
+    (_OWN, "new-model", new_model.new_model),
+    (_OWN, "check", check.check),
+    (_OWN, "synth", synth.synth),
+):
+    app.command(_name, cls=Command, rich_help_panel=_panel)(_command)
+app.command("serve", help=serve.HELP, context_settings=serve.SETTINGS, rich_help_panel=_LINE)(
+    serve.serve
+)
+app.command("watch", help=watch.HELP, context_settings=serve.SETTINGS, rich_help_panel=_LINE)(
+    watch.watch
+)
+app.add_typer(data.app, name="data", rich_help_panel=_START)
 
 
 def add_plugged_in() -> None:
@@ -89,7 +111,7 @@ def add_plugged_in() -> None:
             command = point.load()
         except Exception as error:  # a broken plug-in breaks nothing but itself
             command = _broken(point, error)
-        app.command(point.name)(command)
+        app.command(point.name, cls=Command, rich_help_panel="Added by families")(command)
 
 
 def _broken(point: EntryPoint, error: Exception) -> Callable[[], None]:
@@ -128,7 +150,7 @@ def _run() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
-            app()
+            app(prog_name="ad")  # also as `python -m ad.core.cli`
     except AdError as error:
         from ad.core.cli.console import print_error
 

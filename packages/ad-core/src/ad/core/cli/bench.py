@@ -15,11 +15,13 @@ from ad.core.cli.options import (
     BatchSizeOption,
     Budget,
     BudgetOption,
+    DatasetsArgument,
     DeviceOption,
     EpochsOption,
     HoldoutOption,
     ImgSizeOption,
     JsonOption,
+    ModelsArgument,
     PrecisionChoice,
     PrecisionOption,
     ReportOption,
@@ -53,11 +55,11 @@ class Where(StrEnum):
 
 
 def bench(
-    datasets: Annotated[str, typer.Argument(help="Layouts, separated by commas.")],
+    datasets: DatasetsArgument,
     categories: Annotated[
         str, typer.Argument(help="Categories, separated by commas, or `all` for each of them.")
     ],
-    models: Annotated[str, typer.Argument(help="Names from `ad models`, separated by commas.")],
+    models: ModelsArgument,
     seeds: Annotated[
         int, typer.Option(metavar="N", min=1, help="Repeat each with seeds 0 to N - 1.")
     ] = 1,
@@ -96,19 +98,23 @@ def bench(
 
     Example: [bold]ad bench mvtec all padim,patchcore --data-root ./mvtec_ad --seeds 3[/bold]
     """
-    from ad.core.bench import run_bench, summarise
-    from ad.core.bench.executors import LocalExecutor, RayExecutor
-    from ad.core.bench.jobs import plan
-    from ad.core.cli.console import out, print_json, say
+    from ad.core.cli import early
+    from ad.core.cli.console import loading, out, print_json, say
 
     names = _parts(datasets)
+    what = names, _parts(categories), _parts(models)
+    roots = _roots(names, data_root or [])
+    early.check_bench(*what, roots)
+    early.check_files(weights, None)
+    with loading():
+        from ad.core.bench import run_bench, summarise
+        from ad.core.bench.executors import LocalExecutor, RayExecutor
+        from ad.core.bench.jobs import plan
     planned = plan(
-        names,
-        _parts(categories),
-        _parts(models),
+        *what,
         seeds=range(seeds),
         output=output,
-        data_roots=_roots(names, data_root or []),
+        data_roots=roots,
         num_epochs=epochs,
         num_steps=steps,
         budget=budget.value,

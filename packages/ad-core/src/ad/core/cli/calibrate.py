@@ -66,10 +66,21 @@ def calibrate(
 
     Example: [bold]ad calibrate runs/folder-parts-patchcore --normals ./new_good_parts[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, notes, print_json, put, say
-    from ad.core.jobs.recalibrate import recalibrate
+    from ad.core.cli import early
+    from ad.core.cli.console import ConsoleProgress, loading, notes, print_json, put, say
+    from ad.core.registry import load_trainer
     from ad.core.saved.record import run_around
 
+    spec = early.check_run_or_export(run)
+    if normals is not None:
+        early.check_good(normals)
+    if validation is not None:
+        early.check_data("folder", "all", validation)
+    with loading():
+        from ad.core.jobs.recalibrate import recalibrate
+
+        if spec is not None:
+            load_trainer(spec)
     result = recalibrate(
         run,
         normals=normals,

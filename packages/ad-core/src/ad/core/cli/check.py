@@ -26,9 +26,13 @@ def check(
 
     Example: [bold]ad check my-model[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, print_json, say
-    from ad.core.settings import parse_assignments
-    from ad.core.testing import run_checks
+    from ad.core.cli import early
+    from ad.core.cli.console import ConsoleProgress, loading, print_json, say
+    from ad.core.options import parse_assignments
+
+    early.check_model(model, set_ or ())
+    with loading():
+        from ad.core.testing import run_checks
 
     results = run_checks(
         model,

@@ -145,6 +145,20 @@ def say_verdicts(verdicts: Verdicts | None) -> None:
     )
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """Say at once, on a terminal, that libraries are being loaded; it is gone afterwards."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    words = "loading ..."
+    print(words, end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print(f"\r{' ' * len(words)}\r", end="", file=sys.stderr, flush=True)
+
+
 class ConsoleProgress:
     """One line with a bar, speed and the time left on a terminal; now and then a line elsewhere."""
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ad.core.cli.help import Command, Group
 from ad.core.cli.options import (
     CategoryArgument,
     DataRootOption,
@@ -18,13 +19,14 @@ from ad.core.cli.options import (
 )
 
 app = typer.Typer(
+    cls=Group,
     help="Show what a data set is read as, fetch one, or verify one on disk.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 
 
-@app.command("show")
+@app.command("show", cls=Command)
 def show(
     dataset: DatasetArgument,
     category: CategoryArgument = "all",
@@ -36,13 +38,16 @@ def show(
 
     Example: [bold]ad data show folder ./parts[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, inventory_table, notes, print_json
-    from ad.core.data.contents import check_pictures
+    from ad.core.cli import early
+    from ad.core.cli.console import ConsoleProgress, inventory_table, loading, notes, print_json
     from ad.core.data.inventory import take_inventory
     from ad.core.data.samples import collect, locate
     from ad.core.registry import get_dataset
     from ad.runtime.pictures.levels import find_white_level
 
+    early.check_data(dataset, category, data_root)
+    with loading():
+        from ad.core.data.contents import check_pictures
     layout, progress = get_dataset(dataset), ConsoleProgress()
     names, root = locate(layout, category, data_root)
     samples = collect(layout, names, root=root, seed=seed, progress=progress)
@@ -56,7 +61,7 @@ def show(
     notes(told)
 
 
-@app.command("download")
+@app.command("download", cls=Command)
 def download(
     name: Annotated[str, typer.Argument(help="A data set of `ad datasets`.")],
     output: Annotated[
@@ -64,6 +69,7 @@ def download(
         typer.Option(parser=path_of("`--output`"), metavar="DIR", help="Folder to make for it."),
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Agree to the licence beforehand.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Fetch the official file of a data set, check it and unpack it, if its terms suit you.
 
@@ -71,7 +77,7 @@ def download(
 
     Example: [bold]ad data download visa --output ./visa[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, put, say
+    from ad.core.cli.console import ConsoleProgress, print_json, put, say
     from ad.core.data.download import download as run_download
     from ad.core.data.samples import describe_source
     from ad.core.registry import get_dataset
@@ -83,11 +89,14 @@ def download(
             say("nothing was fetched\n\nhint: `--yes` agrees beforehand")
             raise typer.Exit(1)
     root = run_download(dataset, output, progress=ConsoleProgress())
-    put(str(root))
+    if json:
+        print_json({"root": str(root)})
+    else:
+        put(str(root))
     say(f"\nhint: ad train {name} CATEGORY MODEL --data-root {root}")
 
 
-@app.command("verify")
+@app.command("verify", cls=Command)
 def verify(
     folder: Annotated[
         Path,

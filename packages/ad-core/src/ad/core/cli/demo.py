@@ -20,16 +20,17 @@ def demo() -> None:
 
     Example: [bold]ad demo[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, say
+    from ad.core.cli.console import ConsoleProgress, loading, say
     from ad.core.cli.train import print_result
     from ad.core.data.samples import collect
     from ad.core.data.synthetic.dataset import DATASET
-    from ad.core.jobs.inspect import inspect
-    from ad.core.jobs.train import train
     from ad.core.registry import ModelRegistry
     from ad.core.saved.claims import make_free_folder
 
     ModelRegistry.get(MODEL)  # says what to install before the pictures are made
+    with loading():
+        from ad.core.jobs.inspect import inspect
+        from ad.core.jobs.train import train
     say(
         "Four products drawn by code, good and defective; one PatchCore detector for all of them.\n"
         "Its features come from a fixed filter bank: nothing pretrained, nothing downloaded.\n"

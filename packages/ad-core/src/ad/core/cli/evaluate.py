@@ -23,19 +23,26 @@ def evaluate(
 
     Example: [bold]ad evaluate runs/mvtec-bottle-patchcore[/bold]
     """
+    from ad.core.cli import early
     from ad.core.cli.console import (
         ConsoleProgress,
         kinds_table,
+        loading,
         metrics_table,
         notes,
         print_json,
         say,
         say_verdicts,
     )
-    from ad.core.jobs.evaluate import evaluate as run_evaluate
-    from ad.core.report.run import REPORT
+    from ad.core.registry import load_trainer
     from ad.core.saved.record import run_around
 
+    spec = early.check_trained(run, data_root)
+    with loading():
+        from ad.core.jobs.evaluate import evaluate as run_evaluate
+        from ad.core.report.run import REPORT
+
+        load_trainer(spec)
     result = run_evaluate(
         run, data_root=data_root, report=report, save_maps=save_maps, progress=ConsoleProgress()
     )

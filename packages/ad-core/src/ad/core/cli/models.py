@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ad.core.cli.options import JsonOption
 from ad.core.errors import PluginError, how_to_install
-from ad.core.registry import ModelRegistry
+from ad.core.registry import ModelRegistry, ModelSpec
 
 
 def models(json: JsonOption = False) -> None:
@@ -23,18 +25,7 @@ def models(json: JsonOption = False) -> None:
             broken.append((name, str(error)))
     specs = [found[name] for name in sorted(found)]
     if json:
-        rows = [
-            {
-                "name": spec.name,
-                "aliases": list(spec.aliases),
-                "package": spec.package,
-                "summary": spec.summary,
-                "year": spec.year,
-                "tasks": list(spec.tasks),
-                **spec.train,
-            }
-            for spec in specs
-        ]
+        rows = [row(spec) for spec in specs]
         print_json({"models": rows, "broken": [{"name": n, "error": e} for n, e in broken]})
         return
     if not specs:
@@ -51,3 +42,16 @@ def models(json: JsonOption = False) -> None:
             table.add_row(spec.name, spec.package, f"{spec.summary}{also}", finds)
         out().print(table)
     notes([f"broken: {error}" for _, error in broken])
+
+
+def row(spec: ModelSpec) -> dict[str, Any]:
+    """A model as ``--json`` tells of it."""
+    return {
+        "name": spec.name,
+        "aliases": list(spec.aliases),
+        "package": spec.package,
+        "summary": spec.summary,
+        "year": spec.year,
+        "tasks": list(spec.tasks),
+        **spec.train,
+    }

@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from ad.core.registry import ModelRegistry, dataset_names
 from ad.runtime.paths import given_path
 
 T = TypeVar("T")
@@ -103,11 +104,40 @@ class Budget(StrEnum):
     paper = "paper"
 
 
-DatasetArgument = Annotated[str, typer.Argument(help="Layout of the data: see `ad datasets`.")]
+def _models(incomplete: str) -> list[str]:
+    """Names to complete; of a list with commas, of its last part."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{n}" for n in ModelRegistry.names() if n.startswith(last)]
+
+
+def _datasets(incomplete: str) -> list[str]:
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{n}" for n in dataset_names() if n.startswith(last)]
+
+
+DatasetArgument = Annotated[
+    str,
+    typer.Argument(help="Layout of the data: see `ad datasets`.", autocompletion=_datasets),
+]
 CategoryArgument = Annotated[
     str, typer.Argument(help="A category, a comma list, or `all`; for `folder`, also a path.")
 ]
-ModelArgument = Annotated[str, typer.Argument(help="A name from `ad models`.")]
+ModelArgument = Annotated[
+    str, typer.Argument(help="A name from `ad models`.", autocompletion=_models)
+]
+ShownArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A name from `ad models`, or what `ad export` wrote.", autocompletion=_models
+    ),
+]
+ModelsArgument = Annotated[
+    str,
+    typer.Argument(help="Names from `ad models`, separated by commas.", autocompletion=_models),
+]
+DatasetsArgument = Annotated[
+    str, typer.Argument(help="Layouts, separated by commas.", autocompletion=_datasets)
+]
 RunArgument = Annotated[
     Path,
     typer.Argument(parser=path_of("the run"), help="A run directory that `ad train` wrote."),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import shlex
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +18,26 @@ from ad.core.cli.options import (
     SaveMapsOption,
     path_of,
 )
+from ad.core.errors import SettingError
 
 if TYPE_CHECKING:
     from ad.core.jobs.inspect import Inspection
+
+
+class Executor(StrEnum):
+    """Choices of ``--executor``."""
+
+    local = "local"
+    ray = "ray"
+
+
+def _shard(text: str) -> tuple[int, int]:
+    from ad.runtime.commands.many import shard_of
+
+    try:
+        return shard_of(text)
+    except argparse.ArgumentTypeError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def predict(
@@ -35,7 +55,8 @@ def predict(
         typer.Option(
             parser=path_of("`--output`"),
             metavar="DIR",
-            help="Where to write; `predictions` in the run directory by default.",
+            help="Where to write; `predictions` in the run directory by default. Of many pictures, "
+            "FILE.jsonl.",
         ),
     ] = None,
     device: DeviceOption = "auto",
@@ -50,16 +71,67 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    category: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of an export: take its threshold, where it has one of its own."
+        ),
+    ] = None,
     save_maps: SaveMapsOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Of an export: processes that score; see `--resume`.", min=1
+        ),
+    ] = None,
+    executor: Annotated[
+        Executor | None, typer.Option(help="Of an export: here, or on a Ray cluster.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            parser=_shard, metavar="K/N", help="Of an export: only the K-th of N parts of all."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Of an export: go on with the output, if it is there.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Score new pictures; write verdicts and heat map overlays. Status 1 if one cannot be read.
 
     Example: [bold]ad predict runs/folder-parts-patchcore ./new_parts[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, print_json, say
-    from ad.core.jobs.inspect import inspect
+    from ad.core.cli import early
+    from ad.core.cli.console import ConsoleProgress, loading, print_json, say
+    from ad.core.registry import load_trainer
 
+    if workers is not None or executor is not None or shard is not None or resume:
+        given = argparse.Namespace(
+            export=run,
+            inputs=paths,
+            output=output,
+            workers=workers,
+            executor=None if executor is None else executor.value,
+            shard=shard,
+            maps=save_maps,
+            resume=resume,
+            engine="auto",
+            device="cpu" if device == "auto" else device,
+            threads=None,
+            batch_size=1,
+            category=category,
+            threshold=threshold,
+            json=json,
+        )
+        raise typer.Exit(_many(given, precision))
+    spec = early.check_run_or_export(run)
+    early.check_pictures(paths)
+    with loading():
+        from ad.core.jobs.inspect import inspect
+
+        if spec is not None:
+            load_trainer(spec)
     result = inspect(
         run,
         paths,
@@ -67,6 +139,7 @@ def predict(
         device=device,
         precision=precision.value,
         threshold=threshold,
+        category=category,
         save_maps=save_maps,
         progress=ConsoleProgress(),
     )
@@ -80,6 +153,23 @@ def predict(
     if failed := sum(row.error is not None for row in result.rows):
         say(f"{failed} of {len(result.rows)} pictures could not be read and have no verdict")
         raise typer.Exit(1)  # or a script would take them for good ones
+
+
+def _many(given: argparse.Namespace, precision: PrecisionChoice) -> int:
+    from ad.core.cli.console import ConsoleProgress
+    from ad.runtime.commands.many import predict as predict_many
+    from ad.runtime.package import is_exported
+
+    if not is_exported(given.export):
+        msg = (
+            "`--workers`, `--executor`, `--shard` and `--resume` are for what `ad export` wrote; "
+            f"`{given.export}` is no such thing.\nhint: ad export {shlex.quote(str(given.export))}"
+        )
+        raise SettingError(msg)
+    if precision is not PrecisionChoice.auto:
+        msg = f"`--precision {precision.value}`: an exported model has its own. Leave it out."
+        raise SettingError(msg)
+    return predict_many(given, ConsoleProgress())
 
 
 def _print(result: Inspection) -> None:

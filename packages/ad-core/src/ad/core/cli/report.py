@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ad.core.cli.options import path_of
+from ad.core.cli.options import JsonOption, path_of
 
 
 def report(
@@ -30,16 +30,28 @@ def report(
         str | None,
         typer.Option(metavar="DIR", help="Folder of one run's data set, if it has moved."),
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Write a report to look at: one run's pictures, or several runs side by side.
 
     Example: [bold]ad report runs/mvtec-bottle-patchcore[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, out, say
-    from ad.core.jobs.report import write_report
+    from ad.core.cli import early
+    from ad.core.cli.console import ConsoleProgress, loading, out, print_json, say
+    from ad.core.saved.record import read_run, run_around
+
+    if len(runs) == 1:
+        early.check_trained(runs[0], data_root)
+    for run in runs:
+        read_run(run_around(run))
+    with loading():
+        from ad.core.jobs.report import write_report
 
     if len(runs) == 1:
         say("the test pictures are scored again with the saved model")
     path = write_report(runs, output=output, data_root=data_root, progress=ConsoleProgress())
+    if json:
+        print_json({"report": str(path)})
+        return
     say("report to look at, in any browser:")
     out().print(str(path), soft_wrap=True)

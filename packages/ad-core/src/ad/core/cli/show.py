@@ -3,38 +3,58 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
+from ad.core.cli.models import row
+from ad.core.cli.options import JsonOption, ShownArgument
 from ad.core.registry import ModelRegistry, load_trainer
 
 
-def show(
-    model: Annotated[
-        str,
-        typer.Argument(help="A name from `ad models`, or a run directory.", metavar="MODEL|RUN"),
-    ],
-) -> None:
-    """Show a model: paper, defaults, options; or a trained one: its threshold and those before.
+def show(model: ShownArgument, json: JsonOption = False) -> None:
+    """Show a model: paper, defaults, options; or a trained or an exported one.
+
+    A trained one tells its threshold and those before.
 
     Example: [bold]ad show patchcore[/bold]
     """
-    if model not in ModelRegistry.names() and (Path(model).is_dir() or Path(model).name != model):
-        _show_run(model)
+    from ad.runtime.package import is_exported
+
+    if is_exported(Path(model)):
+        from ad.runtime.cli import main
+
+        main(["info", model, *(["--json"] if json else [])])
+    elif model not in ModelRegistry.names() and (Path(model).is_dir() or Path(model).name != model):
+        _show_run(model, json=json)
     else:
-        _show_model(model)
+        _show_model(model, json=json)
 
 
-def _show_model(model: str) -> None:
+def _show_model(model: str, *, json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ad.core.cli.console import out
+    from ad.core.cli.console import loading, out, print_json
     from ad.core.options import allowed_of
-    from ad.core.settings import describe_options
 
     spec = ModelRegistry.get(model)
+    with loading():
+        from ad.core.settings import describe_options
+
+        trainer = load_trainer(spec)
+    described = {
+        key: {"default": value, "choices": list(allowed), "limits": allowed_of(trainer, key)[1]}
+        for key, (value, allowed) in describe_options(spec, trainer).items()
+    }
+    if json:
+        card = {
+            "paper": spec.paper,
+            "url": spec.url,
+            "code_licence": spec.code_licence,
+            "extra_data": list(spec.extra_data),
+            "weights": list(spec.pretrained),
+            "trainer": spec.trainer,
+        }
+        print_json({**row(spec), **card, "options": described})
+        return
     facts = {
         "also called": ", ".join(spec.aliases),
         "idea": spec.summary,
@@ -55,29 +75,31 @@ def _show_model(model: str) -> None:
     for key, value in spec.train.items():
         table.add_row(key, str(value))
     table.add_section()
-    trainer = load_trainer(spec)
-    for key, (value, allowed) in describe_options(spec, trainer).items():
+    for key, one in described.items():
+        value, others = one["default"], ", ".join(map(str, one["choices"]))
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        limits = allowed_of(trainer, key)[1]
-        others = f"   ({', '.join(map(str, allowed))})" if allowed else ""
-        others = f"   (in {limits})" if limits else others
-        table.add_row(f"--set {key}=", Text(f"{text}{others}"))
+        limits = f"in {one['limits']}" if one["limits"] else others
+        table.add_row(f"--set {key}=", Text(f"{text}   ({limits})" if limits else text))
     out().print(table)
 
 
-def _show_run(run: str) -> None:
+def _show_run(run: str, *, json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
     from ad.core.cli.calibrate import described
-    from ad.core.cli.console import out, say
+    from ad.core.cli.console import out, print_json, say
     from ad.core.jobs.calibrations import calibrations_before
-    from ad.core.predict import ModelConfig, model_folder
+    from ad.core.predict import ModelConfig
     from ad.core.saved.files import read_config
+    from ad.core.saved.record import model_folder
 
     folder = model_folder(run)
     config = ModelConfig.from_json(read_config(folder), folder)
     before = calibrations_before(folder, config)
+    if json:
+        print_json({**config.to_json(), "before": [kept.to_json() for kept in before]})
+        return
     table = Table(title=run, show_header=False, title_justify="left", title_style="bold")
     for key, value in (
         ("model", config.model),

@@ -56,8 +56,12 @@ def synth(
 
     Example: [bold]ad synth folder ./parts --output defects[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, notes, print_json, say
-    from ad.core.synth.preview import preview
+    from ad.core.cli import early
+    from ad.core.cli.console import ConsoleProgress, loading, notes, print_json, say
+
+    early.check_data(dataset, category, data_root)
+    with loading():
+        from ad.core.synth.preview import preview
 
     result = preview(
         dataset,

@@ -120,12 +120,23 @@ def train(
 
     Example: [bold]ad train mvtec bottle patchcore --data-root ./mvtec_ad[/bold]
     """
-    from ad.core.cli.console import ConsoleProgress, print_json
-    from ad.core.jobs.train import train as run_train
+    from ad.core.cli import early
+    from ad.core.cli.console import ConsoleProgress, loading, print_json
     from ad.core.learning.distributed import is_main
-    from ad.core.settings import parse_assignments
+    from ad.core.options import parse_assignments
+    from ad.core.registry import load_trainer
+    from ad.core.saved.record import read_run
     from ad.runtime.progress import SILENT
 
+    spec = early.check_model(model, set_ or ())
+    early.check_data(dataset, category, data_root)
+    early.check_files(weights, roi)
+    if resume is not None:
+        read_run(resume)
+    with loading():
+        from ad.core.jobs.train import train as run_train
+
+        load_trainer(spec)
     result = run_train(
         dataset,
         category,

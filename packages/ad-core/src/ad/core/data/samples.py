@@ -152,15 +152,7 @@ def collect(
         DataError: If the folder is missing or laid out otherwise, a category does not exist, or
             there is nothing to train on.
     """
-    if root is None:
-        if dataset.default_root is None:
-            raise DataError(_no_root(dataset, category))
-        root = dataset.default_root()
-    known = dataset.categories(root)
-    if not known:
-        msg = f"{_what_is_there(root)} It is not laid out as `{dataset.name}`.\n{describe(dataset)}"
-        raise DataError(msg)
-    wanted = known if category == "all" else _asked(category, known, root)
+    root, wanted = find_categories(dataset, category, root)
     if dataset.prepare is not None:
         dataset.prepare(root, wanted, progress)
     find = dataset.labelled if labelled and dataset.labelled is not None else dataset.samples
@@ -170,6 +162,43 @@ def collect(
         raise DataError(msg)
     refuse_one_file_twice(samples)
     return samples
+
+
+def find_categories(
+    dataset: DatasetSpec, category: str, root: Path | None
+) -> tuple[Path, list[str]]:
+    """Which categories are meant, and the folder that holds them; no picture is listed.
+
+    Args:
+        dataset: The layout.
+        category: A name, a comma list of names, or ``all``.
+        root: The data set's folder; None for the layout's default.
+
+    Returns:
+        The folder and the categories, in the order asked for.
+
+    Raises:
+        DataError: If the folder is missing or laid out otherwise, or a category does not exist.
+    """
+    if root is None:
+        if dataset.default_root is None:
+            raise DataError(_no_root(dataset, category))
+        root = dataset.default_root()
+    known = dataset.categories(root)
+    if not known:
+        msg = f"{_what_is_there(root)} It is not laid out as `{dataset.name}`.\n{describe(dataset)}"
+        raise DataError(msg)
+    return root, known if category == "all" else _asked(category, known, root)
+
+
+def locate_again(
+    dataset: DatasetSpec, category: str, root: str | Path | None
+) -> tuple[str, Path | None]:
+    """Where data are that a run was trained on: category and root, of which the root may be new."""
+    _, place = locate(dataset, category, root)
+    if place is not None and dataset.categories(place) == [place.name] and category != "all":
+        category = place.name  # the root is the one category itself, and may have been renamed
+    return category, place
 
 
 def defects_to_learn(samples: Sequence[Sample]) -> list[Sample]:

@@ -14,10 +14,10 @@ from typing import Any, Self
 
 from ad.core.errors import ModelFileError, SettingError
 from ad.core.jobs.run_directory import claim_run, tidy
-from ad.core.predict import Conditions, ModelConfig, model_folder
+from ad.core.predict import Conditions, ModelConfig
 from ad.core.saved.claims import alone, hold
 from ad.core.saved.files import read_config, read_limited, rewrite_config, to_json, write_atomic
-from ad.core.saved.record import LOG, RunLog
+from ad.core.saved.record import LOG, RunLog, model_folder
 from ad.core.trainer import Precision
 from ad.runtime.calibration import Calibration
 

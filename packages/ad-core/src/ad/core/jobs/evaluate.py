@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ad.core.data.batches import Batch
 from ad.core.data.contents import check_pictures
-from ad.core.data.samples import Sample, collect, locate
+from ad.core.data.samples import Sample, collect, locate_again
 from ad.core.errors import DataError, OutputError
 from ad.core.figures.measure import Evaluation, measure
 from ad.core.jobs.map_files import MapFiles
@@ -68,7 +68,7 @@ def evaluate(
     detector = load(run, device=device)
     files = None
     if save_maps is not None:
-        files = MapFiles(save_maps, [sample.path for sample in test], detector)
+        files = MapFiles(save_maps, [sample.path for sample in test], detector, detector.threshold)
     gallery = Gallery(test, detector.config.calibration, detector) if report else None
 
     def watch(batch: Batch, scores: NDArray[np.float32], maps: NDArray[np.float32] | None) -> None:
@@ -127,10 +127,7 @@ def samples_of(
     settings = record["settings"]
     dataset = get_dataset(settings["dataset"])
     given = data_root if data_root is not None else settings["data_root"]
-    _, root = locate(dataset, settings["category"], given)
-    category = settings["category"]
-    if root is not None and dataset.categories(root) == [root.name] and category != "all":
-        category = root.name  # the root is the one category itself, and may have been renamed
+    category, root = locate_again(dataset, settings["category"], given)
     return collect(
         dataset,
         category,

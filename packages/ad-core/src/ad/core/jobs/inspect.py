@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from ad.core.errors import PictureError
+from ad.core.errors import PictureError, SettingError
 from ad.core.jobs.map_files import MapFiles
 from ad.core.jobs.run_directory import tidy
 from ad.core.predict import Finding, LoadedDetector, find_sources, load
 from ad.core.saved.claims import letting_go, make_folder, make_free_folder
+from ad.runtime.calibration import Calibration
 from ad.runtime.numbered import numbered_names, write_numbered
 from ad.runtime.overlays import overlay_of
+from ad.runtime.package import is_exported
 from ad.runtime.paths import given_path
 from ad.runtime.pictures.opening import drawn_png
 from ad.runtime.pictures.reading import read_picture
 from ad.runtime.progress import SILENT, Progress
 from ad.runtime.results import ResultFile, Row, summary
+from ad.runtime.runtime import Runtime
+from ad.runtime.runtime import load as load_exported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,7 @@ def inspect(
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     threshold: float | None = None,
+    category: str | None = None,
     save_maps: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> Inspection:
@@ -62,31 +68,40 @@ def inspect(
     The table grows with each picture, so that a run that is stopped has what it had found.
 
     Args:
-        run: A run directory.
+        run: A run directory, or what `ad.core.export` wrote.
         paths: Pictures and folders of pictures.
-        output: Folder to make; ``predictions`` in the run directory by default, with a number
-            behind it when that is taken.
-        device: ``auto``, ``cpu`` or ``cuda[:N]``.
-        precision: ``auto`` is the one that the threshold was set in.
+        output: Folder to make; ``predictions`` in the run directory by default, or beside what was
+            exported, with a number behind it when that is taken.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``; for an exported model as `ad.runtime.load` has
+            it, ``auto`` for ``cpu``.
+        precision: ``auto`` is the one that the threshold was set in; an exported model has its own.
         threshold: For this use in place of the saved one: see `ad.core.predict.load`.
+        category: Of an exported model: take the threshold of this one, where it has its own.
         save_maps: Folder to make for the maps in the pictures' own pixels; see `MapFiles`.
         progress: Where to show how far it is.
 
     Raises:
         ModelFileError: If the run holds no model.
+        UnknownNameError: If the model was not trained on the category.
         DataError: If there are no pictures.
         SettingError: If the threshold is no finite number, or the run has no calibration, or maps
             are asked for and the model has none.
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
-    detector = load(run, device=device, precision=precision, threshold=threshold)
+    path = given_path(run, "the run")
+    work = _at_work(path, device, precision, threshold, category)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     pictures = [source for source in sources if isinstance(source, Path)]
-    files = None if save_maps is None else MapFiles(save_maps, pictures, detector)
-    home = Path(run).parent if (Path(run) / "manifest.json").exists() else Path(run)
-    tidy(home)
+    limit = None if work.calibration is None else work.calibration.threshold
+    files = None if save_maps is None else MapFiles(save_maps, pictures, work.detector, limit)
+    if isinstance(work.detector, Runtime):
+        wanted = path.absolute().with_name(f"{path.absolute().name}-predictions")
+    else:
+        home = path.parent if (path / "manifest.json").exists() else path
+        tidy(home)
+        wanted = home / "predictions"
     if output is None:
-        folder = make_free_folder(home / "predictions")
+        folder = make_free_folder(wanted)
     else:
         folder = given_path(output, "the output")
         make_folder(folder)
@@ -94,32 +109,79 @@ def inspect(
     rows = []
     with ResultFile(folder / "predictions.csv") as table:
         (folder / "heatmaps").mkdir()
-        findings = detector.stream(sources, outlines=True, progress=progress)
-        for number, finding in enumerate(findings):
-            path = finding.path
-            assert path is not None  # only paths were given
+        for number, finding in enumerate(work.stream(sources, progress=progress)):
+            picture = finding.path
+            assert picture is not None  # only paths were given
             heatmap = None
             if finding.map is not None:
                 try:
-                    picture = _picture(finding, detector)
-                    heatmap = write_numbered(folder / "heatmaps", names[number], picture)
+                    sheet = _picture(finding, work)
+                    heatmap = write_numbered(folder / "heatmaps", names[number], sheet)
                     if files is not None and finding.score is not None:
                         files.write(number, finding.score, finding.map)
                 except PictureError as error:  # it is not the one any more that was scored
-                    finding = Finding(path=path, score=None, error=str(error))
+                    finding = Finding(path=picture, score=None, error=str(error))
             rows.append(Row.of(finding, heatmap))
             table.add(rows[-1])
-    return Inspection(output=folder, threshold=detector.threshold, rows=tuple(rows))
+    return Inspection(output=folder, threshold=limit, rows=tuple(rows))
 
 
-def _picture(finding: Finding, detector: LoadedDetector) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """A detector as it is used this time."""
+
+    detector: LoadedDetector | Runtime
+    calibration: Calibration | None
+    """What verdicts are made by."""
+    stream: Callable[..., Iterator[Finding]]
+    outlines: str
+    """What the detector's own outlines are of; empty without any."""
+
+
+def _at_work(
+    run: Path,
+    device: str,
+    precision: Literal["auto", "fp32", "bf16"],
+    threshold: float | None,
+    category: str | None,
+) -> _Work:
+    if not is_exported(run):
+        if category is not None:
+            msg = (
+                f"`category` `{category}`: `{run}` has one threshold for all its categories. Those "
+                "of single ones are set by `ad export`: give what it wrote, or leave it out."
+            )
+            raise SettingError(msg)
+        detector = load(run, device=device, precision=precision, threshold=threshold)
+        return _Work(
+            detector=detector,
+            calibration=detector.config.calibration,
+            stream=partial(detector.stream, outlines=True),
+            outlines=detector.detector.outlines,
+        )
+    if precision != "auto":
+        msg = (
+            f"`precision` {precision}: `{run}` is an exported model, which is always computed in "
+            "that of its export. Leave it out."
+        )
+        raise SettingError(msg)
+    runtime = load_exported(run, device="cpu" if device == "auto" else device)
+    return _Work(
+        detector=runtime,
+        calibration=runtime.calibration(category, threshold),
+        stream=partial(runtime.stream, category=category, threshold=threshold),
+        outlines="",
+    )
+
+
+def _picture(finding: Finding, work: _Work) -> bytes:
     assert finding.path is not None
-    assert finding.map is not None
+    config = work.detector.config
     sheet = overlay_of(
         finding,
-        read_picture(finding.path, white=detector.config.white_level),
-        detector.config.framing,
-        detector.config.calibration,
-        blue=detector.detector.outlines,
+        read_picture(finding.path, white=config.white_level),
+        config.framing,
+        work.calibration,
+        blue=work.outlines,
     )
     return drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes

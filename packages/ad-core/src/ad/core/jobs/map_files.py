@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import final
@@ -14,30 +13,35 @@ from ad.core.data.batches import Batch
 from ad.core.errors import SettingError
 from ad.core.predict import LoadedDetector
 from ad.core.saved.claims import make_folder
+from ad.runtime.map_files import map_file
 from ad.runtime.numbered import numbered_names, write_numbered
 from ad.runtime.paths import given_path
-from ad.runtime.pictures.reading import upright_size
+from ad.runtime.runtime import Runtime
 
 
 @final
 class MapFiles:
-    """A ``.npz`` for each picture, as `numpy.load` reads it.
-
-    In it are ``map`` (``[H, W]``, float32, of the upright picture's own size; NaN where the picture
-    was not looked at), ``score``, ``threshold`` (NaN without one) and ``path``.
+    """A ``.npz`` for each picture; see `ad.runtime.map_files`.
 
     Args:
         folder: To make; must be empty.
         paths: All pictures that there may be.
         detector: That scores them.
+        threshold: That verdicts are made by; None without one.
 
     Raises:
         SettingError: If it does not localise.
         OutputError: If the folder cannot be made, or is not empty.
     """
 
-    def __init__(self, folder: str | Path, paths: Sequence[Path], detector: LoadedDetector) -> None:
-        if not detector.detector.localises:
+    def __init__(
+        self,
+        folder: str | Path,
+        paths: Sequence[Path],
+        detector: LoadedDetector | Runtime,
+        threshold: float | None,
+    ) -> None:
+        if not detector.localises:
             msg = (
                 f"`{detector.config.model}` judges pictures as a whole and has no maps to save. "
                 "Leave `save_maps` out, or take a model that localises: see `ad models`."
@@ -46,7 +50,8 @@ class MapFiles:
         self.folder = given_path(folder, "the folder for maps")
         make_folder(self.folder)
         self.paths = paths
-        self.detector = detector
+        self.framing = detector.config.framing
+        self.threshold = threshold
         self._names = numbered_names(paths, ".npz")
 
     def see(
@@ -70,14 +75,5 @@ class MapFiles:
             OutputError: If the file cannot be written.
         """
         path = self.paths[index]
-        width, height = upright_size(path)
-        threshold = self.detector.threshold
-        content = io.BytesIO()
-        np.savez(
-            content,
-            map=self.detector.config.framing.back(map_, (height, width)),
-            score=np.float32(score),
-            threshold=np.float64(np.nan if threshold is None else threshold),
-            path=np.array(str(path)),
-        )
-        return write_numbered(self.folder, self._names[index], content.getvalue())
+        content = map_file(path, score, map_, framing=self.framing, threshold=self.threshold)
+        return write_numbered(self.folder, self._names[index], content)

@@ -10,38 +10,38 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.data.contents import check_pictures, copies_of
-from ad.core.data.good import not_good
-from ad.core.data.samples import Sample, collect, defects_to_learn, refuse_one_file_twice
-from ad.core.errors import AdError, DataError, OutputError, SettingError
+from ad.core.data.contents import check_pictures
+from ad.core.data.samples import Sample
+from ad.core.errors import OutputError, SettingError
 from ad.core.jobs.calibrations import (
     Recalibration,
     claimed_home,
     save_calibration,
     undo_calibration,
 )
-from ad.core.jobs.evaluate import samples_of
-from ad.core.jobs.run_directory import pictures_of
+from ad.core.jobs.new_pictures import good_pictures, labelled_pictures, refuse_known
+from ad.core.jobs.recalibrate_export import (
+    Renewed,
+    by_hand,
+    by_normals,
+    refuse_for_exports,
+)
 from ad.core.predict import (
     Conditions,
     LoadedDetector,
     ModelConfig,
     chosen_by_hand,
     load_for_calibration,
-    model_folder,
 )
-from ad.core.registry import ModelRegistry, get_dataset, load_trainer
 from ad.core.saved.claims import alone, letting_go
 from ad.core.saved.files import read_config
-from ad.core.saved.record import read_run
+from ad.core.saved.record import model_folder
 from ad.core.settings import DEFAULT_FALSE_ALARMS
 from ad.core.thresholds.calibrate import calibrate_by_f1
-from ad.core.thresholds.held_out import calibrate_on, hold_out, share_out
-from ad.core.trainer import GradientTrainer
+from ad.core.thresholds.held_out import calibrate_on
 from ad.runtime.calibration import Calibration
+from ad.runtime.package import is_exported
 from ad.runtime.paths import given_path
-from ad.runtime.pictures.masks import tell_apart
-from ad.runtime.pictures.names import meaning_of
 from ad.runtime.progress import SILENT, Progress
 
 
@@ -71,7 +71,8 @@ def recalibrate(
     where and as they were. The result says if they are not.
 
     Args:
-        run: A run directory, or the ``model`` folder of one.
+        run: A run directory, the ``model`` folder of one, or what `ad.core.export` wrote, whose
+            threshold is then set by its own engine.
         normals: Folder of good pictures that the detector has not learnt from, searched with its
             sub-folders.
         validation: Folder of good and defective pictures in the layout ``folder``, in its place.
@@ -103,6 +104,9 @@ def recalibrate(
         "device": None if device == "auto" else device,
         "precision": None if precision == "auto" else precision,
     }
+    exported = given_path(run, "the run") if is_exported(given_path(run, "the run")) else None
+    if exported is not None:
+        refuse_for_exports(exported, validation, precision, undo=undo)
     if undo:
         others |= {"threshold": threshold, "pixel_threshold": pixel_threshold}
         if beside := _given(others):
@@ -115,6 +119,8 @@ def recalibrate(
     if threshold is not None or pixel_threshold is not None:
         _refuse_beside(threshold, pixel_threshold, others)
         assert threshold is not None
+        if exported is not None:
+            return _of_export(by_hand(exported, threshold, pixel_threshold))
         return _by_hand(run, threshold, pixel_threshold)
     if (normals is None) == (validation is None):
         msg = (
@@ -132,11 +138,14 @@ def recalibrate(
         )
         raise SettingError(msg)
     given = given_path(normals if normals is not None else str(validation), "the pictures")
+    if exported is not None:
+        rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
+        return _of_export(by_normals(exported, given, rate, device, progress))
     detector, folder = load_for_calibration(run, device=device, precision=precision)
     home = claimed_home(folder)
-    samples = _pictures(given) if validation is None else _labelled(given)
+    samples = good_pictures(given) if validation is None else labelled_pictures(given)
     odd = check_pictures(samples, progress=progress)
-    unknown = _refuse_known(home, samples, progress)
+    unknown = refuse_known(home, samples, progress)
     if normals is not None:
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
         after = calibrate_on(
@@ -157,6 +166,17 @@ def recalibrate(
     with alone(folder):
         _refuse_changed(folder, before)
         return save_calibration(folder, config, pictures=str(given), odd=odd, unknown=unknown)
+
+
+def _of_export(renewed: Renewed) -> Recalibration:
+    return Recalibration(
+        before=renewed.before,
+        after=renewed.after,
+        log=renewed.log,
+        tested=False,
+        checked=renewed.checked,
+        notes=renewed.notes,
+    )
 
 
 def _refuse_beside(
@@ -188,127 +208,6 @@ def _by_hand(run: str | Path, threshold: float, pixel_threshold: float | None) -
         before = ModelConfig.from_json(read_config(folder), folder)
         config = chosen_by_hand(before, run, threshold, pixel_threshold)
         return save_calibration(folder, config, pictures=None, odd=(), unknown=None)
-
-
-def _pictures(folder: Path) -> list[Sample]:
-    """The pictures below a folder, all of them good.
-
-    Raises:
-        DataError: If there are none, or some that may not be good.
-    """
-    if not folder.is_dir():
-        msg = f"There is no folder `{folder}`. Give a folder of good pictures."
-        raise DataError(msg)
-    if (role := meaning_of(folder.absolute().name).role) in ("defective", "masks"):
-        msg = (
-            f"`{folder}` is called like a folder of {role}{' pictures' * (role == 'defective')}, "
-            "and the threshold would be set on these. Give a folder of good pictures, or name it "
-            "so."
-        )
-        raise DataError(msg)
-    found, masks = tell_apart(folder)
-    if not found:
-        msg = f"The folder `{folder}` holds no pictures (.jpg, .png, .bmp, .tif, ...)."
-        raise DataError(msg)
-    if (other := _not_good(folder, found, masks)) is not None:
-        msg = (
-            f"`{folder}` does not hold good pictures alone: `{other.relative_to(folder)}` lies in "
-            "it, and the threshold would be set on defects. Give the folder of the good ones. To "
-            "use all of it, lay it out as for training (`good`, a folder for each kind of defect, "
-            "`masks`) and give it as `--validation` (`validation=` in Python)."
-        )
-        raise DataError(msg)
-    samples = [Sample(path, 0, "test", folder.name) for path in found]
-    refuse_one_file_twice(samples)
-    return samples
-
-
-def _not_good(folder: Path, pictures: Sequence[Path], masks: Sequence[Path]) -> Path | None:
-    """The first picture that may not be good, as the names of the folders around it say."""
-    own = meaning_of(folder.resolve().name).role
-    if (bad := not_good(folder, pictures)) is not None:
-        return bad
-    said_good = True
-    below = [path for path in pictures if path.parent != folder]
-    if own != "good" and 0 < len(below) < len(pictures):  # may be of a kind of defect
-        return below[0]
-    for path in pictures:
-        roles = {meaning_of(name).role for name in path.relative_to(folder).parts[:-1]}
-        if "doubtful" in roles:
-            return path
-        said_good = said_good and "good" in roles
-    return masks[0] if masks and not said_good else None  # masks are of defects
-
-
-def _labelled(folder: Path) -> list[Sample]:
-    samples = collect(get_dataset("folder"), "all", root=folder, seed=0)
-    for label, noun in ((0, "good"), (1, "defective")):
-        if not any(sample.label == label for sample in samples):
-            msg = (
-                f"`{folder}` holds no {noun} pictures: choosing a threshold by F1 needs good ones "
-                "in `good` and defective ones in a folder beside it. With good ones alone, give "
-                "them as `--normals DIR` (`normals=` in Python)."
-            )
-            raise DataError(msg)
-    return samples
-
-
-_GONE = (
-    "The run's data are not where they were, so it could not be checked that these pictures are "
-    "new to it."
-)
-
-
-def _refuse_known(home: Path | None, samples: Sequence[Sample], progress: Progress) -> str | None:
-    """Refuse pictures that were learnt from, which score lower than new ones and so tell nothing.
-
-    Refuse also those given as good that are defective parts or masks in the run's own data.
-
-    Returns:
-        Why it is not known which these are; None if it is.
-    """
-    if home is None:
-        return (
-            "Without the run directory around the model it could not be checked that these "
-            "pictures are new to it."
-        )
-    try:
-        record = read_run(home)
-        settings = record["settings"]
-        samples_now = samples_of(record, None, progress)
-        learning, held_out = hold_out(samples_now, settings["holdout"], settings["seed"])
-        learning += defects_to_learn(samples_now)
-        trainer = load_trainer(ModelRegistry.get(settings["model"]))
-        chosen_by = issubclass(trainer, GradientTrainer) and trainer.uses_held_out()
-        if chosen_by:
-            learning += share_out(held_out, settings["seed"])[0]
-    except (AdError, KeyError, TypeError, ValueError):
-        return _GONE
-    bad = {path.resolve() for s in samples_now if s.label for path in (s.path, *s.masks)}
-    if wrong := [s.path for s in samples if s.label == 0 and s.path.resolve() in bad]:
-        msg = (
-            f"{len(wrong)} of {len(samples)} pictures are defective parts or masks in the data of "
-            f"`{home}`, such as `{wrong[0]}`: a threshold is set with good ones. Give those."
-        )
-        raise DataError(msg)
-    if seen := copies_of(samples, learning):
-        msg = (
-            f"{len(seen)} of {len(samples)} pictures are among those that `{home}` has learnt "
-            f"from{' or was chosen by' if chosen_by else ''}, such as `{seen[0]}`: they score "
-            "lower than new ones, and a threshold set on "
-            "them would give many false alarms. Give pictures that it has not seen."
-        )
-        raise DataError(msg)
-    try:
-        then, now = record["data"]["training"], pictures_of(samples_now, "train")
-    except DataError:  # a picture that a table lists is gone
-        return _GONE
-    if then != now:  # others are held out then, and some may have gone elsewhere
-        return (
-            f"The run's data have changed (then {then[0]} good training pictures, now {now[0]}), "
-            "so it could not be checked that these pictures are new to it."
-        )
-    return None
 
 
 def _refuse_changed(folder: Path, before: Calibration | None) -> None:

@@ -10,6 +10,7 @@
 | `normalize`    | pictures as networks that learnt from ImageNet want them             |
 | `patches`      | maps of several layers as one, of PatchCore's patches                |
 | `residual`     | decoders that mirror a ResNet                                        |
+| `stored`       | pretrained weights that are on this machine, and the models they serve |
 | `subspace`     | a plane through the features of good pictures, and what is beside it |
 | `transformers` | tokens of vision transformers as maps                                |
 | `weights`      | finding, reading and checking weights that were learnt elsewhere     |

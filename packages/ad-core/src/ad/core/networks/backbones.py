@@ -24,7 +24,6 @@ import functools
 import os
 import socket
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, final
 from urllib.parse import urlsplit
@@ -34,8 +33,8 @@ from torch import Tensor, nn
 
 from ad.core.data.learning import stream
 from ad.core.devices import in_precision
-from ad.core.errors import MissingExtraError, SettingError, WeightsError, how_to_install, listed
-from ad.core.networks.filter_bank import FilterBank
+from ad.core.errors import MissingExtraError, SettingError, WeightsError, how_to_install
+from ad.core.networks.filter_bank import FILTER_BANK, FilterBank
 from ad.core.networks.normalize import ImagenetNorm
 from ad.core.networks.weights import (
     file_in_weights_folder,
@@ -49,16 +48,15 @@ from ad.runtime.framing.size import Size
 
 try:
     import timm
-    from huggingface_hub import try_to_load_from_cache
 
     from ad.core.networks.blocks import BlockMaps, blocks_of, has_blocks
+    from ad.core.networks.stored import downloaded_before, hub, no_weights, timm_name
     from ad.core.networks.transformers import TokenMaps, has_tokens
 except ImportError as error:
     _how = how_to_install("ad-core", "timm")
-    _msg = f"Pretrained backbones need timm, which is not installed.\nhint: {_how}"
+    _why = "is not installed" if error.name == "timm" else f"cannot be imported ({error})"
+    _msg = f"Pretrained backbones need timm, which {_why}.\nhint: {_how}"
     raise MissingExtraError(_msg) from error
-
-FILTER_BANK = "filter_bank"
 
 
 @final
@@ -201,27 +199,6 @@ def fresh_network(backbone: str, layers: Sequence[str], *, seed: int) -> nn.Modu
     return net.to(memory_format=torch.channels_last)
 
 
-def timm_name(backbone: str) -> str:
-    """The full timm name, tag included, that an option's backbone name stands for.
-
-    Raises:
-        SettingError: If timm has no such model or tag.
-    """
-    plain, _, tag = backbone.partition(".")
-    if not timm.is_model(plain):
-        close = get_close_matches(plain, timm.list_models(), n=3)
-        meant = f" Did you mean {listed(close)}?" if close else ""
-        msg = f"`backbone` must be a timm model; got `{backbone}`.{meant}"
-        raise SettingError(msg)
-    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{plain}.*") if "." in name]
-    if tag:
-        if tag not in tags:
-            msg = f"timm has no weights `{tag}` for `{plain}`; it has {listed(tags)}."
-            raise SettingError(msg)
-        return backbone
-    return f"{plain}.tv_in1k" if "tv_in1k" in tags else plain
-
-
 @final
 class _Plan:
     """What is to be built of a timm model.
@@ -301,7 +278,7 @@ def _build(plan: _Plan, setup: Setup) -> nn.Module:
         if isinstance(net, TokenMaps):
             net.open_blocks()
         return net
-    file = _weights_file(name, setup.weights) or _downloaded_before(name)
+    file = _weights_file(name, setup.weights) or downloaded_before(name)
     if file is not None:
         net = create(pretrained=False)
         own = getattr(net, "model", net)  # what is no sequence of stages is wrapped
@@ -313,31 +290,15 @@ def _build(plan: _Plan, setup: Setup) -> nn.Module:
             return create(pretrained=True)
         except Exception as error:  # whatever the hub's client raises: refused, not found, broken
             reason = error
-    msg = (
-        f"Pretrained weights of `{name}` cannot be downloaded ({reason}) and no file was given.\n"
-        f"hint: put `{name}.safetensors` into a folder and set AD_WEIGHTS to that folder, "
-        f"or name a file with `--weights FILE`\n"
-        f"hint: `--weights random` runs without pretrained weights, to try things out"
-    )
-    raise WeightsError(msg) from (reason if isinstance(reason, Exception) else None)
-
-
-def _downloaded_before(name: str) -> Path | None:
-    """The file that timm's download left in its cache: no network is needed for it."""
-    hub = timm.get_pretrained_cfg(name)
-    if hub is None or not hub.hf_hub_id:
-        return None
-    tagged = name if "." in name else f"{name}.{hub.tag}"  # the one that timm takes for it
-    repository = f"{hub.hf_hub_id}{tagged}" if hub.hf_hub_id.endswith("/") else hub.hf_hub_id
-    found = try_to_load_from_cache(repository, "model.safetensors")
-    return Path(found) if isinstance(found, str) else None
+    cause = reason if isinstance(reason, Exception) else None
+    raise WeightsError(no_weights(name, reason)) from cause
 
 
 def _hub_is_reachable() -> bool:
     # Without this the client retries for most of a minute before it says that it is offline.
     if any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ):
         return True  # names are then resolved elsewhere
-    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname or ""
+    host = urlsplit(hub()).hostname or ""
     try:
         socket.getaddrinfo(host, 443)
     except OSError:

@@ -22,6 +22,9 @@ from torch.nn import functional as F
 
 from ad.core.errors import SettingError, listed
 
+FILTER_BANK = "filter_bank"
+"""What option `backbone` calls it."""
+
 LAYERS = ("fine", "coarse")
 """Names of the feature maps: scales of 1 and 2 pixels; 4 and 8 pixels, and local colour."""
 

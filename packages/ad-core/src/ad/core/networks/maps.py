@@ -1,6 +1,6 @@
 """From a coarse anomaly map to one in the input's resolution, smoothed as the papers do.
 
-Knows tensors only. Everything here can be exported: index arithmetic, one scatter and matmuls.
+Knows tensors only. Everything here can be exported.
 """
 
 from __future__ import annotations
@@ -115,6 +115,8 @@ class GaussianBlur(nn.Module):
         return down @ (anomaly_map @ across.T)
 
     def _matrix(self, length: int, like: Tensor) -> Tensor:
+        if torch.compiler.is_exporting() and isinstance(length, int):  # not one to stay free
+            return torch.from_numpy(self._constant(length)).to(like)
         tap = torch.arange(-self.radius, self.radius + 1, device=like.device)
         weight = torch.exp(-0.5 * (tap.to(like.dtype) / self.sigma) ** 2)
         weight = weight / weight.sum()
@@ -127,3 +129,12 @@ class GaussianBlur(nn.Module):
         source = torch.minimum(source, last - source)
         matrix = torch.zeros(length, length, device=like.device, dtype=like.dtype)
         return matrix.scatter_add(1, source, weight.expand(length, -1))
+
+    def _constant(self, length: int) -> NDArray[np.float32]:
+        """The same matrix of numbers, not of operations that a graph would repeat each time."""
+        weight = np.exp(-0.5 * (np.arange(-self.radius, self.radius + 1) / self.sigma) ** 2)
+        line = np.pad(np.eye(length), ((self.radius, self.radius), (0, 0)), mode=self.border)
+        matrix = np.zeros((length, length))
+        for tap, share in enumerate(weight / weight.sum()):
+            matrix += share * line[tap : tap + length]
+        return matrix.astype(np.float32)

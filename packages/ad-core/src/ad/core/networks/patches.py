@@ -62,13 +62,17 @@ class PooledPatches(nn.Module):
         Returns:
             ``[B, h, w, num_features]``, float32, on the first map's grid.
         """
-        batch, _, height, width = maps[0].shape
-        patches = maps[0].new_zeros(batch, self.num_features, height, width, dtype=torch.float32)
+        size = (maps[0].shape[2], maps[0].shape[3])
+        patches: Tensor | None = None
         for layer, features in enumerate(maps):
             weight = self.get_buffer(f"weight{layer}")
             pooled = F.conv2d(features.float(), weight, padding=1, groups=self.groups[layer])
-            start = self.starts[layer]
-            patches[:, start : start + len(weight)] += _on_grid(pooled.float(), (height, width))
+            before = self.starts[layer]
+            after = self.num_features - before - weight.shape[0]
+            # Not written into a slice of zeros: exported, that would copy all of it.
+            part = F.pad(_on_grid(pooled.float(), size), (0, 0, 0, 0, before, after))
+            patches = part if patches is None else patches.add_(part)
+        assert patches is not None
         return patches.permute(0, 2, 3, 1)
 
 

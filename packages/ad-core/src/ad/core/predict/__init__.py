@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from ad.core.predict.config import Conditions, ModelConfig, chosen_by_hand
 from ad.core.predict.detector import LoadedDetector, check_localises
-from ad.core.predict.loading import load, load_for_calibration, model_folder
+from ad.core.predict.loading import load, load_for_calibration
 from ad.runtime.findings import Finding
 from ad.runtime.sources import find_sources
 
@@ -26,5 +26,4 @@ __all__ = [
     "find_sources",
     "load",
     "load_for_calibration",
-    "model_folder",
 ]

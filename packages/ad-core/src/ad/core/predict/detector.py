@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal, final
 
 import numpy as np
@@ -18,6 +17,7 @@ from ad.core.framing import Framing
 from ad.core.predict.config import ModelConfig
 from ad.runtime.conditions import other_tiles
 from ad.runtime.findings import Finding as Finding
+from ad.runtime.findings import findings_of
 from ad.runtime.framing.size import Size
 from ad.runtime.framing.tiles import Joined
 from ad.runtime.pictures.opening import said
@@ -44,6 +44,11 @@ class LoadedDetector:
     def threshold(self) -> float | None:
         """Score above which a picture is called anomalous; None without calibration."""
         return self.config.calibration.threshold if self.config.calibration else None
+
+    @property
+    def localises(self) -> bool:
+        """Whether there are maps."""
+        return self.detector.localises
 
     def predict(
         self,
@@ -101,15 +106,10 @@ class LoadedDetector:
                         told = True
                         break
                 outlined = self.outline(batch.pictures) if outlines else None
-                found: dict[int, Finding] = {}
-                for row, index in enumerate(batch.indices):
-                    one = None if maps is None else maps[row]
-                    own = None if outlined is None else outlined[row]
-                    found[index] = self._finding(sources[index], float(scores[row]), one, own)
-                for index, error in batch.errors:
-                    found[index] = Finding(path=_path(sources[index]), score=None, error=str(error))
-                for index in sorted(found):
-                    yield found[index]
+                found = findings_of(
+                    sources, batch, scores, maps, self.config.calibration, outlines=outlined
+                )
+                yield from found
                 advance(len(found))
 
     def scored(
@@ -239,23 +239,6 @@ class LoadedDetector:
         looked_at = self.config.framing.looked_at
         return outline if looked_at is None else np.where(looked_at, outline, np.float32(0))
 
-    def _finding(
-        self,
-        source: Source,
-        score: float,
-        map_: NDArray[np.float32] | None,
-        outline: NDArray[np.float32] | None,
-    ) -> Finding:
-        calibration = self.config.calibration
-        return Finding(
-            path=_path(source),
-            score=score,
-            normalized=float(calibration.normalize(score)) if calibration else None,
-            anomalous=bool(calibration.is_anomalous(score)) if calibration else None,
-            map=map_,
-            outline=outline,
-        )
-
 
 def check_localises(detector: Detector, framing: Framing, name: str) -> None:
     """Check that a detector has maps, if only a region of them counts.
@@ -270,7 +253,3 @@ def check_localises(detector: Detector, framing: Framing, name: str) -> None:
             "(`crop`), or take a model that localises: see `ad models`."
         )
         raise SettingError(msg)
-
-
-def _path(source: Source) -> Path | None:
-    return source if isinstance(source, Path) else None

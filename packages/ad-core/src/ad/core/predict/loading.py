@@ -17,11 +17,10 @@ from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.saved.allocation import built_within
 from ad.core.saved.files import read_model
 from ad.core.saved.loading import load_tensors
-from ad.core.saved.record import check_saved
+from ad.core.saved.record import model_folder
 from ad.core.settings import resolve_options
 from ad.core.trainer import FROM_MODEL_FILE, Precision, Setup
 from ad.runtime.conditions import in_other_words, threads
-from ad.runtime.paths import given_path
 
 
 def load(
@@ -79,18 +78,13 @@ def load_for_calibration(
     return _build(folder, tensors, config, config.precision, target), folder
 
 
-def model_folder(run: str | Path) -> Path:
-    """The folder of the saved model: that of a run, or the one that is given.
+def read_config(run: str | Path) -> ModelConfig:
+    """What a saved model says about itself.
 
     Raises:
-        ModelFileError: If there is a file in its place, or the run's training has not ended.
+        ModelFileError: If the folder holds no model, or one that was changed.
     """
-    folder = given_path(run, "the run")
-    check_saved(folder)
-    if (folder / "model").is_file():
-        msg = f"`{folder / 'model'}` is a file: a run's model is a folder. `{folder}` is no run."
-        raise ModelFileError(msg)
-    return folder / "model" if (folder / "model").is_dir() else folder
+    return _read(model_folder(run))[1]
 
 
 def _read(folder: Path) -> tuple[dict[str, torch.Tensor], ModelConfig]:

@@ -18,6 +18,7 @@ from ad.core.metrics import auroc
 from ad.core.predict import ModelConfig
 from ad.core.report.gallery import Gallery, Shown
 from ad.core.report.page import data_uri, write_page
+from ad.core.report.speeds import read_speeds
 from ad.core.saved.files import read_limited
 from ad.core.saved.record import RUN, read_log, read_run
 from ad.core.thresholds.verdicts import calibration_notes, renewed_notes
@@ -81,6 +82,7 @@ def write_run_report(
     notes: Sequence[str],
     times: Sequence[tuple[str, str]] | None = None,
     calibrations: Sequence[str] = (),
+    speeds: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the report of one run.
 
@@ -96,6 +98,7 @@ def write_run_report(
         notes: What a reader of the figures must know.
         times: What took how long; see `read_times`.
         calibrations: How its thresholds were set since; see `read_calibrations`.
+        speeds: How fast it was on some machine; see `ad.core.report.speeds`.
 
     Raises:
         DataError: If a score is not finite.
@@ -123,6 +126,7 @@ def write_run_report(
         "facts": _facts(record, config),
         "roi": None if gallery.region is None else data_uri(gallery.region),
         "command": "\n".join([record["command"], *calibrations]),
+        "speeds": None if speeds is None else dict(speeds),
         "times": None if times is None else [list(time) for time in times],
     }
     write_page(path, "run", title, data)
@@ -157,6 +161,7 @@ def write_again(
         notes=list(dict.fromkeys(_notes_again(run, config, evaluation, others))),
         times=read_times(run),
         calibrations=read_calibrations(run),
+        speeds=read_speeds(run),
     )
 
 

@@ -21,33 +21,10 @@ from typing import IO
 
 from ad.core.errors import OutputError
 from ad.runtime.files import alone as alone
+from ad.runtime.files import claim as claim
 from ad.runtime.files import temporary_name as temporary_name
 
 _TEMPORARY = re.compile(r"\.(.*\.)?[0-9a-f]{32}\.tmp", re.DOTALL)
-
-
-def claim(file: IO[bytes], *, shared: bool = False, wait: bool = False) -> bool:
-    """Claim an open file for this process and those that inherit it, until all have closed it.
-
-    Args:
-        file: Open for reading and writing: some file systems lock nothing else.
-        shared: Whether others may have a shared claim on it too.
-        wait: Whether to wait for others to give up theirs.
-
-    Returns:
-        Whether nobody else has a claim on it that keeps this one out.
-    """
-    if sys.platform != "win32":
-        import fcntl
-
-        try:
-            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-            fcntl.flock(file.fileno(), kind if wait else kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError:
-            pass  # no locks there
-    return True
 
 
 _held: ContextVar[contextlib.ExitStack] = ContextVar("held")

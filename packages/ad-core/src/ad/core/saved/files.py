@@ -12,11 +12,9 @@ import os
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from ad.core.errors import ModelFileError
 from ad.runtime.files import new_folder, sync_file
@@ -28,6 +26,9 @@ from ad.runtime.manifest import MANIFEST as MANIFEST
 from ad.runtime.manifest import ROI as ROI
 from ad.runtime.manifest import SCHEMA as SCHEMA
 from ad.runtime.manifest import Described
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 TENSORS = "model.safetensors"
 
@@ -74,6 +75,10 @@ def save_tensors(
     roi: bytes | None = None,
 ) -> None:
     """Save named tensors in the format of a saved model; see `save_model`."""
+    from safetensors.torch import (
+        save_file,  # with torch, which reading a configuration does not need
+    )
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with new_folder(folder, "model") as new:
         try:
@@ -95,6 +100,8 @@ def read_model(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ModelFileError: If a file is missing, was changed, or is of a format not known here.
     """
+    from safetensors.torch import load_file
+
     hashes, config = _MODEL.read(folder)
     _MODEL.check(folder / TENSORS, hashes[TENSORS])
     try:
@@ -112,6 +119,15 @@ def read_config(folder: Path) -> dict[str, Any]:
         ModelFileError: As `read_model` does, but for the tensors.
     """
     return _MODEL.read(folder)[1]
+
+
+def saved_hash(folder: Path) -> str:
+    """The sha256 of a saved model's tensors, as its manifest has it.
+
+    Raises:
+        ModelFileError: As `read_model` does, but for the tensors.
+    """
+    return _MODEL.hashes(folder)[TENSORS]
 
 
 def saved_roi(folder: Path) -> Path:

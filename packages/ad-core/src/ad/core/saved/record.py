@@ -14,6 +14,8 @@ from typing import Any, final
 from ad.core.callbacks import Callback, LoopState
 from ad.core.errors import ModelFileError, OutputError
 from ad.core.saved.files import LARGEST_LINES, read_limited
+from ad.runtime.package import is_exported
+from ad.runtime.paths import given_path
 
 RUN = "run directory"
 """What `ad.core.saved.files.read_limited` calls the folder of a run."""
@@ -44,6 +46,27 @@ def check_saved(run: Path) -> None:
         f"hint: if it was stopped, go on with it: {again} --resume {shlex.quote(str(run))}"
     )
     raise ModelFileError(msg)
+
+
+def model_folder(run: str | Path) -> Path:
+    """The folder of the saved model: that of a run, or the one that is given.
+
+    Raises:
+        ModelFileError: If there is a file in its place, or the run's training has not ended.
+    """
+    folder = given_path(run, "the run")
+    if is_exported(folder):
+        msg = (
+            f"`{folder}` is an exported model, which runs without torch: "
+            f"`ad.runtime.load({str(folder)!r})` in Python, `ad predict` on the command line. "
+            "`ad.core.load` takes the run that it was exported from."
+        )
+        raise ModelFileError(msg)
+    check_saved(folder)
+    if (folder / "model").is_file():
+        msg = f"`{folder / 'model'}` is a file: a run's model is a folder. `{folder}` is no run."
+        raise ModelFileError(msg)
+    return folder / "model" if (folder / "model").is_dir() else folder
 
 
 def read_run(run: Path) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import math
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from ad.core.registry import MODELS
 from ad.core.saved.files import read_model, save_model
 from ad.core.saved.loading import load_tensors
 from ad.core.settings import resolve_options
+from ad.core.testing.exporting import check_export
 from ad.core.testing.subject import Model, predict
 from ad.core.trainer import FROM_MODEL_FILE
 
@@ -288,21 +288,7 @@ def _check_saved(model: Model) -> None:
 
 
 def _check_exportable(model: Model) -> None:
-    images = model.images[:1]
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own
-            exported = torch.export.export(model.detector, (images,), strict=False).module()
-    except Exception as error:
-        msg = (
-            "`forward` must be made of operations that torch can export: "
-            f"{str(error).strip().splitlines()[0]}"
-        )
-        raise AssertionError(msg) from error
-    score = predict(model.detector, images).score
-    assert torch.allclose(exported(images)[0], score, rtol=TOLERANCE, atol=TOLERANCE), (
-        "an exported model must score the same"
-    )
+    check_export(model.detector, model.images, TOLERANCE)
 
 
 def _check_separates(model: Model) -> None:

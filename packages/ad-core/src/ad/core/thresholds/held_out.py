@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.data.batches import Batch
 from ad.core.data.samples import Sample, split_seeded
 from ad.core.errors import SettingError
-from ad.core.framing import Framing
 from ad.core.thresholds.calibrate import calibrate
 from ad.runtime.calibration import Calibration
 from ad.runtime.calibration.conformal import exact, rank_of
@@ -138,7 +136,22 @@ def folds_of(samples: Sequence[Sample], seed: int) -> list[list[int]]:
     return [sorted(dealt[first::count]) for first in range(count)]
 
 
-Scored = Iterable[tuple[Batch, NDArray[np.float32], NDArray[np.float32] | None]]
+class Indexed(Protocol):
+    """A batch that says which pictures are in it."""
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """Which ones."""
+
+
+class Peaks(Protocol):
+    """A framing, as far as it says what counts of a map."""
+
+    def peaks(self, maps: NDArray[np.float32], pictures: Sequence[Source]) -> NDArray[np.float32]:
+        """See `Framing.peaks`."""
+
+
+Scored = Iterable[tuple[Indexed, NDArray[np.float32], NDArray[np.float32] | None]]
 """Batches with their scores ``[B]`` and maps ``[B, H, W]``, or None for maps."""
 
 
@@ -146,7 +159,7 @@ def calibrate_on(
     scored: Callable[[Sequence[Source], int], Scored],
     pictures: Sequence[Source],
     false_alarms: float,
-    framing: Framing,
+    framing: Peaks,
     *,
     batch_size: int = 8,
     progress: Progress = SILENT,
@@ -155,7 +168,8 @@ def calibrate_on(
 
     Args:
         scored: Reads and scores pictures, so many at once:
-            `ad.core.predict.LoadedDetector.scored` of a fitted one.
+            `ad.core.predict.LoadedDetector.scored` of a fitted one, or `ad.runtime.Runtime.scored`
+            of an exported one.
         pictures: At least one.
         false_alarms: Share of good pictures that may be called defective, in (0, 1).
         framing: How the detector sees them, which says what counts of its maps.
@@ -166,9 +180,28 @@ def calibrate_on(
         PictureError: If a picture cannot be read.
         SettingError: If the share is out of range.
     """
+    scores, maxima = good_scores(
+        scored, pictures, framing, batch_size=batch_size, progress=progress
+    )
+    return calibrate(scores, maxima, rate=false_alarms)
+
+
+def good_scores(
+    scored: Callable[[Sequence[Source], int], Scored],
+    pictures: Sequence[Source],
+    framing: Peaks,
+    *,
+    batch_size: int = 8,
+    progress: Progress = SILENT,
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """What `calibrate` takes of good pictures; see `calibrate_on`.
+
+    Returns:
+        Scores ``[n]``, and the largest of each map ``[n]`` where it shows what counts; None for
+        these without maps.
+    """
     with progress.step("calibrating", total=len(pictures), unit="pictures") as advance:
-        found = _scores(scored(pictures, batch_size), pictures, framing, advance)
-    return calibrate(*found, rate=false_alarms)
+        return _scores(scored(pictures, batch_size), pictures, framing, advance)
 
 
 def calibrate_across(
@@ -176,7 +209,7 @@ def calibrate_across(
     pictures: Sequence[Source],
     folds: Sequence[Sequence[int]],
     false_alarms: float,
-    framing: Framing,
+    framing: Peaks,
     *,
     batch_size: int = 8,
     progress: Progress = SILENT,
@@ -212,7 +245,7 @@ def calibrate_across(
 
 
 def _scores(
-    scored: Scored, pictures: Sequence[Source], framing: Framing, advance: Advance
+    scored: Scored, pictures: Sequence[Source], framing: Peaks, advance: Advance
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Scores of pictures, and the largest of each of their maps; None for those without maps."""
     scores, maxima = [], []

@@ -69,9 +69,13 @@ class UninetDetector(Detector):
         with in_precision(self.source.precision, images.device):
             both = [torch.cat(pair) for pair in zip(target, source, strict=True)]
             rebuilt = self.student(self.bottleneck(both))
-        of_target, of_source = zip(*(maps.float().chunk(2) for maps in rebuilt), strict=True)
+        count = images.shape[0]  # and no `chunk`, which an export would fix to its example's
+        learnt = [
+            *(maps[:count].float() for maps in rebuilt),
+            *(maps[count:].float() for maps in rebuilt),
+        ]
         taught = [maps.float() for maps in (*source, *target)]
-        return list(zip(taught, (*of_target, *of_source), strict=True))
+        return list(zip(taught, learnt, strict=True))
 
     def forward(self, images: Tensor) -> Prediction:
         """Score a batch; see `Detector.forward`.

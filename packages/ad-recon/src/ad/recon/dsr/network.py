@@ -57,6 +57,8 @@ class DsrDetector(Detector):
         precision: In which convolutions are computed; codes are looked up in float32.
     """
 
+    map_jumps = True  # where two codes are equally near
+
     def __init__(
         self, *, embedding_dim: int, num_embeddings: int, width: int, precision: Precision
     ) -> None:

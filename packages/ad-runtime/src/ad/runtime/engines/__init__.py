@@ -37,8 +37,9 @@ def open_engine(
         raise SettingError(msg)
     if config.engine not in _MADE_FOR:
         msg = (
-            f"`{model}` is of format `{config.engine}`, which needs torch: it is run by "
-            "`ad predict` and `ad.core.load`. For this runtime export it with `--format onnx`."
+            f"`{model}` is of format `{config.engine}`, which is for programs with torch "
+            "(`torch.export.load`): reading it lets torch evaluate what is in it, so load none "
+            "that you do not trust. To predict with it here, export with `--format onnx`."
         )
         raise ModelFileError(msg)
     name = _MADE_FOR[config.engine] if engine == "auto" else engine

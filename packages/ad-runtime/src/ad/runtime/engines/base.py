@@ -121,7 +121,7 @@ class Engine(ABC):
         try:
             found = self._infer(given)
         except Exception as error:
-            msg = f"`{self.model}` cannot be run by {self.described}: {first_line(error)}"
+            msg = f"`{self.model}` cannot be run by {self.described}: {reason_of(error)}"
             raise ModelFileError(msg) from error
         outputs = {}
         for name, values in zip(self._outputs, found, strict=True):
@@ -182,7 +182,7 @@ class Engine(ABC):
 
     def _unopened(self, error: Exception) -> ModelFileError:
         msg = (
-            f"{self.name} {self.version} cannot open `{self.model}`: {first_line(error)} Update "
+            f"{self.name} {self.version} cannot open `{self.model}`: {reason_of(error)} Update "
             f"{self.name}, or export again."
         )
         return ModelFileError(msg)
@@ -208,7 +208,7 @@ def number_of(device: str, kind: str, engine: str) -> int | None:
     return int(found[1] or 0)
 
 
-def first_line(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """What an engine says, without where in its source it says it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[-1] if lines else type(error).__name__

@@ -19,11 +19,12 @@ from ad.runtime.engines.base import Engine, Port, number_of
 from ad.runtime.errors import MissingExtraError, SettingError, how_to_install
 
 _KINDS = {"u8": "uint8", "f32": "float32"}
+_HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 
 
 @final
 class OpenVinoEngine(Engine):
-    """See `Engine`; fp32 throughout."""
+    """See `Engine`; in the precision that the model was exported for."""
 
     name = "openvino"
 
@@ -46,7 +47,7 @@ class OpenVinoEngine(Engine):
             msg = f"OpenVINO has no device `{target}` here, but {', '.join(there)}."
             raise SettingError(msg)
         settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": _HINTS[config.precision],
             "EXECUTION_MODE_HINT": "ACCURACY",
             "PERFORMANCE_HINT": "LATENCY",
         }
@@ -69,6 +70,14 @@ class OpenVinoEngine(Engine):
             self._compiled = core.compile_model(graph, target, settings)
         except Exception as error:
             raise self._unopened(error) from error
+        # A device that cannot computes in what it likes, without a word.
+        got = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if got != (wanted := _HINTS[config.precision]):
+            msg = (
+                f"`{model}` is of precision {config.precision}, and OpenVINO computes in {got} "
+                f"on this `{target}`, which does not do {wanted}. Export in fp32, which all do."
+            )
+            raise SettingError(msg)
         self._targets = self._compiled.get_property("EXECUTION_DEVICES")
         self._free: deque[Any] = deque()  # whose `pop` and `append` are safe in threads
 

@@ -442,6 +442,12 @@ function showMade() {
     at("times").append(make("div", {}, make("dd", {},
       "Not in this file, so that a repeated run has the same: see log.jsonl, or make the report again with ad report.")));
   }
+  if (data.speeds) {
+    at("speeds").hidden = false;
+    at("speeds").append(make("h3", {}, "Speed"), make("p", { class: "small" }, data.speeds.title),
+      table(["engine", "threads", "p50 ms", "p95 ms", "p99 ms", "pictures/s", "CPU ms", "MB", "start s"],
+        data.speeds.rows));
+  }
   at("facts").append(...data.facts.map(({ title, facts }) =>
     make("div", {}, make("h3", {}, title), make("dl", { class: "facts" }, ...pairs(facts)))));
   if (data.roi) {

@@ -1,0 +1,1 @@
+"""How fast a model is here, in each engine, each in a process of its own."""

@@ -1,0 +1,1 @@
+"""Commands of `ad-runtime` with more to them than a call; `ad` has them, too."""

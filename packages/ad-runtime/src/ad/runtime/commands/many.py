@@ -1,0 +1,113 @@
+"""`ad-runtime predict --workers N` and what goes with it: many pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ad.runtime.console import LineProgress, print_json, say
+from ad.runtime.errors import SettingError
+
+if TYPE_CHECKING:
+    from ad.runtime.many.predicting import Many
+    from ad.runtime.progress import Progress
+
+_ASK = ("workers", "executor", "shard", "maps", "resume")
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the options for many pictures to a command that predicts."""
+    many = command.add_argument_group("many pictures (with --output FILE.jsonl)")
+    add = many.add_argument
+    add("--workers", type=int, metavar="N", help="Processes that score; the cores are shared out.")
+    add("--executor", choices=("local", "ray"), help="Here (default), or on a Ray cluster.")
+    add("--shard", type=shard_of, metavar="K/N", help="Only the K-th of N parts, from 1 to N.")
+    add("--maps", type=Path, metavar="DIR", help="New folder for maps as .npz.")
+    add("--resume", action="store_true", default=None, help="Go on with the output, if there.")
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """Read ``K/N``.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is not that.
+    """
+    first, _, second = text.partition("/")
+    if not (first.isdecimal() and second.isdecimal()):
+        msg = f"it takes K/N, such as 1/4; got `{text}`"
+        raise argparse.ArgumentTypeError(msg)
+    return int(first), int(second)
+
+
+def asked(given: argparse.Namespace) -> bool:
+    """Whether one of the options was given."""
+    return any(getattr(given, name) is not None for name in _ASK)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Score as the arguments say."""
+    if given.heatmaps is not None:
+        msg = "`--heatmaps` does not go with `--workers` and the like. Take `--maps`."
+        raise SettingError(msg)
+    return predict(given, LineProgress())
+
+
+def predict(given: argparse.Namespace, progress: Progress) -> int:
+    """Score, and say what came of it.
+
+    Args:
+        given: Arguments, with ``export``, ``inputs``, ``output``, the options of `add_options`,
+            ``engine``, ``device``, ``threads``, ``batch_size``, ``category``, ``threshold`` and
+            ``json``.
+        progress: Where to show how far it is.
+
+    Returns:
+        The exit status: 1 if a picture has an error in the place of a verdict.
+
+    Raises:
+        SettingError: If there is no output.
+    """
+    from ad.runtime.many.predicting import predict_many
+
+    if given.output is None:
+        msg = (
+            "Many pictures are written to a file: add `--output FILE.jsonl`, which `--resume` goes "
+            "on with."
+        )
+        raise SettingError(msg)
+    result = predict_many(
+        given.export,
+        given.inputs,
+        output=given.output,
+        workers=1 if given.workers is None else given.workers,
+        executor=given.executor or "local",
+        shard=given.shard,
+        maps=given.maps,
+        resume=bool(given.resume),
+        engine=given.engine,
+        device=given.device,
+        threads=given.threads,
+        batch_size=given.batch_size,
+        category=given.category,
+        threshold=given.threshold,
+        progress=progress,
+    )
+    _tell(result, json=given.json)
+    return 1 if result.verdicts["error"] else 0
+
+
+def _tell(result: Many, *, json: bool) -> None:
+    from ad.runtime.results import summary
+
+    if json:
+        print_json(
+            {
+                "output": str(result.output),
+                "pictures": result.pictures,
+                "before": result.before,
+                "verdicts": {name: result.verdicts[name] for name in sorted(result.verdicts)},
+            }
+        )
+    say(summary([*result.verdicts.elements()]))
+    say(f"written to {result.output}")

@@ -1,0 +1,48 @@
+"""Files of JSON lines that outlive whoever writes them: whole lines, on the disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import IO, Any
+
+from ad.runtime.printable import escaped_json
+
+
+def append(file: IO[bytes], end: int, content: bytes) -> None:
+    """Add to a file so that it is on the disk; what cannot be written whole is taken back.
+
+    Args:
+        file: Open for appending, without a buffer.
+        end: Its size.
+        content: What is added.
+
+    Raises:
+        OSError: If it cannot be.
+    """
+    view = memoryview(content)
+    try:
+        while view:
+            view = view[file.write(view) :]
+        os.fsync(file.fileno())
+    except OSError:
+        file.truncate(end)
+        file.seek(end)
+        raise
+
+
+def line_of(values: Mapping[str, Any]) -> bytes:
+    """A line of JSON, with its end; a name that is no valid text is escaped."""
+    return f"{escaped_json(json.dumps(values, allow_nan=False))}\n".encode()
+
+
+def parse_line(raw: bytes) -> dict[str, Any] | None:
+    """The JSON object of a whole line; None if it is none."""
+    if not raw.endswith(b"\n"):
+        return None
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

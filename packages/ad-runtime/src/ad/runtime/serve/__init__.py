@@ -1,0 +1,1 @@
+"""Exported models behind HTTP: the Open Inference Protocol v2, and a page for people."""

@@ -1,0 +1,1 @@
+"""Pictures scored as they appear in a folder; a kill at any moment loses and repeats none."""
