@@ -49,4 +49,4 @@ def main(export: str, source: str, target: str, workers: int = 4) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4])
+    main(sys.argv[1], sys.argv[2], sys.argv[3])

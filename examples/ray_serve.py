@@ -32,4 +32,4 @@ class Server:
     """One copy."""
 
 
-deployment = Server.bind()
+deployment = Server.bind()  # type: ignore[attr-defined]

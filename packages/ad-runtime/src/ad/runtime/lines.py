@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import IO, Any
 
 from ad.runtime.printable import escaped_json
@@ -46,3 +47,30 @@ def parse_line(raw: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def whole_lines(
+    path: Path, beginning: bytes, changed: Callable[[int], Exception]
+) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
+    """The lines of such a file, without half of one that a kill has left at its end.
+
+    Args:
+        path: The file.
+        beginning: Of its first line; a file that is cut off there is one without lines.
+        changed: Makes an error of the number of a line that no kill can have left.
+
+    Yields:
+        Its number from 1, its bytes, and its values; None only for those of the first one.
+    """
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            line = parse_line(raw)
+            if number == 1 and not raw.endswith(b"\n"):
+                if not beginning.startswith(raw[: len(beginning)]):
+                    raise changed(1)
+                return
+            if line is None and number > 1:
+                if any(parse_line(after) is not None for after in file):
+                    raise changed(number)
+                return
+            yield number, len(raw), line

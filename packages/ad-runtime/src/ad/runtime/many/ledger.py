@@ -15,7 +15,7 @@ from typing import IO, Any, Self, final
 
 from ad.runtime.errors import OutputError
 from ad.runtime.files import claim
-from ad.runtime.lines import append, line_of, parse_line
+from ad.runtime.lines import append, line_of, whole_lines
 
 KIND, SCHEMA = "ad-results", 1
 _BEGINNING = b'{"kind": "ad-results", '
@@ -132,36 +132,27 @@ class Ledger:
 
     def _read(self) -> int:
         """Find what is complete; returns where that ends."""
-        with self.path.open("rb") as file:
-            first = file.readline()
-            if not first.endswith(b"\n"):  # killed before or while it was begun
-                if not _BEGINNING.startswith(first[: len(_BEGINNING)]):
-                    raise self._changed(1)
-                return 0
-            self._check_head(parse_line(first))
-            end, size, number = len(first), 0, 1
-            waiting: list[Mapping[str, Any]] = []
-            for raw in file:
-                number += 1
-                line = parse_line(raw)
-                if line is None:  # half of a line, which only the end of the file can be
-                    if any(parse_line(after) is not None for after in file):
-                        raise self._changed(number)
-                    break
-                chunk = line.get("chunk")
-                if (
-                    type(chunk) is not int
-                    or chunk not in self.chunks
-                    or chunk in self.done
-                    or (waiting and waiting[0]["chunk"] != chunk)
-                    or not isinstance(line.get("verdict"), str)
-                ):
-                    raise self._changed(number)
-                waiting.append(line)
-                size += len(raw)
-                if len(waiting) == len(self.of(chunk)):
-                    self._count(chunk, waiting)
-                    end, size, waiting = end + size, 0, []
+        end = size = 0
+        waiting: list[Mapping[str, Any]] = []
+        for number, length, line in whole_lines(self.path, _BEGINNING, self._changed):
+            if number == 1 or line is None:
+                self._check_head(line)
+                end = length
+                continue
+            chunk = line.get("chunk")
+            if (
+                type(chunk) is not int
+                or chunk not in self.chunks
+                or chunk in self.done
+                or (waiting and waiting[0]["chunk"] != chunk)
+                or not isinstance(line.get("verdict"), str)
+            ):
+                raise self._changed(number)
+            waiting.append(line)
+            size += length
+            if len(waiting) == len(self.of(chunk)):
+                self._count(chunk, waiting)
+                end, size, waiting = end + size, 0, []
         return end
 
     def _check_head(self, found: Mapping[str, Any] | None) -> None:

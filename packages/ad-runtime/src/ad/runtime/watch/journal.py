@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple, Self, final
 
 from ad.runtime.errors import OutputError
 from ad.runtime.files import claim
-from ad.runtime.lines import append, line_of, parse_line
+from ad.runtime.lines import append, line_of, whole_lines
 
 KIND, SCHEMA = "ad-watch", 1
 _BEGINNING = b'{"kind": "ad-watch", '
@@ -125,22 +125,13 @@ class Journal:
         return OutputError(f"`{self.path}` cannot be written ({error.strerror}).")
 
     def _read(self) -> int:
-        with self.path.open("rb") as file:
-            first = file.readline()
-            if not first.endswith(b"\n"):  # killed before or while it was begun
-                if not _BEGINNING.startswith(first[: len(_BEGINNING)]):
-                    raise self._changed(1)
-                return 0
-            self._check_head(parse_line(first))
-            end = len(first)
-            for number, raw in enumerate(file, start=2):
-                line = parse_line(raw)
-                if line is None:  # half of a line, which only the last one can be
-                    if file.readline():
-                        raise self._changed(number)
-                    break
-                end += len(raw)
+        end = 0
+        for number, length, line in whole_lines(self.path, _BEGINNING, self._changed):
+            if number == 1 or line is None:
+                self._check_head(line)
+            else:
                 self._remember(line, number)
+            end += length
         return end
 
     def _remember(self, line: dict[str, Any], number: int) -> None:
