@@ -14,7 +14,7 @@ from ad.core.data.samples import Sample
 from ad.core.errors import DataError, SettingError
 from ad.core.jobs import plan
 from ad.core.learning.cross_fitting import cross_fitted
-from ad.core.testing.mean_picture import MeanPictureDetector
+from ad.core.testing.mean_picture import MeanPictureDetector, MeanPictureTrainer
 from ad.core.testing.pictures import write_mvtec_tree
 from ad.core.thresholds.held_out import folds_of
 from ad.core.trainer import Setup
@@ -217,6 +217,20 @@ def test_all_pictures_are_known_to_it(mean_picture, toy_root, tmp_path):
     with pytest.raises(DataError, match="10 of 10 pictures are among those that .* has learnt"):
         recalibrate(run, normals=toy_root / "toy/train/good")
     assert "of 10 detectors that had not seen it" in (run / "report.html").read_text()
+
+
+def test_too_few_for_the_model_leave_nothing_behind(mean_picture, tmp_path, monkeypatch):
+    def begin(self, num_images):
+        if num_images < 2:
+            msg = "It needs at least 2 normal pictures; got 1."
+            raise DataError(msg)
+
+    monkeypatch.setattr(MeanPictureTrainer, "begin", begin)
+    root = write_mvtec_tree(tmp_path / "data", size=32, train=2)
+    words = "got 1.\nhint: a detector that learns from the other folds .* `--holdout 0` learns from"
+    with pytest.raises(DataError, match=words):
+        train("mvtec", "toy", mean_picture, data_root=root, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_tiles_and_regions_are_seen_as_always(tmp_path):

@@ -20,7 +20,7 @@ from ad.core.jobs.run_directory import claim_run, command_line, folder_name
 from ad.core.registry import ModelRegistry, get_dataset, load_trainer
 from ad.core.saved.files import to_json
 from ad.core.saved.record import read_log
-from ad.core.settings import RunSettings, run_settings
+from ad.core.settings import DEFAULT_HOLDOUT, RunSettings, run_settings
 
 _LAST_WORDS = 2000
 """Characters of a failed run's error, or of what it said last, that are kept."""
@@ -116,12 +116,14 @@ def plan(
         seeds: Each makes a run of its own.
         output: The bench's folder.
         data_roots: Folder of each data set that needs one.
-        given: Fields of `RunSettings` that are the same for all; None for the catalogue's.
+        given: Fields of `RunSettings` that are the same for all; None for the catalogue's. Unless
+            told otherwise, a tenth is held out for all: models are to learn from the same pictures.
 
     Raises:
         AdError: One of its kinds, for anything that can be wrong with settings or data.
     """
     places = find_places(list(map(get_dataset, datasets)), categories, data_roots or {})
+    given["holdout"] = DEFAULT_HOLDOUT if given.get("holdout") is None else given["holdout"]
     specs = {spec.name: spec for spec in map(ModelRegistry.get, models)}
     jobs = []
     for place in places:

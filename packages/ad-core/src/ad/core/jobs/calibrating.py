@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ad.core.errors import PictureError
+from ad.core.errors import DataError, PictureError
 from ad.core.jobs.plan import Plan, RunData
 from ad.core.learning.cross_fitting import cross_fitted
 from ad.core.predict import Conditions, LoadedDetector, ModelConfig
@@ -33,6 +33,7 @@ def with_threshold(
 
     Raises:
         PictureError: If a picture cannot be read any more.
+        DataError: If there are too few for a detector that is fitted to the other folds.
         AdError: As `ad.core.learning.loop.fit` does, where detectors are fitted to folds.
     """
     samples = data.learning if data.folds else data.held_out
@@ -59,6 +60,14 @@ def with_threshold(
             f"same command with `--resume {run}`"
         )
         raise PictureError(msg) from error
+    except DataError as error:
+        if not data.folds:
+            raise
+        msg = (
+            f"{error}\nhint: a detector that learns from the other folds of so few good pictures "
+            "(`--holdout cross`) cannot; `--holdout 0` learns from all, and sets no threshold"
+        )
+        raise DataError(msg) from error
     where = Conditions.of(plan.device, plan.framing.tile_counts(pictures))
     return replace(config, calibration=found, calibrated_on=where)
 

@@ -27,7 +27,7 @@ from ad.core.jobs.run_directory import folder_name
 from ad.core.predict import LoadedDetector, ModelConfig, load_for_calibration
 from ad.core.saved.claims import alone, letting_go, temporary_name
 from ad.core.saved.files import read_config, saved_hash
-from ad.core.saved.record import read_log, read_run
+from ad.core.saved.record import calibrations_since, read_run
 from ad.core.settings import DEFAULT_FALSE_ALARMS
 from ad.runtime.config import MOST_PICTURES, ExportConfig, Format, Input, Origin
 from ad.runtime.engines import open_engine
@@ -290,17 +290,10 @@ def _held_out(
     """The pictures that set a run's threshold, or why there are none."""
     if home is None:
         return [], "there is no run directory around the model that says what was held out."
-    if saved.calibration is not None:
-        mine: list[Mapping[str, Any]] = []
-        for event in read_log(home):
-            if event["event"] == "calibrate":
-                mine.append(event)
-            elif event["event"] == "undo":
-                mine[-1:] = []
-        if mine:
-            pictures = mine[-1].get("pictures")
-            how = "by hand" if pictures is None else f"from `{pictures}`"
-            return [], f"it was set {how} by `ad calibrate`, and not from held-out pictures."
+    if saved.calibration is not None and (anew := calibrations_since(home)):
+        pictures = anew[-1].get("pictures")
+        how = "by hand" if pictures is None else f"from `{pictures}`"
+        return [], f"it was set {how} by `ad calibrate`, and not from held-out pictures."
     now = data_now(home, progress)
     if now is None:
         return [], "the run's data are not where they were."

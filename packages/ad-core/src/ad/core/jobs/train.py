@@ -334,7 +334,14 @@ def _save(plan: Plan, data: RunData, trainer: Trainer, run: _Run) -> None:
     """Calibrate the fitted detector and save both."""
     config = plan.config(data)
     if plan.world.main:
-        config = with_threshold(config, trainer, plan, data, run.path)
+        try:
+            config = with_threshold(config, trainer, plan, data, run.path)
+        except PictureError:
+            raise  # it goes on when the picture is there again
+        except DataError:
+            if not run.resumed:
+                forget(run.path)
+            raise
         region = plan.framing.region
         roi = None if region is None else region.png
         save_model(run.path / "model", trainer.detector, config.to_json(), roi=roi)

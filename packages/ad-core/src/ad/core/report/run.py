@@ -20,7 +20,7 @@ from ad.core.report.gallery import Gallery, Shown
 from ad.core.report.page import data_uri, write_page
 from ad.core.report.speeds import read_speeds
 from ad.core.saved.files import read_limited
-from ad.core.saved.record import RUN, read_log, read_run
+from ad.core.saved.record import RUN, calibrations_since, read_log, read_run
 from ad.core.thresholds.verdicts import calibration_notes, renewed_notes
 from ad.runtime.framing.size import size_of
 from ad.runtime.heatmaps import colour_table
@@ -238,20 +238,8 @@ def read_times(run: Path) -> list[tuple[str, str]]:
 
 
 def read_calibrations(run: Path) -> list[str]:
-    """The commands that set a run's thresholds anew since it was trained, from its log.
-
-    Those that were taken back are not among them.
-    """
-    events = read_log(run)
-    saved = max((at for at, one in enumerate(events) if one["event"] == "saved"), default=-1)
-    hold: list[Mapping[str, Any]] = []
-    for event in events[saved + 1 :]:
-        if event["event"] == "calibrate":
-            hold.append(event)
-        elif event["event"] == "undo":
-            while hold and hold[-1]["after"] != event["after"]:
-                hold.pop()
-    return [_calibrate_line(run, event) for event in hold]
+    """The commands that set a run's thresholds anew since it was trained, from its log."""
+    return [_calibrate_line(run, event) for event in calibrations_since(run)]
 
 
 def _calibrate_line(run: Path, event: Mapping[str, Any]) -> str:

@@ -163,6 +163,23 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     return events
 
 
+def calibrations_since(run: Path) -> list[dict[str, Any]]:
+    """The events of a run's log that set its thresholds anew since it was trained, in their order.
+
+    Those that were taken back are not among them, so that the last one is what holds.
+    """
+    events = read_log(run)
+    saved = max((at for at, one in enumerate(events) if one["event"] == "saved"), default=-1)
+    found: list[dict[str, Any]] = []
+    for event in events[saved + 1 :]:
+        if event["event"] == "calibrate":
+            found.append(event)
+        elif event["event"] == "undo":  # it went back to what there was, over equal ones too
+            while found and found[-1]["after"] != event["after"]:
+                found.pop()
+    return found
+
+
 def unwritable(log: Path, error: OSError) -> str:
     """Say why a log cannot be written."""
     return f"The log `{log}` cannot be written ({error.strerror})."
