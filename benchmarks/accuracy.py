@@ -85,6 +85,7 @@ RUNS = {
         ("mtd", "all", "csflow", [*CSFLOW, "--set", "lr=0.002", "--steps", "800"]),
         ("mtd", "all", "msflow-resnet18", [*MSFLOW, "--set", "lr=0.0005", "--steps", "1200"]),
         ("mtd", "all", "uflow-resnet18", ["--set", "lr=0.003", "--steps", "120"]),
+        ("mtd", "all", "uflow-resnet18", ["--set", "lr=0.003", "--steps", "1000"]),
         ("mvtec", "hazelnut_toy", "fastflow-resnet18", ["--steps", "60"]),
         ("mvtec", "hazelnut_toy", "cflow-resnet18", ["--steps", "30"]),
         ("mvtec", "hazelnut_toy", "csflow", [*CSFLOW, "--set", "lr=0.002", "--steps", "400"]),
@@ -96,11 +97,11 @@ RUNS = {
     "adapt": [
         ("mtd", "all", "dfm-resnet18", []),
         ("mtd", "all", "dfm-resnet18", ["--set", "score_type=nll"]),
-        ("mtd", "all", "cfa-resnet18", ["--img-size", "128", "--steps", "100"]),
+        ("mtd", "all", "cfa-resnet18", ["--img-size", "128", "--steps", "960"]),
         ("mtd", "all", "simplenet-resnet18", ["--steps", "300"]),
         ("mvtec", "hazelnut_toy", "dfm-resnet18", []),
         ("mvtec", "hazelnut_toy", "cfa-resnet18", ["--img-size", "128"]),
-        ("mvtec", "hazelnut_toy", "simplenet-resnet18", ["--steps", "50"]),
+        ("mvtec", "hazelnut_toy", "simplenet-resnet18", ["--steps", "200"]),
     ],
     # What two CPU cores can do in half an hour each: smaller pictures, narrower networks, and steps
     # far below what these models need, which the runs say themselves.
@@ -128,7 +129,8 @@ RUNS = {
     # of its epochs, which are 2,400 steps on MTD and 3,820 of UniNet.
     "foundation": [
         ("mtd", "all", "supersimplenet-resnet18", [*SMALL_SUPERSIMPLENET, "--steps", "100"]),
-        ("mtd", "all", "uninet-resnet18", [*TINY, "--steps", "300"]),
+        ("mtd", "all", "uninet-resnet18", ["--img-size", "128", "--steps", "600"]),
+        ("mvtec", "hazelnut_toy", "supersimplenet-resnet18", []),
         (
             "mvtec",
             "hazelnut_toy",
@@ -144,6 +146,8 @@ RUNS = {
             [*RESNET18, *TINY_SUPERSIMPLENET, "--steps", "150"],
         ),
         ("csv", "all", "supersimplenet-resnet18", [*TINY_SUPERSIMPLENET, "--steps", "150"]),
+        ("csv", "all", "uninet-resnet18", [*TINY, "--set", "supervised=true", "--steps", "300"]),
+        ("csv", "all", "uninet-resnet18", [*TINY, "--steps", "300"]),
     ],
 }
 NAMES = {

@@ -136,6 +136,10 @@ def speed() -> str:
     for row in load("startup")["rows"]:
         time = f"{row['cpu_seconds']:.2f} s of CPU"
         rows.append(("start", f"`{row['case']}`", time, f"{1 / row['ratio']:.1f}x"))
+    for row in load("verdict")["rows"]:
+        time = f"{row['cpu_seconds']:.2f} s of CPU, {row['peak_memory_bytes'] / 2**20:.0f} MiB"
+        ratio = f"{1 / row['ratio']:.1f}x, memory {1 / row['memory_ratio']:.1f}x"
+        rows.append(("start to verdict on a picture", f"`{row['case']}`", time, ratio))
     return _markdown(("what", "how", "takes", "against the baseline"), rows)
 
 

@@ -1,6 +1,8 @@
 """What `ad` passes on to ad-runtime: many pictures, a watched folder, times."""
 
 import json
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -43,6 +45,17 @@ def in_this_process(monkeypatch):
 
     monkeypatch.setattr(bench, "_apart", apart)
     return asked
+
+
+def test_an_export_is_at_work_without_torch(export, pictures, tmp_path):
+    said = f"{['ad', 'predict', str(export), str(pictures), '--output', str(tmp_path / 'out')]}"
+    code = (
+        f"import sys; sys.argv = {said}; from ad.core.cli import _run\n"
+        "try:\n    _run()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert not {'torch', 'scipy', 'timm'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "out/predictions.csv").exists()
 
 
 def test_many_pictures_of_an_export(run_ad, export, pictures, tmp_path):

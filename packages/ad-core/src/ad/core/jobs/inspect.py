@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ad.core.errors import PictureError, SettingError
 from ad.core.jobs.map_files import MapFiles
-from ad.core.jobs.run_directory import tidy
-from ad.core.predict import Finding, LoadedDetector, find_sources, load
 from ad.core.saved.claims import letting_go, make_folder, make_free_folder
 from ad.runtime.calibration import Calibration
+from ad.runtime.findings import Finding
 from ad.runtime.numbered import numbered_names, write_numbered
 from ad.runtime.overlays import overlay_of
 from ad.runtime.package import is_exported
@@ -24,6 +23,10 @@ from ad.runtime.progress import SILENT, Progress
 from ad.runtime.results import ResultFile, Row, summary
 from ad.runtime.runtime import Runtime
 from ad.runtime.runtime import load as load_exported
+from ad.runtime.sources import find_sources
+
+if TYPE_CHECKING:
+    from ad.core.predict import LoadedDetector
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +100,8 @@ def inspect(
     if isinstance(work.detector, Runtime):
         wanted = path.absolute().with_name(f"{path.absolute().name}-predictions")
     else:
+        from ad.core.jobs.run_directory import tidy
+
         home = path.parent if (path / "manifest.json").exists() else path
         tidy(home)
         wanted = home / "predictions"
@@ -152,6 +157,8 @@ def _at_work(
                 "of single ones are set by `ad export`: give what it wrote, or leave it out."
             )
             raise SettingError(msg)
+        from ad.core.predict import load  # with torch, which an exported model does without
+
         detector = load(run, device=device, precision=precision, threshold=threshold)
         return _Work(
             detector=detector,

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.data.batches import Batch
 from ad.core.errors import SettingError
-from ad.core.predict import LoadedDetector
 from ad.core.saved.claims import make_folder
 from ad.runtime.map_files import map_file
 from ad.runtime.numbered import numbered_names, write_numbered
 from ad.runtime.paths import given_path
 from ad.runtime.runtime import Runtime
+
+if TYPE_CHECKING:
+    from ad.core.data.batches import Batch
+    from ad.core.predict import LoadedDetector
 
 
 @final
