@@ -1,4 +1,8 @@
-"""From a run to a folder that runs without torch, and what can go wrong on the way."""
+"""From a run to a folder that runs without torch, and what can go wrong on the way.
+
+Named to come after tests that send signals to their own process: once OpenVINO has computed in it,
+their delivery crashes.
+"""
 
 import json
 import re
