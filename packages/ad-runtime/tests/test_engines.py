@@ -1,5 +1,6 @@
 """Engines: their settings as they say them themselves, the same scores, and graphs that lie."""
 
+import subprocess
 import sys
 import threading
 
@@ -23,6 +24,7 @@ from ad.runtime import load
 from ad.runtime.config import Input
 from ad.runtime.engines import open_engine
 from ad.runtime.engines.base import reason_of
+from ad.runtime.engines.openvino import the_core
 from ad.runtime.errors import DataError, MissingExtraError, ModelFileError, SettingError
 from ad.runtime.framing import Framing, Size
 
@@ -133,19 +135,36 @@ def difference_model():
 
 
 def test_a_graph_that_bf16_breaks_is_computed_in_fp32(tmp_path):
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     package = make_export(tmp_path / "e", model=difference_model())
     batch = pictures(2)
     expected = brightness(batch)[0] / 4096
     for engine in ENGINES:
         scores, _ = load(tmp_path / "e", engine=engine, threads=1).score(batch)
         assert np.allclose(scores, expected, rtol=1e-3)
-    core = openvino.Core()
+    core = the_core()
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bf16, so that nothing is wrong without the settings")
     by_itself = core.compile_model(core.read_model(package.model), "CPU")
     (scores, _) = by_itself([batch]).values()
     assert not np.allclose(scores, expected, rtol=0.1)
+
+
+def test_signals_are_heard_after_models_of_openvino_have_gone(tmp_path):
+    pytest.importorskip("openvino")
+    for name in "ab":
+        make_export(tmp_path / name, engine="openvino")
+    code = (
+        "import gc, signal; import ad.runtime; heard = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: heard.append(1))\n"
+        "first = ad.runtime.load('a', threads=1); second = ad.runtime.load('b', threads=1)\n"
+        "del first; gc.collect()\n"
+        "del second; gc.collect()\n"
+        "signal.raise_signal(signal.SIGTERM); assert heard == [1]"
+    )
+    subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-W", "ignore", "-c", code], cwd=tmp_path, check=True
+    )
 
 
 def test_threads_at_work_at_once_do_not_disturb_each_other(exports, engine):

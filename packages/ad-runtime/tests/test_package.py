@@ -13,6 +13,7 @@ from tiny_export import bright_model, brightness, calibration, here, make_config
 
 from ad.runtime import load
 from ad.runtime.config import ExportConfig, Input
+from ad.runtime.engines.openvino import the_core
 from ad.runtime.errors import ModelFileError, OutputError, SettingError
 from ad.runtime.framing import Framing, Region, Size, Tiling
 from ad.runtime.package import embedded, read_package, rewrite_config, write_package
@@ -360,7 +361,7 @@ def test_the_metadata_are_those_that_onnxruntime_reads(single):
 def test_a_single_file_of_openvino_works_alone(tmp_path):
     openvino = pytest.importorskip("openvino")
     package = make_export(tmp_path / "e", engine="openvino")
-    model = openvino.Core().read_model(package.model)
+    model = the_core().read_model(package.model)
     model.set_rt_info(embedded(package.config), ["ad", "config"])
     openvino.save_model(model, tmp_path / "alone.xml", compress_to_fp16=False)
     runtime = load(tmp_path / "alone.xml")

@@ -6,6 +6,7 @@ from onnx import TensorProto, helper, save
 from ad.runtime.calibration import Calibration
 from ad.runtime.conditions import Conditions
 from ad.runtime.config import FILES, ExportConfig, Input, Origin
+from ad.runtime.engines.openvino import the_core
 from ad.runtime.framing import Framing, Size
 from ad.runtime.package import write_package
 
@@ -142,7 +143,7 @@ def make_export(folder, *, model=None, parity=None, **changes):
     part.mkdir()
     save(model, part / "model.onnx")
     openvino.save_model(
-        openvino.Core().read_model(part / "model.onnx"), part / "model.xml", compress_to_fp16=False
+        the_core().read_model(part / "model.onnx"), part / "model.xml", compress_to_fp16=False
     )
     files = {name: part / name for name in config.files}
     return write_package(folder, files, config, parity=parity)

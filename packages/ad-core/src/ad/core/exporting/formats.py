@@ -15,6 +15,7 @@ import torch
 from ad.core.errors import ExportError, MissingExtraError, SettingError, how_to_install
 from ad.core.exporting.tracing import RULES, Traced, quiet
 from ad.runtime.config import Format
+from ad.runtime.engines.openvino import the_core
 from ad.runtime.single import KEY, PATH
 
 OPSET = 18
@@ -188,7 +189,7 @@ def check_onnx(traced: Traced, model: Any) -> None:  # noqa: ANN401
 def _write_openvino(folder: Path, onnx_files: list[str]) -> list[str]:
     import openvino
 
-    graph = openvino.Core().read_model(folder / onnx_files[0])
+    graph = the_core().read_model(folder / onnx_files[0])
     # By itself it would round all weights to fp16.
     openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
     for name in onnx_files:
@@ -233,7 +234,7 @@ def embed(files: dict[str, Path], text: str) -> None:
     import openvino
 
     path = files["model.xml"]
-    graph = openvino.Core().read_model(path)
+    graph = the_core().read_model(path)
     graph.set_rt_info(text, list(PATH))
     again = path.with_name("single.xml")
     openvino.save_model(graph, again, compress_to_fp16=False)

@@ -6,6 +6,7 @@ makes an auto-encoder's worthless: each setting is asked for.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ class OpenVinoEngine(Engine):
         self.version = openvino.__version__.partition("-")[0]
         number = number_of(device, "gpu", self.name)
         target = "CPU" if number is None else f"GPU.{number}"
-        core = openvino.Core()
+        core = the_core()
         there = core.available_devices
         if target not in there and target.removesuffix(".0") not in there:
             msg = f"OpenVINO has no device `{target}` here, but {', '.join(there)}."
@@ -102,6 +103,19 @@ class OpenVinoEngine(Engine):
         found = [np.array(request.get_tensor(name).data) for name in self._outputs]
         self._free.append(request)
         return found
+
+
+@functools.cache
+def the_core() -> Any:  # noqa: ANN401 - `openvino.Core`
+    """The one core of this process, which stays until it ends.
+
+    A core gives the thread a stack for signals, and another one on going puts back that of before:
+    where two go in the order in which they came, signals are left without a stack, and the next
+    one ends the process (OpenVINO 2026.4). A server that exchanges models would do that.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _port(one: Any, wanted: Sequence[str]) -> Port:  # noqa: ANN401

@@ -1,8 +1,4 @@
-"""From a run to a folder that runs without torch, and what can go wrong on the way.
-
-Named to come after tests that send signals to their own process: once OpenVINO has computed in it,
-their delivery crashes.
-"""
+"""From a run to a folder that runs without torch, and what can go wrong on the way."""
 
 import json
 import re
@@ -28,6 +24,7 @@ from ad.core.exporting import parity
 from ad.core.exporting.tracing import Traced
 from ad.core.testing import make_picture
 from ad.core.testing.pictures import write_mvtec_tree
+from ad.runtime.engines.openvino import the_core
 from ad.runtime.package import read_package
 
 for extra in ("onnx", "onnxscript", "onnxruntime", "openvino"):
@@ -419,9 +416,7 @@ def test_a_family_that_is_not_installed_is_named(run):
 
 
 def test_lower_precision_has_to_judge_the_same(home, tmp_path, monkeypatch):
-    import openvino
-
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bf16")
     write(tmp_path / "check/good", range(400, 404))
     write(tmp_path / "check/dent", range(500, 504), defect=True)
