@@ -7,6 +7,7 @@ makes an auto-encoder's worthless: each setting is asked for.
 from __future__ import annotations
 
 import functools
+import threading
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from ad.runtime.config import ExportConfig
 from ad.runtime.engines.base import Engine, Port, number_of
 from ad.runtime.errors import MissingExtraError, SettingError, how_to_install
 
+_LOCK = threading.Lock()
 _KINDS = {"u8": "uint8", "f32": "float32"}
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
 
@@ -105,7 +107,6 @@ class OpenVinoEngine(Engine):
         return found
 
 
-@functools.cache
 def the_core() -> Any:  # noqa: ANN401 - `openvino.Core`
     """The one core of this process, which stays until it ends.
 
@@ -113,6 +114,12 @@ def the_core() -> Any:  # noqa: ANN401 - `openvino.Core`
     where two go in the order in which they came, signals are left without a stack, and the next
     one ends the process (OpenVINO 2026.4). A server that exchanges models would do that.
     """
+    with _LOCK:  # or two threads that come first would make two
+        return _core()
+
+
+@functools.cache
+def _core() -> Any:  # noqa: ANN401
     import openvino
 
     return openvino.Core()
