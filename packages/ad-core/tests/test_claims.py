@@ -23,7 +23,8 @@ from ad.core.saved.claims import (
     make_free_folder,
     temporary_name,
 )
-from ad.core.saved.files import save_model, write_atomic
+from ad.core.saved.files import save_model
+from ad.runtime.files import write_atomic
 
 with_locks = pytest.mark.skipif(sys.platform == "win32", reason="nobody is kept out there")
 

@@ -11,8 +11,9 @@ from torch import nn
 import ad.core
 from ad.core.detector import learned_buffer
 from ad.core.errors import ModelFileError, OutputError
-from ad.core.saved.files import read_model, save_model, write_atomic
+from ad.core.saved.files import read_model, save_model
 from ad.core.saved.loading import load_tensors
+from ad.runtime.files import write_atomic
 
 
 class Small(nn.Module):

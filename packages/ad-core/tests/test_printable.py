@@ -14,7 +14,8 @@ from rich.table import Table
 from ad.core import train
 from ad.core.cli import console
 from ad.core.errors import OutputError
-from ad.core.saved.files import read_config, rewrite_config, to_json
+from ad.core.saved.files import read_config, rewrite_config
+from ad.runtime.files import to_json
 from ad.runtime.printable import in_one_line, printable
 
 HOSTILE = "a\x1b]0;x\x07\x1b[2Jb\r\x9b31m\u202egood\u2066\x7f"

@@ -17,8 +17,9 @@ from ad.core.jobs.inspect import inspect
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.report.run import read_times
 from ad.core.saved.claims import make_folder
-from ad.core.saved.files import read_model, rewrite_config, write_atomic
+from ad.core.saved.files import read_model, rewrite_config
 from ad.core.saved.record import read_log
+from ad.runtime.files import write_atomic
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's limits and devices")
 

@@ -88,8 +88,6 @@ if TYPE_CHECKING:
     from ad.core.registry import ModelSpec as ModelSpec
     from ad.core.registry import get_dataset as get_dataset
     from ad.core.registry import load_trainer as load_trainer
-    from ad.core.saved.files import to_json as to_json
-    from ad.core.saved.files import write_atomic as write_atomic
     from ad.core.tracking import Tracker as Tracker
     from ad.core.trainer import FROM_MODEL_FILE as FROM_MODEL_FILE
     from ad.core.trainer import GradientTrainer as GradientTrainer
@@ -99,6 +97,8 @@ if TYPE_CHECKING:
     from ad.core.trainer import Setup as Setup
     from ad.core.trainer import Trainer as Trainer
     from ad.core.trainer import budget_note as budget_note
+    from ad.runtime.files import to_json as to_json
+    from ad.runtime.files import write_atomic as write_atomic
     from ad.runtime.findings import Finding as Finding
     from ad.runtime.framing.size import Sides as Sides
     from ad.runtime.framing.size import Size as Size
@@ -194,11 +194,11 @@ _HOMES = {
     "say": "ad.core.cli.console",
     "stream": "ad.core.data.learning",
     "to_device": "ad.core.data.batches",
-    "to_json": "ad.core.saved.files",
+    "to_json": "ad.runtime.files",
     "size_of": "ad.runtime.framing.size",
     "train": "ad.core.jobs.train",
     "trained_flag": "ad.core.detector",
-    "write_atomic": "ad.core.saved.files",
+    "write_atomic": "ad.runtime.files",
     "write_report": "ad.core.jobs.report",
 }
 

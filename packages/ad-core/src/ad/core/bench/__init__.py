@@ -22,7 +22,7 @@ from ad.core.figures.kinds import SATURATED_METRICS
 from ad.core.figures.measure import IMAGE_METRICS, PIXEL_METRICS
 from ad.core.report.comparison import write_comparison
 from ad.core.report.run import REPORT
-from ad.core.saved.files import to_json, write_atomic
+from ad.runtime.files import to_json, write_atomic
 
 METRICS = (*IMAGE_METRICS, *PIXEL_METRICS, *SATURATED_METRICS)
 

@@ -18,9 +18,9 @@ from ad.core.data.places import find_places
 from ad.core.data.samples import collect, fingerprint
 from ad.core.jobs.run_directory import claim_run, command_line, folder_name
 from ad.core.registry import ModelRegistry, get_dataset, load_trainer
-from ad.core.saved.files import to_json
 from ad.core.saved.record import read_log
 from ad.core.settings import DEFAULT_HOLDOUT, RunSettings, run_settings
+from ad.runtime.files import to_json
 
 _LAST_WORDS = 2000
 """Characters of a failed run's error, or of what it said last, that are kept."""

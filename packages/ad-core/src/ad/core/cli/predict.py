@@ -106,6 +106,7 @@ def predict(
     from ad.core.cli.console import ConsoleProgress, loading, print_json, say
     from ad.core.registry import load_trainer
 
+    early.check_pictures(paths)
     if workers is not None or executor is not None or shard is not None or resume:
         given = argparse.Namespace(
             export=run,
@@ -126,7 +127,6 @@ def predict(
         )
         raise typer.Exit(_many(given, precision))
     spec = early.check_run_or_export(run)
-    early.check_pictures(paths)
     with loading():
         from ad.core.jobs.inspect import inspect
 

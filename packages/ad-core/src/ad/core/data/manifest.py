@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from ad.core.errors import DataError, OutputError
+from ad.runtime.files import to_json, write_atomic
 from ad.runtime.progress import SILENT, Progress
 
 Result = TypeVar("Result")
@@ -70,8 +71,6 @@ def write_manifest(folder: Path, manifest: Path, *, progress: Progress = SILENT)
         DataError: If the folder is missing or holds no files, or a file cannot be read.
         OutputError: If the manifest cannot be written.
     """
-    from ad.core.saved.files import to_json, write_atomic  # torch, which comparing does not need
-
     files = _files(folder, manifest)
     found = _in_threads(lambda name: _entry(files[name]), list(files), progress)
     entries = {name: entry._asdict() for name, entry in zip(files, found, strict=True)}

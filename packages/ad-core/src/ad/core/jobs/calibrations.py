@@ -16,10 +16,11 @@ from ad.core.errors import ModelFileError, SettingError
 from ad.core.jobs.run_directory import claim_run, tidy
 from ad.core.predict import Conditions, ModelConfig
 from ad.core.saved.claims import alone, hold
-from ad.core.saved.files import read_config, read_limited, rewrite_config, to_json, write_atomic
+from ad.core.saved.files import read_config, rewrite_config
 from ad.core.saved.record import LOG, RunLog, model_folder
 from ad.core.trainer import Precision
 from ad.runtime.calibration import Calibration
+from ad.runtime.files import read_limited, to_json, write_atomic
 
 HISTORY = "calibrations.json"
 _KEPT = 100

@@ -29,12 +29,13 @@ from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_run_report
 from ad.core.saved.allocation import fits_in_memory
 from ad.core.saved.claims import letting_go
-from ad.core.saved.files import save_model, to_json, write_atomic
+from ad.core.saved.files import save_model
 from ad.core.saved.record import LOG, RunLog
 from ad.core.settings import DEFAULT_FALSE_ALARMS, Holdout
 from ad.core.thresholds.verdicts import calibration_notes
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, Trainer
+from ad.runtime.files import to_json, write_atomic
 from ad.runtime.framing.fit import Fit
 from ad.runtime.framing.size import Sides
 from ad.runtime.paths import given_path

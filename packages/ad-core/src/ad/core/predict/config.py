@@ -10,10 +10,11 @@ import torch
 
 from ad.core.errors import ModelFileError, SettingError
 from ad.core.framing import Framing
-from ad.core.saved.files import ROI, saved_roi
+from ad.core.saved.files import saved_roi
 from ad.core.trainer import Precision
 from ad.runtime.calibration import Calibration
 from ad.runtime.framing.region import Region
+from ad.runtime.manifest import ROI
 from ad.runtime.pictures.levels import WHITE_LEVELS
 
 

@@ -14,10 +14,11 @@ import numpy as np
 from ad.core.errors import ModelFileError
 from ad.core.report.page import write_page
 from ad.core.report.run import REPORT, as_text, figures, run_title, with_size_in_words
-from ad.core.saved.files import LARGEST_LINES, read_limited
+from ad.core.saved.files import LARGEST_LINES
 from ad.core.saved.record import RUN, read_run
 from ad.core.thresholds.verdicts import Verdicts, renewed_notes
 from ad.runtime.calibration import Calibration
+from ad.runtime.files import read_limited
 
 _DOTS = 200
 """Scores of a run that are drawn, of good and of defective pictures each; more become quantiles."""

@@ -20,7 +20,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from ad.core.saved.files import write_atomic
+from ad.runtime.files import write_atomic
 
 
 def write_page(

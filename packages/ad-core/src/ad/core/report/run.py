@@ -19,9 +19,9 @@ from ad.core.predict import ModelConfig
 from ad.core.report.gallery import Gallery, Shown
 from ad.core.report.page import data_uri, write_page
 from ad.core.report.speeds import read_speeds
-from ad.core.saved.files import read_limited
 from ad.core.saved.record import RUN, calibrations_since, read_log, read_run
 from ad.core.thresholds.verdicts import calibration_notes, renewed_notes
+from ad.runtime.files import read_limited
 from ad.runtime.framing.size import size_of
 from ad.runtime.heatmaps import colour_table
 from ad.runtime.pictures.reading import upright_size

@@ -17,15 +17,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from ad.core.errors import ModelFileError
-from ad.runtime.files import new_folder, sync_file
-from ad.runtime.files import read_limited as read_limited
-from ad.runtime.files import to_json as to_json
-from ad.runtime.files import write_atomic as write_atomic
-from ad.runtime.manifest import CONFIG as CONFIG
-from ad.runtime.manifest import MANIFEST as MANIFEST
-from ad.runtime.manifest import ROI as ROI
-from ad.runtime.manifest import SCHEMA as SCHEMA
-from ad.runtime.manifest import Described
+from ad.runtime.files import new_folder, sync_file, write_atomic
+from ad.runtime.manifest import CONFIG, ROI, Described
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,12 +13,13 @@ from typing import Any, final
 
 from ad.core.callbacks import Callback, LoopState
 from ad.core.errors import ModelFileError, OutputError
-from ad.core.saved.files import LARGEST_LINES, read_limited
+from ad.core.saved.files import LARGEST_LINES
+from ad.runtime.files import read_limited
 from ad.runtime.package import is_exported
 from ad.runtime.paths import given_path
 
 RUN = "run directory"
-"""What `ad.core.saved.files.read_limited` calls the folder of a run."""
+"""What `ad.runtime.files.read_limited` calls the folder of a run."""
 
 LOG = "log.jsonl"
 """The log, which whoever works on a run has claimed."""

@@ -17,10 +17,10 @@ from ad.core.errors import SettingError
 from ad.core.framing import Framing
 from ad.core.registry import get_dataset
 from ad.core.saved.claims import letting_go, make_folder
-from ad.core.saved.files import write_atomic
 from ad.core.synth.anomalies import Broken, PerlinAnomalies
 from ad.core.synth.cut_paste import CutPaste
 from ad.core.synth.textures import let_take_from, texture_source
+from ad.runtime.files import write_atomic
 from ad.runtime.framing.size import Sides, size_of
 from ad.runtime.paths import given_path
 from ad.runtime.pictures.levels import find_white_level
