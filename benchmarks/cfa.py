@@ -4,8 +4,8 @@
 
 What the frozen network says is given, seeded noise in the shape of its maps, so that all that is
 measured is CFA's own: descriptions, distances, losses and gradients. Each case runs in a process of
-its own; memory is the largest that it took beyond what was there before, from Linux's account. The
-losses, gradients and scores of both must agree.
+its own; seconds are the processor's; memory is the largest that it took beyond what was there
+before, from Linux's account. The losses, gradients and scores of both must agree.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def measured(case: str, what: str, options: argparse.Namespace) -> dict[str, Any
     trainer, maps = prepared(options)
     losses, scores = CASES[case]
     before = resident_bytes(peak=False)
-    start = time.perf_counter()
+    start = time.process_time()
     if what == "a step":
         loss = losses(trainer, maps)
         torch.autograd.backward(loss)
@@ -98,7 +98,7 @@ def measured(case: str, what: str, options: argparse.Namespace) -> dict[str, Any
     else:
         with torch.inference_mode():
             found = scores(trainer, maps)[::97].tolist()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return {"seconds": seconds, "bytes": resident_bytes(peak=True) - before, "found": found}
 
 

@@ -14,6 +14,7 @@ here, over all pictures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, final
 
@@ -45,6 +46,8 @@ from ad.core.networks import FeatureExtractor, GaussianBlur, upsample
 Count = Annotated[int, Field(ge=1, le=64)]
 
 _COORDINATES = 2  # of a patch: row and column
+_BLOCK = 2**25  # bytes: the C library gives larger ones back when they are freed. Smaller ones stay
+# in its heap, where what lives longer comes to lie between them: several times the memory.
 _SIGMA = 4.0  # of the map's smoothing, in pixels
 
 
@@ -242,8 +245,9 @@ class CfaTrainer(GradientTrainer):
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """How far patches are from their spheres, and in others; see `GradientTrainer.losses`."""
         with torch.autocast(batch.images.device.type, enabled=False):
-            pictures = zip(*(torch.split(maps, 1) for maps in batch.frozen), strict=True)
-            square = torch.cat([self._distances(maps) for maps in pictures])
+            some = self._at_once(batch.frozen[0])
+            parts = zip(*(torch.split(maps, some) for maps in batch.frozen), strict=True)
+            square = torch.cat([self._distances(maps) for maps in parts])
             within = self.detector.radius.square()
             near, far = square[:, : self.neighbors], square[:, self.neighbors :]
             return {
@@ -251,22 +255,28 @@ class CfaTrainer(GradientTrainer):
                 "repulsion": (within - far - self.alpha).relu().mean() / self.nu,
             }
 
-    def _distances(self, maps: Sequence[Tensor]) -> Tensor:
-        """Squared distances of one picture's patches to their nearest centroids.
+    def _at_once(self, maps: Tensor) -> int:
+        """Of how many pictures descriptions stand in memory: as few as make a large block."""
+        mix = self.detector.descriptor.mix
+        numbers = maps.shape[2] * maps.shape[3] * mix.out_channels
+        return math.ceil(_BLOCK / (numbers * mix.weight.element_size()))
 
-        Its descriptions are computed once more in the backward pass, so that those of a whole
-        batch never stand in memory; the nearest are looked for once.
+    def _distances(self, maps: Sequence[Tensor]) -> Tensor:
+        """Squared distances of the patches of some pictures to their nearest centroids.
+
+        Descriptions are computed once more in the backward pass, so that those of a whole batch
+        never stand in memory; the nearest are looked for once.
 
         Args:
-            maps: Of one picture, ``[1, C, h, w]`` each.
+            maps: Of these pictures, ``[B, C, h, w]`` each.
 
         Returns:
-            ``[h * w, K + J]``.
+            ``[B * h * w, K + J]``.
         """
         found: list[Tensor] = []
 
         def compute(*maps: Tensor) -> Tensor:
-            descriptions = self.detector.descriptor(maps)[0]
+            descriptions = self.detector.descriptor(maps).flatten(0, 1)
             centroids = self.detector.centroids
             if not found:
                 wanted = self.neighbors + self.repelled
