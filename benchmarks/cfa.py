@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from record import record
 from torch import Tensor
 
-from ad.adapt.cfa import CfaTrainer
+from ad.adapt.cfa import CfaTrainer, in_blocks
 from ad.core import LearningBatch, Setup
 
 NEAREST, ALPHA, NU = 3, 0.1, 1e-3
@@ -76,7 +76,11 @@ def our_losses(trainer: CfaTrainer, maps: list[Tensor]) -> Tensor:
 
 def our_scores(trainer: CfaTrainer, maps: list[Tensor]) -> Tensor:
     """As `ad.adapt.cfa` has it."""
-    return trainer.detector.patch_score(trainer.detector.descriptor(maps).flatten(0, 1))
+    detector = trainer.detector
+    parts = in_blocks(maps, detector.centroids.shape[1])
+    return torch.cat(
+        [detector.patch_score(detector.descriptor(one).flatten(0, 1)) for one in parts]
+    )
 
 
 CASES = {"all distances": (plain_losses, plain_scores), "ours": (our_losses, our_scores)}

@@ -15,7 +15,7 @@ here, over all pictures.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, final
 
 import torch
@@ -100,6 +100,18 @@ def _coordinates(height: int, width: int, *, like: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=2)
 
 
+def in_blocks(maps: Sequence[Tensor], width: int) -> Iterator[tuple[Tensor, ...]]:
+    """Maps of a few pictures at a time: as few as have a large block of descriptions.
+
+    Args:
+        maps: ``[B, C, h, w]`` each.
+        width: Numbers in a description, of four bytes each.
+    """
+    of_a_picture = 4 * width * maps[0].shape[2] * maps[0].shape[3]
+    some = math.ceil(_BLOCK / of_a_picture)
+    return zip(*(torch.split(one, some) for one in maps), strict=True)
+
+
 @final
 class CfaDetector(Detector):
     """Scores each patch by its distance to the nearest centroids.
@@ -132,6 +144,9 @@ class CfaDetector(Detector):
         least = distance.amin(1)
         return least / (least[:, None] - distance).exp().sum(1)
 
+    def _scores(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.patch_score(self.descriptor(maps).flatten(0, 1))
+
     def forward(self, images: Tensor) -> Prediction:
         """Score a batch; see `Detector.forward`.
 
@@ -153,7 +168,11 @@ class CfaDetector(Detector):
         maps = self.extractor(images)
         height, width = maps[0].shape[2], maps[0].shape[3]
         with torch.autocast(images.device.type, enabled=False):  # distances are always fp32
-            score = self.patch_score(self.descriptor(maps).flatten(0, 1))
+            if torch.compiler.is_exporting():  # the number of pictures is not known there
+                score = self._scores(maps)
+            else:
+                parts = in_blocks(maps, self.centroids.shape[1])
+                score = torch.cat([self._scores(part) for part in parts])
         cells = score.view(-1, height, width)
         anomaly_map = self.blur(upsample(cells, (images.shape[2], images.shape[3])))
         return Prediction(anomaly_map.amax(dim=(1, 2)), anomaly_map)
@@ -245,8 +264,7 @@ class CfaTrainer(GradientTrainer):
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """How far patches are from their spheres, and in others; see `GradientTrainer.losses`."""
         with torch.autocast(batch.images.device.type, enabled=False):
-            some = self._at_once(batch.frozen[0])
-            parts = zip(*(torch.split(maps, some) for maps in batch.frozen), strict=True)
+            parts = in_blocks(batch.frozen, self.detector.descriptor.mix.out_channels)
             square = torch.cat([self._distances(maps) for maps in parts])
             within = self.detector.radius.square()
             near, far = square[:, : self.neighbors], square[:, self.neighbors :]
@@ -254,12 +272,6 @@ class CfaTrainer(GradientTrainer):
                 "attraction": (near - within).relu().mean() / self.nu,
                 "repulsion": (within - far - self.alpha).relu().mean() / self.nu,
             }
-
-    def _at_once(self, maps: Tensor) -> int:
-        """Of how many pictures descriptions stand in memory: as few as make a large block."""
-        mix = self.detector.descriptor.mix
-        numbers = maps.shape[2] * maps.shape[3] * mix.out_channels
-        return math.ceil(_BLOCK / (numbers * mix.weight.element_size()))
 
     def _distances(self, maps: Sequence[Tensor]) -> Tensor:
         """Squared distances of the patches of some pictures to their nearest centroids.
