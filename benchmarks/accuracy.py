@@ -135,7 +135,7 @@ RUNS = {
             "mtd",
             "all",
             "supersimplenet-resnet18",
-            ["--img-size", "128", *FASTER, *LOUD, "--steps", "1000"],
+            [*TINY_SUPERSIMPLENET, *LOUD, "--steps", "1500"],
         ),
         ("mtd", "all", "supersimplenet-resnet18", [*TINY_SUPERSIMPLENET, "--steps", "2000"]),
         ("mtd", "all", "uninet-resnet18", ["--img-size", "128", "--steps", "600"]),
@@ -150,7 +150,7 @@ RUNS = {
             "mvtec",
             "hazelnut_toy",
             "supersimplenet-resnet18",
-            ["--img-size", "128", *FASTER, *LOUD, "--steps", "400"],
+            [*TINY_SUPERSIMPLENET, *LOUD, "--steps", "400"],
         ),
         ("mvtec", "hazelnut_toy", "uninet-resnet18", [*TINY, "--steps", "100"]),
         # A fifth of MTD's defects to learn from, the others to test with; then the same without.
