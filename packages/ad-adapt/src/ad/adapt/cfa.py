@@ -238,9 +238,13 @@ class CfaTrainer(GradientTrainer):
             raise SettingError(msg)
         self.detector.centroids = centroids
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what a search keeps for later cannot be traced
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """How far patches are from their spheres, and in others; see `GradientTrainer.losses`."""
+        # What a search keeps for later cannot be traced. Not its decorator, which imports what
+        # compiles at once.
+        return torch.compiler.disable(self._losses)(batch)  # type: ignore[no-untyped-call, no-any-return]
+
+    def _losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         with torch.autocast(batch.images.device.type, enabled=False):
             pictures = zip(*(torch.split(maps, 1) for maps in batch.frozen), strict=True)
             square = torch.cat([self._distances(maps) for maps in pictures])
