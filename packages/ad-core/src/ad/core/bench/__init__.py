@@ -38,7 +38,7 @@ class Summary:
     category: str
     """Of the data set."""
     model: str
-    """Registry name."""
+    """Registry name, with the options that are not the catalogue's: see `Job.label`."""
     runs: int
     """Runs that are done."""
     failed: int
@@ -104,7 +104,7 @@ def summarise(outcomes: Sequence[Outcome]) -> list[Summary]:
     groups: dict[tuple[str, str, str], list[Outcome]] = {}
     for outcome in outcomes:
         job = outcome.job
-        groups.setdefault((job.dataset, job.category, job.settings.model), []).append(outcome)
+        groups.setdefault((job.dataset, job.category, job.label), []).append(outcome)
     summaries = []
     for (dataset, category, model), members in groups.items():
         mean: dict[str, float | None] = {}

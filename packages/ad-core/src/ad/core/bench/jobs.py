@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from ad.core.bench.contenders import contenders
 from ad.core.data.places import find_places
 from ad.core.data.samples import collect, fingerprint
 from ad.core.errors import AdError
 from ad.core.jobs.run_directory import claim_run, command_line, folder_name
-from ad.core.registry import ModelRegistry, get_dataset, load_trainer
+from ad.core.registry import get_dataset
 from ad.core.saved.record import read_log, read_run
 from ad.core.settings import DEFAULT_HOLDOUT, RunSettings, run_settings
 from ad.core.thresholds.verdicts import Verdicts
@@ -129,6 +130,7 @@ def plan(
     seeds: Sequence[int],
     output: Path,
     data_roots: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
     **given: Any,  # noqa: ANN401 - checked by `run_settings`
 ) -> list[Job]:
     """Check all settings and list the runs, before the first of them starts.
@@ -136,10 +138,12 @@ def plan(
     Args:
         datasets: Layouts.
         categories: Of any of the data sets, each taken where it exists; ``all`` for every one.
-        models: Registry names; one that is named twice, or by an alias too, runs once.
+        models: Registry names, or ``NAME[KEY=VALUE;...]`` with options; one that is named twice,
+            or by an alias too, runs once.
         seeds: Each makes a run of its own.
         output: The bench's folder.
         data_roots: Folder of each data set that needs one.
+        options: For all models that have them: see `contenders`.
         given: Fields of `RunSettings` that are the same for all; None for the catalogue's. Unless
             told otherwise, a tenth is held out for all: models are to learn from the same pictures.
 
@@ -148,16 +152,17 @@ def plan(
     """
     places = find_places(list(map(get_dataset, datasets)), categories, data_roots or {})
     given["holdout"] = DEFAULT_HOLDOUT if given.get("holdout") is None else given["holdout"]
-    specs = {spec.name: spec for spec in map(ModelRegistry.get, models)}
+    listed = contenders(models, options or {}, budget=given.get("budget") or "default")
     jobs = []
     for place in places:
         dataset, title, root = place.dataset, place.title, place.root
-        for spec in specs.values():
+        for one in listed:
             for seed in seeds:
                 samples = collect(dataset, place.category, root=root, seed=seed)
                 settings = run_settings(
-                    spec,
-                    load_trainer(spec),
+                    one.spec,
+                    one.trainer,
+                    options=one.options,
                     dataset=dataset.name,
                     category=place.category,
                     data_root=None if root is None else str(root),
@@ -169,9 +174,10 @@ def plan(
                     del values["supervised"]
                 content = [values, fingerprint(samples)]
                 digest = hashlib.sha256(to_json(content)).hexdigest()[:10]
-                name = f"{dataset.name}-{title}-{spec.name}-seed{seed}-{digest}"
+                model = one.label.removesuffix("]")
+                name = f"{dataset.name}-{title}-{model}-seed{seed}-{digest}"
                 folder = output.absolute() / "runs" / folder_name(name)
-                jobs.append(Job(settings=settings, category=title, label=spec.name, folder=folder))
+                jobs.append(Job(settings=settings, category=title, label=one.label, folder=folder))
     return jobs
 
 
