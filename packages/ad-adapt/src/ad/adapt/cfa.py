@@ -260,9 +260,13 @@ class CfaTrainer(GradientTrainer):
             raise SettingError(msg)
         self.detector.centroids = centroids
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what a search keeps for later cannot be traced
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """How far patches are from their spheres, and in others; see `GradientTrainer.losses`."""
+        # What a search keeps for later cannot be traced. Not its decorator, which imports what
+        # compiles at once.
+        return torch.compiler.disable(self._losses)(batch)  # type: ignore[no-untyped-call, no-any-return]
+
+    def _losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         with torch.autocast(batch.images.device.type, enabled=False):
             parts = in_blocks(batch.frozen, self.detector.descriptor.mix.out_channels)
             square = torch.cat([self._distances(maps) for maps in parts])
