@@ -46,7 +46,7 @@ RUNTIME = [
     ["engines", "package"],
     ["config", "map_files", "overlays", "sources", "single", "manifest"],
     ["paths", "heatmaps", "numbered", "results"],
-    ["conditions", "findings", "framing", "regions"],
+    ["conditions", "drift", "findings", "framing", "regions"],
     ["calibration", "console", "files", "pictures", "resize"],
     ["lines"],
     ["errors", "printable", "progress"],

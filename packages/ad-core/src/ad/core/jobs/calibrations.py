@@ -186,7 +186,7 @@ def _tell(
 ) -> RunLog:
     log = RunLog((home_of(folder) or folder) / LOG)
     before, after = (
-        None if c.calibration is None else c.calibration.facts() for c in (now, config)
+        None if c.calibration is None else c.calibration.to_json() for c in (now, config)
     )
     log.write(event, before=before, after=after, precision=config.precision, **more)
     return log

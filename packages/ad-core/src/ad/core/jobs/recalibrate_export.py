@@ -161,11 +161,11 @@ def _save(
         log.write(
             "calibrate",
             pictures=pictures,
-            before=before.facts() if before else None,
+            before=before.to_json() if before else None,
             of_categories={
-                name: one.facts() for name, one in package.config.calibrations.items()
+                name: one.to_json() for name, one in package.config.calibrations.items()
             },
-            after=after.facts(),
+            after=after.to_json(),
             precision=config.precision,
             checked=checked,
         )

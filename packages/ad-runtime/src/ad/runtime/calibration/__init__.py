@@ -187,10 +187,10 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """The fields, for a JSON file."""
-        return asdict(self)
+        return {**asdict(self), "scores": None if self.scores is None else list(self.scores)}
 
     def facts(self) -> dict[str, Any]:
-        """The fields but for the scores, for logs and for people."""
+        """The fields but for the scores, for people."""
         return {name: value for name, value in self.to_json().items() if name != "scores"}
 
     @classmethod

@@ -76,9 +76,7 @@ def _check_scores(scores: object, num_images: int) -> None:
     expected = min(num_images, MOST_SCORES)
     if not scores or len(scores) > MOST_SCORES or expected not in (0, len(scores)):
         allowed = f"{expected} of them" if expected else f"from 1 to {MOST_SCORES} of them"
-        _refuse(
-            f"`scores` must be {allowed} for {num_images} images; there are {len(scores)}"
-        )
+        _refuse(f"`scores` must be {allowed} for {num_images} images; there are {len(scores)}")
 
 
 def _check_origin(data: Mapping[str, Any]) -> None:

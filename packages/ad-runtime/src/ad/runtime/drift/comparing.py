@@ -154,9 +154,7 @@ def compare(
         then = then[:-1]
     above, chance_above, many = new.size - good.size, None, False
     if calibration.rank is not None and new.size >= LEAST:
-        chance_above = chance_of_alarms(
-            calibration.num_images, calibration.rank, new.size, above
-        )
+        chance_above = chance_of_alarms(calibration.num_images, calibration.rank, new.size, above)
         many = 2 * above > new.size and chance_above < rare
     why = None
     if then.size < LEAST_CALIBRATED:

@@ -13,6 +13,7 @@ WINDOW = 500
 
 _BETWEEN_LOOKS = 100  # pictures at most
 _EVER = 0.01  # chance of ever telling a drift in vain
+_OVER = "drift is over: good pictures score as at calibration again"
 _USUAL = 0.05  # chance of a difference from which on a drift is over
 
 
@@ -39,12 +40,17 @@ class Stream:
         self._scores: deque[float] = deque(maxlen=WINDOW)
         self._count, self._looks, self._next = 0, 0, LEAST
 
-    def add(self, score: float) -> bool:
-        """Take the score of the next picture; whether a drift has just begun, or is just over."""
+    def add(self, score: float) -> tuple[str, ...]:
+        """Take the score of the next picture.
+
+        Returns:
+            What a person should know, in short lines: mostly none, as it is told once that there is
+            a drift, that it is over, or that it cannot be judged.
+        """
         self._scores.append(score)
         self._count += 1
         if self._count < self._next:
-            return False
+            return ()
         self._looks += 1
         self._next += min(self._count, _BETWEEN_LOOKS)
         rare = _EVER / 2 / (self._looks * (self._looks + 1))
@@ -54,7 +60,9 @@ class Stream:
             self.drifting = True
         elif now.found is False and _is_usual(now):
             self.drifting = False
-        return self.drifting != before
+        if self.drifting != before:
+            return now.lines() if self.drifting else (_OVER,)
+        return now.lines() if now.old and self._looks == 1 else ()
 
 
 def _is_usual(drift: Drift) -> bool:

@@ -88,7 +88,5 @@ def _limit(distance: float) -> float:
     """Kolmogorov's limit of the chance of a distance, times the root of ``n m / (n + m)``."""
     if distance < 0.2:  # from here the chance is below 1 by less than 1e-12
         return 1.0
-    terms = (
-        (-1) ** (k - 1) * math.exp(-2 * (k * distance) ** 2) for k in range(1, 101)
-    )
+    terms = ((-1) ** (k - 1) * math.exp(-2 * (k * distance) ** 2) for k in range(1, 101))
     return min(1.0, 2 * math.fsum(terms))
