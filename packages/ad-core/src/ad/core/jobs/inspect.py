@@ -12,6 +12,7 @@ from ad.core.errors import PictureError, SettingError
 from ad.core.jobs.map_files import MapFiles
 from ad.core.saved.claims import letting_go, make_folder, make_free_folder
 from ad.runtime.calibration import Calibration
+from ad.runtime.drift import Drift, compare
 from ad.runtime.findings import Finding
 from ad.runtime.numbered import numbered_names, write_numbered
 from ad.runtime.overlays import overlay_of
@@ -39,11 +40,18 @@ class Inspection:
     """Score above which a picture is defective."""
     rows: tuple[Row, ...]
     """One per picture."""
+    drift: Drift
+    """How the scores differ from those of calibration."""
 
     def to_json(self) -> dict[str, Any]:
         """As ``ad predict --json`` prints it."""
         rows = [row.to_json() for row in self.rows]
-        return {"output": str(self.output), "threshold": self.threshold, "predictions": rows}
+        return {
+            "output": str(self.output),
+            "threshold": self.threshold,
+            "predictions": rows,
+            "drift": self.drift.to_json(),
+        }
 
     def summary(self) -> str:
         """One line for a person: how many pictures got which verdict."""
@@ -128,7 +136,9 @@ def inspect(
                     finding = Finding(path=picture, score=None, error=str(error))
             rows.append(Row.of(finding, heatmap))
             table.add(rows[-1])
-    return Inspection(output=folder, threshold=limit, rows=tuple(rows))
+    scores = [row.score for row in rows if row.score is not None]
+    drift = compare(work.calibration, scores, categories=work.together)
+    return Inspection(output=folder, threshold=limit, rows=tuple(rows), drift=drift)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +148,8 @@ class _Work:
     detector: LoadedDetector | Runtime
     calibration: Calibration | None
     """What verdicts are made by."""
+    together: int
+    """Categories that this is for."""
     stream: Callable[..., Iterator[Finding]]
     outlines: str
     """What the detector's own outlines are of; empty without any."""
@@ -163,6 +175,7 @@ def _at_work(
         return _Work(
             detector=detector,
             calibration=detector.config.calibration,
+            together=len(detector.config.categories),
             stream=partial(detector.stream, outlines=True),
             outlines=detector.detector.outlines,
         )
@@ -176,6 +189,7 @@ def _at_work(
     return _Work(
         detector=runtime,
         calibration=runtime.calibration(category, threshold),
+        together=runtime.config.calibration_of(category)[1],
         stream=partial(runtime.stream, category=category, threshold=threshold),
         outlines="",
     )

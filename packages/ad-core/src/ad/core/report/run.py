@@ -117,7 +117,7 @@ def write_run_report(
         if evaluation.resolution is None
         else str(size_of(evaluation.resolution)),
         "notes": list(notes),
-        "calibration": None if config.calibration is None else config.calibration.to_json(),
+        "calibration": None if config.calibration is None else config.calibration.facts(),
         "localises": gallery.localises,
         "outlines": gallery.outlines,
         "colours": colour_table().flatten().tolist(),
