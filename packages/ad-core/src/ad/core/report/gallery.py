@@ -103,7 +103,7 @@ class Gallery:
                     Shown(
                         index=index,
                         score=score,
-                        picture=_webp(batch.pictures[row].numpy(), _SIDE, _QUALITY),
+                        picture=small_webp(batch.pictures[row].numpy(), _SIDE, _QUALITY),
                         heat=None if map_ is None else self._heat(map_),
                         outline=None if outline is None else _outline(outline[0]),
                     )
@@ -181,7 +181,7 @@ class Gallery:
 
     def _heat(self, map_: NDArray[np.float32]) -> bytes:
         heat = np.nan_to_num(heat_of(map_, self.calibration))  # no heat where nothing is looked at
-        return _webp(np.rint(heat * 255).astype(np.uint8), _MAP_SIDE, _MAP_QUALITY)
+        return small_webp(np.rint(heat * 255).astype(np.uint8), _MAP_SIDE, _MAP_QUALITY)
 
 
 @final
@@ -206,7 +206,8 @@ class _Shelf:
         return -heapq.heappushpop(self.heap, (rank, -index))[1]
 
 
-def _webp(pixels: NDArray[np.uint8], side: int, quality: int) -> bytes:
+def small_webp(pixels: NDArray[np.uint8], side: int, quality: int) -> bytes:
+    """A picture ``[H, W]`` or ``[H, W, 3]`` as WebP, no side longer than that in pixels."""
     return _bytes(_reduced(pixels, side), quality=quality)
 
 
