@@ -47,6 +47,7 @@ def overlay(
     label: str,
     *,
     outline: bool = True,
+    rim: NDArray[np.floating] | None = None,
     second: NDArray[np.floating] | None = None,
 ) -> Image.Image:
     """Lay a heat map over a picture, beside the picture itself.
@@ -56,6 +57,7 @@ def overlay(
         heat: ``[h, w]`` in [0, 1]; 0.5 is the pixel threshold. NaN is left as it is.
         label: One line of text under the pictures: score and verdict.
         outline: Whether to outline where the threshold is passed.
+        rim: ``[h, w]`` like ``heat``, to outline by, where ``heat`` does not have 0.5 there.
         second: ``[h, w]``: what to outline in blue, where it is above 0; NaN is outside.
 
     Returns:
@@ -67,14 +69,12 @@ def overlay(
     scale = min(scale, _LONG_SIDE / max(plain.size))
     size = (max(1, round(plain.width * scale)), max(1, round(plain.height * scale)))
     plain = plain.resize(size, Image.Resampling.BICUBIC)
-    # What is not looked at is cold, however hot it is beside it.
-    looked_at = np.asarray(Image.fromarray(~np.isnan(heat)).resize(size, Image.Resampling.NEAREST))
-    smooth = np.where(looked_at, _resized(np.nan_to_num(heat), size), np.float32(0))
+    smooth = _smooth(heat, size)
     shade = _table().astype(np.float32)[np.rint(smooth.clip(0, 1) * 255).astype(np.uint8)]
     colour, alpha = shade[..., :3], shade[..., 3:]
     mixed = np.asarray(plain) * (1 - alpha) + colour * alpha
     if outline:
-        mixed[_rim(smooth >= 0.5)] = (255, 0, 60)
+        mixed[_rim((smooth if rim is None else _smooth(rim, size)) >= 0.5)] = (255, 0, 60)
     if second is not None:
         mixed[_rim(_resized(np.nan_to_num(second), size) > 0)] = SECOND
 
@@ -84,6 +84,12 @@ def overlay(
     sheet.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)), (size[0] + _GAP, 0))
     ImageDraw.Draw(sheet).text((4, size[1] + 3), label, fill="black", font_size=14)
     return sheet
+
+
+def _smooth(heat: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Heat at another size; what is not looked at is cold, however hot it is beside it."""
+    looked_at = np.asarray(Image.fromarray(~np.isnan(heat)).resize(size, Image.Resampling.NEAREST))
+    return np.where(looked_at, _resized(np.nan_to_num(heat), size), np.float32(0))
 
 
 def _resized(map_: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
