@@ -3,6 +3,8 @@
 | file | what |
 |---|---|
 | `gallery.py` | which test pictures are shown, chosen while they are scored |
+| `predictions.py` | which new pictures are shown, and what their page says; without torch |
+| `webp.py`, `shelf.py` | small pictures and maps; what has the highest ranks |
 | `run.py` | what the page of one run says |
 | `finished.py` | what finished runs wrote, read to be compared |
 | `standings.py` | many runs as a table: a row for each model, a column for each category |
