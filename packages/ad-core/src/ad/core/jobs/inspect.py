@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ad.core.errors import PictureError, SettingError
+from ad.core.jobs.exported import refuse_for_exported
 from ad.core.jobs.map_files import MapFiles
 from ad.core.saved.claims import letting_go, make_folder, make_free_folder
 from ad.runtime.calibration import Calibration
@@ -61,6 +62,7 @@ def inspect(
     threshold: float | None = None,
     category: str | None = None,
     save_maps: str | Path | None = None,
+    compile: bool = False,
     progress: Progress = SILENT,
 ) -> Inspection:
     """Predict on pictures and write ``predictions.csv`` and ``heatmaps/*.png``.
@@ -81,6 +83,7 @@ def inspect(
         threshold: For this use in place of the saved one: see `ad.core.predict.load`.
         category: Of an exported model: take the threshold of this one, where it has its own.
         save_maps: Folder to make for the maps in the pictures' own pixels; see `MapFiles`.
+        compile: Have `torch.compile` translate the run's detector: see `ad.core.predict.load`.
         progress: Where to show how far it is.
 
     Raises:
@@ -92,7 +95,7 @@ def inspect(
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
     path = given_path(run, "the run")
-    work = _at_work(path, device, precision, threshold, category)
+    work = _at_work(path, device, precision, threshold, category, compile, progress)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     pictures = [source for source in sources if isinstance(source, Path)]
     limit = None if work.calibration is None else work.calibration.threshold
@@ -149,6 +152,8 @@ def _at_work(
     precision: Literal["auto", "fp32", "bf16"],
     threshold: float | None,
     category: str | None,
+    compile: bool,
+    progress: Progress,
 ) -> _Work:
     if not is_exported(run):
         if category is not None:
@@ -159,19 +164,21 @@ def _at_work(
             raise SettingError(msg)
         from ad.core.predict import load  # with torch, which an exported model does without
 
-        detector = load(run, device=device, precision=precision, threshold=threshold)
+        detector = load(
+            run,
+            device=device,
+            precision=precision,
+            threshold=threshold,
+            compile=compile,
+            progress=progress,
+        )
         return _Work(
             detector=detector,
             calibration=detector.config.calibration,
             stream=partial(detector.stream, outlines=True),
             outlines=detector.detector.outlines,
         )
-    if precision != "auto":
-        msg = (
-            f"`precision` {precision}: `{run}` is an exported model, which is always computed in "
-            "that of its export. Leave it out."
-        )
-        raise SettingError(msg)
+    refuse_for_exported(run, precision, compile=compile)
     runtime = load_exported(run, device="cpu" if device == "auto" else device)
     return _Work(
         detector=runtime,
