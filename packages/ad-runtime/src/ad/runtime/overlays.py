@@ -8,8 +8,9 @@ from PIL import Image
 
 from ad.runtime.calibration import Calibration
 from ad.runtime.findings import Finding
-from ad.runtime.framing import Framing
+from ad.runtime.framing import Framing, Size
 from ad.runtime.heatmaps import heat_of, overlay
+from ad.runtime.regions import mask_of
 
 
 def overlay_of(
@@ -19,10 +20,12 @@ def overlay_of(
     calibration: Calibration | None,
     *,
     blue: str | None = None,
+    min_area: int = 1,
 ) -> Image.Image:
     """Lay what was found over the picture it was found in; see `ad.runtime.heatmaps.overlay`.
 
-    Without calibration colours are of the picture's own range, which the label says.
+    Without calibration colours are of the picture's own range, which the label says. With it the
+    finding's regions are outlined.
 
     Args:
         finding: With a map.
@@ -30,6 +33,7 @@ def overlay_of(
         framing: How the picture became what was scored.
         calibration: What its verdict was made by.
         blue: What its outline, if it has one, is of.
+        min_area: Of the smallest region, as the finding was made by.
     """
     assert finding.map is not None
     if calibration is not None and finding.normalized is not None:
@@ -38,7 +42,11 @@ def overlay_of(
         label = f"score {finding.score:.4g}   colours: this picture's own range"
     if finding.outline is not None:
         label += f"   blue: {blue}"
-    height, width, _ = picture.shape
-    heat = framing.back(heat_of(finding.map, calibration), (height, width))
-    second = None if finding.outline is None else framing.back(finding.outline, (height, width))
-    return overlay(picture, heat, label, outline=calibration is not None, second=second)
+    size = Size(*picture.shape[:2])
+    heat = framing.back(heat_of(finding.map, calibration), size)
+    second = None if finding.outline is None else framing.back(finding.outline, size)
+    threshold = None if calibration is None else calibration.pixel_threshold
+    if threshold is None:
+        return overlay(picture, heat, label, outline=False, second=second)
+    outline = mask_of(finding.map, size, framing, threshold, min_area)
+    return overlay(picture, heat, label, outline=outline, second=second)
