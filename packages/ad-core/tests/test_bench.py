@@ -86,6 +86,10 @@ def test_what_cannot_be_run_is_refused_before_anything_is(mean_picture, roots, t
     assert not output.exists()
 
 
+def line_count(path):
+    return len(path.read_text().splitlines())
+
+
 def test_runs_that_are_done_are_not_done_again(mean_picture, roots, tmp_path):
     output = tmp_path / "out"
     jobs = planned(mean_picture, roots, output)
@@ -106,6 +110,22 @@ def test_runs_that_are_done_are_not_done_again(mean_picture, roots, tmp_path):
         assert row["metrics"] == saved
         assert float(line["image_auroc"]) == saved["image_auroc"]
         assert line["status"] == row["status"] == "done"
+        events = (outcome.job.folder / "log.jsonl").read_text().splitlines()
+        tested = json.loads(events[-1])
+        each, peak = tested["seconds"]["test_per_image"], tested["peak_memory_bytes"]
+        assert (float(line["seconds_per_picture"]), int(line["peak_memory_bytes"])) == (each, peak)
+        verdicts = json.loads((outcome.job.folder / "metrics.json").read_text())["verdicts"]
+        assert {key: int(line[key]) for key in verdicts} == row["verdicts"] == verdicts
+        assert int(line["num_pictures"]) == line_count(outcome.job.folder / "scores.jsonl")
+        record = json.loads((outcome.job.folder / "run.json").read_text())
+        assert (line["torch_version"], line["device"]) == (record["versions"]["torch"], "cpu")
+        assert (line["img_size"], line["holdout"], line["options"]) == (
+            "32",
+            "0.1",
+            '{"gain": 1.0}',
+        )
+        assert line["false_alarms_asked"] == "0.01"
+        assert line["run"] == str(outcome.job.folder)
 
 
 def test_a_folder_that_cannot_be_made_is_named(mean_picture, roots, tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -114,6 +115,110 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
             raise SettingError(msg)
         options[key] = json_or_text(value)
     return options
+
+
+def split_models(text: str) -> list[str]:
+    """Split a list of models at its commas, but not at those inside brackets.
+
+    Raises:
+        SettingError: If a bracket is not closed, or was not opened.
+    """
+    return [part for part in _parts(text, re.compile(",")) if part]
+
+
+def parse_model(text: str) -> tuple[str, dict[str, Any]]:
+    """Read ``NAME`` or ``NAME[KEY=VALUE;KEY=VALUE]``.
+
+    Options are parted by ``;``, or by a comma before the next ``KEY=``: other commas are of a
+    value. Values are read as by `parse_assignments`.
+
+    Returns:
+        The name, and the options in brackets.
+
+    Raises:
+        SettingError: If it is neither.
+    """
+    name, bracket, inside = text.strip().partition("[")
+    if not bracket:
+        return name, {}
+    if not (name and inside.endswith("]")) or not inside[:-1].strip():
+        raise SettingError(_model_words(text))
+    options: dict[str, Any] = {}
+    for part in _parts(inside[:-1], _NEXT_OPTION):
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key.isidentifier() and equals):
+            raise SettingError(_model_words(text))
+        if key in options:
+            msg = f"`{text}` sets `{key}` twice. Leave out one, or list the model twice."
+            raise SettingError(msg)
+        options[key] = json_or_text(value)
+    return name, options
+
+
+_NEXT_OPTION = re.compile(r";|,(?=\s*[A-Za-z_]\w*\s*=)")
+
+
+def _model_words(text: str) -> str:
+    return (
+        "A model is NAME, or NAME[KEY=VALUE] with options of its own, such as "
+        f"`patchcore[coreset_ratio=0.01]`, several of them parted by `;`; got `{text}`."
+    )
+
+
+def _parts(text: str, at: re.Pattern[str]) -> list[str]:
+    """Split where a pattern is, outside of brackets and of quotes inside of them."""
+    parts, begun, depth, quoted = [], 0, 0, False
+    for place, sign in enumerate(text):
+        quoted ^= sign == '"'
+        if quoted:
+            continue
+        depth += (sign == "[") - (sign == "]")
+        if depth < 0:
+            break
+        if depth == 0 and at.match(text, place):
+            parts.append(text[begun:place].strip())
+            begun = place + 1
+    if depth or quoted:
+        raise SettingError(_model_words(text))
+    return [*parts, text[begun:].strip()]
+
+
+def refuse_no_models(models: Sequence[str]) -> None:
+    """Refuse a list of no models.
+
+    Raises:
+        SettingError: If it is one.
+    """
+    if not models:
+        msg = "No model is named. `ad models` lists those that are installed."
+        raise SettingError(msg)
+
+
+def refuse_unset(given: Iterable[str], models: Mapping[str, Iterable[str]]) -> None:
+    """Refuse an option for several models that none of them has.
+
+    Args:
+        given: Names that a user set.
+        models: Each model with its options.
+
+    Raises:
+        SettingError: If one is unknown to all; names the nearest.
+    """
+    known = sorted({name for options in models.values() for name in options})
+    for name in given:
+        if name not in known:
+            has = f"No model here has an option `{name}`: neither {listed(models)}."
+            if len(models) == 1:
+                has = f"Model {listed(models)} has no option `{name}`."
+            msg = f"{has}{nearest(name, known)} `ad show MODEL` lists those of a model."
+            raise SettingError(msg)
+
+
+def as_typed(value: object) -> str:
+    """The value of an option as a user would type it."""
+    if isinstance(value, list | tuple) and not any(isinstance(one, list | tuple) for one in value):
+        return ",".join(map(as_typed, value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def check_option(trainer: type, name: str, value: Any, owner: str) -> Any:  # noqa: ANN401

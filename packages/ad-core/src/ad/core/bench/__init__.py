@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from ad.core.bench.jobs import Job, Outcome, finished, outcome_of
 from ad.core.errors import OutputError
 from ad.core.figures.kinds import SATURATED_METRICS
 from ad.core.figures.measure import IMAGE_METRICS, PIXEL_METRICS
-from ad.core.report.comparison import write_comparison
+from ad.core.report.comparison import Compared, read_compared, write_comparison
 from ad.core.report.run import REPORT
+from ad.core.thresholds.verdicts import Verdicts
 from ad.runtime.files import to_json, write_atomic
 
 METRICS = (*IMAGE_METRICS, *PIXEL_METRICS, *SATURATED_METRICS)
@@ -36,7 +38,7 @@ class Summary:
     category: str
     """Of the data set."""
     model: str
-    """Registry name."""
+    """Registry name, with the options that are not the catalogue's: see `Job.label`."""
     runs: int
     """Runs that are done."""
     failed: int
@@ -102,7 +104,7 @@ def summarise(outcomes: Sequence[Outcome]) -> list[Summary]:
     groups: dict[tuple[str, str, str], list[Outcome]] = {}
     for outcome in outcomes:
         job = outcome.job
-        groups.setdefault((job.dataset, job.category, job.settings.model), []).append(outcome)
+        groups.setdefault((job.dataset, job.category, job.label), []).append(outcome)
     summaries = []
     for (dataset, category, model), members in groups.items():
         mean: dict[str, float | None] = {}
@@ -140,21 +142,55 @@ def compare(outcomes: Sequence[Outcome], output: Path) -> Path | None:
         ModelFileError: If what a run has written is gone or cannot be read.
         OutputError: If the file cannot be written.
     """
-    done = [outcome.job.folder for outcome in outcomes if outcome.error is None]
+    done = [outcome for outcome in outcomes if outcome.error is None]
     if not done:
         return None
     path = output / REPORT
-    write_comparison(path, done)
+    failed = len(outcomes) - len(done)
+    notes = [f"{failed} of {len(outcomes)} runs failed and are not here: see results.csv."]
+    write_comparison(path, _read(done), notes if failed else ())
     return path
 
 
+def _read(done: Sequence[Outcome]) -> Compared:
+    folders = [outcome.job.folder for outcome in done]
+    return read_compared(folders, [outcome.job.label for outcome in done])
+
+
 def _table(rows: Sequence[dict[str, Any]]) -> str:
+    """A row for each run; what only some have has a column, too."""
+    flat = [_flat(row) for row in rows]
+    last = {"run": None, "error": None}
+    columns = [
+        name for name in dict.fromkeys(name for one in flat for name in one) if name not in last
+    ]
     text = io.StringIO()
-    columns = ["dataset", "category", "model", "seed", "status", *METRICS, "fit_seconds", "run"]
     writer = csv.writer(text)
-    writer.writerow([*columns, "error"])
-    for row in rows:
-        flat = {**row, **row["metrics"]}
-        cells = [flat.get(column) for column in (*columns, "error")]
+    writer.writerow([*columns, *last])
+    for one in flat:
+        cells = [one.get(column) for column in (*columns, *last)]
         writer.writerow(["" if cell is None else cell for cell in cells])
     return text.getvalue()
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of ``results.json`` without anything inside of anything."""
+    groups = ("metrics", "verdicts", "settings", "machine", "versions")
+    figures = {key: row["metrics"].get(key) for key in METRICS}
+    verdicts = row["verdicts"] or dict.fromkeys(Verdicts._fields)
+    chosen = {key: value for key, value in row["settings"].items() if key not in row}
+    return {
+        **{key: row[key] for key in ("dataset", "category", "model", "label", "seed", "status")},
+        **figures,
+        **verdicts,
+        **{key: value for key, value in row.items() if key not in groups},
+        # The rate of false alarms that was asked for has the name of those that came of it.
+        **{f"{key}_asked" if key in verdicts else key: _cell(v) for key, v in chosen.items()},
+        **row["machine"],
+        **{f"{name}_version": found for name, found in row["versions"].items()},
+    }
+
+
+def _cell(value: object) -> object:
+    """A setting as `ad` reads it: what is no number and no text as JSON."""
+    return json.dumps(value) if isinstance(value, dict | list | tuple | bool) else value

@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from ad.core.bench.contenders import contenders
 from ad.core.data.places import find_places
 from ad.core.data.samples import collect, fingerprint
+from ad.core.errors import AdError
 from ad.core.jobs.run_directory import claim_run, command_line, folder_name
-from ad.core.registry import ModelRegistry, get_dataset, load_trainer
-from ad.core.saved.record import read_log
+from ad.core.registry import get_dataset
+from ad.core.saved.record import read_costs, read_run
 from ad.core.settings import DEFAULT_HOLDOUT, RunSettings, run_settings
+from ad.core.thresholds.verdicts import Verdicts
 from ad.runtime.files import to_json
 
 _LAST_WORDS = 2000
@@ -37,6 +40,9 @@ class Job:
     """All that it is made of."""
     category: str
     """What it is called in tables."""
+    label: str
+    """The model, with the options that are not its catalogue's: ``patchcore[coreset_ratio=0.01]``.
+    """
     folder: Path
     """Its run directory; its name ends with a hash of settings and data."""
 
@@ -73,6 +79,17 @@ class Outcome:
     """The figures; empty if it failed."""
     fit_seconds: float | None = None
     """How long it learnt; of a resumed run, the last part. None if its log does not say."""
+    seconds_per_picture: float | None = None
+    """Decoding and scoring a test picture; None if its log does not say."""
+    peak_memory_bytes: int | None = None
+    """Largest memory of the run's process, learning and testing: of the GPU, if it ran on one, and
+    of the machine otherwise. None if its log does not say."""
+    num_pictures: int | None = None
+    """Test pictures; None if it failed."""
+    verdicts: Verdicts | None = None
+    """How the threshold did on them; None without one."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """Its ``run.json``: settings, device, machine, versions; empty if it cannot be read."""
     error: str | None = None
     """Why it is not done, in the first line; more on it below. None if it is done."""
 
@@ -88,10 +105,18 @@ class Outcome:
             "dataset": job.dataset,
             "category": job.category,
             "model": job.settings.model,
+            "label": job.label,
             "seed": job.settings.seed,
             "status": "done" if self.error is None else "failed",
             "metrics": dict(self.metrics),
+            "num_pictures": self.num_pictures,
+            "verdicts": None if self.verdicts is None else self.verdicts._asdict(),
             "fit_seconds": self.fit_seconds,
+            "seconds_per_picture": self.seconds_per_picture,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "settings": job.settings.model_dump(mode="json"),
+            **{key: self.record.get(key) for key in ("device", "precision", "threads")},
+            **{key: self.record.get(key) or {} for key in ("machine", "versions")},
             "run": str(job.folder),
             "error": self.error,
         }
@@ -105,6 +130,7 @@ def plan(
     seeds: Sequence[int],
     output: Path,
     data_roots: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
     **given: Any,  # noqa: ANN401 - checked by `run_settings`
 ) -> list[Job]:
     """Check all settings and list the runs, before the first of them starts.
@@ -112,10 +138,12 @@ def plan(
     Args:
         datasets: Layouts.
         categories: Of any of the data sets, each taken where it exists; ``all`` for every one.
-        models: Registry names; one that is named twice, or by an alias too, runs once.
+        models: Registry names, or ``NAME[KEY=VALUE;...]`` with options; one that is named twice,
+            or by an alias too, runs once.
         seeds: Each makes a run of its own.
         output: The bench's folder.
         data_roots: Folder of each data set that needs one.
+        options: For all models that have them: see `contenders`.
         given: Fields of `RunSettings` that are the same for all; None for the catalogue's. Unless
             told otherwise, a tenth is held out for all: models are to learn from the same pictures.
 
@@ -124,16 +152,17 @@ def plan(
     """
     places = find_places(list(map(get_dataset, datasets)), categories, data_roots or {})
     given["holdout"] = DEFAULT_HOLDOUT if given.get("holdout") is None else given["holdout"]
-    specs = {spec.name: spec for spec in map(ModelRegistry.get, models)}
+    listed = contenders(models, options or {}, budget=given.get("budget") or "default")
     jobs = []
     for place in places:
         dataset, title, root = place.dataset, place.title, place.root
-        for spec in specs.values():
+        for one in listed:
             for seed in seeds:
                 samples = collect(dataset, place.category, root=root, seed=seed)
                 settings = run_settings(
-                    spec,
-                    load_trainer(spec),
+                    one.spec,
+                    one.trainer,
+                    options=one.options,
                     dataset=dataset.name,
                     category=place.category,
                     data_root=None if root is None else str(root),
@@ -145,9 +174,10 @@ def plan(
                     del values["supervised"]
                 content = [values, fingerprint(samples)]
                 digest = hashlib.sha256(to_json(content)).hexdigest()[:10]
-                name = f"{dataset.name}-{title}-{spec.name}-seed{seed}-{digest}"
+                model = one.label.removesuffix("]")
+                name = f"{dataset.name}-{title}-{model}-seed{seed}-{digest}"
                 folder = output.absolute() / "runs" / folder_name(name)
-                jobs.append(Job(settings=settings, category=title, folder=folder))
+                jobs.append(Job(settings=settings, category=title, label=one.label, folder=folder))
     return jobs
 
 
@@ -192,10 +222,22 @@ def outcome_of(job: Job, *, skipped: bool = False, error: str | None = None) -> 
     """
     if not finished(job):
         return Outcome(job=job, error=error or "It ended without figures and without an error.")
-    metrics = json.loads((job.folder / "metrics.json").read_text())["metrics"]
-    fitted = [event for event in read_log(job.folder) if event["event"] == "fitted"]
-    seconds = fitted[-1]["seconds"] if fitted else None
-    return Outcome(job=job, skipped=skipped, metrics=metrics, fit_seconds=seconds)
+    found = json.loads((job.folder / "metrics.json").read_text())
+    costs = read_costs(job.folder)
+    record: dict[str, Any] = {}
+    with contextlib.suppress(AdError):  # somebody removed it: the figures are there all the same
+        record = read_run(job.folder)
+    return Outcome(
+        job=job,
+        skipped=skipped,
+        metrics=found["metrics"],
+        fit_seconds=costs.fit_seconds,
+        seconds_per_picture=costs.seconds_per_picture,
+        peak_memory_bytes=costs.peak_memory_bytes,
+        num_pictures=found["num_images"],
+        verdicts=None if found["verdicts"] is None else Verdicts(**found["verdicts"]),
+        record=record,
+    )
 
 
 def why_failed(job: Job, status: int, begun: int) -> str:

@@ -89,6 +89,12 @@ def bench(
     img_size: ImgSizeOption[Any] = None,
     holdout: HoldoutOption = 0.1,
     weights: WeightsOption = "auto",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option for all models that have it: `ad show`."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionChoice.auto,
     report: ReportOption = True,
@@ -100,11 +106,12 @@ def bench(
     """
     from ad.core.cli import early
     from ad.core.cli.console import loading, out, print_json, say
+    from ad.core.options import parse_assignments, split_models
 
     names = _parts(datasets)
-    what = names, _parts(categories), _parts(models)
+    what = names, _parts(categories), split_models(models)
     roots = _roots(names, data_root or [])
-    early.check_bench(*what, roots)
+    early.check_bench(*what, roots, set_ or [])
     early.check_files(weights, None)
     with loading():
         from ad.core.bench import run_bench, summarise
@@ -115,6 +122,7 @@ def bench(
         seeds=range(seeds),
         output=output,
         data_roots=roots,
+        options=parse_assignments(set_ or []),
         num_epochs=epochs,
         num_steps=steps,
         budget=budget.value,
@@ -246,7 +254,7 @@ class _LiveTable:
 
 def _line(outcome: Outcome) -> str:
     job = outcome.job
-    what = f"{job.dataset} {job.category} {job.settings.model} seed {job.settings.seed}"
+    what = f"{job.dataset} {job.category} {job.label} seed {job.settings.seed}"
     if outcome.error is not None:
         where = f" (see {job.log})" if job.log.exists() else ""  # Ray keeps what a run says
         return f"{what} failed: {outcome.reason}{where}"

@@ -14,7 +14,13 @@ from pathlib import Path
 from ad.core.data.places import find_places
 from ad.core.data.samples import find_categories, locate, locate_again
 from ad.core.errors import DataError, WeightsError
-from ad.core.options import parse_assignments, refuse_unknown
+from ad.core.options import (
+    parse_assignments,
+    parse_model,
+    refuse_no_models,
+    refuse_unknown,
+    refuse_unset,
+)
 from ad.core.registry import ModelRegistry, ModelSpec, get_dataset
 from ad.core.saved.files import read_config
 from ad.core.saved.record import model_folder, read_run, run_around
@@ -55,14 +61,25 @@ def check_bench(
     categories: Sequence[str],
     models: Sequence[str],
     roots: Mapping[str, str],
+    assignments: Iterable[str] = (),
 ) -> None:
     """Refuse what `ad bench` cannot run.
 
     Raises:
         AdError: One of its kinds.
     """
-    for name in models:
-        ModelRegistry.get(name)
+    refuse_no_models(models)
+    written: dict[str, list[str] | None] = {}
+    for text in models:
+        name, given = parse_model(text)
+        spec = ModelRegistry.get(name)
+        known = written[spec.name] = _written_options(spec)
+        if known is not None:
+            refuse_unknown(given, known, spec.name)
+    shared = parse_assignments(list(assignments))
+    known_of = {name: known for name, known in written.items() if known is not None}
+    if len(known_of) == len(written):
+        refuse_unset(shared, known_of)
     find_places(list(map(get_dataset, datasets)), categories, roots)
 
 

@@ -133,7 +133,11 @@ ShownArgument = Annotated[
 ]
 ModelsArgument = Annotated[
     str,
-    typer.Argument(help="Names from `ad models`, separated by commas.", autocompletion=_models),
+    typer.Argument(
+        help="Names from `ad models`, separated by commas; with options of its own, "
+        "'NAME[KEY=VALUE;KEY=VALUE]'.",
+        autocompletion=_models,
+    ),
 ]
 DatasetsArgument = Annotated[
     str, typer.Argument(help="Layouts, separated by commas.", autocompletion=_datasets)

@@ -261,7 +261,10 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         if not 0 <= port <= 65535:  # which Python would leave an open socket for
             raise OSError(errno.EINVAL, "")
-        return socket.create_server((host, port), family=family, backlog=2048)
+        made = socket.create_server((host, port), family=family, backlog=2048)
+        # It is made without a protocol, and of such connections asyncio does not know that they are
+        # TCP: short answers then wait 40 ms to be sent together with more (Nagle's algorithm).
+        return socket.socket(family, made.type, socket.IPPROTO_TCP, fileno=made.detach())
     except OSError as error:
         number = error.errno or 0  # below 0 of names that are not found
         why = os.strerror(number) if number > 0 else error.strerror
