@@ -14,6 +14,7 @@ from ad.core.cli.options import (
     DeviceOption,
     JsonOption,
     PrecisionChoice,
+    ReportOption,
     RunArgument,
     SaveMapsOption,
     path_of,
@@ -29,6 +30,13 @@ class Executor(StrEnum):
 
     local = "local"
     ray = "ray"
+
+
+class ColoursChoice(StrEnum):
+    """Choices of ``--colours``."""
+
+    threshold = "threshold"
+    picture = "picture"
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -96,9 +104,14 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Of an export: go on with the output, if it is there.")
     ] = False,
+    colours: Annotated[
+        ColoursChoice,
+        typer.Option(help="Of heat maps: up from the threshold, or each picture's own range."),
+    ] = ColoursChoice.threshold,
+    report: ReportOption = True,
     json: JsonOption = False,
 ) -> None:
-    """Score new pictures; write verdicts and heat map overlays. Status 1 if one cannot be read.
+    """Score new pictures; write verdicts, heat maps and a report. Status 1 if one cannot be read.
 
     Example: [bold]ad predict runs/folder-parts-patchcore ./new_parts[/bold]
     """
@@ -141,6 +154,8 @@ def predict(
         threshold=threshold,
         category=category,
         save_maps=save_maps,
+        colours=colours.value,
+        report=report,
         progress=ConsoleProgress(),
     )
     if json:
@@ -190,4 +205,8 @@ def _print(result: Inspection) -> None:
         table.add_row(in_one_line(row.path), f"{row.score:.4g}", scaled, row.verdict)
     out().print(table)
     say(result.summary())
+    for line in result.drift.lines():
+        say(line)
     say(f"written to {result.output}")
+    if result.report is not None:
+        say(f"report to look at: {result.report}")
