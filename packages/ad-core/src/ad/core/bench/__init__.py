@@ -128,12 +128,37 @@ def summarise(outcomes: Sequence[Outcome]) -> list[Summary]:
     return summaries
 
 
-def compare(outcomes: Sequence[Outcome], output: Path) -> Path | None:
-    """Write ``report.html``: all runs that are done, side by side. Nothing is scored for it.
+def read_done(outcomes: Sequence[Outcome]) -> Compared | None:
+    """Read what the runs that are done have written; nothing is scored.
+
+    Returns:
+        None if no run is done.
+
+    Raises:
+        ModelFileError: If what a run has written is gone or cannot be read.
+    """
+    done = [outcome.job for outcome in outcomes if outcome.error is None]
+    if not done:
+        return None
+    return read_compared([job.folder for job in done], [job.label for job in done])
+
+
+def failures(outcomes: Sequence[Outcome]) -> list[str]:
+    """What a reader of figures must know of the runs that are not done."""
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    told = f"{failed} of {len(outcomes)} runs failed and are not here: see results.csv."
+    return [told] if failed else []
+
+
+def compare(
+    outcomes: Sequence[Outcome], output: Path, *, compared: Compared | None = None
+) -> Path | None:
+    """Write ``report.html``: all runs that are done, as a table of models and categories.
 
     Args:
         outcomes: Those of `run_bench`.
         output: Folder of the file, which replaces an older one.
+        compared: What `read_done` read of them, if it was.
 
     Returns:
         The file; None, and nothing is written, if no run is done.
@@ -142,19 +167,12 @@ def compare(outcomes: Sequence[Outcome], output: Path) -> Path | None:
         ModelFileError: If what a run has written is gone or cannot be read.
         OutputError: If the file cannot be written.
     """
-    done = [outcome for outcome in outcomes if outcome.error is None]
-    if not done:
+    compared = compared or read_done(outcomes)
+    if compared is None:
         return None
     path = output / REPORT
-    failed = len(outcomes) - len(done)
-    notes = [f"{failed} of {len(outcomes)} runs failed and are not here: see results.csv."]
-    write_comparison(path, _read(done), notes if failed else ())
+    write_comparison(path, compared, failures(outcomes))
     return path
-
-
-def _read(done: Sequence[Outcome]) -> Compared:
-    folders = [outcome.job.folder for outcome in done]
-    return read_compared(folders, [outcome.job.label for outcome in done])
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

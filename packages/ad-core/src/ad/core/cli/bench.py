@@ -38,11 +38,15 @@ if TYPE_CHECKING:
 
     from ad.core.bench import Summary
     from ad.core.bench.jobs import Outcome
+    from ad.core.report.contrasts import Contrast
 
 
 _LINES_BESIDE_ROWS = 8
 """Lines of a terminal that a table of figures leaves to its head, its frame and what is said."""
 
+
+_SAID = 5
+"""Differences that are said; the files have all."""
 
 _SHOWN = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")
 
@@ -138,15 +142,24 @@ def bench(
     with _watched(len(planned)) as tell:
         outcomes = run_bench(planned, how, output=output, told=tell)
     failed = sum(outcome.error is not None for outcome in outcomes)
-    page = _report(outcomes, output) if report else None
+    page, files, contrasts = _written(outcomes, output, report=report)
     if json:
-        rows = [outcome.row() for outcome in outcomes]
-        where = None if page is None else str(page)
-        print_json({"output": str(output), "runs": rows, "report": where})
+        print_json(
+            {
+                "output": str(output),
+                "runs": [outcome.row() for outcome in outcomes],
+                "report": None if page is None else str(page),
+                "summary": [str(path) for path in files],
+                "differences": [one.to_json() for one in contrasts],
+            }
+        )
     else:
         console = out()
         console.print(_table(summarise(outcomes), console))
-    say(f"written to {output}/results.csv and results.json")
+    for one in contrasts[:_SAID]:
+        say(one.words())
+    tables = ("results.csv", "results.json", *(path.name for path in files))
+    say(f"written to {output}: {', '.join(tables)}")
     if page is not None:
         say(f"report to look at: {page}")
     if failed:
@@ -154,17 +167,30 @@ def bench(
         raise typer.Exit(1)
 
 
-def _report(outcomes: Sequence[Outcome], output: Path) -> Path | None:
-    """Write the page of all runs; if it cannot be, the figures of hours are shown all the same."""
-    from ad.core.bench import compare
+def _written(
+    outcomes: Sequence[Outcome], output: Path, *, report: bool
+) -> tuple[Path | None, list[Path], list[Contrast]]:
+    """Write page and summaries; if they cannot be, the figures of hours are shown all the same."""
+    from ad.core.bench import compare, failures, read_done
+    from ad.core.bench.summaries import write_summaries
     from ad.core.cli.console import say
     from ad.core.errors import AdError
 
+    page: Path | None = None
+    wanted = ["report", "summary"] if report else ["summary"]
     try:
-        return compare(outcomes, output)
+        compared = read_done(outcomes)
+        if compared is None:
+            return None, [], []
+        if report:
+            page = compare(outcomes, output, compared=compared)
+            wanted.remove("report")
+        files = write_summaries(output, compared, failures(outcomes))
     except AdError as error:
-        say(f"warning: no report was written: {error}")
-        return None
+        for what in wanted:
+            say(f"warning: no {what} was written: {error}")
+        return page, [], []
+    return page, files, compared.contrasts.pairs
 
 
 def _parts(text: str) -> list[str]:
