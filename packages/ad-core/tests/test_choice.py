@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ad.core.report.choice import _by_seed, candidate, choose, points
+from ad.core.report.choice import _by_seed, candidate, choose
+from ad.core.report.choice import shown as shown_of
 from ad.core.report.finished import Finished, Scored
 from ad.core.report.recommending import Limits
 from ad.core.report.standings import Row
@@ -63,7 +64,7 @@ def test_what_drawing_the_pictures_again_may_turn_is_a_tie():
     found = choose([far, near, best], ["d a"])
     assert found.tied == ("best", "near")
     assert found.label == "near"
-    shown = points([far, near, best], ["d a"], found)
+    shown = shown_of([far, near, best], ["d a"], found)["models"]
     assert [one["label"] for one in shown] == ["far", "near", "best"]
     assert [one["chosen"] for one in shown] == [False, True, False]
     assert [one["front"] for one in shown] == [True, True, True]

@@ -63,22 +63,31 @@ def candidate(row: Row, columns: Sequence[str]) -> Candidate:
     )
 
 
-def points(
-    rows: Sequence[Row], columns: Sequence[str], found: Recommendation
-) -> list[dict[str, Any]]:
-    """What a page shows of each model: figure and costs, and whether it is recommended."""
-    return [
+def shown(
+    rows: Sequence[Row], columns: Sequence[str], found: Recommendation | None
+) -> dict[str, Any]:
+    """What a page shows of each model: figure, costs, whether it is recommended.
+
+    Args:
+        rows: The models.
+        columns: The categories.
+        found: What was recommended, if that was asked.
+    """
+    candidates = [candidate(row, columns) for row in rows]
+    front = recommend(candidates, _NO_LIMITS, may_be_equal=lambda *_: None).front
+    models = [
         {
             "label": one.label,
             "auroc": one.auroc,
             "milliseconds": None if one.seconds is None else 1000 * one.seconds,
             "gigabytes": None if one.memory is None else one.memory / 1e9,
             "learning": one.fit,
-            "front": one.label in found.front,
-            "chosen": one.label == found.label,
+            "front": one.label in front,
+            "chosen": found is not None and one.label == found.label,
         }
-        for one in (candidate(row, columns) for row in rows)
+        for one in candidates
     ]
+    return {"models": models, "words": [] if found is None else list(found.lines)}
 
 
 def _may_be_equal(one: Row, other: Row, columns: Sequence[str]) -> bool | None:
