@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.runtime.calibration.conformal import cross_bound, exact, odds, rank_of
+from ad.runtime.calibration.false_regions import FalseRegions
 from ad.runtime.calibration.saved_calibration import checked_values
 from ad.runtime.errors import DataError, NotFittedError, SettingError
 
-__all__ = ["Calibration"]
+__all__ = ["Calibration", "FalseRegions"]
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -52,6 +53,9 @@ class Calibration:
     folds: int = 0
     """Detectors that scored these images for the threshold, each those that it has not seen; 0 if
     the detector itself did."""
+    false_regions: FalseRegions | None = None
+    """Regions that were counted in these images; None if they were not, as in files from before,
+    with a pixel threshold that was chosen otherwise or without one, or with a single image."""
 
     def is_anomalous(self, score: float) -> bool:
         """Whether an image score is above the threshold.
@@ -129,6 +133,7 @@ class Calibration:
             num_defective=0,
             f1=None,
             folds=0,
+            false_regions=self.false_regions if pixel_threshold is None else None,
         )
 
     def promise(self) -> str:
@@ -180,9 +185,10 @@ class Calibration:
         needed = math.ceil(1 / exact(self.rate)) - 1
         return needed if self.num_images < needed else None
 
-    def to_json(self) -> dict[str, float | int | None]:
+    def to_json(self) -> dict[str, Any]:
         """The fields, for a JSON file."""
-        return asdict(self)
+        counted = self.false_regions
+        return {**asdict(self), "false_regions": None if counted is None else counted.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

@@ -9,6 +9,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, NoReturn
 
 from ad.runtime.calibration.conformal import promised_rate
+from ad.runtime.calibration.false_regions import FalseRegions
 from ad.runtime.errors import ModelFileError, listed
 
 _NULLABLE = ("pixel_threshold", "pixel_scale", "rate", "promised_rate", "f1")
@@ -31,9 +32,11 @@ def checked_values(data: Mapping[str, Any], names: AbstractSet[str]) -> dict[str
         _refuse(f"unknown keys {listed(unknown)}; known are {listed(names)}")
     # Files from before thresholds were chosen by F1, or cross-fitted, lack what only these have.
     data = {"num_defective": 0, "f1": None, "folds": 0, **data}
+    regions = data.get("false_regions")  # which older ones lack, too
+    data["false_regions"] = None if regions is None else _false_regions(regions)
     if missing := names - set(data):
         _refuse(f"missing keys {listed(missing)}")
-    for name in sorted(names):
+    for name in sorted(names - {"false_regions"}):
         value = data[name]
         if value is None and name in _NULLABLE:
             continue
@@ -56,7 +59,19 @@ def checked_values(data: Mapping[str, Any], names: AbstractSet[str]) -> dict[str
         if not isinstance(data[name], int) or data[name] < least:
             _refuse(f"`{name}` must be a whole number from {least}; it is {data[name]}")
     _check_origin(data)
+    if data["false_regions"] is not None and data["pixel_threshold"] is None:
+        _refuse("`false_regions` must be null where `pixel_threshold` is")
     return data
+
+
+def _false_regions(values: object) -> FalseRegions:
+    try:
+        return FalseRegions.from_json(values)  # type: ignore[arg-type]  # whatever it is
+    except (KeyError, TypeError, ValueError):
+        _refuse(
+            "`false_regions` must be null or have `pictures`, a number from 2, `regions`, a number "
+            f"from 0, and `largest`, areas of as many pictures as have any; it is {values!r}"
+        )
 
 
 def _check_origin(data: Mapping[str, Any]) -> None:
