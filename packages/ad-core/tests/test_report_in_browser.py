@@ -9,8 +9,8 @@ from browser import CHROMIUM, Browser
 from PIL import Image
 
 from ad.core import evaluate, train, write_report
-from ad.core.report.gallery import _bytes
 from ad.core.report.page import data_uri
+from ad.core.report.webp import encoded
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
 from ad.runtime.bench.benchmark import Benchmark, Speed, save
 from ad.runtime.framing import Size
@@ -290,7 +290,7 @@ def test_the_outline_by_the_detectors_own_test_is_blue_and_can_be_switched_off(
 ):
     page = trained.report.read_text()
     assert page.count('"outlines":""') == 1
-    one = data_uri(_bytes(Image.new("L", (32, 32), 255), lossless=True))
+    one = data_uri(encoded(Image.new("L", (32, 32), 255), lossless=True))
     page = page.replace('"outlines":""', '"outlines":"brighter than half"')
     page = page.replace('"outline":null', f'"outline":"{one}"')
     (tmp_path / "with.html").write_text(page)

@@ -8,6 +8,11 @@ const runName = (run) => `${runs.indexOf(run) + 1}. ${run.model}`;
 
 /** The figure that was chosen, of each run and category; the best of a column stands out. */
 function showFigures() {
+  if (!data.columns.length) {
+    at("meaning").textContent = "None: no run has test pictures.";
+    at("figure").closest("p").hidden = at("figures").hidden = true;
+    return;
+  }
   const { key, meaning } = data.figures.find((one) => one.key === at("figure").value);
   at("meaning").textContent = meaning;
   const several = data.columns.length > 1;
@@ -29,8 +34,8 @@ function showFigures() {
 
 /** Scores of a run as ticks, good ones above, with its threshold. */
 function dots(run) {
+  if (!run.good.length && !run.defective.length) return "–";
   const all = [...run.good, ...run.defective, ...(run.threshold === null ? [] : [run.threshold])];
-  if (!all.length) return "–";
   const width = 300;
   const low = Math.min(...all), span = Math.max(...all) - low || 1;
   const x = (score) => ((score - low) / span) * (width - 2);
@@ -53,7 +58,7 @@ function showVerdicts() {
     runs.map((run) => {
       const { found, defective, false_alarms: alarms, good } = run.verdicts ?? {};
       const none = run.verdicts === null;
-      return [runName(run), none ? "–" : `${found} of ${defective}`, none ? "–" : `${alarms} of ${good}`,
+      return [runName(run), none || !defective ? "–" : `${found} of ${defective}`, none || !good ? "–" : `${alarms} of ${good}`,
         run.threshold === null ? "none" : short(run.threshold), dots(run)];
     })));
 }
@@ -65,8 +70,9 @@ function showSettings() {
 }
 
 function showWrong() {
+  const tested = runs.some(({ good, defective }) => good.length + defective.length > 0);
   at("wrong-count").textContent = data.numWrong === 0
-    ? "None, at the threshold of each."
+    ? (tested ? "None, at the threshold of each." : "None is known: there are no scores of test pictures.")
     : `${count(data.numWrong, "picture")}, those first that most runs get wrong${data.wrong.length < data.numWrong ? `; the first ${data.wrong.length} are here` : ""}.`;
   const verdict = (called, defective) => {
     if (called === null) return "–";
