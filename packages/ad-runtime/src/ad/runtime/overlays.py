@@ -10,8 +10,9 @@ from PIL import Image
 
 from ad.runtime.calibration import Calibration
 from ad.runtime.findings import Finding
-from ad.runtime.framing import Framing
+from ad.runtime.framing import Framing, Size
 from ad.runtime.heatmaps import heat_of, overlay
+from ad.runtime.regions import mask_of
 
 Colours = Literal["threshold", "picture"]
 """From the threshold up, or each picture's own range."""
@@ -24,11 +25,13 @@ def overlay_of(
     calibration: Calibration | None,
     *,
     blue: str | None = None,
+    min_area: int = 1,
     colours: Colours = "threshold",
 ) -> Image.Image:
     """Lay what was found over the picture it was found in; see `ad.runtime.heatmaps.overlay`.
 
-    Without a pixel threshold colours are of the picture's own range, which the label says.
+    Without a pixel threshold colours are of the picture's own range, which the label says. With it
+    the finding's regions are outlined.
 
     Args:
         finding: With a map.
@@ -36,12 +39,13 @@ def overlay_of(
         framing: How the picture became what was scored.
         calibration: What its verdict was made by.
         blue: What its outline, if it has one, is of.
+        min_area: Of the smallest region, as the finding was made by.
         colours: Whether these start just below the pixel threshold, or go from the picture's own
-            lowest to its highest value, whatever that is. The threshold is outlined in both.
+            lowest to its highest value, whatever that is, and the label says so.
     """
     assert finding.map is not None
-    localised = calibration is not None and calibration.pixel_threshold is not None
-    own = colours == "picture" or not localised
+    threshold = None if calibration is None else calibration.pixel_threshold
+    own = colours == "picture" or threshold is None
     label = f"score {finding.score:.4g}"
     if calibration is not None and finding.normalized is not None:
         label = f"{finding.verdict}   {label}   {finding.normalized:.2f} of 1"
@@ -49,10 +53,10 @@ def overlay_of(
         label += "   colours: this picture's own range"
     if finding.outline is not None:
         label += f"   blue: {blue}"
-    height, width, _ = picture.shape
-    heat = framing.back(heat_of(finding.map, None if own else calibration), (height, width))
-    second = None if finding.outline is None else framing.back(finding.outline, (height, width))
-    rim = None
-    if own and localised:
-        rim = framing.back(heat_of(finding.map, calibration), (height, width))
-    return overlay(picture, heat, label, outline=localised, rim=rim, second=second)
+    size = Size(*picture.shape[:2])
+    heat = framing.back(heat_of(finding.map, None if own else calibration), size)
+    second = None if finding.outline is None else framing.back(finding.outline, size)
+    if threshold is None:
+        return overlay(picture, heat, label, outline=False, second=second)
+    outline = mask_of(finding.map, size, framing, threshold, min_area)
+    return overlay(picture, heat, label, outline=outline, second=second)

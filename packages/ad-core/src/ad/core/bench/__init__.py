@@ -21,7 +21,7 @@ from ad.core.bench.jobs import Job, Outcome, finished, outcome_of
 from ad.core.errors import OutputError
 from ad.core.figures.kinds import SATURATED_METRICS
 from ad.core.figures.measure import IMAGE_METRICS, PIXEL_METRICS
-from ad.core.report.comparison import write_comparison
+from ad.core.report.comparison import Compared, read_compared, write_comparison
 from ad.core.report.run import REPORT
 from ad.core.thresholds.verdicts import Verdicts
 from ad.runtime.files import to_json, write_atomic
@@ -142,12 +142,19 @@ def compare(outcomes: Sequence[Outcome], output: Path) -> Path | None:
         ModelFileError: If what a run has written is gone or cannot be read.
         OutputError: If the file cannot be written.
     """
-    done = [outcome.job.folder for outcome in outcomes if outcome.error is None]
+    done = [outcome for outcome in outcomes if outcome.error is None]
     if not done:
         return None
     path = output / REPORT
-    write_comparison(path, done)
+    failed = len(outcomes) - len(done)
+    notes = [f"{failed} of {len(outcomes)} runs failed and are not here: see results.csv."]
+    write_comparison(path, _read(done), notes if failed else ())
     return path
+
+
+def _read(done: Sequence[Outcome]) -> Compared:
+    folders = [outcome.job.folder for outcome in done]
+    return read_compared(folders, [outcome.job.label for outcome in done])
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

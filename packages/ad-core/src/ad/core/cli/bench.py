@@ -89,7 +89,7 @@ def bench(
     img_size: ImgSizeOption[Any] = None,
     holdout: HoldoutOption = 0.1,
     weights: WeightsOption = "auto",
-    assignments: Annotated[
+    set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set", metavar="KEY=VALUE", help="An option for all models that have it: `ad show`."
@@ -111,7 +111,7 @@ def bench(
     names = _parts(datasets)
     what = names, _parts(categories), split_models(models)
     roots = _roots(names, data_root or [])
-    early.check_bench(*what, roots, assignments or [])
+    early.check_bench(*what, roots, set_ or [])
     early.check_files(weights, None)
     with loading():
         from ad.core.bench import run_bench, summarise
@@ -122,7 +122,7 @@ def bench(
         seeds=range(seeds),
         output=output,
         data_roots=roots,
-        options=parse_assignments(assignments or []),
+        options=parse_assignments(set_ or []),
         num_epochs=epochs,
         num_steps=steps,
         budget=budget.value,

@@ -94,12 +94,12 @@ def calibrate(
         progress=ConsoleProgress(),
     )
     if json:
-        before = result.before.to_json() if result.before else None
+        before = result.before.facts() if result.before else None
         print_json(
             {
                 "run": str(run),
                 "before": before,
-                "after": result.after.to_json() if result.after else None,
+                "after": result.after.facts() if result.after else None,
                 "checked": result.checked,
                 "notes": list(result.notes),
             }

@@ -205,6 +205,8 @@ def _print(result: Inspection) -> None:
         table.add_row(in_one_line(row.path), f"{row.score:.4g}", scaled, row.verdict)
     out().print(table)
     say(result.summary())
+    for line in result.drift.lines():
+        say(line)
     say(f"written to {result.output}")
     if result.report is not None:
         say(f"report to look at: {result.report}")

@@ -14,6 +14,7 @@ from ad.core.report.predictions import NewPictures
 from ad.core.saved.claims import letting_go, make_folder, make_free_folder
 from ad.core.thresholds.verdicts import calibration_notes
 from ad.runtime.calibration import Calibration
+from ad.runtime.drift import Drift, compare
 from ad.runtime.findings import Finding
 from ad.runtime.numbered import numbered_names, write_numbered
 from ad.runtime.overlays import Colours, overlay_of
@@ -41,18 +42,20 @@ class Inspection:
     """Score above which a picture is defective."""
     rows: tuple[Row, ...]
     """One per picture."""
+    drift: Drift
+    """How the scores differ from those of calibration."""
     report: Path | None
     """``report.html`` in that folder, if it was written."""
 
     def to_json(self) -> dict[str, Any]:
         """As ``ad predict --json`` prints it."""
         rows = [row.to_json() for row in self.rows]
-        report = None if self.report is None else str(self.report)
         return {
             "output": str(self.output),
             "threshold": self.threshold,
             "predictions": rows,
-            "report": report,
+            "drift": self.drift.to_json(),
+            "report": None if self.report is None else str(self.report),
         }
 
     def summary(self) -> str:
@@ -126,8 +129,9 @@ def inspect(
         folder = given_path(output, "the output")
         make_folder(folder)
     names = numbered_names(pictures, ".png")
-    config = work.detector.config
-    page = NewPictures(work.calibration, config.framing, work.outlines) if report else None
+    page = None
+    if report:
+        page = NewPictures(work.calibration, work.detector.config, work.outlines)
     rows = []
     with ResultFile(folder / "predictions.csv") as table:
         (folder / "heatmaps").mkdir()
@@ -135,7 +139,6 @@ def inspect(
             picture = finding.path
             assert picture is not None  # only paths were given
             heatmap = None
-            read = partial(read_picture, picture, white=config.white_level)
             try:
                 if finding.map is not None:
                     sheet = _picture(finding, work)
@@ -143,24 +146,20 @@ def inspect(
                     if files is not None and finding.score is not None:
                         files.write(number, finding.score, finding.map)
                 if page is not None:
-                    page.see(finding, read)
+                    page.see(finding)
             except PictureError as error:  # it is not the one any more that was scored
-                finding = Finding(path=picture, score=None, error=str(error))
+                finding, heatmap = Finding(path=picture, score=None, error=str(error)), None
                 if page is not None:
-                    page.see(finding, read)
+                    page.see(finding)
             rows.append(Row.of(finding, heatmap))
             table.add(rows[-1])
-    path = folder / "report.html"
+    scores = [row.score for row in rows if row.score is not None]
+    drift = compare(work.calibration, scores, categories=work.together)
+    written = None
     if page is not None:
-        page.write(
-            path,
-            f"New pictures by {config.model}",
-            notes=calibration_notes(work.calibration),
-            facts=[("detector", str(run)), ("model", config.model), ("written to", str(folder))],
-        )
-    return Inspection(
-        output=folder, threshold=limit, rows=tuple(rows), report=None if page is None else path
-    )
+        notes = [*calibration_notes(work.calibration), *drift.lines()]
+        written = page.write(folder, run=str(run), notes=notes)
+    return Inspection(output=folder, threshold=limit, rows=tuple(rows), drift=drift, report=written)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +169,8 @@ class _Work:
     detector: LoadedDetector | Runtime
     calibration: Calibration | None
     """What verdicts are made by."""
+    together: int
+    """Categories that this is for."""
     stream: Callable[..., Iterator[Finding]]
     outlines: str
     """What the detector's own outlines are of; empty without any."""
@@ -197,6 +198,7 @@ def _at_work(
         return _Work(
             detector=detector,
             calibration=detector.config.calibration,
+            together=len(detector.config.categories),
             stream=partial(detector.stream, outlines=True),
             outlines=detector.detector.outlines,
         )
@@ -210,6 +212,7 @@ def _at_work(
     return _Work(
         detector=runtime,
         calibration=runtime.calibration(category, threshold),
+        together=runtime.config.calibration_of(category)[1],
         stream=partial(runtime.stream, category=category, threshold=threshold),
         outlines="",
     )

@@ -11,7 +11,7 @@ from ad.core.jobs.evaluate import other_data, unseen_samples
 from ad.core.jobs.good_pictures import good_pictures_again
 from ad.core.jobs.run_directory import tidy
 from ad.core.predict import load
-from ad.core.report.comparison import write_comparison
+from ad.core.report.comparison import read_compared, write_comparison
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
 from ad.core.saved.record import check_saved, run_around
@@ -68,7 +68,7 @@ def write_report(
                 "runs, which are compared by what they have written. Leave it out."
             )
             raise SettingError(msg)
-        write_comparison(path, folders)
+        write_comparison(path, read_compared(folders))
         return path
     (run,) = folders
     check_saved(run)

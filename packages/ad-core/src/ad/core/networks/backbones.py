@@ -170,6 +170,24 @@ class FeatureExtractor(nn.Module):
         return features
 
 
+def licences(network: nn.Module) -> dict[str, str | None]:
+    """Licences of the weights that a module's backbones have when timm's own are taken.
+
+    Returns:
+        Full timm name to its weights' licence, None where timm does not say.
+
+    Raises:
+        MissingExtraError: If there are backbones and no timm.
+    """
+    found = [one for one in network.modules() if isinstance(one, FeatureExtractor)]
+    names = {one.name for one in found if one.name != FILTER_BANK}
+    if not names:
+        return {}
+    from ad.core.networks.of_timm import licence
+
+    return {name: licence(name) for name in sorted(names)}
+
+
 def fresh_network(backbone: str, layers: Sequence[str], *, seed: int) -> nn.Module:
     """A backbone's architecture with random weights, to be trained: a student.
 

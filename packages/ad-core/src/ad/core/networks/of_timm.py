@@ -64,6 +64,12 @@ def repository(name: str) -> str | None:
     return f"{known.hf_hub_id}{tagged}" if known.hf_hub_id.endswith("/") else str(known.hf_hub_id)
 
 
+def licence(name: str) -> str | None:
+    """What a model's weights are licensed under, by its full name, as timm says; None if unsaid."""
+    known = timm.get_pretrained_cfg(name)
+    return None if known is None or not known.license else str(known.license)
+
+
 @final
 class TimmPlan:
     """What is to be built of a timm model.

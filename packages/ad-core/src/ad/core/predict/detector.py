@@ -17,7 +17,7 @@ from ad.core.framing import Framing
 from ad.core.predict.config import ModelConfig
 from ad.runtime.conditions import other_tiles
 from ad.runtime.findings import Finding as Finding
-from ad.runtime.findings import findings_of
+from ad.runtime.findings import findings_of, least_area
 from ad.runtime.framing.size import Size
 from ad.runtime.framing.tiles import Joined
 from ad.runtime.pictures.opening import said
@@ -55,6 +55,7 @@ class LoadedDetector:
         inputs: Inputs,
         *,
         batch_size: int = 8,
+        min_area: int | None = None,
         outlines: bool = False,
         progress: Progress = SILENT,
     ) -> list[Finding]:
@@ -66,6 +67,7 @@ class LoadedDetector:
                 takes it, ``[N, H, W, 3]`` for several, or a sequence of such. The same picture has
                 the same score, whatever it comes as.
             batch_size: Pictures scored at once; does not change the results.
+            min_area: Leave out regions of fewer pixels of the picture; None for none.
             outlines: Whether to ask for the detector's own outline, too, which takes its time.
             progress: Where to show how far it is.
 
@@ -75,9 +77,16 @@ class LoadedDetector:
 
         Raises:
             DataError: If there is no picture, or a path does not exist.
+            SettingError: If the batch size or the area cannot be.
         """
         return list(
-            self.stream(inputs, batch_size=batch_size, outlines=outlines, progress=progress)
+            self.stream(
+                inputs,
+                batch_size=batch_size,
+                min_area=min_area,
+                outlines=outlines,
+                progress=progress,
+            )
         )
 
     def stream(
@@ -85,6 +94,7 @@ class LoadedDetector:
         inputs: Inputs,
         *,
         batch_size: int = 8,
+        min_area: int | None = None,
         outlines: bool = False,
         progress: Progress = SILENT,
     ) -> Iterator[Finding]:
@@ -96,7 +106,11 @@ class LoadedDetector:
         if batch_size < 1:
             msg = f"`batch_size` must be a whole number from 1; got {batch_size}."
             raise SettingError(msg)
-        sources = find_sources(inputs, white=self.config.white_level)
+        config = self.config
+        least = least_area(
+            min_area, config.calibration, name=config.model, localises=self.localises
+        )
+        sources = find_sources(inputs, white=config.white_level)
         with progress.step("predicting", total=len(sources), unit="pictures") as advance:
             told = False
             for batch, scores, maps in self.scored(sources, batch_size, on_error="record"):
@@ -107,7 +121,14 @@ class LoadedDetector:
                         break
                 outlined = self.outline(batch.pictures) if outlines else None
                 found = findings_of(
-                    sources, batch, scores, maps, self.config.calibration, outlines=outlined
+                    sources,
+                    batch,
+                    scores,
+                    maps,
+                    config.calibration,
+                    framing=config.framing,
+                    min_area=least,
+                    outlines=outlined,
                 )
                 yield from found
                 advance(len(found))

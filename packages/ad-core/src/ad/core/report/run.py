@@ -20,7 +20,7 @@ from ad.core.predict import ModelConfig
 from ad.core.report.gallery import Gallery, Shown
 from ad.core.report.page import data_uri, write_page
 from ad.core.report.speeds import read_speeds
-from ad.core.saved.record import RUN, calibrations_since, read_log, read_run
+from ad.core.saved.record import RUN, calibrations_since, read_costs, read_run
 from ad.core.thresholds.verdicts import calibration_notes, renewed_notes
 from ad.runtime.files import read_limited
 from ad.runtime.framing.size import size_of
@@ -148,7 +148,7 @@ def write_run_report(
         if evaluation.resolution is None
         else str(size_of(evaluation.resolution)),
         "notes": list(notes),
-        "calibration": None if config.calibration is None else config.calibration.to_json(),
+        "calibration": None if config.calibration is None else config.calibration.facts(),
         "localises": gallery.localises,
         "outlines": gallery.outlines,
         "colours": colour_table().flatten().tolist(),
@@ -267,17 +267,14 @@ def figures(metrics: Mapping[str, float | None]) -> list[dict[str, Any]]:
 
 def read_times(run: Path) -> list[tuple[str, str]]:
     """What took how long, from a run's ``log.jsonl``, for a person; empty without one."""
-    events = {event["event"]: event for event in read_log(run)}  # the last one of each kind
-    times = []
-    if "fitted" in events:
-        since = " since it was last resumed" if "resume" in events else ""
-        times.append(("learning", f"{events['fitted']['seconds']:.1f} s{since}"))
-    if "tested" in events:
-        each = events["tested"]["seconds"]["test_per_image"]
-        if each is not None:
-            times.append(("testing", f"{1000 * each:.1f} ms a picture"))
-        if peak := events["tested"]["peak_memory_bytes"]:
-            times.append(("peak memory", f"{peak / 2**30:.2f} GiB"))
+    costs, times = read_costs(run), []
+    if costs.fit_seconds is not None:
+        since = " since it was last resumed" if costs.resumed else ""
+        times.append(("learning", f"{costs.fit_seconds:.1f} s{since}"))
+    if costs.seconds_per_picture is not None:
+        times.append(("testing", f"{1000 * costs.seconds_per_picture:.1f} ms a picture"))
+    if costs.peak_memory_bytes:
+        times.append(("peak memory", f"{costs.peak_memory_bytes / 2**30:.2f} GiB"))
     return times
 
 
