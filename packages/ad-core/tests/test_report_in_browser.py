@@ -401,7 +401,7 @@ def test_a_script_that_got_into_the_page_would_not_run(browser, trained, tmp_pat
 @pytest.mark.parametrize("kind", ["no threshold", "no pictures"])
 def test_a_run_with_less_in_it_has_a_page_too(browser, mean_picture, tmp_path, kind):
     root = write_mvtec_tree(tmp_path / "data", size=32)
-    holdout = 0 if kind == "no threshold" else 0.1
+    holdout = 0
     if kind == "no pictures":
         for folder in ("good", "square"):
             for path in (root / "toy/test" / folder).iterdir():
