@@ -28,7 +28,7 @@ from ad.core.report.standings import (
     value_of,
     written,
 )
-from ad.core.report.webp import small_webp
+from ad.core.report.webp import picture_webp
 from ad.core.thresholds.verdicts import Verdicts, renewed_notes
 from ad.runtime.pictures.reading import read_picture
 
@@ -40,7 +40,7 @@ _LISTED = 300
 _PICTURES, _OF_EACH = 100, 5
 """Pictures that are listed with the verdicts of all models; of several categories, at least so many
 of each."""
-_THUMBNAILS, _SIDE, _QUALITY = 60, 96, 60
+_THUMBNAILS, _SIDE = 60, 96
 _THUMBNAIL_BYTES = 300_000
 """Of all of them together."""
 _FEW = 6
@@ -305,7 +305,7 @@ def _pictured(wrong: Sequence[_Wrong]) -> list[dict[str, Any]]:
         picture = None
         if place < _THUMBNAILS:
             try:
-                picture = small_webp(read_picture(Path(one.path), white=white), _SIDE, _QUALITY)
+                picture = picture_webp(read_picture(Path(one.path), white=white), _SIDE)
             except PictureError:  # it is named all the same
                 picture = None
             left -= len(picture or b"")
