@@ -4,7 +4,7 @@
 
 Plain is how they were published: FrEIA's own coupling blocks, whose permutation is a convolution,
 features anew at each step, float32, and CFlow's 256 fibres at a time. Beside both stands a bound:
-the convolutions and products of the flow alone, forward and backward, as oneDNN does them. Seeded
+the convolutions and products of the flow alone, without its backbone, as oneDNN does them. Seeded
 noise as pictures and random weights: neither changes the time.
 
 Each case has a process of its own, so that the peak of memory is its own. The processes take turns,
@@ -123,13 +123,16 @@ class Layers:
         self.least = [float("inf")] * len(self.calls)
 
     def run(self) -> float:
-        """CPU seconds of all, forward and backward: the least that each has taken so far."""
+        """CPU seconds of all, and backward where gradients are: the least of each so far."""
+        learns = torch.is_grad_enabled()
         for number, (layer, shape) in enumerate(self.calls):
             layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-            x = torch.randn(shape, dtype=self.dtype).to(memory_format=layout).requires_grad_()
+            x = torch.randn(shape, dtype=self.dtype).to(memory_format=layout).requires_grad_(learns)
             gradient = torch.ones_like(layer(x))
             start = time.process_time()
-            torch.autograd.backward(layer(x), gradient)
+            said = layer(x)
+            if learns:
+                torch.autograd.backward(said, gradient)
             self.least[number] = min(self.least[number], time.process_time() - start)
             layer.zero_grad()
         return sum(self.least)
@@ -159,6 +162,15 @@ def work(name: str, construction: str, precision: str, steps: int) -> None:
         layers.stop()
         for _ in range(steps + 2):
             turns.tell("seconds_per_step", seconds=layers.run())
+        detector.eval()
+        with torch.no_grad():
+            for count in (1, BATCH):
+                layers = Layers(detector, precision)
+                detector(torch.zeros(count, 3, SIZE, SIZE))
+                layers.stop()
+                for _ in range(steps + 1):
+                    what = f"inference_seconds_per_image_of_{count}"
+                    turns.tell(what, count, seconds=layers.run())
         return
     fit(trainer, pictures, feature_cache=construction == "ours", callbacks=[turns])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -214,11 +226,12 @@ def report(row: dict[str, Any]) -> str:
     parts = [f"step {row['seconds_per_step']:6.2f} s {row['seconds_per_step_ratio']:5.1f}x"]
     for count in (1, BATCH):
         if f"inference_seconds_per_image_of_{count}" in row:
-            whole, backbone = (
-                row[f"{what}_seconds_per_image_of_{count}"] * 1000
-                for what in ("inference", "backbone")
+            parts.append(
+                f"at {count}: {row[f'inference_seconds_per_image_of_{count}'] * 1e3:4.0f} ms"
             )
-            parts.append(f"at {count}: {whole:4.0f} ms, backbone {backbone:3.0f} ms")
+        if f"backbone_seconds_per_image_of_{count}" in row:
+            backbone = row[f"backbone_seconds_per_image_of_{count}"]
+            parts.append(f"backbone {backbone * 1e3:3.0f} ms")
     if "peak_memory_bytes" in row:
         parts.append(f"{row['peak_memory_bytes'] / 2**30:.2f} GiB")
     return "  ".join(["", *parts])

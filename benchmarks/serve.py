@@ -49,7 +49,7 @@ class Client:
         """Send a request; its status, 0 if the connection broke."""
         async with self.slots:
             try:
-                pair = self.free.pop() if self.free else await self._open()
+                pair = await self._connection()
                 reader, writer = pair
                 head = f"POST {path} HTTP/1.1\r\nHost: {self.host}\r\n{headers}"
                 writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -61,7 +61,13 @@ class Client:
             self.free.append(pair)
             return int(answer.split()[1])
 
-    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """One that is free, unless the server closed it for being idle, or a new one."""
+        while self.free:
+            reader, writer = self.free.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
         return await asyncio.open_connection(self.host, self.port)
 
     def close(self) -> None:

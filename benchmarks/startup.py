@@ -20,6 +20,12 @@ CASES = {
     "import ad.core, ad.memory": "import ad.core, ad.memory",
     "import torch": "import torch",
     "import timm": "import timm",
+    "a frozen ResNet-18": """
+from ad.core import Setup
+from ad.core.networks import FeatureExtractor
+setup = Setup(img_size=256, normalize=True, weights="random")
+FeatureExtractor("resnet18", ("layer2", "layer3"), setup=setup)
+""",
 }
 BASELINE = "import torch"
 

@@ -122,18 +122,20 @@ def test_losses_and_gradients_are_those_of_all_distances(radius):
         assert other.abs().max() > 0
 
 
-def test_the_nearest_are_looked_for_once_a_picture_and_descriptions_are_of_one_at_a_time(
+def test_the_nearest_are_looked_for_once_and_descriptions_are_of_a_large_block_of_pictures(
     monkeypatch,
 ):
     one = prepared()
     batch = batch_of(one, noise(3, 3, SIZE, SIZE))
+    of_a_picture = 64 * one.detector.descriptor.mix.out_channels * 4
+    monkeypatch.setattr(cfa, "_BLOCK", of_a_picture + 1)
     searched, described = [], []
     search = cfa.nearest_of
     monkeypatch.setattr(cfa, "nearest_of", lambda *a: searched.append(len(a[0])) or search(*a))
     one.detector.descriptor.register_forward_hook(lambda *a: described.append(len(a[2])))
     sum(one.losses(batch).values()).backward()
-    assert searched == [64] * 3
-    assert described == [1] * 6
+    assert searched == [128, 64]
+    assert sorted(described) == [1, 1, 2, 2]  # once more for the gradient
 
 
 def test_terms_can_be_minimised_one_by_one():

@@ -2,11 +2,14 @@
 
 import pytest
 import torch
+from torch import nn
 
 pytest.importorskip("timm", reason="pretrained backbones need timm, an extra of ad-core")
 
 from ad.core.devices import in_precision  # noqa: E402
-from ad.core.networks.backbones import FeatureExtractor, fresh_network  # noqa: E402
+from ad.core.networks.backbones import FeatureExtractor, fresh_network, licences  # noqa: E402
+from ad.core.networks.filter_bank import FILTER_BANK  # noqa: E402
+from ad.core.networks.filter_bank import LAYERS as LAYERS_OF_THE_BANK  # noqa: E402
 from ad.core.networks.normalize import ImagenetNorm  # noqa: E402
 from ad.core.trainer import Setup  # noqa: E402
 
@@ -57,3 +60,13 @@ def test_both_compute_in_the_precision_of_the_run(precision, dtype):
     with in_precision(precision, torch.device("cpu")):
         assert (images() @ images()).dtype == dtype
     assert (images() @ images()).dtype == torch.float32
+
+
+def test_the_licence_of_a_backbones_own_weights_is_told():
+    setup = Setup(img_size=32, normalize=True, weights="random")
+    both = nn.ModuleList(
+        FeatureExtractor(name, layers, setup=setup)
+        for name, layers in (("resnet18", ["layer1"]), (FILTER_BANK, LAYERS_OF_THE_BANK))
+    )
+    assert licences(both) == {"resnet18.tv_in1k": "bsd-3-clause"}
+    assert licences(nn.Identity()) == {}

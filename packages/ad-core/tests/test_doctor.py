@@ -26,6 +26,13 @@ ModelRegistry._added["own"] = ModelSpec(
     train=train,
     weights=("own_teacher",),
 )
+for backbone in ("resnet18", "efficientnet_b0"):
+    ModelRegistry._added[backbone] = ModelSpec(
+        name=backbone,
+        trainer="ad.core.testing.mean_picture:MeanPictureTrainer",
+        model={"backbone": backbone},
+        train=train,
+    )
 sys.argv = ["ad", "doctor", "--json"]
 main()
 """
@@ -34,14 +41,16 @@ main()
 @pytest.mark.slow
 def test_a_timm_without_torchvision_is_not_called_missing():
     pytest.importorskip("timm", reason="pretrained backbones need timm, an extra of ad-core")
-    code = "import sys; sys.modules['torchvision'] = None; import ad.core.networks.backbones"
+    code = "import sys; sys.modules['torchvision'] = None; import ad.core.networks.of_timm"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "need timm, which cannot be imported (" in done.stderr
     assert "torchvision" in done.stderr.splitlines()[-2]
 
 
-def test_what_is_missing_is_no_failure_and_what_is_broken_is(tmp_path):
-    (tmp_path / "needy.py").write_text("import ad.core.networks.backbones\n")
+def test_what_is_missing_is_no_failure_and_what_is_broken_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("AD_WEIGHTS", "")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "needy.py").write_text("import ad.core.networks.of_timm\n")
     (tmp_path / "wrong.py").write_text("raise RuntimeError('no good')\n")
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{LINES}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
@@ -50,7 +59,9 @@ def test_what_is_missing_is_no_failure_and_what_is_broken_is(tmp_path):
     missing = {one["name"]: one["missing"] for one in found["models"]}
     assert missing["fine"] == []
     assert missing["own"] == ["own_teacher.safetensors"]  # which needs no timm
-    assert missing["needy"] == ["Pretrained backbones need timm, which is not installed."]
+    needs_timm = ["Backbones other than plain ResNets need timm, which is not installed."]
+    assert missing["needy"] == missing["efficientnet_b0"] == needs_timm
+    assert missing["resnet18"] == ["resnet18.tv_in1k.safetensors"]
     broken = {one["name"]: one["error"] for one in found["broken"]}
     assert "no good" in broken["wrong"]
     assert not {"fine", "needy"} & broken.keys()

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 pytest.importorskip("timm", reason="pretrained backbones need timm, an extra of ad-core")
+huggingface_hub = pytest.importorskip("huggingface_hub", reason="comes with timm")
 
 from ad.core import ModelRegistry, ModelSpec  # noqa: E402
 from ad.core.errors import WeightsError  # noqa: E402
@@ -16,7 +17,7 @@ from ad.core.networks.weights import (  # noqa: E402
     given_file,
     read_weights,
 )
-from ad.core.trainer import Setup
+from ad.core.trainer import Setup  # noqa: E402
 
 BACKBONE = "test_resnet"  # timm's smallest
 
@@ -118,7 +119,9 @@ def test_a_plain_name_is_looked_for_among_downloads_by_the_tag_that_timm_takes(m
     asked = []
     monkeypatch.setenv("AD_WEIGHTS", "")
     monkeypatch.setattr(backbones, "_hub_is_reachable", lambda: False)
-    monkeypatch.setattr(stored, "try_to_load_from_cache", lambda name, _: asked.append(name))
+    monkeypatch.setattr(
+        huggingface_hub, "try_to_load_from_cache", lambda name, _: asked.append(name)
+    )
     monkeypatch.setattr(stored, "served", dict)  # of these others would be asked for, too
     for name, layer in (("vit_small_patch14_reg4_dinov2", "blocks.0"), ("resnet18", "layer1")):
         with pytest.raises(WeightsError, match="hub cannot be reached"):
@@ -137,7 +140,7 @@ def test_offline_the_file_is_named_and_what_runs_without_it(tmp_path, monkeypatc
     monkeypatch.setenv("AD_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
     monkeypatch.setattr(backbones, "_hub_is_reachable", lambda: False)
-    monkeypatch.setattr(stored, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: None)
     with pytest.raises(WeightsError) as caught:
         FeatureExtractor("wide_resnet50_2", ("layer1",), setup=Setup(img_size=32, normalize=True))
     first, address, put, held, bank, random = str(caught.value).splitlines()

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from ad.runtime.heatmaps import overlay
+from ad.runtime.heatmaps import FIRST, overlay
 
 
 def test_what_is_normal_stays_as_it_is_and_what_is_not_is_coloured():
@@ -36,3 +37,23 @@ def test_without_a_threshold_nothing_is_outlined():
     for outline in (True, False):
         sheet = np.asarray(overlay(picture, heat, "", outline=outline))
         assert (sheet[:256, -256:] == (255, 0, 60)).all(axis=2).any() == outline
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 512), (64, 300), (2500, 1700)])
+def test_what_is_outlined_is_where_it_is_in_the_picture(height, width):
+    mask = np.zeros((height, width), dtype=bool)
+    mask[height // 4, width // 2] = True  # a pixel alone, which no reduction may lose
+    mask[height // 2 : height * 3 // 4, : width // 5] = True
+    heat = np.ones((16, 16))  # says otherwise
+    picture = np.zeros((height, width, 3), dtype=np.uint8)
+    sheet = np.asarray(overlay(picture, heat, "", outline=mask))
+    shown = sheet.shape[1] // 2 - 4
+    right = (sheet[:-22, -shown:] == FIRST).all(axis=2)
+    scale = shown / width
+    rows, columns = np.nonzero(right[:, shown // 3 :])
+    assert rows.mean() == pytest.approx((height // 4 + 0.5) * scale - 0.5, abs=1)
+    assert columns.mean() + shown // 3 == pytest.approx((width // 2 + 0.5) * scale - 0.5, abs=1)
+    rows, columns = np.nonzero(right[:, : shown // 3])
+    assert rows.min() == pytest.approx(height // 2 * scale, abs=1)
+    assert rows.max() == pytest.approx(height * 3 // 4 * scale - 1, abs=1)
+    assert columns.max() == pytest.approx(width // 5 * scale - 1, abs=1)

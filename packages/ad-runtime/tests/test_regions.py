@@ -1,11 +1,17 @@
 """Connected parts of a map, against a flood fill pixel by pixel."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from serving import runtime_of
 
 from ad.runtime.errors import SettingError
+from ad.runtime.findings import Finding
+from ad.runtime.framing import Framing, Size
 from ad.runtime.regions import Region, regions
 
 
@@ -101,3 +107,80 @@ def test_the_peak_is_of_the_whole_part_and_may_be_infinite():
 def test_what_cannot_be_is_said(arguments, words):
     with pytest.raises(SettingError, match=words):
         regions(*arguments)
+
+
+# --- of pictures -------------------------------------------------------------------------------
+
+
+def turned(pixels):
+    """A file that is to be turned by a quarter before it is shown."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.fromarray(pixels).rotate(90, expand=True).save(file, format="PNG", exif=exif)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def runtime():
+    """Maps are the pixels' brightness; those above 0.5 are defective."""
+    return runtime_of(framing=Framing(size=Size(32, 32), fit="pad"))
+
+
+def spotted(height=40, width=64):
+    pixels = np.full((height, width, 3), 20, np.uint8)
+    pixels[3:9, 40:60] = 200
+    pixels[30:38, 4:8] = 230
+    return pixels
+
+
+def test_findings_have_the_regions_of_the_upright_picture(runtime):
+    pixels = spotted()
+    for source in (pixels, Image.fromarray(pixels), turned(pixels)):
+        (found,) = runtime.predict(source)
+        own = runtime.config.framing.back(found.map, (40, 64))
+        assert found.regions == tuple(flooded(own, 0.5))
+        assert [one[:4] for one in found.regions] == [(40, 3, 60, 9), (4, 30, 8, 38)]
+        assert found.num_regions == 2
+    prepared = runtime.prepare(pixels)
+    scored = runtime.score(prepared.frames)
+    assert runtime.conclude(prepared, *scored).regions == found.regions
+    assert runtime.conclude(prepared, *scored, min_area=None).regions is None
+    (large,) = runtime.predict(pixels, min_area=60)
+    assert large.regions == found.regions[:1]
+    assert large.num_regions == 1
+
+
+def test_each_of_a_batch_has_its_own_size(runtime):
+    several = [spotted(), spotted(80, 64), np.zeros((5, 9, 3), np.uint8), b"no picture"]
+    alone = [runtime.predict(one)[0] for one in several]
+    found = runtime.predict(several, batch_size=4)
+    assert [one.regions for one in found] == [one.regions for one in alone]
+    assert [one.num_regions for one in found] == [2, 2, 0, None]
+    assert found[2].regions == ()
+    assert found[3].regions is None
+
+
+def test_without_a_pixel_threshold_it_is_not_known_where(runtime):
+    for blind in (
+        runtime_of(calibration=None),
+        runtime_of(lambda batch: (batch.mean(axis=(1, 2, 3)), None), localises=False),
+    ):
+        (found,) = blind.predict(spotted())
+        assert isinstance(found, Finding)
+        assert (found.regions, found.num_regions) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "min_area", "words"),
+    [
+        ({}, 0, "`min_area` must be 1 or more pixels; got 0: give a whole number"),
+        ({}, 2.5, r"`min_area` must be 1 or more pixels; got 2\.5"),
+        ({}, True, "`min_area` must be 1 or more pixels; got True"),
+        ({"localises": False}, 9, "`min_area` 9: `.*` judges pictures as a whole"),
+        ({"calibration": None}, 9, "`min_area` 9: `.*` has no pixel threshold.* Leave it out"),
+    ],
+)
+def test_an_area_that_cannot_be_is_told(changes, min_area, words):
+    with pytest.raises(SettingError, match=words):
+        runtime_of(**changes).predict(spotted(), min_area=min_area)

@@ -99,7 +99,8 @@ def test_a_picture_as_the_body_or_as_a_form(served):
         "normalized": pytest.approx(1 / (1 + np.exp(-3))),
         "anomalous": True,
         "threshold": 0.5,
-        "regions": [[64, 8, 80, 16, pytest.approx(0.8)]],
+        "regions": [[64, 8, 80, 16, pytest.approx(0.8), 16 * 8 - 4]],  # but the four corners
+        "num_regions": 1,
         "model": "bright",
         "version": "1",
     }

@@ -349,3 +349,28 @@ def test_the_page_shows_what_was_found_and_asks_nobody_else(served, tmp_path):
         assert told == []
     finally:
         browser.close()
+
+
+def test_short_answers_are_sent_at_once():
+    """Else they wait 40 ms for the client's word that it has what came before."""
+    import asyncio
+
+    from ad.runtime.serve.process import _listening
+
+    async def without_delay(listening: socket.socket) -> int:
+        asked = asyncio.get_running_loop().create_future()
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            del reader
+            connection = writer.get_extra_info("socket")
+            asked.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(connected, sock=listening):
+            _, writer = await asyncio.open_connection(*listening.getsockname()[:2])
+            answer = await asked
+            writer.close()
+            return answer
+
+    with _listening("127.0.0.1", 0) as listening:
+        assert asyncio.run(without_delay(listening))

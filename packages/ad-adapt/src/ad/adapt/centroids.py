@@ -92,6 +92,13 @@ def squared_distances(rows: Tensor, centroids: Tensor, which: Tensor) -> Tensor:
 
 
 def _differences(rows: Tensor, centroids: Tensor, which: Tensor) -> Tensor:
+    if torch.compiler.is_exporting():  # the number of rows is not known there
+        return _squares(rows, centroids, which)
+    tiles = zip(torch.split(rows, _ROWS), torch.split(which, _ROWS), strict=True)
+    return torch.cat([_squares(tile, centroids, own) for tile, own in tiles])
+
+
+def _squares(rows: Tensor, centroids: Tensor, which: Tensor) -> Tensor:
     columns = [(rows - centroids[one]).square().sum(1) for one in which.unbind(1)]
     return torch.stack(columns, 1)
 
@@ -108,6 +115,8 @@ class _SquaredDistances(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         rows, centroids, which = ctx.saved_tensors
         total = torch.zeros_like(rows)
-        for column, one in enumerate(which.unbind(1)):
-            total.addcmul_(rows - centroids[one], gradient[:, column, None], value=2)
+        tiles = (torch.split(one, _ROWS) for one in (total, rows, which, gradient))
+        for into, tile, own, weights in zip(*tiles, strict=True):
+            for column, one in enumerate(own.unbind(1)):
+                into.addcmul_(tile - centroids[one], weights[:, column, None], value=2)
         return total, None, None

@@ -14,7 +14,8 @@ here, over all pictures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Annotated, final
 
 import torch
@@ -45,6 +46,8 @@ from ad.core.networks import FeatureExtractor, GaussianBlur, upsample
 Count = Annotated[int, Field(ge=1, le=64)]
 
 _COORDINATES = 2  # of a patch: row and column
+_BLOCK = 2**25  # bytes: the C library gives larger ones back when they are freed. Smaller ones stay
+# in its heap, where what lives longer comes to lie between them: several times the memory.
 _SIGMA = 4.0  # of the map's smoothing, in pixels
 
 
@@ -97,6 +100,18 @@ def _coordinates(height: int, width: int, *, like: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=2)
 
 
+def in_blocks(maps: Sequence[Tensor], width: int) -> Iterator[tuple[Tensor, ...]]:
+    """Maps of a few pictures at a time: as few as have a large block of descriptions.
+
+    Args:
+        maps: ``[B, C, h, w]`` each.
+        width: Numbers in a description, of four bytes each.
+    """
+    of_a_picture = 4 * width * maps[0].shape[2] * maps[0].shape[3]
+    some = math.ceil(_BLOCK / of_a_picture)
+    return zip(*(torch.split(one, some) for one in maps), strict=True)
+
+
 @final
 class CfaDetector(Detector):
     """Scores each patch by its distance to the nearest centroids.
@@ -129,6 +144,9 @@ class CfaDetector(Detector):
         least = distance.amin(1)
         return least / (least[:, None] - distance).exp().sum(1)
 
+    def _scores(self, maps: Sequence[Tensor]) -> Tensor:
+        return self.patch_score(self.descriptor(maps).flatten(0, 1))
+
     def forward(self, images: Tensor) -> Prediction:
         """Score a batch; see `Detector.forward`.
 
@@ -150,7 +168,11 @@ class CfaDetector(Detector):
         maps = self.extractor(images)
         height, width = maps[0].shape[2], maps[0].shape[3]
         with torch.autocast(images.device.type, enabled=False):  # distances are always fp32
-            score = self.patch_score(self.descriptor(maps).flatten(0, 1))
+            if torch.compiler.is_exporting():  # the number of pictures is not known there
+                score = self._scores(maps)
+            else:
+                parts = in_blocks(maps, self.centroids.shape[1])
+                score = torch.cat([self._scores(part) for part in parts])
         cells = score.view(-1, height, width)
         anomaly_map = self.blur(upsample(cells, (images.shape[2], images.shape[3])))
         return Prediction(anomaly_map.amax(dim=(1, 2)), anomaly_map)
@@ -238,12 +260,16 @@ class CfaTrainer(GradientTrainer):
             raise SettingError(msg)
         self.detector.centroids = centroids
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # what a search keeps for later cannot be traced
     def losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         """How far patches are from their spheres, and in others; see `GradientTrainer.losses`."""
+        # What a search keeps for later cannot be traced. Not its decorator, which imports what
+        # compiles at once.
+        return torch.compiler.disable(self._losses)(batch)  # type: ignore[no-untyped-call, no-any-return]
+
+    def _losses(self, batch: LearningBatch) -> dict[str, Tensor]:
         with torch.autocast(batch.images.device.type, enabled=False):
-            pictures = zip(*(torch.split(maps, 1) for maps in batch.frozen), strict=True)
-            square = torch.cat([self._distances(maps) for maps in pictures])
+            parts = in_blocks(batch.frozen, self.detector.descriptor.mix.out_channels)
+            square = torch.cat([self._distances(maps) for maps in parts])
             within = self.detector.radius.square()
             near, far = square[:, : self.neighbors], square[:, self.neighbors :]
             return {
@@ -252,21 +278,21 @@ class CfaTrainer(GradientTrainer):
             }
 
     def _distances(self, maps: Sequence[Tensor]) -> Tensor:
-        """Squared distances of one picture's patches to their nearest centroids.
+        """Squared distances of the patches of some pictures to their nearest centroids.
 
-        Its descriptions are computed once more in the backward pass, so that those of a whole
-        batch never stand in memory; the nearest are looked for once.
+        Descriptions are computed once more in the backward pass, so that those of a whole batch
+        never stand in memory; the nearest are looked for once.
 
         Args:
-            maps: Of one picture, ``[1, C, h, w]`` each.
+            maps: Of these pictures, ``[B, C, h, w]`` each.
 
         Returns:
-            ``[h * w, K + J]``.
+            ``[B * h * w, K + J]``.
         """
         found: list[Tensor] = []
 
         def compute(*maps: Tensor) -> Tensor:
-            descriptions = self.detector.descriptor(maps)[0]
+            descriptions = self.detector.descriptor(maps).flatten(0, 1)
             centroids = self.detector.centroids
             if not found:
                 wanted = self.neighbors + self.repelled

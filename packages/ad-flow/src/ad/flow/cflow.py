@@ -220,12 +220,12 @@ class CflowTrainer(GradientTrainer):
 
         They are drawn from all pictures of the batch and all positions, each once.
         """
-        layer, fibres, positions = self._drawn(batch)
+        # Else it is compiled for each part. Not its decorator, which imports what compiles at once.
+        layer, fibres, positions = torch.compiler.disable(self._drawn)(batch)  # type: ignore[no-untyped-call]
         with in_precision("fp32", fibres.device):
             found = self.detector.likelihood(layer, fibres, positions)
             return {f"layer{layer + 1}": F.softplus(-found).mean()}
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # else it is compiled for each part
     def _drawn(self, batch: LearningBatch) -> tuple[int, Tensor, Tensor]:
         """A layer, and the fibres and positions of it that an update learns from."""
         layer, part, parts = self.parts[batch.update]

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.runtime.calibration import Calibration
-from ad.runtime.errors import PictureError
+from ad.runtime.errors import PictureError, SettingError
+from ad.runtime.framing import Framing, Size
 from ad.runtime.pictures.reading import Source
+from ad.runtime.regions import Region, check_min_area, regions_in
 
 Maps = NDArray[np.float32] | None
 """``[B, h, w]`` of some pictures, or ``[h, w]`` of one; None where there are none."""
@@ -37,6 +39,12 @@ class Finding:
     outline: NDArray[np.float32] | None = None
     """As ``map``: above 0 where a test of the detector's own finds something; None where it has
     none or was not asked."""
+    regions: tuple[Region, ...] | None = None
+    """Where it is above the pixel threshold, in the picture's own pixels, largest first, at most
+    100: connected pixels, by a side or a corner, of the map that `Framing.back` gives. None
+    without maps or without a pixel threshold."""
+    num_regions: int | None = None
+    """How many there are; None exactly if `regions` is."""
     error: str | None = None
     """Why the picture could not be read, or None."""
 
@@ -58,6 +66,10 @@ class SomePictures(Protocol):
     errors: list[tuple[int, PictureError]]
     """Index and reason of those that could not be read."""
 
+    @property
+    def sizes(self) -> Sequence[tuple[int, int]]:
+        """Height and width of each of the ``B``, upright, in its own pixels."""
+
 
 def findings_of(
     sources: Sequence[Source],
@@ -66,6 +78,8 @@ def findings_of(
     maps: Maps,
     calibration: Calibration | None,
     *,
+    framing: Framing,
+    min_area: int = 1,
     outlines: Maps = None,
 ) -> list[Finding]:
     """What was found in some pictures, in their order.
@@ -76,6 +90,8 @@ def findings_of(
         scores: ``[B]``.
         maps: ``[B, h, w]``, or None.
         calibration: What verdicts are made by; None for none.
+        framing: How pictures became what was scored.
+        min_area: Of the smallest region, in pixels of the picture.
         outlines: ``[B, h, w]``, or None.
     """
     found = {
@@ -84,7 +100,16 @@ def findings_of(
     }
     for row, index in enumerate(batch.indices):
         map_, outline = (None if all_ is None else all_[row] for all_ in (maps, outlines))
-        found[index] = finding_of(sources[index], float(scores[row]), map_, calibration, outline)
+        found[index] = finding_of(
+            sources[index],
+            float(scores[row]),
+            map_,
+            calibration,
+            outline,
+            size=Size(*batch.sizes[row]),
+            framing=framing,
+            min_area=min_area,
+        )
     return [found[index] for index in sorted(found)]
 
 
@@ -94,6 +119,10 @@ def finding_of(
     map_: Maps,
     calibration: Calibration | None,
     outline: Maps = None,
+    *,
+    size: Size,
+    framing: Framing,
+    min_area: int | None = 1,
 ) -> Finding:
     """What was found in one picture, with the verdict on it.
 
@@ -103,7 +132,14 @@ def finding_of(
         map_: ``[h, w]``, or None.
         calibration: What the verdict is made by; None for none.
         outline: ``[h, w]``, or None.
+        size: Of the picture, upright, in its own pixels.
+        framing: How it became what was scored.
+        min_area: Of the smallest region, in these pixels; None if regions are not asked for.
     """
+    regions, count = None, None
+    threshold = None if calibration is None else calibration.pixel_threshold
+    if min_area is not None and map_ is not None and threshold is not None:
+        regions, count = regions_in(map_, size, framing, threshold, min_area)
     return Finding(
         path=_path(source),
         score=score,
@@ -111,8 +147,37 @@ def finding_of(
         anomalous=bool(calibration.is_anomalous(score)) if calibration else None,
         map=map_,
         outline=outline,
+        regions=regions,
+        num_regions=count,
     )
 
 
 def _path(source: Source) -> Path | None:
     return source if isinstance(source, Path) else None
+
+
+def least_area(
+    min_area: int | None, calibration: Calibration | None, *, name: str, localises: bool
+) -> int:
+    """The area of the smallest region that is told, in pixels of the picture.
+
+    Args:
+        min_area: As it was given; None for all regions.
+        calibration: What verdicts are made by.
+        name: Of the model, for an error.
+        localises: Whether it has maps.
+
+    Raises:
+        SettingError: If it cannot be, or there are no regions that it could be of.
+    """
+    if min_area is None:
+        return 1
+    check_min_area(min_area)
+    if not localises:
+        why = f"`{name}` judges pictures as a whole and has no regions"
+    elif calibration is None or calibration.pixel_threshold is None:
+        why = f"`{name}` has no pixel threshold, so that there are no regions above it"
+    else:
+        return min_area
+    msg = f"`min_area` {min_area}: {why}. Leave it out."
+    raise SettingError(msg)

@@ -14,6 +14,8 @@ _COLOURS = np.array(
     [[255, 255, 120], [255, 240, 80], [255, 200, 0], [255, 90, 0], [200, 0, 30]], dtype=float
 )
 _ALPHAS = np.array([0.0, 0.0, 0.35, 0.6, 0.75])
+FIRST = (255, 0, 60)
+"""Colour of the outline of what is above the threshold: red, green, blue."""
 SECOND = (0, 90, 255)
 """Colour of the second outline: red, green, blue."""
 _GAP = 8
@@ -46,7 +48,7 @@ def overlay(
     heat: NDArray[np.floating],
     label: str,
     *,
-    outline: bool = True,
+    outline: bool | NDArray[np.bool_] = True,
     second: NDArray[np.floating] | None = None,
 ) -> Image.Image:
     """Lay a heat map over a picture, beside the picture itself.
@@ -55,7 +57,8 @@ def overlay(
         picture: ``[H, W, 3]``, RGB.
         heat: ``[h, w]`` in [0, 1]; 0.5 is the pixel threshold. NaN is left as it is.
         label: One line of text under the pictures: score and verdict.
-        outline: Whether to outline where the threshold is passed.
+        outline: Whether to outline where the heat passes the threshold; or, to outline in place of
+            that, which pixels of the picture, ``[H, W]``.
         second: ``[h, w]``: what to outline in blue, where it is above 0; NaN is outside.
 
     Returns:
@@ -67,14 +70,14 @@ def overlay(
     scale = min(scale, _LONG_SIDE / max(plain.size))
     size = (max(1, round(plain.width * scale)), max(1, round(plain.height * scale)))
     plain = plain.resize(size, Image.Resampling.BICUBIC)
-    # What is not looked at is cold, however hot it is beside it.
-    looked_at = np.asarray(Image.fromarray(~np.isnan(heat)).resize(size, Image.Resampling.NEAREST))
-    smooth = np.where(looked_at, _resized(np.nan_to_num(heat), size), np.float32(0))
+    smooth = _smooth(heat, size)
     shade = _table().astype(np.float32)[np.rint(smooth.clip(0, 1) * 255).astype(np.uint8)]
     colour, alpha = shade[..., :3], shade[..., 3:]
     mixed = np.asarray(plain) * (1 - alpha) + colour * alpha
-    if outline:
-        mixed[_rim(smooth >= 0.5)] = (255, 0, 60)
+    if not isinstance(outline, bool):
+        mixed[_rim(_any(outline, size))] = FIRST
+    elif outline:
+        mixed[_rim(smooth >= 0.5)] = FIRST
     if second is not None:
         mixed[_rim(_resized(np.nan_to_num(second), size) > 0)] = SECOND
 
@@ -86,9 +89,26 @@ def overlay(
     return sheet
 
 
+def _smooth(heat: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Heat at another size; what is not looked at is cold, however hot it is beside it."""
+    looked_at = np.asarray(Image.fromarray(~np.isnan(heat)).resize(size, Image.Resampling.NEAREST))
+    return np.where(looked_at, _resized(np.nan_to_num(heat), size), np.float32(0))
+
+
 def _resized(map_: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
     image = Image.fromarray(map_.astype(np.float32))
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+
+
+def _any(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask at another width and height: where it is reduced nothing that is thin is lost."""
+    for axis, want in enumerate(reversed(size)):
+        have = mask.shape[axis]
+        if want <= have:
+            mask = np.logical_or.reduceat(mask, np.arange(want) * have // want, axis=axis)
+        else:
+            mask = mask.take((np.arange(want) * 2 + 1) * have // (2 * want), axis=axis)
+    return mask
 
 
 def _rim(above: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -22,7 +22,7 @@ from ad.runtime.config import ExportConfig
 from ad.runtime.engines import open_engine
 from ad.runtime.engines.base import Engine
 from ad.runtime.errors import PictureError, SettingError, UnknownNameError, listed, nearest
-from ad.runtime.findings import Finding, Maps, finding_of, findings_of
+from ad.runtime.findings import Finding, Maps, finding_of, findings_of, least_area
 from ad.runtime.framing import Joined, Place, Size, Tiling
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
@@ -72,6 +72,8 @@ class Batch:
     """Which ones, ``B`` of them; those that could not be read are not among them."""
     pictures: NDArray[np.uint8]
     """``[B, h, w, 3]``."""
+    sizes: list[Size] = field(default_factory=list)
+    """Of each, upright, in its own pixels."""
     errors: list[tuple[int, PictureError]] = field(default_factory=list)
     """Index and reason of those that could not be read, if errors are recorded."""
 
@@ -200,6 +202,7 @@ class Runtime:
         *,
         category: str | None = None,
         threshold: float | None = None,
+        min_area: int | None = 1,
     ) -> Finding:
         """From the scores of a picture's frames to what was found in it.
 
@@ -209,6 +212,7 @@ class Runtime:
             maps: ``[T, h, w]``, or None.
             category: Whose threshold to take; see `predict`.
             threshold: In place of the saved one; see `predict`.
+            min_area: Of the smallest region; None if regions are not asked for.
 
         Raises:
             UnknownNameError: If the model was not trained on the category.
@@ -216,7 +220,15 @@ class Runtime:
         """
         calibration = self.calibration(category, threshold)
         score, map_ = self._joined(prepared, [(scores, maps)])
-        return finding_of(prepared.source, score, map_, calibration)
+        return finding_of(
+            prepared.source,
+            score,
+            map_,
+            calibration,
+            size=prepared.size,
+            framing=self.config.framing,
+            min_area=min_area,
+        )
 
     def predict(
         self,
@@ -225,6 +237,7 @@ class Runtime:
         batch_size: int = 1,
         category: str | None = None,
         threshold: float | None = None,
+        min_area: int | None = None,
         progress: Progress = SILENT,
     ) -> list[Finding]:
         """Score pictures.
@@ -238,6 +251,7 @@ class Runtime:
             category: Take the threshold of this one, where it has one of its own.
             threshold: Score above which pictures are called anomalous, in place of the saved one;
                 0-to-1 scores are 0.5 there.
+            min_area: Leave out regions of fewer pixels of the picture; None for none.
             progress: Where to show how far it is.
 
         Returns:
@@ -247,7 +261,7 @@ class Runtime:
         Raises:
             DataError: If there is no picture, a path does not exist, or a score is not finite.
             UnknownNameError: If the model was not trained on the category.
-            SettingError: If the batch size or the threshold cannot be.
+            SettingError: If the batch size, the threshold or the area cannot be.
         """
         return list(
             self.stream(
@@ -255,6 +269,7 @@ class Runtime:
                 batch_size=batch_size,
                 category=category,
                 threshold=threshold,
+                min_area=min_area,
                 progress=progress,
             )
         )
@@ -266,14 +281,25 @@ class Runtime:
         batch_size: int = 1,
         category: str | None = None,
         threshold: float | None = None,
+        min_area: int | None = None,
         progress: Progress = SILENT,
     ) -> Iterator[Finding]:
         """Like `predict`, one finding at a time: for more pictures than fit into memory."""
         calibration = self.calibration(category, threshold)
-        sources = find_sources(inputs, white=self.config.white_level)
+        config = self.config
+        least = least_area(min_area, calibration, name=config.name, localises=self.localises)
+        sources = find_sources(inputs, white=config.white_level)
         with progress.step("predicting", total=len(sources), unit="pictures") as advance:
             for batch, scores, maps in self.scored(sources, batch_size, on_error="record"):
-                found = findings_of(sources, batch, scores, maps, calibration)
+                found = findings_of(
+                    sources,
+                    batch,
+                    scores,
+                    maps,
+                    calibration,
+                    framing=config.framing,
+                    min_area=least,
+                )
                 yield from found
                 advance(len(found))
 
@@ -309,6 +335,7 @@ class Runtime:
             for index, one in group:
                 if isinstance(one, Prepared):
                     batch.indices.append(index)
+                    batch.sizes.append(one.size)
                     read.append(one)
                 elif on_error == "raise":
                     raise one

@@ -41,6 +41,8 @@ class Batch:
     """``[B, H, W, 3]``, uint8."""
     errors: list[tuple[int, PictureError]] = field(default_factory=list)
     """Index and reason of those that could not be read, if errors are recorded."""
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    """Height and width of each of the ``B``, upright, in its own pixels; says nothing of tiles."""
 
 
 class PictureSet:
@@ -76,6 +78,7 @@ class PictureSet:
         self.size = height_and_width(size)
         self.white = white
         self.view = view
+        self._sizes = np.full((len(sources), 2), self.size, dtype=np.int32)  # until it is decoded
         self._cached = np.zeros(len(sources), dtype=bool) if cache else None
         self._cache = _storage((len(sources), *self.size, 3), ram_budget) if cache else None
 
@@ -108,9 +111,9 @@ class PictureSet:
                 for group in groups:
                     ahead.append((group, [pool.submit(self._read, index) for index in group]))
                     if len(ahead) > 2:  # two batches are decoded ahead
-                        yield _gather(*ahead.popleft(), self.size, on_error)
+                        yield self._gather(*ahead.popleft(), on_error)
                 while ahead:
-                    yield _gather(*ahead.popleft(), self.size, on_error)
+                    yield self._gather(*ahead.popleft(), on_error)
             finally:  # an error, or a caller that stops early: do not decode what nobody wants
                 for _, futures in ahead:
                     for future in futures:
@@ -131,9 +134,29 @@ class PictureSet:
             pixels, name = rgb_array(source, white=self.white), "The array"
         else:
             pixels, name = read_picture(source, white=self.white), said("picture", source)
+        self._sizes[index] = pixels.shape[:2]
         if self.view is None:
             return resize(pixels, self.size)
         return torch.from_numpy(self.view(pixels, name))
+
+    def _gather(
+        self,
+        group: Sequence[int],
+        futures: list[Future[Tensor]],
+        on_error: Literal["raise", "record"],
+    ) -> Batch:
+        read, pictures, errors = [], [], []
+        for index, future in zip(group, futures, strict=True):
+            try:
+                pictures.append(future.result())
+                read.append(index)
+            except PictureError as error:
+                if on_error == "raise":
+                    raise
+                errors.append((index, error))
+        empty = torch.empty(0, *self.size, 3, dtype=torch.uint8)
+        sizes = [(int(height), int(width)) for height, width in self._sizes[read]]
+        return Batch(read, torch.stack(pictures) if pictures else empty, errors, sizes)
 
 
 def to_device(pictures: Tensor, device: torch.device) -> Tensor:
@@ -147,25 +170,6 @@ def to_device(pictures: Tensor, device: torch.device) -> Tensor:
         ``[B, 3, H, W]``, float32 in [0, 1], channels-last in memory.
     """
     return pictures.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-
-
-def _gather(
-    group: Sequence[int],
-    futures: list[Future[Tensor]],
-    size: tuple[int, int],
-    on_error: Literal["raise", "record"],
-) -> Batch:
-    read, pictures, errors = [], [], []
-    for index, future in zip(group, futures, strict=True):
-        try:
-            pictures.append(future.result())
-            read.append(index)
-        except PictureError as error:
-            if on_error == "raise":
-                raise
-            errors.append((index, error))
-    empty = torch.empty(0, *size, 3, dtype=torch.uint8)
-    return Batch(read, torch.stack(pictures) if pictures else empty, errors)
 
 
 def _storage(shape: tuple[int, ...], ram_budget: int) -> NDArray[np.uint8]:

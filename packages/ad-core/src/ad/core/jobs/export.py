@@ -356,9 +356,19 @@ def _config(
             seed=record.get("settings", {}).get("seed"),
             fingerprint=record.get("data", {}).get("sha256"),
             sha256=saved_hash(folder),
-            licence=None,
+            licence=_licence(detector, record.get("settings", {}).get("weights")),
         ),
     )
+
+
+def _licence(detector: LoadedDetector, weights: str | None) -> str | None:
+    """Of the weights that were found by a backbone's name; those of a given file are not known."""
+    if weights != "auto":
+        return None
+    from ad.core.networks.backbones import licences
+
+    found = [f"{text} ({name})" for name, text in licences(detector.detector).items() if text]
+    return ", ".join(found) or None
 
 
 def _without_paths(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ad.core.errors import PictureError, SettingError
+from ad.core.jobs.exported import refuse_for_exported
 from ad.core.jobs.map_files import MapFiles
+from ad.core.report.predictions import NewPictures
 from ad.core.saved.claims import letting_go, make_folder, make_free_folder
+from ad.core.thresholds.verdicts import calibration_notes
 from ad.runtime.calibration import Calibration
+from ad.runtime.drift import Drift, compare
 from ad.runtime.findings import Finding
 from ad.runtime.numbered import numbered_names, write_numbered
-from ad.runtime.overlays import overlay_of
+from ad.runtime.overlays import Colours, overlay_of
 from ad.runtime.package import is_exported
 from ad.runtime.paths import given_path
 from ad.runtime.pictures.opening import drawn_png
@@ -39,11 +46,22 @@ class Inspection:
     """Score above which a picture is defective."""
     rows: tuple[Row, ...]
     """One per picture."""
+    drift: Drift
+    """How the scores differ from those of calibration."""
+    report: Path | None
+    """``report.html`` in that folder, if it was written."""
 
     def to_json(self) -> dict[str, Any]:
         """As ``ad predict --json`` prints it."""
         rows = [row.to_json() for row in self.rows]
-        return {"output": str(self.output), "threshold": self.threshold, "predictions": rows}
+        report = None if self.report is None else str(self.report)
+        return {
+            "output": str(self.output),
+            "threshold": self.threshold,
+            "predictions": rows,
+            "drift": self.drift.to_json(),
+            "report": report,
+        }
 
     def summary(self) -> str:
         """One line for a person: how many pictures got which verdict."""
@@ -61,9 +79,12 @@ def inspect(
     threshold: float | None = None,
     category: str | None = None,
     save_maps: str | Path | None = None,
+    colours: Colours = "threshold",
+    report: bool = True,
+    compile: bool = False,
     progress: Progress = SILENT,
 ) -> Inspection:
-    """Predict on pictures and write ``predictions.csv`` and ``heatmaps/*.png``.
+    """Predict on pictures; write ``predictions.csv``, ``heatmaps/*.png`` and ``report.html``.
 
     Heat maps are scaled so that 0.5 is the pixel threshold, which is outlined; without
     calibration they are scaled to each picture's own range, say so, and nothing is outlined but,
@@ -81,6 +102,10 @@ def inspect(
         threshold: For this use in place of the saved one: see `ad.core.predict.load`.
         category: Of an exported model: take the threshold of this one, where it has its own.
         save_maps: Folder to make for the maps in the pictures' own pixels; see `MapFiles`.
+        colours: Of heat maps: ``threshold`` lets them start just below the pixel threshold,
+            ``picture`` gives each picture its own range, so that what was missed can be seen.
+        report: Whether to write ``report.html``.
+        compile: Have `torch.compile` translate the run's detector: see `ad.core.predict.load`.
         progress: Where to show how far it is.
 
     Raises:
@@ -92,7 +117,7 @@ def inspect(
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
     path = given_path(run, "the run")
-    work = _at_work(path, device, precision, threshold, category)
+    work = _at_work(path, device, precision, threshold, category, compile, progress)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     pictures = [source for source in sources if isinstance(source, Path)]
     limit = None if work.calibration is None else work.calibration.threshold
@@ -111,6 +136,8 @@ def inspect(
         folder = given_path(output, "the output")
         make_folder(folder)
     names = numbered_names(pictures, ".png")
+    config = work.detector.config
+    page = NewPictures(work.calibration, config.framing, work.outlines) if report else None
     rows = []
     with ResultFile(folder / "predictions.csv") as table:
         (folder / "heatmaps").mkdir()
@@ -118,17 +145,37 @@ def inspect(
             picture = finding.path
             assert picture is not None  # only paths were given
             heatmap = None
-            if finding.map is not None:
-                try:
-                    sheet = _picture(finding, work)
+            read = cache(partial(read_picture, picture, white=config.white_level))
+            try:
+                if finding.map is not None:
+                    sheet = _picture(finding, read(), work, colours)
                     heatmap = write_numbered(folder / "heatmaps", names[number], sheet)
                     if files is not None and finding.score is not None:
                         files.write(number, finding.score, finding.map)
-                except PictureError as error:  # it is not the one any more that was scored
-                    finding = Finding(path=picture, score=None, error=str(error))
+                if page is not None:
+                    page.see(finding, read)
+            except PictureError as error:  # it is not the one any more that was scored
+                finding = Finding(path=picture, score=None, error=str(error))
+                if page is not None:
+                    page.see(finding, read)
             rows.append(Row.of(finding, heatmap))
             table.add(rows[-1])
-    return Inspection(output=folder, threshold=limit, rows=tuple(rows))
+    path = folder / "report.html"
+    if page is not None:
+        page.write(
+            path,
+            f"New pictures by {config.model}",
+            notes=calibration_notes(work.calibration),
+            facts=[("detector", str(run)), ("model", config.model), ("written to", str(folder))],
+        )
+    scores = [row.score for row in rows if row.score is not None]
+    return Inspection(
+        output=folder,
+        threshold=limit,
+        rows=tuple(rows),
+        drift=compare(work.calibration, scores, categories=work.together),
+        report=None if page is None else path,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +185,8 @@ class _Work:
     detector: LoadedDetector | Runtime
     calibration: Calibration | None
     """What verdicts are made by."""
+    together: int
+    """Categories that this is for."""
     stream: Callable[..., Iterator[Finding]]
     outlines: str
     """What the detector's own outlines are of; empty without any."""
@@ -149,6 +198,8 @@ def _at_work(
     precision: Literal["auto", "fp32", "bf16"],
     threshold: float | None,
     category: str | None,
+    compile: bool,
+    progress: Progress,
 ) -> _Work:
     if not is_exported(run):
         if category is not None:
@@ -159,36 +210,39 @@ def _at_work(
             raise SettingError(msg)
         from ad.core.predict import load  # with torch, which an exported model does without
 
-        detector = load(run, device=device, precision=precision, threshold=threshold)
+        detector = load(
+            run,
+            device=device,
+            precision=precision,
+            threshold=threshold,
+            compile=compile,
+            progress=progress,
+        )
         return _Work(
             detector=detector,
             calibration=detector.config.calibration,
+            together=len(detector.config.categories),
             stream=partial(detector.stream, outlines=True),
             outlines=detector.detector.outlines,
         )
-    if precision != "auto":
-        msg = (
-            f"`precision` {precision}: `{run}` is an exported model, which is always computed in "
-            "that of its export. Leave it out."
-        )
-        raise SettingError(msg)
+    refuse_for_exported(run, precision, compile=compile)
     runtime = load_exported(run, device="cpu" if device == "auto" else device)
     return _Work(
         detector=runtime,
         calibration=runtime.calibration(category, threshold),
+        together=runtime.config.calibration_of(category)[1],
         stream=partial(runtime.stream, category=category, threshold=threshold),
         outlines="",
     )
 
 
-def _picture(finding: Finding, work: _Work) -> bytes:
-    assert finding.path is not None
-    config = work.detector.config
+def _picture(finding: Finding, picture: NDArray[np.uint8], work: _Work, colours: Colours) -> bytes:
     sheet = overlay_of(
         finding,
-        read_picture(finding.path, white=config.white_level),
-        config.framing,
+        picture,
+        work.detector.config.framing,
         work.calibration,
         blue=work.outlines,
+        colours=colours,
     )
     return drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes

@@ -8,6 +8,7 @@ from pathlib import Path
 from ad.core.errors import OutputError, SettingError
 from ad.core.figures.measure import measure
 from ad.core.jobs.evaluate import other_data, unseen_samples
+from ad.core.jobs.good_pictures import good_pictures_again
 from ad.core.jobs.run_directory import tidy
 from ad.core.predict import load
 from ad.core.report.comparison import read_compared, write_comparison
@@ -78,7 +79,8 @@ def write_report(
     gallery = Gallery(test, detector.config.calibration, detector)
     evaluation = measure(detector, test, progress=progress, watch=gallery.see)
     others = other_data(record, samples)
-    write_again(path, run, detector.config, evaluation, gallery, others=others)
+    good = None if test else good_pictures_again(run, detector, progress)
+    write_again(path, run, detector.config, evaluation, gallery, others=others, good=good)
     return path
 
 

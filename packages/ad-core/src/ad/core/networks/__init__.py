@@ -2,14 +2,17 @@
 
 | module         | holds                                                                |
 |----------------|----------------------------------------------------------------------|
-| `backbones`    | pretrained networks of timm, up to the layers that are used          |
+| `backbones`    | frozen pretrained networks, up to the layers that are used           |
 | `blocks`       | EfficientNets and MobileNets, of which any block can be used         |
 | `components`   | principal components                                                 |
 | `filter_bank`  | the backbone that needs no weights                                   |
+| `layers`       | names of a network's layers                                          |
 | `maps`         | from a coarse anomaly map to one in the input's resolution, smoothed |
 | `normalize`    | pictures as networks that learnt from ImageNet want them             |
+| `of_timm`      | networks of timm, which is imported with it                          |
 | `patches`      | maps of several layers as one, of PatchCore's patches                |
 | `residual`     | decoders that mirror a ResNet                                        |
+| `resnets`      | ResNets, equal to timm's                                             |
 | `stored`       | pretrained weights that are on this machine, and the models they serve |
 | `subspace`     | a plane through the features of good pictures, and what is beside it |
 | `transformers` | tokens of vision transformers as maps                                |
@@ -18,8 +21,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from ad.core.networks.backbones import FeatureExtractor, fresh_network
 from ad.core.networks.components import (
     PrincipalComponents,
     leading_directions,
@@ -43,9 +45,6 @@ from ad.core.networks.weights import (
     given_file,
     read_weights,
 )
-
-if TYPE_CHECKING:
-    from ad.core.networks.backbones import FeatureExtractor, fresh_network
 
 __all__ = [
     "ConcatenatedPatches",
@@ -75,18 +74,3 @@ __all__ = [
     "read_weights",
     "upsample",
 ]
-
-if not TYPE_CHECKING:  # which would else take any name for one of these
-
-    def __getattr__(name: str) -> object:
-        if name not in __all__:
-            msg = f"module `ad.core.networks` has no attribute `{name}`"
-            raise AttributeError(msg)
-        # timm takes seconds to import, and models without a backbone run without it.
-        from ad.core.networks import backbones
-
-        return getattr(backbones, name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

@@ -1,16 +1,17 @@
 """Frozen pretrained networks that turn pictures into feature maps.
 
-Builds a timm model up to the last layer that is used, finds its weights, and keeps it frozen:
-eval mode, no gradients, channels-last, in the run's precision. It never falls back to random
-weights by itself. Layers of a convolutional network are its stages (``layer2``), those of a vision
-transformer its blocks (``blocks.7``): see `ad.core.networks.transformers`. Of an EfficientNet or a
-MobileNet, too, all blocks are layers: see `ad.core.networks.blocks`.
+Builds a network of timm's up to the last layer that is used, finds its weights, and keeps it
+frozen: eval mode, no gradients, channels-last, in the run's precision. It never falls back to
+random weights by itself. Layers of a convolutional network are its stages (``layer2``), those of a
+vision transformer its blocks (``blocks.7``): see `ad.core.networks.transformers`. Of an
+EfficientNet or a MobileNet, too, all blocks are layers: see `ad.core.networks.blocks`. timm itself
+is imported for networks that are no plain ResNets: see `ad.core.networks.resnets`.
 
 Weights are looked for in this order:
 
 1. an explicit file (``weights="path/to/file.safetensors"``);
 2. ``$AD_WEIGHTS/<timm name>.safetensors``;
-3. timm's own download and its cache.
+3. timm's cache, and a download into it.
 
 ``weights="random"`` builds the network from the seed instead: for tests and for trying things
 out. A file may hold only the layers that are used.
@@ -20,12 +21,11 @@ The backbone ``filter_bank`` has no weights at all: see `ad.core.networks.filter
 
 from __future__ import annotations
 
-import functools
 import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, cast, final
 from urllib.parse import urlsplit
 
 import torch
@@ -33,9 +33,11 @@ from torch import Tensor, nn
 
 from ad.core.data.learning import stream
 from ad.core.devices import in_precision
-from ad.core.errors import MissingExtraError, SettingError, WeightsError, how_to_install
+from ad.core.errors import SettingError, WeightsError
 from ad.core.networks.filter_bank import FILTER_BANK, FilterBank
 from ad.core.networks.normalize import ImagenetNorm
+from ad.core.networks.resnets import ResNetPlan, is_plain_resnet
+from ad.core.networks.stored import downloaded_before, downloaded_now, hub, no_weights, timm_name
 from ad.core.networks.weights import (
     file_in_weights_folder,
     fitting_weights,
@@ -46,17 +48,9 @@ from ad.core.trainer import FROM_MODEL_FILE as FROM_MODEL_FILE
 from ad.core.trainer import Precision, Setup
 from ad.runtime.framing.size import Size
 
-try:
-    import timm
-
-    from ad.core.networks.blocks import BlockMaps, blocks_of, has_blocks
-    from ad.core.networks.stored import downloaded_before, hub, no_weights, timm_name
-    from ad.core.networks.transformers import TokenMaps, has_tokens
-except ImportError as error:
-    _how = how_to_install("ad-core", "timm")
-    _why = "is not installed" if error.name == "timm" else f"cannot be imported ({error})"
-    _msg = f"Pretrained backbones need timm, which {_why}.\nhint: {_how}"
-    raise MissingExtraError(_msg) from error
+if TYPE_CHECKING:
+    from ad.core.networks.of_timm import TimmPlan
+    from ad.core.networks.transformers import TokenMaps
 
 
 @final
@@ -96,6 +90,7 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.precision: Precision = setup.precision
         normalize = setup.normalize
+        self.has_tokens = False
         self.net: nn.Module
         if backbone == FILTER_BANK:
             if setup.weights not in ("auto", "random", FROM_MODEL_FILE):
@@ -107,11 +102,11 @@ class FeatureExtractor(nn.Module):
             normalize = False  # it compares brightness and colours itself
         else:
             self.name = timm_name(backbone)
-            plan = _Plan(self.name, layers, norm=norm, size=setup.img_size)
+            plan = _plan(self.name, layers, norm=norm, size=setup.img_size)
             self.net = _build(plan, setup)
             self.channels, self.strides = plan.channels, plan.strides
-        self.has_tokens = isinstance(self.net, TokenMaps)
-        self.prefix_tokens = self.net.prefix_tokens if isinstance(self.net, TokenMaps) else 0
+            self.has_tokens = plan.tokens
+        self.prefix_tokens = cast("TokenMaps", self.net).prefix_tokens if self.has_tokens else 0
         self.net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.normalize = ImagenetNorm(scale=normalize)
         self.to(setup.device)
@@ -157,13 +152,13 @@ class FeatureExtractor(nn.Module):
         Raises:
             SettingError: If the backbone has no tokens.
         """
-        if not isinstance(self.net, TokenMaps):
+        if not self.has_tokens:
             msg = (
                 f"`backbone` must be a vision transformer, such as `vit_small_patch14_reg4_dinov2` "
                 f"or `deit_base_distilled_patch16_384`; `{self.name}` has no tokens."
             )
             raise SettingError(msg)
-        return self._seen(images, self.net.tokens)
+        return self._seen(images, cast("TokenMaps", self.net).tokens)
 
     def _seen(self, images: Tensor, look: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
         x = self.normalize(images)
@@ -173,6 +168,24 @@ class FeatureExtractor(nn.Module):
             # A transformer adds to sums that its weights, which stay fp32, make fp32 again.
             return [feature.bfloat16() for feature in features]
         return features
+
+
+def licences(network: nn.Module) -> dict[str, str | None]:
+    """Licences of the weights that a module's backbones have when timm's own are taken.
+
+    Returns:
+        Full timm name to its weights' licence, None where timm does not say.
+
+    Raises:
+        MissingExtraError: If there are backbones and no timm.
+    """
+    found = [one for one in network.modules() if isinstance(one, FeatureExtractor)]
+    names = {one.name for one in found if one.name != FILTER_BANK}
+    if not names:
+        return {}
+    from ad.core.networks.of_timm import licence
+
+    return {name: licence(name) for name in sorted(names)}
 
 
 def fresh_network(backbone: str, layers: Sequence[str], *, seed: int) -> nn.Module:
@@ -192,102 +205,41 @@ def fresh_network(backbone: str, layers: Sequence[str], *, seed: int) -> nn.Modu
     if backbone == FILTER_BANK:
         msg = f"Backbone `{FILTER_BANK}` has nothing to learn; name a timm model such as resnet18."
         raise SettingError(msg)
-    net = _Plan(timm_name(backbone), layers).create(stream(seed, 3), pretrained=False)
+    net = _plan(timm_name(backbone), layers).random(stream(seed, 3))
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()  # timm starts the last one of a block at zero
     return net.to(memory_format=torch.channels_last)
 
 
-@final
-class _Plan:
-    """What is to be built of a timm model.
+def _plan(
+    name: str, layers: Sequence[str], *, norm: bool = False, size: Size | None = None
+) -> ResNetPlan | TimmPlan:
+    if is_plain_resnet(name):
+        return ResNetPlan(name, layers)
+    from ad.core.networks.of_timm import TimmPlan
 
-    Args:
-        name: Its full timm name.
-        layers: Names of the layers that are used.
-        norm: Whether a vision transformer's maps pass its final norm.
-        size: Of the pictures; None where it is not known.
+    return TimmPlan(name, layers, norm=norm, size=size)
 
-    Raises:
-        SettingError: If a layer does not exist, or the model cannot take pictures of this size.
-    """
 
-    def __init__(
-        self, name: str, layers: Sequence[str], *, norm: bool = False, size: Size | None = None
-    ) -> None:
-        with torch.device("meta"):  # only its description is wanted; no memory, no time
-            described: Any = timm.create_model(name, pretrained=False)
-        info = described.feature_info
-        self.name, self.norm, self.size = name, norm, size
-        # A block that timm's own features leave out; where they do not, networks stay timm's.
-        self.blocks = has_blocks(described) and not {*layers} <= {each["module"] for each in info}
-        if self.blocks:
-            info = blocks_of(described)
-        self.indices = _layer_indices(name, [str(each["module"]) for each in info], layers)
-        self.channels = tuple(int(info[index]["num_chs"]) for index in self.indices)
-        self.strides = tuple(int(info[index]["reduction"]) for index in self.indices)
-        self.tokens = has_tokens(described)
-        only = Size(*described.pretrained_cfg["input_size"][1:])
-        fixed = described.pretrained_cfg.get("fixed_input_size") and not self.tokens
-        if fixed and size is not None and size != only:
-            msg = (
-                f"`img_size` must be {only.typed} for backbone `{name}`, which takes no other; "
-                f"got {size.typed}."
-            )
-            raise SettingError(msg)
-
-    def create(self, seed: int, *, pretrained: bool) -> nn.Module:
-        """Build it: a module from pictures to a list of maps."""
-        # The seed makes random weights repeatable; the caller's generator must not notice.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            if self.tokens:
-                return TokenMaps(
-                    self.name, self.indices, norm=self.norm, pretrained=pretrained, size=self.size
-                )
-            if self.blocks:
-                return BlockMaps(self.name, self.indices, pretrained=pretrained)
-            net: nn.Module = timm.create_model(
-                self.name, pretrained=pretrained, features_only=True, out_indices=self.indices
-            )
+def _build(plan: ResNetPlan | TimmPlan, setup: Setup) -> nn.Module:
+    if setup.weights == FROM_MODEL_FILE:
+        return plan.blank()
+    if setup.weights == "random":
+        net = plan.random(setup.seed)
+        if plan.tokens:
+            cast("TokenMaps", net).open_blocks()
         return net
-
-
-def _layer_indices(name: str, known: Sequence[str], layers: Sequence[str]) -> tuple[int, ...]:
-    wrong = [layer for layer in layers if layer not in known]
-    if wrong or not layers:
-        blocks = all(layer == f"blocks.{number}" for number, layer in enumerate(known))
-        some = f"`{known[0]}` to `{known[-1]}`" if blocks else ", ".join(f"`{k}`" for k in known)
-        msg = (
-            f"`layers` of backbone `{name}` must be some of {some}; "
-            f"got {', '.join(f'`{layer}`' for layer in wrong) or 'none'}."
-        )
-        raise SettingError(msg)
-    indices = tuple(known.index(layer) for layer in layers)
-    if list(indices) != sorted(set(indices)):
-        msg = f"`layers` must go from shallow to deep, each once; got {', '.join(layers)}."
-        raise SettingError(msg)
-    return indices
-
-
-def _build(plan: _Plan, setup: Setup) -> nn.Module:
-    name, create = plan.name, functools.partial(plan.create, setup.seed)
-    if setup.weights in ("random", FROM_MODEL_FILE):
-        net = create(pretrained=False)
-        if isinstance(net, TokenMaps):
-            net.open_blocks()
-        return net
+    name = plan.name
     file = _weights_file(name, setup.weights) or downloaded_before(name)
     if file is not None:
-        net = create(pretrained=False)
-        own = getattr(net, "model", net)  # what is no sequence of stages is wrapped
-        _load(own, file, name)
-        return net
+        return _loaded(plan, file)
     reason: Exception | str = "the hub cannot be reached"
     if _hub_is_reachable():
         try:
-            return create(pretrained=True)
+            if isinstance(plan, ResNetPlan):
+                return _loaded(plan, downloaded_now(name))
+            return plan.downloaded()
         except Exception as error:  # whatever the hub's client raises: refused, not found, broken
             reason = error
     cause = reason if isinstance(reason, Exception) else None
@@ -314,15 +266,19 @@ def _weights_file(name: str, weights: str) -> Path | None:
     return given_file(weights, file, whose="the weights", allowed=allowed)
 
 
-def _load(net: nn.Module, file: Path, name: str) -> None:
+def _loaded(plan: ResNetPlan | TimmPlan, file: Path) -> nn.Module:
+    """The network with the weights of a file."""
+    net = plan.blank()
+    own = getattr(net, "model", net)  # what is no sequence of stages is wrapped
     # Counts training steps of batch norm; means nothing in a frozen network.
-    needed = {k: t for k, t in net.state_dict().items() if not k.endswith("num_batches_tracked")}
+    needed = {k: t for k, t in own.state_dict().items() if not k.endswith("num_batches_tracked")}
     fitting = fitting_weights(
         read_weights(file),
         needed,
         file,
-        owner=f"`{name}`",
+        owner=f"`{plan.name}`",
         if_missing="Use a file with all layers that are used, in timm's names.",
-        if_other=f"The file belongs to another model than `{name}`.",
+        if_other=f"The file belongs to another model than `{plan.name}`.",
     )
-    net.load_state_dict(fitting, strict=False)
+    own.load_state_dict(fitting, strict=False)
+    return net

@@ -1,6 +1,6 @@
 """Which pretrained weights are on this machine already, and which installed models they serve.
 
-Nothing is downloaded here. The order of places is that of `ad.core.networks.backbones`.
+The order of places is that of `ad.core.networks.backbones`.
 """
 
 from __future__ import annotations
@@ -8,23 +8,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 
-from ad.core.errors import AdError, SettingError, listed
+from ad.core.errors import AdError, MissingExtraError, listed
 from ad.core.networks.filter_bank import FILTER_BANK, LAYERS
+from ad.core.networks.resnets import is_plain_resnet
 from ad.core.networks.weights import file_in_weights_folder
 from ad.core.registry import ModelRegistry, ModelSpec
 
-try:
-    import timm
-    from huggingface_hub import try_to_load_from_cache
-except ImportError:  # what needs it says so; weights of other networks are files of their own
-    _HAS_TIMM = False
-else:
-    _HAS_TIMM = True
-
 _HUB_FILE = "model.safetensors"
+_PAPERS = "tv_in1k"
+"""The tag of torchvision's weights, which all plain ResNets have."""
 
 
 def timm_name(backbone: str) -> str:
@@ -32,20 +26,14 @@ def timm_name(backbone: str) -> str:
 
     Raises:
         SettingError: If timm has no such model or tag.
+        MissingExtraError: If timm must be asked and is not installed.
     """
     plain, _, tag = backbone.partition(".")
-    if not timm.is_model(plain):
-        close = get_close_matches(plain, timm.list_models(), n=3)
-        meant = f" Did you mean {listed(close)}?" if close else ""
-        msg = f"`backbone` must be a timm model; got `{backbone}`.{meant}"
-        raise SettingError(msg)
-    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{plain}.*") if "." in name]
-    if tag:
-        if tag not in tags:
-            msg = f"timm has no weights `{tag}` for `{plain}`; it has {listed(tags)}."
-            raise SettingError(msg)
-        return backbone
-    return f"{plain}.tv_in1k" if "tv_in1k" in tags else plain
+    if is_plain_resnet(plain) and tag in ("", _PAPERS):
+        return f"{plain}.{_PAPERS}"
+    from ad.core.networks.of_timm import full_name
+
+    return full_name(backbone)
 
 
 def hub() -> str:
@@ -62,8 +50,28 @@ def address_of(name: str) -> str | None:
 def downloaded_before(name: str) -> Path | None:
     """The file that timm's download left in its cache: no network is needed for it."""
     repository = _repository(name)
-    found = repository and try_to_load_from_cache(repository, _HUB_FILE)
+    try:
+        import huggingface_hub  # comes with timm
+    except ImportError:
+        return None
+    found = repository and huggingface_hub.try_to_load_from_cache(repository, _HUB_FILE)
     return Path(found) if isinstance(found, str) else None
+
+
+def downloaded_now(name: str) -> Path:
+    """Download timm's file of pretrained weights into its cache.
+
+    Args:
+        name: timm's full name of a plain ResNet.
+
+    Raises:
+        Exception: Whatever the hub's client raises where it cannot.
+    """
+    import huggingface_hub
+
+    repository = _repository(name)
+    assert repository is not None
+    return Path(huggingface_hub.hf_hub_download(repository, _HUB_FILE))
 
 
 def weights_of(spec: ModelSpec) -> dict[str, Path | None]:
@@ -75,10 +83,11 @@ def weights_of(spec: ModelSpec) -> dict[str, Path | None]:
 
     Raises:
         WeightsError: If ``AD_WEIGHTS`` names no folder.
+        MissingExtraError: If its backbone needs timm, which is not installed.
     """
     found = {}
     for given in spec.pretrained:
-        of_timm = _HAS_TIMM and timm.is_model(given.partition(".")[0])
+        of_timm = _is_of_timm(given, spec)
         name = timm_name(given) if of_timm else given
         file = file_in_weights_folder(f"{name}.safetensors")
         found[f"{name}.safetensors"] = file or (downloaded_before(name) if of_timm else None)
@@ -133,10 +142,23 @@ def no_weights(name: str, reason: object) -> str:
     return "\n".join(lines)
 
 
+def _is_of_timm(given: str, spec: ModelSpec) -> bool:
+    """Whether weights that a model names are timm's, and not a file of their own."""
+    if is_plain_resnet(given):
+        return True
+    try:
+        from ad.core.networks.of_timm import knows
+    except MissingExtraError:
+        if not spec.weights:  # a backbone, which is nobody else's
+            raise
+        return False
+    return knows(given)
+
+
 def _repository(name: str) -> str | None:
     """Timm's repository on the hub."""
-    known = timm.get_pretrained_cfg(name)
-    if known is None or not known.hf_hub_id:
-        return None
-    tagged = name if "." in name else f"{name}.{known.tag}"  # the one that timm takes for it
-    return f"{known.hf_hub_id}{tagged}" if known.hf_hub_id.endswith("/") else str(known.hf_hub_id)
+    if is_plain_resnet(name):
+        return f"timm/{name}"
+    from ad.core.networks.of_timm import repository
+
+    return repository(name)

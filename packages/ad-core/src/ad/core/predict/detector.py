@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 import torch
@@ -17,13 +17,16 @@ from ad.core.framing import Framing
 from ad.core.predict.config import ModelConfig
 from ad.runtime.conditions import other_tiles
 from ad.runtime.findings import Finding as Finding
-from ad.runtime.findings import findings_of
+from ad.runtime.findings import findings_of, least_area
 from ad.runtime.framing.size import Size
 from ad.runtime.framing.tiles import Joined
 from ad.runtime.pictures.opening import said
 from ad.runtime.pictures.reading import Source
 from ad.runtime.progress import SILENT, Progress
 from ad.runtime.sources import Inputs, find_sources
+
+if TYPE_CHECKING:
+    from ad.core.predict.compiled import CompiledForm
 
 
 @final
@@ -33,12 +36,14 @@ class LoadedDetector:
     Attributes:
         detector: The `torch.nn.Module` itself: ``[B, 3, H, W]`` in [0, 1] to scores and maps.
         config: What it is.
+        compiled: Its compiled form, which then scores in its place; None without one.
     """
 
     def __init__(self, detector: Detector, config: ModelConfig, device: torch.device) -> None:
         self.detector = detector.to(device).eval().requires_grad_(False)
         self.config = config
         self.device = device
+        self.compiled: CompiledForm | None = None
 
     @property
     def threshold(self) -> float | None:
@@ -50,11 +55,26 @@ class LoadedDetector:
         """Whether there are maps."""
         return self.detector.localises
 
+    def compile(self, progress: Progress = SILENT) -> None:
+        """Score by the detector's compiled form from here on; see `load`."""
+        from ad.core.predict.compiled import CompiledForm, reason
+
+        try:
+            size = self.config.framing.size
+            self.compiled = CompiledForm(self.detector, size, self.device, progress)
+        except Exception as error:  # whatever torch's compiler raises: this machine lacks something
+            warnings.warn(
+                f"`{self.config.model}` cannot be compiled here ({reason(error)}): it runs as it "
+                "is. On a CPU, torch needs a C++ compiler, such as g++.",
+                stacklevel=3,
+            )
+
     def predict(
         self,
         inputs: Inputs,
         *,
         batch_size: int = 8,
+        min_area: int | None = None,
         outlines: bool = False,
         progress: Progress = SILENT,
     ) -> list[Finding]:
@@ -66,6 +86,7 @@ class LoadedDetector:
                 takes it, ``[N, H, W, 3]`` for several, or a sequence of such. The same picture has
                 the same score, whatever it comes as.
             batch_size: Pictures scored at once; does not change the results.
+            min_area: Leave out regions of fewer pixels of the picture; None for none.
             outlines: Whether to ask for the detector's own outline, too, which takes its time.
             progress: Where to show how far it is.
 
@@ -75,9 +96,16 @@ class LoadedDetector:
 
         Raises:
             DataError: If there is no picture, or a path does not exist.
+            SettingError: If the batch size or the area cannot be.
         """
         return list(
-            self.stream(inputs, batch_size=batch_size, outlines=outlines, progress=progress)
+            self.stream(
+                inputs,
+                batch_size=batch_size,
+                min_area=min_area,
+                outlines=outlines,
+                progress=progress,
+            )
         )
 
     def stream(
@@ -85,6 +113,7 @@ class LoadedDetector:
         inputs: Inputs,
         *,
         batch_size: int = 8,
+        min_area: int | None = None,
         outlines: bool = False,
         progress: Progress = SILENT,
     ) -> Iterator[Finding]:
@@ -96,7 +125,11 @@ class LoadedDetector:
         if batch_size < 1:
             msg = f"`batch_size` must be a whole number from 1; got {batch_size}."
             raise SettingError(msg)
-        sources = find_sources(inputs, white=self.config.white_level)
+        config = self.config
+        least = least_area(
+            min_area, config.calibration, name=config.model, localises=self.localises
+        )
+        sources = find_sources(inputs, white=config.white_level)
         with progress.step("predicting", total=len(sources), unit="pictures") as advance:
             told = False
             for batch, scores, maps in self.scored(sources, batch_size, on_error="record"):
@@ -107,7 +140,14 @@ class LoadedDetector:
                         break
                 outlined = self.outline(batch.pictures) if outlines else None
                 found = findings_of(
-                    sources, batch, scores, maps, self.config.calibration, outlines=outlined
+                    sources,
+                    batch,
+                    scores,
+                    maps,
+                    config.calibration,
+                    framing=config.framing,
+                    min_area=least,
+                    outlines=outlined,
                 )
                 yield from found
                 advance(len(found))
@@ -210,7 +250,7 @@ class LoadedDetector:
             empty = np.zeros((0, *self.config.framing.size), dtype=np.float32)
             return empty[:, 0, 0], empty if self.detector.localises else None
         with torch.inference_mode():
-            prediction = self.detector(to_device(pictures, self.device))
+            prediction = (self.compiled or self.detector)(to_device(pictures, self.device))
         looked_at = self.config.framing.looked_at
         if prediction.map is None:
             check_localises(self.detector, self.config.framing, self.config.model)

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ad.core.errors import PictureError
+from ad.core.report.choice import shown as shown_speeds
 from ad.core.report.contrasts import Contrasts, contrast
 from ad.core.report.finished import Finished, Scored, read_finished
-from ad.core.report.gallery import small_webp
 from ad.core.report.page import data_uri, write_page
+from ad.core.report.recommending import Recommendation
 from ad.core.report.run import REPORT, run_title
 from ad.core.report.standings import (
     COSTS,
@@ -29,6 +30,7 @@ from ad.core.report.standings import (
     value_of,
     written,
 )
+from ad.core.report.webp import picture_webp
 from ad.core.thresholds.verdicts import Verdicts, renewed_notes
 from ad.runtime.pictures.reading import read_picture
 
@@ -40,7 +42,7 @@ _LISTED = 300
 _PICTURES, _OF_EACH = 100, 5
 """Pictures that are listed with the verdicts of all models; of several categories, at least so many
 of each."""
-_THUMBNAILS, _SIDE, _QUALITY = 60, 96, 60
+_THUMBNAILS, _SIDE = 60, 96
 _THUMBNAIL_BYTES = 300_000
 """Of all of them together."""
 _FEW = 6
@@ -73,13 +75,19 @@ def read_compared(runs: Sequence[Path], labels: Sequence[str] | None = None) -> 
     return Compared(finished, rows, columns, contrast(rows, columns))
 
 
-def write_comparison(path: Path, compared: Compared, notes: Sequence[str] = ()) -> None:
+def write_comparison(
+    path: Path,
+    compared: Compared,
+    notes: Sequence[str] = (),
+    recommended: Recommendation | None = None,
+) -> None:
     """Write one page that shows runs side by side.
 
     Args:
         path: The file.
         compared: The runs.
         notes: What a reader must know beyond what they say themselves.
+        recommended: Which model to take, if that was asked.
 
     Raises:
         OutputError: If the file cannot be written.
@@ -109,6 +117,7 @@ def write_comparison(path: Path, compared: Compared, notes: Sequence[str] = ()) 
             ],
             "notes": contrasts.notes,
         },
+        "speeds": shown_speeds(rows, columns, recommended),
         "wrong": _pictured(shown),
         "numWrong": len(wrong),
     }
@@ -305,7 +314,7 @@ def _pictured(wrong: Sequence[_Wrong]) -> list[dict[str, Any]]:
         picture = None
         if place < _THUMBNAILS:
             try:
-                picture = small_webp(read_picture(Path(one.path), white=white), _SIDE, _QUALITY)
+                picture = picture_webp(read_picture(Path(one.path), white=white), _SIDE)
             except PictureError:  # it is named all the same
                 picture = None
             left -= len(picture or b"")

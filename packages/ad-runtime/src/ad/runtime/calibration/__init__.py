@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.runtime.calibration.conformal import cross_bound, exact, odds, rank_of
-from ad.runtime.calibration.saved_calibration import checked_values
+from ad.runtime.calibration.saved_calibration import MOST_SCORES, checked_values
 from ad.runtime.errors import DataError, NotFittedError, SettingError
 
-__all__ = ["Calibration"]
+__all__ = ["MOST_SCORES", "Calibration"]
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -52,6 +52,10 @@ class Calibration:
     folds: int = 0
     """Detectors that scored these images for the threshold, each those that it has not seen; 0 if
     the detector itself did."""
+    scores: tuple[float, ...] | None = None
+    """Scores of the good pictures that were used, ascending: all of them, or as many of their
+    quantiles as `MOST_SCORES`, each a float32 in as few digits as it takes. None in files from
+    before they were kept."""
 
     def is_anomalous(self, score: float) -> bool:
         """Whether an image score is above the threshold.
@@ -100,7 +104,8 @@ class Calibration:
     def by_hand(self, threshold: float, pixel_threshold: float | None = None) -> Self:
         """The same with a threshold that a person chose, which promises nothing.
 
-        The scales stay: they say how much good pictures vary, whatever the threshold.
+        The scales stay, and the scores: they say how much good pictures vary, whatever the
+        threshold.
 
         Args:
             threshold: In the units of the detector's scores.
@@ -180,9 +185,13 @@ class Calibration:
         needed = math.ceil(1 / exact(self.rate)) - 1
         return needed if self.num_images < needed else None
 
-    def to_json(self) -> dict[str, float | int | None]:
+    def to_json(self) -> dict[str, Any]:
         """The fields, for a JSON file."""
-        return asdict(self)
+        return {**asdict(self), "scores": None if self.scores is None else list(self.scores)}
+
+    def facts(self) -> dict[str, Any]:
+        """The fields but for the scores, for people."""
+        return {name: value for name, value in self.to_json().items() if name != "scores"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -191,7 +200,9 @@ class Calibration:
         Raises:
             ModelFileError: If a key is unknown or missing, or a value cannot be right.
         """
-        return cls(**checked_values(data, {field.name for field in fields(cls)}))
+        values = checked_values(data, {field.name for field in fields(cls)})
+        scores = values["scores"]
+        return cls(**{**values, "scores": None if scores is None else tuple(scores)})
 
 
 def _number(score: float) -> float:

@@ -11,6 +11,10 @@ from typing import Any, NoReturn
 from ad.runtime.calibration.conformal import promised_rate
 from ad.runtime.errors import ModelFileError, listed
 
+MOST_SCORES = 1000
+"""Scores that a calibration keeps."""
+
+_LARGEST_SCORE = 3.4028235e38  # of float32, in as few digits as it takes
 _NULLABLE = ("pixel_threshold", "pixel_scale", "rate", "promised_rate", "f1")
 
 
@@ -29,11 +33,12 @@ def checked_values(data: Mapping[str, Any], names: AbstractSet[str]) -> dict[str
     """
     if unknown := set(data) - names:
         _refuse(f"unknown keys {listed(unknown)}; known are {listed(names)}")
-    # Files from before thresholds were chosen by F1, or cross-fitted, lack what only these have.
-    data = {"num_defective": 0, "f1": None, "folds": 0, **data}
+    # Files from before thresholds were chosen by F1, or cross-fitted, lack what only these have;
+    # those from before scores were kept lack these.
+    data = {"num_defective": 0, "f1": None, "folds": 0, "scores": None, **data}
     if missing := names - set(data):
         _refuse(f"missing keys {listed(missing)}")
-    for name in sorted(names):
+    for name in sorted(names - {"scores"}):
         value = data[name]
         if value is None and name in _NULLABLE:
             continue
@@ -56,7 +61,22 @@ def checked_values(data: Mapping[str, Any], names: AbstractSet[str]) -> dict[str
         if not isinstance(data[name], int) or data[name] < least:
             _refuse(f"`{name}` must be a whole number from {least}; it is {data[name]}")
     _check_origin(data)
+    if data["scores"] is not None:
+        _check_scores(data["scores"], data["num_images"])
     return data
+
+
+def _check_scores(scores: object, num_images: int) -> None:
+    """Check the scores of so many good pictures; of none if their number is not known."""
+    numbers = isinstance(scores, list) and all(
+        type(score) in (int, float) and abs(score) <= _LARGEST_SCORE for score in scores
+    )
+    if not isinstance(scores, list) or not numbers or scores != sorted(scores):
+        _refuse("`scores` must be null or finite numbers, ascending")
+    expected = min(num_images, MOST_SCORES)
+    if not scores or len(scores) > MOST_SCORES or expected not in (0, len(scores)):
+        allowed = f"{expected} of them" if expected else f"from 1 to {MOST_SCORES} of them"
+        _refuse(f"`scores` must be {allowed} for {num_images} images; there are {len(scores)}")
 
 
 def _check_origin(data: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@
 | `framing` | all of it in one object, which belongs to a run           |
 | `size`    | height x width, as a picture's tensors have it            |
 | `fit`     | how a picture of another shape gets the size              |
+| `lines`   | between which pixels of a map those of a picture lie      |
 | `region`  | which part of pictures is looked at                       |
 | `tiles`   | large pictures cut up, and their maps joined again        |
 """

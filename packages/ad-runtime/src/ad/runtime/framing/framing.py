@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ad.runtime.errors import SettingError
 from ad.runtime.framing.fit import FITS, Axis, Fit, Indices, axes, wrong_fit
+from ad.runtime.framing.lines import Line, between
 from ad.runtime.framing.region import Crop, Region, wrong_crop
 from ad.runtime.framing.size import Size, size_of, wrong_size
 from ad.runtime.framing.tiles import Place, Tiling, wrong_tiling
@@ -144,25 +145,45 @@ class Framing:
         Raises:
             PictureError: If the picture cannot be of that size; see `view`.
         """
-        if self.tiling is not None:
-            return self.of(Size(*size)).back(map_, size)
-        down, across = self.axes(Size(*size), "The picture")
-        rows, columns = down.from_seen(), across.from_seen()
-        known, looked_at = map_, self.looked_at
-        if looked_at is not None:
-            known = np.where(looked_at, map_, np.float32(0))
-        part = _resized(known[rows][:, columns], (down.part, across.part))
-        if looked_at is not None:  # the mean of those neighbours that count
-            weight = looked_at.astype(np.float32)[rows][:, columns]
-            weight = _resized(weight, (down.part, across.part))
-            part = np.divide(part, weight, out=np.full_like(part, np.nan), where=weight > 0)
+        own = self.of(Size(*size))
+        down, across = own.lines(Size(*size))
         whole = np.full(size, np.nan, dtype=np.float32)
-        whole[down.start : down.start + down.part, across.start : across.start + across.part] = part
-        whole[down.cells(down.whole) < 0] = np.nan
-        whole[:, across.cells(across.whole) < 0] = np.nan
-        if self.region is not None:
-            whole[~_stretched(self.region.inside, size)] = np.nan
+        whole[down.span, across.span] = own.back_at(map_, size, down, across)
         return whole
+
+    def lines(self, picture: Size) -> tuple[Line, Line]:
+        """The rows and the columns of a picture that are seen, and where they lie in its map.
+
+        Args:
+            picture: Its size; a framing that cuts it up must be `of` it.
+
+        Raises:
+            PictureError: If the picture cannot be of that size; see `view`.
+        """
+        down, across = self.axes(picture, "The picture")
+        return Line.of(down), Line.of(across)
+
+    def back_at(
+        self, map_: NDArray[np.float32], size: tuple[int, int], down: Line, across: Line
+    ) -> NDArray[np.float32]:
+        """What `back` gives at some rows and columns; of a framing that is `of` the picture.
+
+        Args:
+            map_: As `back` takes it.
+            size: Height and width of the picture.
+            down: ``H`` of the rows that are seen; see `lines`.
+            across: ``W`` of the columns.
+
+        Returns:
+            ``[H, W]``; NaN outside the region.
+        """
+        if self.region is None or (looked_at := self.looked_at) is None:
+            return between(map_, down, across)
+        values = between(np.where(looked_at, map_, np.float32(0)), down, across)
+        weight = between(looked_at.astype(np.float32), down, across)
+        weight[~_stretched(self.region.inside, size, down.at, across.at)] = 0
+        # The mean of those neighbours that count.
+        return np.divide(values, weight, out=np.full_like(values, np.nan), where=weight > 0)
 
     def axes(self, whole: Size, name: str) -> tuple[Axis, Axis]:
         """How a picture lies in what is seen, down and across.
@@ -350,29 +371,12 @@ def both(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> NDArray[np.bool
     return np.asarray(rows[:, None] & columns)
 
 
-def _stretched(inside: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+def _stretched(
+    inside: NDArray[np.bool_], size: tuple[int, int], down: Indices, across: Indices
+) -> NDArray[np.bool_]:
+    """Which of some rows and columns of a picture of a size lie in a region of another one."""
     rows, columns = (
-        (np.arange(to) * 2 + 1) * of // (2 * to) for of, to in zip(inside.shape, size, strict=True)
+        (at * 2 + 1) * of // (2 * to)
+        for at, of, to in zip((down, across), inside.shape, size, strict=True)
     )
     return np.asarray(inside[rows][:, columns])
-
-
-def _resized(map_: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Bilinear between the middles of pixels, which beyond the outermost ones stays as it is."""
-    down, across = (_between(*sides) for sides in zip(map_.shape, size, strict=True))
-    above, below, far = down[0], down[1], down[2][:, None]
-    rows = map_[above] * (1 - far) + map_[below] * far
-    left, right, far = across
-    return np.asarray(rows[:, left] * (1 - far) + rows[:, right] * far)
-
-
-def _between(have: int, want: int) -> tuple[Indices, Indices, NDArray[np.float32]]:
-    """For each of so many places, the one before it, the one behind it and how far it lies.
-
-    All in float32, as torch has it: in float64 large maps would differ by 0.0002 of their spread.
-    """
-    middles = np.arange(want, dtype=np.float32) + np.float32(0.5)
-    at = np.maximum(middles * np.float32(have / want) - np.float32(0.5), np.float32(0))
-    before = np.minimum(at.astype(np.intp), have - 1)
-    behind = np.minimum(before + 1, have - 1)
-    return before, behind, (at - before).astype(np.float32)

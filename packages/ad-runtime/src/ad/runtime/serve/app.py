@@ -231,6 +231,7 @@ class Service:
                     "threshold": config.calibration.threshold if config.calibration else None,
                     "categories": list(config.categories),
                     "localises": model.runtime.localises,
+                    "drift": self.metrics.drifts.of(model),
                 }
             )
         return _json({"models": told})
@@ -259,7 +260,7 @@ class Service:
         category = category_of(query.get("category"))
         threshold = threshold_of(query.get("threshold"))
         (judged,) = await self._judge.judge(
-            model, [content], category=category, threshold=threshold
+            model, [content], category=category, threshold=threshold, min_area=1
         )
         _note(request, [judged])
         made_by = verdict_by(runtime, category, threshold)
@@ -270,7 +271,6 @@ class Service:
 
         def encoded() -> dict[str, Any]:
             told = inspection.told(finding, made_by)
-            told["regions"] = inspection.boxes(finding, size, framing, made_by)
             if query.get("overlay") == "inline" and finding.map is not None:
                 told["heat"] = inspection.heat_png(finding, size, framing, made_by)
             if query.get("overlay") == "inline":

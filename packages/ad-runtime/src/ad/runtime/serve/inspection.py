@@ -19,7 +19,6 @@ from ad.runtime.heatmaps import colour_table, heat_of
 from ad.runtime.overlays import overlay_of
 from ad.runtime.pictures.opening import drawn_png
 from ad.runtime.pictures.reading import read_picture
-from ad.runtime.regions import regions
 from ad.runtime.runtime import Runtime
 from ad.runtime.serve.limits import Refused
 
@@ -59,40 +58,6 @@ def picture_in(body: bytes, content_type: str) -> bytes:
         msg = "The form's part must be a file: give it a `filename`."
         raise Refused(400, msg)
     return content
-
-
-def boxes(
-    finding: Finding, size: Size, framing: Framing, calibration: Calibration | None
-) -> list[list[float]]:
-    """Where a picture is bad, in its own pixels.
-
-    Args:
-        finding: What was found in it.
-        size: Of the picture.
-        framing: How it became what was scored.
-        calibration: With the pixel threshold.
-
-    Returns:
-        ``[x0, y0, x1, y1, peak]`` of each place, largest first: its first column and row, those
-        behind its last, and the highest score of its pixels. None without a pixel threshold.
-    """
-    if finding.map is None or calibration is None or calibration.pixel_threshold is None:
-        return []
-    down, across = framing.of(size).axes(size, "The picture")
-    shown = down.shows()[:, None] & across.shows()[None]
-    map_ = np.where(shown, finding.map, np.float32(np.nan))
-    found = []
-    for one in regions(map_, calibration.pixel_threshold):
-        (x0, x1), (y0, y1) = (
-            (
-                math.floor(axis.start + (first - axis.first) * axis.part / axis.scaled),
-                math.ceil(axis.start + (behind - axis.first) * axis.part / axis.scaled),
-            )
-            for axis, first, behind in ((across, one.x0, one.x1), (down, one.y0, one.y1))
-        )
-        right, bottom = across.start + across.part, down.start + down.part
-        found.append([x0, y0, min(x1, right), min(y1, bottom), one.peak])
-    return found
 
 
 def overlay_png(
@@ -141,10 +106,13 @@ def heat_png(finding: Finding, size: Size, framing: Framing, made_by: Calibratio
 
 
 def told(finding: Finding, calibration: Calibration | None) -> dict[str, Any]:
-    """The verdict as JSON values; null where there is no calibration."""
+    """The verdict and the regions as JSON values; null where there is no calibration."""
+    regions = finding.regions or ()
     return {
         "score": finding.score,
         "normalized": finding.normalized,
         "anomalous": finding.anomalous,
         "threshold": None if calibration is None else calibration.threshold,
+        "regions": [[*one[:4], one.peak, one.area] for one in regions],
+        "num_regions": finding.num_regions,
     }

@@ -54,6 +54,7 @@ class Judge:
         *,
         category: str | None,
         threshold: float | None,
+        min_area: int | None = None,
     ) -> list[Judged]:
         """Judge pictures, each by itself; the first that fails ends the work on all others.
 
@@ -62,6 +63,7 @@ class Judge:
             pictures: Of one request.
             category: Whose threshold to take; see `Runtime.predict`.
             threshold: In place of the saved one.
+            min_area: Of the smallest region; None if regions are not asked for.
 
         Raises:
             AdError: If the category or a picture cannot be used, or the model fails.
@@ -76,13 +78,13 @@ class Judge:
         try:
             async with asyncio.TaskGroup() as group:
                 for picture, name in zip(pictures, names, strict=True):
-                    work = self._one(model, picture, name, category, threshold)
+                    work = self._one(model, picture, name, category, threshold, min_area)
                     tasks.append(group.create_task(work))
         except ExceptionGroup as failed:
             raise _first(tasks) or failed from None
         judged = [task.result() for task in tasks]
         for one in judged:
-            self._metrics.judged(model.name, one.finding)
+            self._metrics.judged(model, category, one.finding)
         return judged
 
     async def _one(
@@ -92,6 +94,7 @@ class Judge:
         name: str,
         category: str | None,
         threshold: float | None,
+        min_area: int | None,
     ) -> Judged:
         runtime = model.runtime
         took = partial(self._metrics.took, model.name)
@@ -105,10 +108,17 @@ class Judge:
             msg = f"{name} has the score {scores[~np.isfinite(scores)][0]}: the model is broken."
             raise DataError(msg)
         conclude = partial(
-            runtime.conclude, prepared, scores, maps, category=category, threshold=threshold
+            runtime.conclude,
+            prepared,
+            scores,
+            maps,
+            category=category,
+            threshold=threshold,
+            min_area=min_area,
         )
-        # Joining tiles takes its time.
-        finding = conclude() if prepared.tiling is None else await self._work.in_thread(conclude)
+        # Joining tiles takes its time, and so may regions.
+        at_once = prepared.tiling is None and min_area is None
+        finding = conclude() if at_once else await self._work.in_thread(conclude)
         return Judged(prepared.size, finding)
 
     def _decode(self, model: Model, content: bytes, name: str) -> Prepared:

@@ -125,6 +125,7 @@ class Events:
         if before is not None:
             self._forget(before)
         self._metrics.info.labels(*_facts(model).values()).set(1)
+        self._metrics.drifts.begin(model)
         self._metrics.reloads.labels(model.name, "loaded").inc()
         log.tell("loaded", **_facts(model))
 
@@ -142,6 +143,7 @@ class Events:
     def _forget(self, model: Model) -> None:
         with suppress(KeyError):
             self._metrics.info.remove(*_facts(model).values())
+        self._metrics.drifts.end(model)
 
 
 def _facts(model: Model) -> dict[str, str]:
@@ -259,7 +261,10 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         if not 0 <= port <= 65535:  # which Python would leave an open socket for
             raise OSError(errno.EINVAL, "")
-        return socket.create_server((host, port), family=family, backlog=2048)
+        made = socket.create_server((host, port), family=family, backlog=2048)
+        # It is made without a protocol, and of such connections asyncio does not know that they are
+        # TCP: short answers then wait 40 ms to be sent together with more (Nagle's algorithm).
+        return socket.socket(family, made.type, socket.IPPROTO_TCP, fileno=made.detach())
     except OSError as error:
         number = error.errno or 0  # below 0 of names that are not found
         why = os.strerror(number) if number > 0 else error.strerror
