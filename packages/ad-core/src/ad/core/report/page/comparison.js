@@ -36,8 +36,12 @@ function cell({ text, deviation, best, runs: behind, seeds, covered }) {
       linked(runs[place], runs[place] ? `seed ${runs[place].seed}` : "a run"), ` ${own}`))));
 }
 
+/** A model's name, which may be long: it breaks between its options. */
+const label = (row) => make("span", { class: "label" },
+  ...row.label.split(/(?<=[[;,=])/).flatMap((part) => [part, make("wbr")]));
+
 /** The heading of a row: a model, with its settings behind it. */
-const heading = (row) => make("details", { class: "cell" }, make("summary", {}, row.label),
+const heading = (row) => make("details", { class: "cell" }, make("summary", {}, label(row)),
   make("dl", { class: "facts" }, ...pairs(row.settings)));
 
 /** The figure that was chosen, of each row and category; the best of a column stands out. */
@@ -89,7 +93,7 @@ function showVerdicts() {
       const [run] = row.runs.map((place) => runs[place]);
       const own = row.judged && row.judged < row.runs.length
         ? `${row.runs.length}, ${row.judged} with a threshold` : String(row.runs.length);
-      return [row.label, share(found, defective), share(alarms, good), ...row.costs.map(([, text]) => text),
+      return [label(row), share(found, defective), share(alarms, good), ...row.costs.map(([, text]) => text),
         ...(alone ? [run.threshold === null ? "none" : short(run.threshold), dots(run)] : [own])];
     })));
 }
@@ -108,7 +112,7 @@ function showContrasts() {
 
 function showSettings() {
   at("settings").append(data.settings.length
-    ? table(["", ...rows.map((row) => row.label)], data.settings.map(({ name, values }) => [name, ...values]))
+    ? table(["", ...rows.map(label)], data.settings.map(({ name, values }) => [name, ...values]))
     : "Nothing: the models have the same settings, machine and versions.");
 }
 
@@ -130,7 +134,7 @@ function showWrong() {
   if (!data.wrong.length) return;
   const pictured = ({ picture, name }) => make("span", { class: "pictured" },
     ...(picture === null ? [] : [make("img", { src: picture, alt: "" })]), make("span", {}, name));
-  at("wrong").append(table(["picture", "of", "truth", ...rows.map((row) => row.label)],
+  at("wrong").append(table(["picture", "of", "truth", ...rows.map(label)],
     data.wrong.map((one) => [pictured(one), named(one.column), one.defective ? one.group : "good",
       ...one.called.map((called, place) => verdict(called, one.tested[place], one.defective))])));
 }
