@@ -213,7 +213,9 @@ def test_225_runs_can_be_read_on_a_telephone_and_each_is_found(large, tmp_path):
     try:
         browser.open(large, width=390)
         assert browser.run("document.documentElement.scrollWidth") <= 390
-        head = browser.run("[...document.querySelectorAll('#figures thead th')].map(c => c.textContent)")
+        head = browser.run(
+            "[...document.querySelectorAll('#figures thead th')].map(c => c.textContent)"
+        )
         assert head == ["model", "mean", *(f"category-{n:02}" for n in range(15))]
         first = "document.querySelector('#figures tbody tr')"
         assert browser.run(f"{first}.cells[2].textContent.match(/± 0.\\d+ \\(3\\)/) !== null")
