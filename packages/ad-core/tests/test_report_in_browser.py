@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 
 import numpy as np
 import pytest
@@ -436,53 +435,3 @@ def test_several_runs_stand_side_by_side(browser, mean_picture, trained, tmp_pat
     assert browser.complaints() == []
     link = browser.run("document.querySelectorAll('#runs a')[1].href")
     assert link == (other / "report.html").as_uri()
-
-
-def test_models_are_drawn_by_time_and_accuracy_and_told_in_a_table(browser, trained, tmp_path):
-    slow = tmp_path / "slow"
-    shutil.copytree(trained.run, slow)
-    events = [json.loads(line) for line in (slow / "log.jsonl").read_text().splitlines()]
-    for event in events:
-        if event["event"] == "tested":
-            event["seconds"]["test_per_image"] = 2.5
-            event["peak_memory_bytes"] = 3_000_000_000
-    (slow / "log.jsonl").write_text("\n".join(map(json.dumps, events)))
-    metrics = json.loads((slow / "metrics.json").read_text())
-    metrics["categories"]["toy"]["image_auroc"] = 0.25
-    (slow / "metrics.json").write_text(json.dumps(metrics))
-    browser.open(write_report([trained.run, slow], output=tmp_path / "both.html"), width=1280)
-    rows = browser.run(
-        "[...document.querySelectorAll('#speeds tbody tr')].map((row) => "
-        "[...row.cells].map((cell) => cell.textContent))"
-    )
-    assert rows[0][5] == "none is both faster and better"
-    assert rows[1][1:4] == ["0.250", "2500", "3"]
-    assert rows[1][5] == ""
-    points = (
-        "[...document.querySelectorAll('#scatter circle')].map((one) => one.getAttribute('{}'))"
-    )
-    (left, right), (high, low) = (
-        [float(at) for at in browser.run(points.format(name))] for name in ("cx", "cy")
-    )
-    assert left < right
-    assert high < low
-    assert browser.run(points.format("class")) == ["good", "soft"]
-    assert "against time a picture of 2 models" in browser.run(
-        "document.querySelector('#scatter svg').getAttribute('aria-label')"
-    )
-    assert not browser.run("document.querySelector('.chosen')")
-    browser.resize(390, 800)
-    browser.settle()
-    assert browser.run("document.documentElement.scrollWidth") <= 390
-    assert browser.run("document.querySelector('#scatter svg').clientWidth") <= 390
-    assert browser.complaints() == []
-
-
-def test_where_no_time_was_measured_nothing_is_drawn(browser, trained, tmp_path):
-    copies = [tmp_path / name for name in "ab"]
-    for copy in copies:
-        shutil.copytree(trained.run, copy)
-        (copy / "log.jsonl").unlink()
-    browser.open(write_report(copies, output=tmp_path / "both.html"))
-    assert browser.run("document.getElementById('speeds-section').hidden")
-    assert browser.complaints() == []
