@@ -360,10 +360,10 @@ def test_the_command_says_what_failed_and_ends_with_1(mean_picture, roots, tmp_p
 def bench_here(run_ad, monkeypatch, mean_picture, roots, tmp_path):
     """`ad bench` on one category, in this process; runs of the seeds in `fails` fail."""
 
-    def run(*words, fails=(), seeds=2):
+    def run(*words, fails=(), seeds=2, more=""):
         monkeypatch.setattr("ad.core.bench.executors.LocalExecutor", lambda _: HereExecutor(fails))
         where = ("--data-root", roots, "--output", tmp_path / "out", "--seeds", seeds)
-        return run_ad("bench", "mvtec", "toy", mean_picture, *where, *words)
+        return run_ad("bench", "mvtec", "toy", mean_picture + more, *where, *words)
 
     return run
 
@@ -379,12 +379,35 @@ def test_the_command_writes_a_report_of_all_finished_runs(bench_here, tmp_path):
     assert status == 1
     assert json.loads(out)["report"] == str(page)
     assert f"report to look at: {page}\n" in err
+    assert json.loads(out)["summary"] == [
+        str(tmp_path / f"out/summary.{kind}") for kind in ("csv", "md", "tex")
+    ]
+    assert all(map(os.path.exists, json.loads(out)["summary"]))
+    assert data_of(page)["notes"] == ["1 of 2 runs failed and are not here: see results.csv."]
     (one,) = data_of(page)["runs"]
     assert json.loads(out)["runs"][0]["run"] == one["folder"]
     assert "runs compared" not in data_of(page)["title"]
     assert one["link"] == f"runs/{one['folder'].rpartition('/')[2]}/report.html"
     assert bench_here()[0] == 0
     assert len(data_of(page)["runs"]) == 2
+
+
+def test_the_command_compares_models_with_options_and_says_what_differs(bench_here, tmp_path):
+    status, out, err = bench_here("--set", "gain=2", "--json", seeds=1)
+    assert status == 0
+    assert json.loads(out)["runs"][0]["label"] == "mean-picture[gain=2.0]"
+    assert json.loads(out)["differences"] == []
+    assert "mvtec toy mean-picture[gain=2.0] seed 0: image AUROC" in err
+    status, out, err = bench_here("--json", seeds=1, more=",mean-picture[gain=0.5]")
+    assert status == 0
+    assert [row["label"] for row in data_of(tmp_path / "out/report.html")["rows"]] == [
+        "mean-picture", "mean-picture[gain=0.5]",
+    ]  # fmt: skip
+    (one,) = json.loads(out)["differences"]
+    assert {one["first"], one["second"]} == {"mean-picture", "mean-picture[gain=0.5]"}
+    assert one["signs"] is None
+    assert (one["difference"], one["low"], one["high"]) == (0.0, 0.0, 0.0)
+    assert ": +0.000 (95 %: 0.000 to 0.000) on these pictures; may be chance.\n" in err
 
 
 def test_no_report_is_written_where_none_is_wanted_or_no_run_is_done(bench_here, tmp_path):
