@@ -39,15 +39,31 @@ class Inspection:
     """Score above which a picture is defective."""
     rows: tuple[Row, ...]
     """One per picture."""
+    calibration: Calibration | None
+    """What verdicts and regions were made by."""
+    min_area: int
+    """Of the smallest region that is told, in pixels of a picture."""
 
     def to_json(self) -> dict[str, Any]:
         """As ``ad predict --json`` prints it."""
         rows = [row.to_json() for row in self.rows]
-        return {"output": str(self.output), "threshold": self.threshold, "predictions": rows}
+        counted = None if self.calibration is None else self.calibration.false_regions
+        return {
+            "output": str(self.output),
+            "threshold": self.threshold,
+            "min_area": self.min_area,
+            "false_regions": None if counted is None else counted.to_json(),
+            "predictions": rows,
+        }
 
     def summary(self) -> str:
         """One line for a person: how many pictures got which verdict."""
         return summary([row.verdict for row in self.rows])
+
+    def promise_of_regions(self) -> str | None:
+        """One line for a person: how many regions good pictures have; None without any at all."""
+        calibration = self.calibration
+        return None if calibration is None else calibration.promise_of_regions(self.min_area)
 
 
 @letting_go()
@@ -60,10 +76,11 @@ def inspect(
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     threshold: float | None = None,
     category: str | None = None,
+    min_area: int | None = None,
     save_maps: str | Path | None = None,
     progress: Progress = SILENT,
 ) -> Inspection:
-    """Predict on pictures and write ``predictions.csv`` and ``heatmaps/*.png``.
+    """Predict on pictures; write ``predictions.csv``, ``regions.csv`` and ``heatmaps/*.png``.
 
     Heat maps are scaled so that 0.5 is the pixel threshold, which is outlined; without
     calibration they are scaled to each picture's own range, say so, and nothing is outlined but,
@@ -80,6 +97,7 @@ def inspect(
         precision: ``auto`` is the one that the threshold was set in; an exported model has its own.
         threshold: For this use in place of the saved one: see `ad.core.predict.load`.
         category: Of an exported model: take the threshold of this one, where it has its own.
+        min_area: Leave out regions of fewer pixels of the picture; None for none.
         save_maps: Folder to make for the maps in the pictures' own pixels; see `MapFiles`.
         progress: Where to show how far it is.
 
@@ -88,11 +106,11 @@ def inspect(
         UnknownNameError: If the model was not trained on the category.
         DataError: If there are no pictures.
         SettingError: If the threshold is no finite number, or the run has no calibration, or maps
-            are asked for and the model has none.
+            or an area are asked for and the model has no maps, or no pixel threshold.
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
     path = given_path(run, "the run")
-    work = _at_work(path, device, precision, threshold, category)
+    work = _at_work(path, device, precision, threshold, category, min_area)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     pictures = [source for source in sources if isinstance(source, Path)]
     limit = None if work.calibration is None else work.calibration.threshold
@@ -112,7 +130,7 @@ def inspect(
         make_folder(folder)
     names = numbered_names(pictures, ".png")
     rows = []
-    with ResultFile(folder / "predictions.csv") as table:
+    with ResultFile(folder / "predictions.csv", folder / "regions.csv") as table:
         (folder / "heatmaps").mkdir()
         for number, finding in enumerate(work.stream(sources, progress=progress)):
             picture = finding.path
@@ -128,7 +146,13 @@ def inspect(
                     finding = Finding(path=picture, score=None, error=str(error))
             rows.append(Row.of(finding, heatmap))
             table.add(rows[-1])
-    return Inspection(output=folder, threshold=limit, rows=tuple(rows))
+    return Inspection(
+        output=folder,
+        threshold=limit,
+        rows=tuple(rows),
+        calibration=work.calibration,
+        min_area=work.min_area,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +162,8 @@ class _Work:
     detector: LoadedDetector | Runtime
     calibration: Calibration | None
     """What verdicts are made by."""
+    min_area: int
+    """Of the smallest region."""
     stream: Callable[..., Iterator[Finding]]
     outlines: str
     """What the detector's own outlines are of; empty without any."""
@@ -149,6 +175,7 @@ def _at_work(
     precision: Literal["auto", "fp32", "bf16"],
     threshold: float | None,
     category: str | None,
+    min_area: int | None,
 ) -> _Work:
     if not is_exported(run):
         if category is not None:
@@ -163,7 +190,8 @@ def _at_work(
         return _Work(
             detector=detector,
             calibration=detector.config.calibration,
-            stream=partial(detector.stream, outlines=True),
+            min_area=detector.least_area(min_area),
+            stream=partial(detector.stream, min_area=min_area, outlines=True),
             outlines=detector.detector.outlines,
         )
     if precision != "auto":
@@ -176,7 +204,8 @@ def _at_work(
     return _Work(
         detector=runtime,
         calibration=runtime.calibration(category, threshold),
-        stream=partial(runtime.stream, category=category, threshold=threshold),
+        min_area=runtime.least_area(min_area, category, threshold),
+        stream=partial(runtime.stream, category=category, threshold=threshold, min_area=min_area),
         outlines="",
     )
 
@@ -190,5 +219,6 @@ def _picture(finding: Finding, work: _Work) -> bytes:
         config.framing,
         work.calibration,
         blue=work.outlines,
+        min_area=work.min_area,
     )
     return drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes
