@@ -1,8 +1,9 @@
-"""Puts the recorded figures into README.md, between its ``table`` markers.
+"""Puts recorded figures and the catalogues' defaults into pages, between their ``table`` markers.
 
     python benchmarks/tables.py [--check]
 
-With ``--check`` nothing is written; the exit status says whether README.md is up to date.
+With ``--check`` nothing is written; the exit status says whether the pages are up to date. All
+families must be installed.
 """
 
 from __future__ import annotations
@@ -11,13 +12,25 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from budgets import budget_of, is_whole
+
+from ad.core import ModelRegistry
+
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs/choosing.md")
+
+TOY = "hazelnut_toy"
+"""Data that rank nothing: a difference of pixels tells its defects apart."""
 
 _MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_FIGURES = ("image AUROC", "pixel AUROC", "AUPRO 0.3")
+_STEPS = "steps of the catalogue's"
+_COSTS = ("fit", "test", "memory")
 
 
 def load(name: str) -> dict[str, Any]:
@@ -27,44 +40,130 @@ def load(name: str) -> dict[str, Any]:
 
 
 def accuracy() -> str:
-    """Models as the catalogue has them, with the textbook's figures where they were measured."""
-    return _accuracy(short=False)
+    """Models with the catalogue's epochs and size, best first, and what a textbook's form has."""
+    rows = sorted(_measured(lambda row: row["dataset"] != TOY and is_whole(row)), key=_by_figure)
+    lines = [
+        (own[0]["dataset"], name, _steps(own), *_figures(own), *_costs(own)) for name, own in rows
+    ]
+    textbook = [row for row in load("textbook")["rows"] if row["dataset"] != TOY]
+    lines += [(row["dataset"], *_textbook(row)) for row in textbook]
+    return _markdown(("data", "model", _STEPS, *_FIGURES, *_COSTS), lines)
 
 
 def short() -> str:
-    """Models at other sizes or for other numbers of steps than the catalogue's."""
-    return _accuracy(short=True)
+    """Runs of fewer steps or smaller pictures than the catalogue's, the longest first."""
+    rows = _measured(lambda row: row["dataset"] != TOY and not is_whole(row))
+    lines = [
+        (own[0]["dataset"], name, _steps(own), *_figures(own), *_costs(own))
+        for name, own in sorted(rows, key=_by_share)
+    ]
+    return _markdown(("data", "model", _STEPS, *_FIGURES, *_COSTS), lines)
 
 
-def _accuracy(*, short: bool) -> str:
-    titles = ("data", "model", "image AUROC", "pixel AUROC", "AUPRO 0.3", "fit", "test", "memory")
+def toy() -> str:
+    """What was measured where nothing can be ranked."""
+    rows = sorted(_measured(lambda row: row["dataset"] == TOY), key=lambda item: item[0])
+    lines = [(name, _steps(own), *_figures(own), *_costs(own)) for name, own in rows]
+    lines += [_textbook(row) for row in load("textbook")["rows"] if row["dataset"] == TOY]
+    return _markdown(("model", _STEPS, *_FIGURES, *_COSTS), lines)
+
+
+def mtd() -> str:
+    """What models cost and find on MTD with the catalogue's very settings, the fastest first."""
+    found = _measured(lambda row: row["dataset"] == "mtd" and is_whole(row))
+    plain = [(name, own) for name, own in found if name == f"`{own[0]['model']}`"]
+    plain.sort(key=lambda item: item[1][0]["seconds"]["test_per_image"])
+    lines = [(name, *_costs(own), *_figures(own)) for name, own in plain]
+    return _markdown(("model", *_COSTS, *_FIGURES), lines)
+
+
+def labelled() -> str:
+    """The same model with labelled defects to learn from, and without."""
+    rows = sorted(_measured(lambda row: "defects apart" in row["dataset"]), key=_by_figure)
+    lines = [(name, _steps(own), *_figures(own)) for name, own in rows]
+    return _markdown(("model", _STEPS, *_FIGURES), lines)
+
+
+def latency() -> str:
+    """Milliseconds of a picture that comes alone, in each precision."""
+    rows = [row for row in load("inference")["rows"] if row["batch_size"] == 1]
+    times = {(row["model"], row["precision"]): row["seconds_per_image"] for row in rows}
+    models = sorted({row["model"] for row in rows}, key=lambda name: times[name, "fp32"])
+    lines = [
+        (f"`{name}`", *(f"{1000 * times[name, one]:.0f} ms" for one in ("fp32", "bf16")))
+        for name in models
+    ]
+    return _markdown(("model", "fp32", "bf16"), lines)
+
+
+def defaults() -> str:
+    """Every configuration of this project's catalogues."""
+    lines = []
+    for spec in {
+        spec.name: spec for spec in map(ModelRegistry.get, ModelRegistry.names())
+    }.values():
+        if not spec.trainer.startswith("ad."):  # somebody's plug-in
+            continue
+        epochs = str(spec.train["num_epochs"]) if spec.by_gradient else "-"
+        lines.append((
+            f"`{spec.name}`",
+            spec.package,
+            epochs,
+            str(spec.train["batch_size"]),
+            str(spec.train["img_size"]),
+            "yes" if spec.train["normalize"] else "no",
+            ", ".join(spec.tasks),
+            f"[{spec.paper}]({spec.url})" if spec.url else spec.paper,
+        ))  # fmt: skip
+    titles = ("name", "package", "epochs", "batch", "pixels", "normalise", "made for", "paper")
+    return _markdown(titles, lines)
+
+
+def _measured(wanted: Callable[[dict[str, Any]], bool]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Rows of all families that are wanted, those of several seeds together, with a name each."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob("accuracy_*.json")):
-        for row in load(path.stem)["rows"]:
-            if short != bool(re.search(r"--(steps|img-size) ", row["command"])):
-                continue
-            words = re.sub(r"--(seed|holdout|weights) \S+ ?", "", row["command"])
+        for row in filter(wanted, load(path.stem)["rows"]):
+            words = re.sub(r"--(seed|holdout|weights|steps) \S+ ?", "", row["command"])
             options = re.findall(r"--(?:set )?(\S+(?: \d+)?)", words.split(" --data-root")[0])
-            model = f"`{row['model']}`" + (f" ({', '.join(options)})" if options else "")
-            groups.setdefault((row["dataset"], model), []).append(row)
-    for row in [] if short else load("textbook")["rows"]:
-        groups.setdefault((row["dataset"], f"textbook {row['model']}"), []).append(row)
-    lines = []
-    order = ("mtd", "hazelnut_toy")  # then those drawn by code
-    for (dataset, model), rows in sorted(
-        groups.items(), key=lambda item: (*(item[0][0] != name for name in order), item[0][0])
-    ):
-        figures = [
-            _range([row["metrics"].get(key) for row in rows])
-            for key in ("image_auroc", "pixel_auroc", "aupro")
-        ]
-        costs = ("", "", "")
-        if "seconds" in rows[0]:
-            each = rows[0]["seconds"]["test_per_image"] * 1000
-            memory = rows[0]["peak_memory_bytes"] / 2**30
-            costs = (f"{rows[0]['seconds']['fit']:.0f} s", f"{each:.0f} ms", f"{memory:.1f} GiB")
-        lines.append((dataset, model, *figures, *costs))
-    return _markdown(titles, lines)
+            name = f"`{row['model']}`" + (f" ({', '.join(options)})" if options else "")
+            if "note" in row:
+                name += f": {row['note'][0].lower()}{row['note'][1:].rstrip('.')}"
+            steps = re.search(r"--steps \d+", row["command"])
+            groups.setdefault((row["dataset"], name, steps and steps[0]), []).append(row)
+    return [(name, rows) for (_, name, _), rows in groups.items()]
+
+
+def _by_figure(item: tuple[str, list[dict[str, Any]]]) -> tuple[bool, str, float]:
+    """MTD first; then the best mean image AUROC."""
+    data, values = item[1][0]["dataset"], [row["metrics"]["image_auroc"] for row in item[1]]
+    return data != "mtd", data, -sum(values) / len(values)
+
+
+def _by_share(item: tuple[str, list[dict[str, Any]]]) -> tuple[bool, str, float]:
+    """MTD first; then the nearest to the catalogue's epochs."""
+    data, budget = item[1][0]["dataset"], budget_of(item[1][0])
+    return data != "mtd", data, -(1.0 if budget is None else budget.share)
+
+
+def _steps(rows: list[dict[str, Any]]) -> str:
+    budget = budget_of(rows[0])
+    return "-" if budget is None else str(budget)
+
+
+def _figures(rows: list[dict[str, Any]]) -> list[str]:
+    keys = ("image_auroc", "pixel_auroc", "aupro")
+    return [_range([row["metrics"].get(key) for row in rows]) for key in keys]
+
+
+def _costs(rows: list[dict[str, Any]]) -> tuple[str, str, str]:
+    seconds, memory = rows[0]["seconds"], rows[0]["peak_memory_bytes"] / 2**30
+    each = seconds["test_per_image"] * 1000
+    return f"{seconds['fit']:.0f} s", f"{each:.0f} ms", f"{memory:.1f} GiB"
+
+
+def _textbook(row: dict[str, Any]) -> tuple[str, ...]:
+    return (f"textbook {row['model']}", "", *_figures([row]), *([""] * len(_COSTS)))
 
 
 def speed() -> str:
@@ -99,7 +198,8 @@ def speed() -> str:
     for row in load("inference")["rows"]:
         what = f"`{row['model']}`, inference, {row['batch_size']} at once"
         time = f"{row['seconds_per_image'] * 1000:.0f} ms a picture"
-        rows.append((what, f"{row['precision']}, {row['device']}", time, f"{row['ratio']:.1f}x"))
+        how = row["precision"] + ", compiled" * row.get("compiled", False)
+        rows.append((what, f"{how}, {row['device']}", time, f"{row['ratio']:.1f}x"))
     for row in load("dinomaly")["rows"]:
         what = f"`{row['model']}`, inference, {row['batch_size']} at once"
         time = f"{row['seconds_per_image'] * 1000:.0f} ms a picture"
@@ -143,7 +243,9 @@ def speed() -> str:
     return _markdown(("what", "how", "takes", "against the baseline"), rows)
 
 
-TABLES = {"accuracy": accuracy, "short": short, "speed": speed}
+TABLES = {
+    one.__name__: one for one in (accuracy, short, toy, speed, mtd, labelled, latency, defaults)
+}
 
 
 def _range(values: list[float | None]) -> str:
@@ -161,16 +263,28 @@ def _markdown(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def filled(page: Path) -> str:
+    """A page with the tables of now."""
+    text = page.read_text(encoding="utf-8")
+    return _MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", text)
+
+
+def stale() -> list[Path]:
+    """Pages whose tables are not those of now."""
+    return [page for page in PAGES if filled(page) != page.read_text(encoding="utf-8")]
+
+
 def main() -> None:
-    """Fill README.md's tables, or check that they are filled."""
+    """Fill the tables of the pages, or check that they are filled."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    text = README.read_text()
-    filled = _MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}{m[3]}", text)
+    old = stale()
     if options.check:
-        sys.exit("README.md: run `python benchmarks/tables.py`" if filled != text else 0)
-    README.write_text(filled)
+        names = ", ".join(page.relative_to(ROOT).as_posix() for page in old)
+        sys.exit(f"{names}: run `python benchmarks/tables.py`" if old else 0)
+    for page in old:
+        page.write_text(filled(page), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,17 @@ import re
 from pathlib import Path
 
 import pytest
+import tables
 import warm
+from budgets import budget_of, is_whole
 from PIL import Image
 from safetensors.torch import save_file
 from scipy import stats
+from typer.main import get_command
 
+from ad.core.cli import app
+from ad.core.cli.early import check_model
+from ad.core.registry import TASKS
 from ad.core.testing import make_picture, write_mvtec_tree
 
 ROOT = Path(__file__).parents[1]
@@ -117,3 +123,47 @@ def test_the_rates_that_draws_of_held_out_pictures_give_are_those_of_the_beta_di
         rates = 100 * stats.beta(above, held_out + 1 - above).ppf([0.25, 0.75, 0.95])
         assert percent == 100 / one_in
         assert found == [round(rate, 1) for rate in rates]
+
+
+def test_the_tables_of_figures_and_defaults_are_those_of_records_and_catalogues():
+    """`python benchmarks/tables.py` fills them."""
+    assert [page.name for page in tables.stale()] == []
+
+
+_INDENTED = re.compile(r"^    ad (.*)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("words", _INDENTED.findall((ROOT / "docs/choosing.md").read_text()))
+def test_the_commands_of_the_guide_to_choose_by_are_taken(words):
+    """They are not run, which would take hours: models, options and settings are looked up."""
+    name, *rest = words.split()
+    with get_command(app).commands[name].make_context(name, rest) as context:
+        given = context.params
+    for model in filter(None, (given.get("model"), *(given.get("models") or "").split(","))):
+        check_model(model, given.get("set_") or [])
+    assert name != "models" or not given["task"] or set(given["task"]) <= set(TASKS)
+
+
+def test_a_budget_is_counted_in_steps_and_in_pictures():
+    def told(model, words, data="mtd"):
+        row = {"dataset": data, "model": model, "command": f"ad train x y {model} {words} --end"}
+        return str(budget_of(row)), is_whole(row)
+
+    # 50 epochs of 761 pictures, 16 at once: 50 * 48; of 28 pictures 50 * 2.
+    assert told("stfpm", "--steps 300") == ("300 of 2,400: 12 %", False)
+    assert told("stfpm", "") == ("2,400 of 2,400", True)
+    assert told("stfpm", "--steps 24") == ("24 of 2,400: 1 %", False)
+    assert told("stfpm", "--steps 12") == ("12 of 2,400: 0.5 %", False)
+    assert told("stfpm", "--steps 1000", "hazelnut_toy") == ("1,000 of 100: 10 x", True)
+    assert told("stfpm", "--epochs 25") == ("1,200 of 2,400: 50 %", False)
+    # 381 steps of 2 see the pictures once, as 48 steps of 16 do.
+    assert told("stfpm", "--batch-size 2 --steps 381") == ("381 of 2,400: 2 %", False)
+    assert told("stfpm", "--img-size 128") == ("2,400 of 2,400", False)
+    assert told("stfpm", "--set lr=0.1") == ("2,400 of 2,400", False)
+    # What learns without gradients is another model, not one that has learnt less.
+    assert told("patchcore", "--set coreset_ratio=0.01") == ("None", True)
+    assert told("patchcore", "--img-size 128") == ("None", False)
+    # Of 78 labelled defects an epoch has 624 pictures: 39 of 16.
+    apart = "mtd, a fifth of its defects apart"
+    assert told("supersimplenet-supervised", "--steps 195", apart) == ("195 of 1,950: 10 %", False)
+    assert told("supersimplenet", "--steps 240", apart) == ("240 of 2,400: 10 %", False)

@@ -9,4 +9,5 @@ SPREAD = ModelSpec(
     train={"num_epochs": 1, "batch_size": 8, "img_size": 256, "normalize": False},
     summary="distance of each pixel to the mean good picture, in units of its spread",
     tasks=("classifies", "localises"),
+    by_gradient=False,
 )

@@ -1,9 +1,11 @@
 import contextlib
+import dataclasses
 import json
 import random
 import socket
 import sys
 import time
+import types
 import warnings
 from typing import Annotated, ClassVar
 
@@ -15,10 +17,11 @@ from ad.core.cli import main
 from ad.core.detector import Detector, Prediction, learned_buffer
 from ad.core.errors import SettingError, UnknownNameError
 from ad.core.options import Field
-from ad.core.testing import check_model, run_checks
+from ad.core.testing import check_model, promises, run_checks
 from ad.core.testing.conformance import CHECKS
 from ad.core.testing.exporting import check_export
 from ad.core.testing.linear_student import LinearStudentTrainer
+from ad.core.testing.subject import Model
 from ad.core.trainer import OnePassTrainer
 
 TRAIN = {"num_epochs": 1, "batch_size": 4, "img_size": 64, "normalize": False}
@@ -393,6 +396,27 @@ def test_the_catalogue_may_say_how_a_model_is_tried(linear_student, monkeypatch)
     declare(size=32)
     with pytest.raises(SettingError, match="may have `expected_failures`, .*; got `size`"):
         check_model(linear_student)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"by_gradient": True}, "`by_gradient` must be False, as the trainer learns, or left out"),
+        ({"tasks": ("classifies", "localises", "few")}, "`few-shot`, .* got `few`"),
+        ({"tasks": ("classifies",)}, "`tasks` must say `localises` as the detector does"),
+        ({}, None),
+        ({"by_gradient": False}, None),
+    ],
+)
+def test_what_a_catalogue_says_of_a_model_must_be_so(mean_picture, monkeypatch, given, words):
+    facts = {"summary": "a mean", "tasks": ("classifies", "localises"), **given}
+    spec = dataclasses.replace(ModelRegistry.get(mean_picture), **facts)
+    monkeypatch.setattr(promises, "entry_points", lambda **_: [spec])  # as if it were installed
+    imported = types.SimpleNamespace(returncode=0, stdout="\n\n")
+    monkeypatch.setattr(promises.subprocess, "run", lambda *_, **__: imported)
+    model = Model(spec, img_size=32, options={}, num_epochs=1)
+    with contextlib.nullcontext() if words is None else pytest.raises(AssertionError, match=words):
+        promises._check_catalogue(model)
 
 
 def test_an_unknown_model_or_option_is_refused_before_anything_is_tried(mean_picture):

@@ -46,7 +46,7 @@ RUNTIME = [
     ["engines", "package"],
     ["config", "map_files", "overlays", "sources", "single", "manifest"],
     ["paths", "heatmaps", "numbered", "results"],
-    ["conditions", "findings"],
+    ["conditions", "drift", "findings"],
     ["regions"],
     ["framing"],
     ["calibration", "console", "files", "pictures", "resize"],

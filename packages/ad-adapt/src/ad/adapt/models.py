@@ -18,6 +18,7 @@ DFM = ModelSpec(
     year=2019,
     code_licence="MIT",
     tasks=("classifies", "localises"),
+    by_gradient=False,
     tileable=False,
     # Four cells to a side are all that pictures of 64 pixels have.
     check={"options": {"backbone": "resnet18", "pool": 1}},
@@ -43,6 +44,7 @@ CFA = ModelSpec(
     year=2022,
     code_licence="none stated",
     tasks=("classifies", "localises"),
+    by_gradient=True,
     tileable=False,
     check={"options": {"backbone": "resnet18"}},
 )
@@ -74,6 +76,7 @@ SIMPLENET = ModelSpec(
     year=2023,
     code_licence="MIT",
     tasks=("classifies", "localises"),
+    by_gradient=True,
     check=_CHECK,
 )
 

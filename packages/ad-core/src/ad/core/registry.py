@@ -43,6 +43,17 @@ _HOMES = {
     "ad-foundation": ("dinomaly", "supersimplenet", "uninet"),
 }
 
+TASKS = {
+    "classifies": "says whether a picture is defective",
+    "localises": "says where, too",
+    "few-shot": "made for few good pictures",
+    "zero-shot": "needs no picture of the product",
+    "supervised": "can learn from labelled defects",
+    "logical": "made for what is missing or misplaced, too",
+    "multi-product": "made for several products in one model",
+}
+"""What the entry of a model may say that it can do, and what that means."""
+
 _TRAIN_KEYS = {"num_epochs": int, "batch_size": int, "img_size": int, "normalize": bool}
 
 
@@ -74,7 +85,9 @@ class ModelSpec:
     code_licence: str = ""
     """Licence of the method's official code, which this project does not contain."""
     tasks: tuple[str, ...] = ()
-    """Of: classifies, localises, few-shot, zero-shot, supervised."""
+    """What it can do, of `TASKS`."""
+    by_gradient: bool | None = None
+    """Whether it learns by gradient, with these options; None if nobody says."""
     extra_data: tuple[str, ...] = ()
     """What it wants beyond normal pictures: textures, penalty images, masks, ..."""
     weights: tuple[str, ...] = ()
@@ -261,6 +274,11 @@ def is_ours(name: str) -> bool:
     """Whether one of this project's models or packages has a name, be it installed or not."""
     packages = {"ad-core", "ad-runtime", *_HOMES}
     return f"ad-{name}" in packages or any(name in models for models in _HOMES.values())
+
+
+def is_family(package: str) -> bool:
+    """Whether a package is one of this project's that bring models, be it installed or not."""
+    return package in _HOMES
 
 
 def dataset_names() -> list[str]:

@@ -18,6 +18,7 @@ STFPM = ModelSpec(
     year=2021,
     code_licence="GPL-3.0",
     tasks=("classifies", "localises"),
+    by_gradient=True,
     check={"options": {"backbone": "resnet18"}},
 )
 
@@ -40,6 +41,7 @@ FRE = ModelSpec(
     year=2023,
     code_licence="MIT",
     tasks=("classifies", "localises"),
+    by_gradient=False,
     tileable=False,
     check={"options": {"backbone": "resnet18"}},
 )
@@ -62,6 +64,7 @@ REVERSE_DISTILLATION = ModelSpec(
     year=2022,
     code_licence="MIT",
     tasks=("classifies", "localises"),
+    by_gradient=True,
     check={"options": {"backbone": "resnet18"}},
 )
 
@@ -83,7 +86,8 @@ EFFICIENTAD_SMALL = ModelSpec(
     url="https://arxiv.org/abs/2303.14535",
     year=2024,
     code_licence="none published",
-    tasks=("classifies", "localises"),
+    tasks=("classifies", "localises", "logical"),
+    by_gradient=True,
     extra_data=("teacher weights", "penalty pictures"),
     weights=("efficientad_pdn_small",),
 )

@@ -20,6 +20,7 @@ FASTFLOW_RESNET50 = ModelSpec(
     year=2021,
     code_licence="none published",
     tasks=("classifies", "localises"),
+    by_gradient=True,
     tileable=False,
 )
 
@@ -71,6 +72,7 @@ CFLOW_RESNET50 = ModelSpec(
     year=2022,
     code_licence="BSD-3-Clause",
     tasks=("classifies", "localises"),
+    by_gradient=True,
     tileable=False,
 )
 
@@ -96,6 +98,7 @@ UFLOW_RESNET50 = ModelSpec(
     year=2024,
     code_licence="AGPL-3.0",
     tasks=("classifies", "localises"),
+    by_gradient=True,
     tileable=False,
 )
 
@@ -132,6 +135,7 @@ CSFLOW = ModelSpec(
     year=2022,
     code_licence="MIT",
     tasks=("classifies", "localises"),
+    by_gradient=True,
     # Small networks, and cells of 8 pixels, since pictures of 64 are two of its own wide.
     check={
         "options": {
@@ -155,6 +159,7 @@ MSFLOW = ModelSpec(
     year=2024,
     code_licence="CC BY-NC-ND 4.0",
     tasks=("classifies", "localises"),
+    by_gradient=True,
     check={"options": {"backbone": "resnet18"}},
 )
 

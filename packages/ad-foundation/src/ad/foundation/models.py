@@ -33,6 +33,7 @@ SUPERSIMPLENET = ModelSpec(
     year=2024,
     code_licence="MIT",
     tasks=("classifies", "localises"),
+    by_gradient=True,
     check=_QUICK_SUPERSIMPLENET,
 )
 
@@ -70,6 +71,7 @@ UNINET = ModelSpec(
     year=2025,
     code_licence="MIT",
     tasks=("classifies", "localises", "supervised"),
+    by_gradient=True,
     check=_QUICK_UNINET,
 )
 
@@ -105,7 +107,8 @@ def _dinomaly(encoder: str, img_size: int, num_epochs: int, batch_size: int) -> 
         url="https://arxiv.org/abs/2405.14325",
         year=2025,
         code_licence="Apache-2.0",
-        tasks=("classifies", "localises"),
+        tasks=("classifies", "localises", "multi-product"),
+        by_gradient=True,
         # The encoders take minutes: timm's smallest, and four of its blocks.
         check={
             "img_size": 64,

@@ -23,6 +23,7 @@ PADIM = ModelSpec(
     year=2020,
     code_licence="no official code",
     tasks=("classifies", "localises"),
+    by_gradient=False,
     tileable=False,
     check={"options": {"backbone": "resnet18", "n_features": 100}},
 )
@@ -55,6 +56,7 @@ PATCHCORE = ModelSpec(
     year=2022,
     code_licence="Apache-2.0",
     tasks=("classifies", "localises", "few-shot"),
+    by_gradient=False,
     check={"options": {"backbone": "resnet18"}},
 )
 
@@ -78,5 +80,6 @@ DFKDE = ModelSpec(
     paper="no paper; a baseline known from anomalib",
     code_licence="Apache-2.0",
     tasks=("classifies",),
+    by_gradient=False,
     check={"options": {"backbone": "resnet18"}},
 )

@@ -18,6 +18,7 @@ AUTOENCODER = ModelSpec(
     year=2019,
     code_licence="none published",
     tasks=("classifies", "localises"),
+    by_gradient=True,
     tileable=False,
 )
 
@@ -38,6 +39,7 @@ GANOMALY = ModelSpec(
     year=2018,
     code_licence="MIT",
     tasks=("classifies", "localises"),
+    by_gradient=True,
     tileable=False,
     check={
         "num_epochs": 60,
@@ -63,6 +65,7 @@ DRAEM = ModelSpec(
     year=2021,
     code_licence="MIT",
     tasks=("classifies", "localises"),
+    by_gradient=True,
     extra_data=("textures",),
     check={"num_epochs": 40, "options": {"width": 16, "lr": 1e-3}},
 )
@@ -79,6 +82,7 @@ DSR = ModelSpec(
     year=2022,
     code_licence="Apache-2.0",
     tasks=("classifies", "localises"),
+    by_gradient=True,
     extra_data=("textures", "quantiser weights"),
     check={
         "num_epochs": 60,

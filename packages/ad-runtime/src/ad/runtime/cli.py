@@ -132,6 +132,7 @@ def _load(given: argparse.Namespace) -> Runtime:
 def _predict(given: argparse.Namespace) -> int:
     import contextlib
 
+    from ad.runtime.drift import compare
     from ad.runtime.findings import Finding
     from ad.runtime.results import ResultFile, Row, summary
     from ad.runtime.sources import find_sources
@@ -172,6 +173,9 @@ def _predict(given: argparse.Namespace) -> int:
                 put(_line(row.verdict, row.score, row.normalized, row.path))
             if row.error is not None:
                 say(f"error: {row.error}")
+    _, together = runtime.config.calibration_of(given.category)
+    scores = [row.score for row in rows if row.score is not None]
+    drift = compare(calibration, scores, categories=together)
     if given.json:
         threshold = None if calibration is None else calibration.threshold
         counted = None if calibration is None else calibration.false_regions
@@ -181,12 +185,15 @@ def _predict(given: argparse.Namespace) -> int:
                 "min_area": least,
                 "false_regions": None if counted is None else counted.to_json(),
                 "predictions": [row.to_json() for row in rows],
+                "drift": drift.to_json(),
             }
         )
     say(summary([row.verdict for row in rows]))
     regions = None if calibration is None else calibration.promise_of_regions(least)
     if regions is not None:
         say(regions)
+    for line in drift.lines():
+        say(line)
     # Or a script would take them for good ones.
     return 1 if any(row.error is not None for row in rows) else 0
 

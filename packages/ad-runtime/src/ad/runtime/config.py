@@ -114,6 +114,16 @@ class ExportConfig:
     origin: Origin
     """What it was exported from."""
 
+    def calibration_of(self, category: str | None) -> tuple[Calibration | None, int]:
+        """What verdicts on a category are made by, and for how many of them that is together.
+
+        Args:
+            category: One that it was trained on; None if that is not known.
+        """
+        if category is not None and category in self.calibrations:
+            return self.calibrations[category], 1
+        return self.calibration, len(self.categories)
+
     def to_json(self) -> dict[str, Any]:
         """The content of ``config.json`` but for the schema's number."""
         number = {"dtype": "float32"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -12,6 +14,9 @@ from ad.runtime.framing import Framing, Size
 from ad.runtime.heatmaps import heat_of, overlay
 from ad.runtime.regions import mask_of
 
+Colours = Literal["threshold", "picture"]
+"""From the threshold up, or each picture's own range."""
+
 
 def overlay_of(
     finding: Finding,
@@ -21,11 +26,12 @@ def overlay_of(
     *,
     blue: str | None = None,
     min_area: int = 1,
+    colours: Colours = "threshold",
 ) -> Image.Image:
     """Lay what was found over the picture it was found in; see `ad.runtime.heatmaps.overlay`.
 
-    Without calibration colours are of the picture's own range, which the label says. With it the
-    finding's regions are outlined.
+    Without a pixel threshold colours are of the picture's own range, which the label says. With it
+    the finding's regions are outlined.
 
     Args:
         finding: With a map.
@@ -34,18 +40,22 @@ def overlay_of(
         calibration: What its verdict was made by.
         blue: What its outline, if it has one, is of.
         min_area: Of the smallest region, as the finding was made by.
+        colours: Whether these start just below the pixel threshold, or go from the picture's own
+            lowest to its highest value, whatever that is.
     """
     assert finding.map is not None
+    threshold = None if calibration is None else calibration.pixel_threshold
+    own = colours == "picture" or threshold is None
+    label = f"score {finding.score:.4g}"
     if calibration is not None and finding.normalized is not None:
-        label = f"{finding.verdict}   score {finding.score:.4g}   {finding.normalized:.2f} of 1"
-    else:
-        label = f"score {finding.score:.4g}   colours: this picture's own range"
+        label = f"{finding.verdict}   {label}   {finding.normalized:.2f} of 1"
+    if own:
+        label += "   colours: this picture's own range"
     if finding.outline is not None:
         label += f"   blue: {blue}"
     size = Size(*picture.shape[:2])
-    heat = framing.back(heat_of(finding.map, calibration), size)
+    heat = framing.back(heat_of(finding.map, None if own else calibration), size)
     second = None if finding.outline is None else framing.back(finding.outline, size)
-    threshold = None if calibration is None else calibration.pixel_threshold
     if threshold is None:
         return overlay(picture, heat, label, outline=False, second=second)
     outline = mask_of(finding.map, size, framing, threshold, min_area)

@@ -20,7 +20,7 @@ from ad.core.data.samples import collect, fingerprint
 from ad.core.errors import AdError
 from ad.core.jobs.run_directory import claim_run, command_line, folder_name
 from ad.core.registry import get_dataset
-from ad.core.saved.record import read_log, read_run
+from ad.core.saved.record import read_costs, read_run
 from ad.core.settings import DEFAULT_HOLDOUT, RunSettings, run_settings
 from ad.core.thresholds.verdicts import Verdicts
 from ad.runtime.files import to_json
@@ -223,8 +223,7 @@ def outcome_of(job: Job, *, skipped: bool = False, error: str | None = None) -> 
     if not finished(job):
         return Outcome(job=job, error=error or "It ended without figures and without an error.")
     found = json.loads((job.folder / "metrics.json").read_text())
-    events = {event["event"]: event for event in read_log(job.folder)}  # the last one of each kind
-    tested = events.get("tested", {})
+    costs = read_costs(job.folder)
     record: dict[str, Any] = {}
     with contextlib.suppress(AdError):  # somebody removed it: the figures are there all the same
         record = read_run(job.folder)
@@ -232,9 +231,9 @@ def outcome_of(job: Job, *, skipped: bool = False, error: str | None = None) -> 
         job=job,
         skipped=skipped,
         metrics=found["metrics"],
-        fit_seconds=events.get("fitted", {}).get("seconds"),
-        seconds_per_picture=tested.get("seconds", {}).get("test_per_image"),
-        peak_memory_bytes=tested.get("peak_memory_bytes"),
+        fit_seconds=costs.fit_seconds,
+        seconds_per_picture=costs.seconds_per_picture,
+        peak_memory_bytes=costs.peak_memory_bytes,
         num_pictures=found["num_images"],
         verdicts=None if found["verdicts"] is None else Verdicts(**found["verdicts"]),
         record=record,

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ad.core.cli.options import (
+    CompileOption,
     DeviceOption,
     JsonOption,
     PrecisionChoice,
+    ReportOption,
     RunArgument,
     SaveMapsOption,
     path_of,
@@ -29,6 +31,13 @@ class Executor(StrEnum):
 
     local = "local"
     ray = "ray"
+
+
+class ColoursChoice(StrEnum):
+    """Choices of ``--colours``."""
+
+    threshold = "threshold"
+    picture = "picture"
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -87,6 +96,7 @@ def predict(
         ),
     ] = None,
     save_maps: SaveMapsOption = None,
+    compiled: CompileOption = False,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -105,9 +115,14 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Of an export: go on with the output, if it is there.")
     ] = False,
+    colours: Annotated[
+        ColoursChoice,
+        typer.Option(help="Of heat maps: up from the threshold, or each picture's own range."),
+    ] = ColoursChoice.threshold,
+    report: ReportOption = True,
     json: JsonOption = False,
 ) -> None:
-    """Score new pictures; write verdicts and heat map overlays. Status 1 if one cannot be read.
+    """Score new pictures; write verdicts, heat maps and a report. Status 1 if one cannot be read.
 
     Example: [bold]ad predict runs/folder-parts-patchcore ./new_parts[/bold]
     """
@@ -135,7 +150,7 @@ def predict(
             min_area=min_area,
             json=json,
         )
-        raise typer.Exit(_many(given, precision))
+        raise typer.Exit(_many(given, precision, compile=compiled))
     spec = early.check_run_or_export(run)
     with loading():
         from ad.core.jobs.inspect import inspect
@@ -152,6 +167,9 @@ def predict(
         category=category,
         min_area=min_area,
         save_maps=save_maps,
+        colours=colours.value,
+        report=report,
+        compile=compiled,
         progress=ConsoleProgress(),
     )
     if json:
@@ -166,8 +184,9 @@ def predict(
         raise typer.Exit(1)  # or a script would take them for good ones
 
 
-def _many(given: argparse.Namespace, precision: PrecisionChoice) -> int:
+def _many(given: argparse.Namespace, precision: PrecisionChoice, *, compile: bool) -> int:
     from ad.core.cli.console import ConsoleProgress
+    from ad.core.jobs.exported import refuse_for_exported
     from ad.runtime.commands.many import predict as predict_many
     from ad.runtime.package import is_exported
 
@@ -180,6 +199,7 @@ def _many(given: argparse.Namespace, precision: PrecisionChoice) -> int:
     if precision is not PrecisionChoice.auto:
         msg = f"`--precision {precision.value}`: an exported model has its own. Leave it out."
         raise SettingError(msg)
+    refuse_for_exported(given.export, "auto", compile=compile)
     return predict_many(given, ConsoleProgress())
 
 
@@ -203,4 +223,8 @@ def _print(result: Inspection) -> None:
     say(result.summary())
     if (regions := result.promise_of_regions()) is not None:
         say(regions)
+    for line in result.drift.lines():
+        say(line)
     say(f"written to {result.output}")
+    if result.report is not None:
+        say(f"report to look at: {result.report}")

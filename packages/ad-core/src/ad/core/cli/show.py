@@ -50,7 +50,6 @@ def _show_model(model: str, *, json: bool) -> None:
             "url": spec.url,
             "code_licence": spec.code_licence,
             "extra_data": list(spec.extra_data),
-            "weights": list(spec.pretrained),
             "trainer": spec.trainer,
         }
         print_json({**row(spec), **card, "options": described})

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ad.core.errors import DataError, PictureError
+from ad.core.jobs.good_pictures import CrossFitted
 from ad.core.jobs.plan import Plan, RunData
 from ad.core.learning.cross_fitting import cross_fitted
 from ad.core.predict import Conditions, LoadedDetector, ModelConfig
@@ -20,7 +21,12 @@ from ad.runtime.progress import SILENT
 
 
 def with_threshold(
-    config: ModelConfig, trainer: Trainer, plan: Plan, data: RunData, run: Path
+    config: ModelConfig,
+    trainer: Trainer,
+    plan: Plan,
+    data: RunData,
+    run: Path,
+    watch: CrossFitted | None = None,
 ) -> ModelConfig:
     """A fitted detector's configuration with its threshold; as it is where there is none to find.
 
@@ -30,6 +36,7 @@ def with_threshold(
         plan: Of the run.
         data: What it was held out of, or the folds.
         run: Its directory, for what an error says.
+        watch: Looks at the pictures of folds as they are scored.
 
     Raises:
         PictureError: If a picture cannot be read any more.
@@ -42,7 +49,7 @@ def with_threshold(
     pictures = [sample.path for sample in samples]
     try:
         found = (
-            _across(config, plan, data, pictures)
+            _across(config, plan, data, pictures, watch)
             if data.folds
             else calibrate_on(
                 LoadedDetector(trainer.detector, config, plan.device).scored,
@@ -73,7 +80,11 @@ def with_threshold(
 
 
 def _across(
-    config: ModelConfig, plan: Plan, data: RunData, pictures: Sequence[Path]
+    config: ModelConfig,
+    plan: Plan,
+    data: RunData,
+    pictures: Sequence[Path],
+    watch: CrossFitted | None,
 ) -> Calibration:
     setup = replace(plan.setup(), progress=SILENT)  # that of the folds is shown
 
@@ -86,8 +97,9 @@ def _across(
     def scored() -> Iterator[Callable[[Sequence[Source], int], Scored]]:
         read = partial(plan.framing.pictures, white=data.white)
         folds = [read([pictures[number] for number in fold]) for fold in data.folds]
-        for detector in cross_fitted(fresh, folds):
-            yield LoadedDetector(detector, config, plan.device).scored
+        for fold, detector in zip(data.folds, cross_fitted(fresh, folds), strict=True):
+            one = LoadedDetector(detector, config, plan.device)
+            yield one.scored if watch is None else watch.watching(one, fold)
 
     return calibrate_across(
         scored(),

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ad.core.errors import PictureError, SettingError
+from ad.core.jobs.exported import refuse_for_exported
 from ad.core.jobs.map_files import MapFiles
+from ad.core.report.predictions import NewPictures
 from ad.core.saved.claims import letting_go, make_folder, make_free_folder
+from ad.core.thresholds.verdicts import calibration_notes
 from ad.runtime.calibration import Calibration
+from ad.runtime.drift import Drift, compare
 from ad.runtime.findings import Finding
 from ad.runtime.numbered import numbered_names, write_numbered
-from ad.runtime.overlays import overlay_of
+from ad.runtime.overlays import Colours, overlay_of
 from ad.runtime.package import is_exported
 from ad.runtime.paths import given_path
 from ad.runtime.pictures.opening import drawn_png
@@ -43,17 +50,24 @@ class Inspection:
     """What verdicts and regions were made by."""
     min_area: int
     """Of the smallest region that is told, in pixels of a picture."""
+    drift: Drift
+    """How the scores differ from those of calibration."""
+    report: Path | None
+    """``report.html`` in that folder, if it was written."""
 
     def to_json(self) -> dict[str, Any]:
         """As ``ad predict --json`` prints it."""
         rows = [row.to_json() for row in self.rows]
         counted = None if self.calibration is None else self.calibration.false_regions
+        report = None if self.report is None else str(self.report)
         return {
             "output": str(self.output),
             "threshold": self.threshold,
             "min_area": self.min_area,
             "false_regions": None if counted is None else counted.to_json(),
             "predictions": rows,
+            "drift": self.drift.to_json(),
+            "report": report,
         }
 
     def summary(self) -> str:
@@ -78,9 +92,14 @@ def inspect(
     category: str | None = None,
     min_area: int | None = None,
     save_maps: str | Path | None = None,
+    colours: Colours = "threshold",
+    report: bool = True,
+    compile: bool = False,
     progress: Progress = SILENT,
 ) -> Inspection:
-    """Predict on pictures; write ``predictions.csv``, ``regions.csv`` and ``heatmaps/*.png``.
+    """Predict on pictures; write tables, ``heatmaps/*.png`` and ``report.html``.
+
+    The tables are ``predictions.csv``, a row a picture, and ``regions.csv``, a row a region.
 
     Heat maps are scaled so that 0.5 is the pixel threshold, which is outlined; without
     calibration they are scaled to each picture's own range, say so, and nothing is outlined but,
@@ -99,6 +118,10 @@ def inspect(
         category: Of an exported model: take the threshold of this one, where it has its own.
         min_area: Leave out regions of fewer pixels of the picture; None for none.
         save_maps: Folder to make for the maps in the pictures' own pixels; see `MapFiles`.
+        colours: Of heat maps: ``threshold`` lets them start just below the pixel threshold,
+            ``picture`` gives each picture its own range, so that what was missed can be seen.
+        report: Whether to write ``report.html``.
+        compile: Have `torch.compile` translate the run's detector: see `ad.core.predict.load`.
         progress: Where to show how far it is.
 
     Raises:
@@ -110,7 +133,7 @@ def inspect(
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
     path = given_path(run, "the run")
-    work = _at_work(path, device, precision, threshold, category, min_area)
+    work = _at_work(path, device, precision, threshold, category, min_area, compile, progress)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     pictures = [source for source in sources if isinstance(source, Path)]
     limit = None if work.calibration is None else work.calibration.threshold
@@ -129,6 +152,8 @@ def inspect(
         folder = given_path(output, "the output")
         make_folder(folder)
     names = numbered_names(pictures, ".png")
+    config = work.detector.config
+    page = NewPictures(work.calibration, config.framing, work.outlines) if report else None
     rows = []
     with ResultFile(folder / "predictions.csv", folder / "regions.csv") as table:
         (folder / "heatmaps").mkdir()
@@ -136,22 +161,38 @@ def inspect(
             picture = finding.path
             assert picture is not None  # only paths were given
             heatmap = None
-            if finding.map is not None:
-                try:
-                    sheet = _picture(finding, work)
+            read = cache(partial(read_picture, picture, white=config.white_level))
+            try:
+                if finding.map is not None:
+                    sheet = _picture(finding, read(), work, colours)
                     heatmap = write_numbered(folder / "heatmaps", names[number], sheet)
                     if files is not None and finding.score is not None:
                         files.write(number, finding.score, finding.map)
-                except PictureError as error:  # it is not the one any more that was scored
-                    finding = Finding(path=picture, score=None, error=str(error))
+                if page is not None:
+                    page.see(finding, read)
+            except PictureError as error:  # it is not the one any more that was scored
+                finding = Finding(path=picture, score=None, error=str(error))
+                if page is not None:
+                    page.see(finding, read)
             rows.append(Row.of(finding, heatmap))
             table.add(rows[-1])
+    path = folder / "report.html"
+    if page is not None:
+        page.write(
+            path,
+            f"New pictures by {config.model}",
+            notes=calibration_notes(work.calibration),
+            facts=[("detector", str(run)), ("model", config.model), ("written to", str(folder))],
+        )
+    scores = [row.score for row in rows if row.score is not None]
     return Inspection(
         output=folder,
         threshold=limit,
         rows=tuple(rows),
         calibration=work.calibration,
         min_area=work.min_area,
+        drift=compare(work.calibration, scores, categories=work.together),
+        report=None if page is None else path,
     )
 
 
@@ -164,6 +205,8 @@ class _Work:
     """What verdicts are made by."""
     min_area: int
     """Of the smallest region."""
+    together: int
+    """Categories that this is for."""
     stream: Callable[..., Iterator[Finding]]
     outlines: str
     """What the detector's own outlines are of; empty without any."""
@@ -176,6 +219,8 @@ def _at_work(
     threshold: float | None,
     category: str | None,
     min_area: int | None,
+    compile: bool,
+    progress: Progress,
 ) -> _Work:
     if not is_exported(run):
         if category is not None:
@@ -186,39 +231,42 @@ def _at_work(
             raise SettingError(msg)
         from ad.core.predict import load  # with torch, which an exported model does without
 
-        detector = load(run, device=device, precision=precision, threshold=threshold)
+        detector = load(
+            run,
+            device=device,
+            precision=precision,
+            threshold=threshold,
+            compile=compile,
+            progress=progress,
+        )
         return _Work(
             detector=detector,
             calibration=detector.config.calibration,
             min_area=detector.least_area(min_area),
+            together=len(detector.config.categories),
             stream=partial(detector.stream, min_area=min_area, outlines=True),
             outlines=detector.detector.outlines,
         )
-    if precision != "auto":
-        msg = (
-            f"`precision` {precision}: `{run}` is an exported model, which is always computed in "
-            "that of its export. Leave it out."
-        )
-        raise SettingError(msg)
+    refuse_for_exported(run, precision, compile=compile)
     runtime = load_exported(run, device="cpu" if device == "auto" else device)
     return _Work(
         detector=runtime,
         calibration=runtime.calibration(category, threshold),
         min_area=runtime.least_area(min_area, category, threshold),
+        together=runtime.config.calibration_of(category)[1],
         stream=partial(runtime.stream, category=category, threshold=threshold, min_area=min_area),
         outlines="",
     )
 
 
-def _picture(finding: Finding, work: _Work) -> bytes:
-    assert finding.path is not None
-    config = work.detector.config
+def _picture(finding: Finding, picture: NDArray[np.uint8], work: _Work, colours: Colours) -> bytes:
     sheet = overlay_of(
         finding,
-        read_picture(finding.path, white=config.white_level),
-        config.framing,
+        picture,
+        work.detector.config.framing,
         work.calibration,
         blue=work.outlines,
         min_area=work.min_area,
+        colours=colours,
     )
     return drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes

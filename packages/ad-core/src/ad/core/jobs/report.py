@@ -8,9 +8,10 @@ from pathlib import Path
 from ad.core.errors import OutputError, SettingError
 from ad.core.figures.measure import measure
 from ad.core.jobs.evaluate import other_data, unseen_samples
+from ad.core.jobs.good_pictures import good_pictures_again
 from ad.core.jobs.run_directory import tidy
 from ad.core.predict import load
-from ad.core.report.comparison import write_comparison
+from ad.core.report.comparison import read_compared, write_comparison
 from ad.core.report.gallery import Gallery
 from ad.core.report.run import REPORT, write_again
 from ad.core.saved.record import check_saved, run_around
@@ -67,7 +68,7 @@ def write_report(
                 "runs, which are compared by what they have written. Leave it out."
             )
             raise SettingError(msg)
-        write_comparison(path, folders)
+        write_comparison(path, read_compared(folders))
         return path
     (run,) = folders
     check_saved(run)
@@ -78,7 +79,8 @@ def write_report(
     gallery = Gallery(test, detector.config.calibration, detector)
     evaluation = measure(detector, test, progress=progress, watch=gallery.see)
     others = other_data(record, samples)
-    write_again(path, run, detector.config, evaluation, gallery, others=others)
+    good = None if test else good_pictures_again(run, detector, progress)
+    write_again(path, run, detector.config, evaluation, gallery, others=others, good=good)
     return path
 
 

@@ -19,6 +19,7 @@ from ad.core.devices import peak_memory
 from ad.core.errors import DataError, OutputError, PictureError
 from ad.core.figures.measure import Evaluation, Metrics, measure
 from ad.core.jobs.calibrating import with_threshold
+from ad.core.jobs.good_pictures import CrossFitted, held_out_pictures
 from ad.core.jobs.plan import Plan, RunData, look_at_data, settle, supervise
 from ad.core.jobs.run_directory import describe_run, forget, make_run, resume_run
 from ad.core.learning.checkpoints import Checkpoints
@@ -26,7 +27,7 @@ from ad.core.learning.loop import fit
 from ad.core.options import Minutes, checked
 from ad.core.predict import LoadedDetector, check_localises, load
 from ad.core.report.gallery import Gallery
-from ad.core.report.run import REPORT, write_run_report
+from ad.core.report.run import REPORT, GoodPictures, write_run_report
 from ad.core.saved.allocation import fits_in_memory
 from ad.core.saved.claims import letting_go
 from ad.core.saved.files import save_model
@@ -208,7 +209,10 @@ def train(
     # Everything that can be refused has been; only now does the run touch the disk.
     run = _begin(plan, data, trainer, output_dir, resume, callbacks)
     fit_seconds = _learn(plan, data, trainer, run, checkpoint_minutes)
-    _save(plan, data, trainer, run)
+    watch = None
+    if report and data.folds and not data.test:
+        watch = CrossFitted(data.learning, plan.framing)
+    _save(plan, data, trainer, run, watch)
     trainer_notes = trainer.notes
     del trainer  # its memory is free before the saved model comes in
 
@@ -223,7 +227,10 @@ def train(
     if plan.world.main:
         _write_figures(run.path, data.test, evaluation, notes)
         if gallery is not None:
-            _write_report(data, run, detector, evaluation, gallery, notes)
+            good = None
+            if not data.test:
+                good = _good_pictures(plan, data, run, detector, watch)
+            _write_report(data, run, detector, evaluation, gallery, notes, good)
         run.told[:] = [callback for callback in run.told if isinstance(callback, Tracker)]
         run.told.tell("on_tested", evaluation.metrics)
     run.log.write("tested", seconds=seconds, peak_memory_bytes=peak, metrics=evaluation.metrics)
@@ -331,12 +338,14 @@ def _learn(plan: Plan, data: RunData, trainer: Trainer, run: _Run, minutes: floa
     return seconds
 
 
-def _save(plan: Plan, data: RunData, trainer: Trainer, run: _Run) -> None:
+def _save(
+    plan: Plan, data: RunData, trainer: Trainer, run: _Run, watch: CrossFitted | None
+) -> None:
     """Calibrate the fitted detector and save both."""
     config = plan.config(data)
     if plan.world.main:
         try:
-            config = with_threshold(config, trainer, plan, data, run.path)
+            config = with_threshold(config, trainer, plan, data, run.path, watch)
         except PictureError:
             raise  # it goes on when the picture is there again
         except DataError:
@@ -373,6 +382,19 @@ def _test(
     return evaluation
 
 
+def _good_pictures(
+    plan: Plan, data: RunData, run: _Run, detector: LoadedDetector, watch: CrossFitted | None
+) -> GoodPictures | None:
+    """What the report shows without test pictures."""
+    calibration = detector.config.calibration
+    if watch is not None and calibration is not None:
+        watch.write(run.path)
+        return watch.found(calibration)
+    return held_out_pictures(
+        detector, data.held_out, batch_size=plan.settings.batch_size, progress=plan.progress
+    )
+
+
 def _write_report(
     data: RunData,
     run: _Run,
@@ -380,6 +402,7 @@ def _write_report(
     evaluation: Evaluation,
     gallery: Gallery,
     notes: Sequence[str],
+    good: GoodPictures | None,
 ) -> None:
     try:
         write_run_report(
@@ -390,6 +413,7 @@ def _write_report(
             evaluation=evaluation,
             gallery=gallery,
             notes=notes,
+            good=good,
         )
     except (DataError, OutputError) as error:
         msg = f"{error}\nhint: all else is there; for the report: ad report {run.path}"

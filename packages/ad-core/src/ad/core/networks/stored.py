@@ -31,9 +31,9 @@ def timm_name(backbone: str) -> str:
     plain, _, tag = backbone.partition(".")
     if is_plain_resnet(plain) and tag in ("", _PAPERS):
         return f"{plain}.{_PAPERS}"
-    from ad.core.networks import of_timm
+    from ad.core.networks.of_timm import full_name
 
-    return of_timm.full_name(backbone)
+    return full_name(backbone)
 
 
 def hub() -> str:
@@ -147,18 +147,18 @@ def _is_of_timm(given: str, spec: ModelSpec) -> bool:
     if is_plain_resnet(given):
         return True
     try:
-        from ad.core.networks import of_timm
+        from ad.core.networks.of_timm import knows
     except MissingExtraError:
         if not spec.weights:  # a backbone, which is nobody else's
             raise
         return False
-    return of_timm.knows(given)
+    return knows(given)
 
 
 def _repository(name: str) -> str | None:
     """Timm's repository on the hub."""
     if is_plain_resnet(name):
         return f"timm/{name}"
-    from ad.core.networks import of_timm
+    from ad.core.networks.of_timm import repository
 
-    return of_timm.repository(name)
+    return repository(name)

@@ -2,241 +2,332 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ad.core.errors import ModelFileError
-from ad.core.report.page import write_page
-from ad.core.report.run import REPORT, as_text, figures, run_title, with_size_in_words
-from ad.core.saved.files import LARGEST_LINES
-from ad.core.saved.record import RUN, read_run
+from ad.core.errors import PictureError
+from ad.core.report.choice import shown as shown_speeds
+from ad.core.report.contrasts import Contrasts, contrast
+from ad.core.report.finished import Finished, Scored, read_finished
+from ad.core.report.page import data_uri, write_page
+from ad.core.report.recommending import Recommendation
+from ad.core.report.run import REPORT, run_title
+from ad.core.report.standings import (
+    COSTS,
+    Cell,
+    Row,
+    columns_of,
+    differences,
+    grid,
+    keys_of,
+    meaning_of,
+    rows_of,
+    title_of,
+    value_of,
+    written,
+)
+from ad.core.report.webp import picture_webp
 from ad.core.thresholds.verdicts import Verdicts, renewed_notes
-from ad.runtime.calibration import Calibration
-from ad.runtime.files import read_limited
+from ad.runtime.pictures.reading import read_picture
 
-_DOTS = 200
-"""Scores of a run that are drawn, of good and of defective pictures each; more become quantiles."""
-_PICTURES = 100
-"""Pictures that are listed with the verdicts of all runs."""
-
-
-class _Scored(NamedTuple):
-    """A line of ``scores.jsonl``."""
-
-    name: str
-    defective: bool
-    group: str
-    score: float
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Finished:
-    """What a finished run wrote."""
-
-    folder: Path
-    record: dict[str, Any]
-    metrics: dict[str, Any]
-    calibration: Calibration | None
-    """That of now: it may have been made anew since the metrics were written."""
-    scored: dict[str, list[_Scored]]
-    """Category to its test pictures; empty if the scores were not kept."""
-
-    def column(self, category: str) -> str:
-        """A category's name among those of all runs: it says of which data set it is."""
-        return f"{self.record['settings']['dataset']} {category}"
-
-    def calls_defective(self, one: _Scored) -> bool:
-        return self.calibration is not None and self.calibration.is_anomalous(one.score)
-
-    def verdicts(self) -> Verdicts | None:
-        """How the threshold of now does on the test pictures; None without their scores."""
-        scored = [one for own in self.scored.values() for one in own]
-        if self.calibration is None or not scored:
-            return None
-        called = [one.defective for one in scored if self.calls_defective(one)]
-        defective = sum(one.defective for one in scored)
-        return Verdicts(
-            found=sum(called),
-            defective=defective,
-            false_alarms=len(called) - sum(called),
-            good=len(scored) - defective,
-        )
+_DOTS, _ALL_DOTS = 200, 20_000
+"""Scores that are drawn, of a run's good and defective pictures each, and of all runs; of more,
+quantiles are."""
+_LISTED = 300
+"""Runs that are listed one by one."""
+_PICTURES, _OF_EACH = 100, 5
+"""Pictures that are listed with the verdicts of all models; of several categories, at least so many
+of each."""
+_THUMBNAILS, _SIDE = 60, 96
+_THUMBNAIL_BYTES = 300_000
+"""Of all of them together."""
+_FEW = 6
+"""So many counts are told one by one."""
 
 
-def write_comparison(path: Path, runs: Sequence[Path]) -> None:
+class Compared(NamedTuple):
+    """Runs that were read to be compared."""
+
+    runs: list[Finished]
+    rows: list[Row]
+    """A model with its settings in each."""
+    columns: list[str]
+    """Categories, with the data sets they are of."""
+    contrasts: Contrasts
+
+
+def read_compared(runs: Sequence[Path], labels: Sequence[str] | None = None) -> Compared:
+    """Read runs and compare them.
+
+    Args:
+        runs: Run directories of finished runs.
+        labels: See `rows_of`.
+
+    Raises:
+        ModelFileError: If one is no finished run.
+    """
+    finished = [read_finished(run) for run in runs]
+    rows, columns = rows_of(finished, labels), columns_of(finished)
+    return Compared(finished, rows, columns, contrast(rows, columns))
+
+
+def write_comparison(
+    path: Path,
+    compared: Compared,
+    notes: Sequence[str] = (),
+    recommended: Recommendation | None = None,
+) -> None:
     """Write one page that shows runs side by side.
 
     Args:
         path: The file.
-        runs: Run directories of finished runs.
+        compared: The runs.
+        notes: What a reader must know beyond what they say themselves.
+        recommended: Which model to take, if that was asked.
 
     Raises:
-        ModelFileError: If one is no finished run.
         OutputError: If the file cannot be written.
     """
-    finished = [_read(run) for run in runs]
-    titled = {one["key"]: one for run in finished for one in figures(run.metrics["metrics"])}
-    columns = list(
-        dict.fromkeys(run.column(name) for run in finished for name in run.metrics["categories"])
-    )
-    pictures = _wrong_pictures(finished)
-    title = f"{len(runs)} runs compared" if len(runs) > 1 else run_title(finished[0].record)
+    runs, rows, columns, contrasts = compared
+    wrong = _wrong_pictures(rows)
+    shown = _chosen(wrong, len(columns))
+    title = f"{len(runs)} runs compared" if len(runs) > 1 else run_title(runs[0].record)
+    places = {id(run): place for place, run in enumerate(runs)}
     data = {
         "title": title,
-        "figures": [
-            {key: one[key] for key in ("key", "title", "meaning")} for one in titled.values()
-        ],
         "columns": columns,
-        "runs": [_run(run, path) for run in finished],
-        "settings": _differences(finished),
-        "notes": _notes(finished, columns),
-        "wrong": pictures[:_PICTURES],
-        "numWrong": len(pictures),
+        "figures": [_figure(rows, columns, key, places) for key in keys_of(runs)],
+        "rows": [_row(row, places) for row in rows],
+        "runs": [_run(run, path, len(runs)) for run in runs[:_LISTED]],
+        "numRuns": len(runs),
+        "settings": differences(rows),
+        "notes": [*notes, *_notes(rows, columns)],
+        "contrasts": {
+            "pairs": [
+                {
+                    "words": one.words(),
+                    "differs": one.overall.differs,
+                    "categories": [[column, *own] for column, own in one.categories.items()],
+                }
+                for one in contrasts.pairs
+            ],
+            "notes": contrasts.notes,
+        },
+        "speeds": shown_speeds(rows, columns, recommended),
+        "wrong": _pictured(shown),
+        "numWrong": len(wrong),
     }
     write_page(path, "comparison", title, data)
 
 
-def _read(run: Path) -> _Finished:
-    record = read_run(run)
-    try:
-        metrics = json.loads(read_limited(run / "metrics.json", RUN))
-        saved = json.loads(read_limited(run / "model" / "config.json", RUN))["calibration"]
-        calibration = None if saved is None else Calibration.from_json(saved)
-        scored = _scores(run / "scores.jsonl")
-    except FileNotFoundError as error:
-        name = Path(error.filename).name
-        msg = (
-            f"`{run}` is no finished run: it has no `{name}`. Finish it with `--resume`, or train "
-            "again."
-        )
-        raise ModelFileError(msg) from error
-    except ModelFileError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        msg = f"The results of `{run}` cannot be read ({error!r}): train again."
-        raise ModelFileError(msg) from error
-    return _Finished(run, record, metrics, calibration, scored)
+def _figure(
+    rows: Sequence[Row], columns: Sequence[str], key: str, places: dict[int, int]
+) -> dict[str, Any]:
+    """One figure of all rows: cells with what they read and the runs that are behind them."""
+    found = grid(rows, columns, key)
 
+    def cell(one: Cell, runs: list[list[Any]]) -> dict[str, Any]:
+        deviation = None if one.deviation is None else written(one.deviation, key)
+        value = written(one.mean, key)
+        return {"text": value, "deviation": deviation, "best": one.best, "runs": runs}
 
-def _scores(path: Path) -> dict[str, list[_Scored]]:
-    """Category to its test pictures, named by their paths below the folder all of them are in."""
-    if not path.exists():
-        return {}
-    lines: dict[str, list[dict[str, Any]]] = {}
-    for text in read_limited(path, RUN, largest=LARGEST_LINES).decode().splitlines():
-        line = json.loads(text)
-        lines.setdefault(line["category"], []).append(line)
-    scored = {}
-    for category, own in lines.items():
-        root = os.path.commonpath([Path(line["path"]).parent for line in own])
-        scored[category] = [
-            _Scored(
-                name=Path(line["path"]).relative_to(root).as_posix(),
-                defective=bool(line["label"]),
-                group=line["group"],
-                score=float(line["score"]),
-            )
-            for line in own
+    def behind(row: Row, column: str) -> list[list[Any]]:
+        return [
+            [places[id(run)], written(value_of(run, name, key), key)]
+            for run, name in row.of(column)
         ]
-    return scored
+
+    return {
+        "key": key,
+        "title": title_of(key),
+        "meaning": meaning_of(key),
+        "rows": [
+            [
+                *(cell(one, behind(row, c)) for one, c in zip(cells, columns, strict=True)),
+                {**cell(mean, []), "seeds": mean.seeds, "covered": covered},
+            ]
+            for row, cells, mean, covered in zip(rows, *found[1:], strict=True)
+        ],
+    }
 
 
-def _run(run: _Finished, page: Path) -> dict[str, Any]:
+def _row(row: Row, places: dict[int, int]) -> dict[str, Any]:
+    verdicts = [found for run in row.runs if (found := _verdicts(run)) is not None]
+    costs = {
+        "seconds_per_picture": _mean([run.costs.seconds_per_picture for run in row.runs]),
+        "fit_seconds": _mean([run.costs.fit_seconds for run in row.runs]),
+        "peak_memory_bytes": max((run.costs.peak_memory_bytes or 0 for run in row.runs), default=0)
+        or None,
+    }
+    return {
+        "label": row.label,
+        "settings": list(row.settings.items()),
+        "runs": [places[id(run)] for run in row.runs],
+        "verdicts": (
+            Verdicts(*(sum(each) for each in zip(*verdicts, strict=True)))._asdict()
+            if verdicts
+            else None
+        ),
+        "judged": len(verdicts),
+        "costs": [[title_of(key), written(costs[key], key)] for key in COSTS],
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _verdicts(run: Finished) -> Verdicts | None:
+    """How the threshold of now does; without scores, what the one of then called the pictures."""
+    written_then = run.metrics["verdicts"]
+    return run.verdicts() or (None if written_then is None else Verdicts(**written_then))
+
+
+def _run(run: Finished, page: Path, of: int) -> dict[str, Any]:
     scored = [one for own in run.scored.values() for one in own]
-    verdicts = run.verdicts()
     report = run.folder / REPORT
     link = None
     if report.exists() and report.resolve() != page.resolve():
         link = Path(os.path.relpath(report.resolve(), page.resolve().parent)).as_posix()
+    verdicts = _verdicts(run)
+    most = max(10, min(_DOTS, _ALL_DOTS // (2 * of)))
     return {
         "folder": str(run.folder),
         "title": run_title(run.record),
         "model": run.record["settings"]["model"],
+        "seed": run.seed,
         "link": link,
         "mean": run.metrics["metrics"],
         "columns": {run.column(name): values for name, values in run.metrics["categories"].items()},
-        # Without scores, what the threshold of then called them.
-        "verdicts": run.metrics["verdicts"] if verdicts is None else verdicts._asdict(),
+        "verdicts": None if verdicts is None else verdicts._asdict(),
         "threshold": None if run.calibration is None else run.calibration.threshold,
-        "good": _dots([one.score for one in scored if not one.defective]),
-        "defective": _dots([one.score for one in scored if one.defective]),
-        "notes": renewed_notes(run.metrics["notes"], run.calibration, verdicts, len(run.scored)),
+        "good": _dots([one.score for one in scored if not one.defective], most),
+        "defective": _dots([one.score for one in scored if one.defective], most),
+        "notes": renewed_notes(
+            run.metrics["notes"], run.calibration, run.verdicts(), len(run.scored)
+        ),
         "command": run.record["command"],
     }
 
 
-def _dots(scores: Sequence[float]) -> list[float]:
-    if len(scores) <= _DOTS:
+def _dots(scores: Sequence[float], most: int) -> list[float]:
+    if len(scores) <= most:
         return sorted(scores)
-    shares = np.linspace(0, 1, _DOTS)
+    shares = np.linspace(0, 1, most)
     return [float(score) for score in np.quantile(scores, shares, method="nearest")]
 
 
-def _differences(runs: Sequence[_Finished]) -> list[dict[str, Any]]:
-    """Settings in which the runs differ, with each run's value."""
-    flat = [_flat(run.record) for run in runs]
-    names = dict.fromkeys(name for one in flat for name in one)
-    rows = [{"name": name, "values": [one.get(name, "") for one in flat]} for name in names]
-    return [row for row in rows if len(set(row["values"])) > 1]
+def _notes(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    """Where figures of one column are not of the same pictures, and so cannot be compared.
 
-
-def _flat(record: Mapping[str, Any]) -> dict[str, str]:
-    settings = with_size_in_words(record["settings"])
-    options = settings.pop("options")
-    parts = [settings, options, {k: record[k] for k in ("device", "precision", "threads")}]
-    parts += [record["machine"], record["versions"]]
-    return {name: as_text(value) for part in parts for name, value in part.items()}
-
-
-def _notes(runs: Sequence[_Finished], columns: Sequence[str]) -> list[str]:
-    """Where figures of one column are not of the same pictures, and so cannot be compared."""
+    Data that are divided by the seed differ from seed to seed, and may where all rows have them.
+    """
     notes = []
     for column in columns:
         tested = [
-            {(one.name, one.defective) for one in own}
-            for run in runs
-            for category, own in run.scored.items()
-            if run.column(category) == column
+            (row.label, run.seed, {(one.name, one.defective) for one in run.scored[name]})
+            for row in rows
+            for run, name in row.of(column)
+            if run.scored.get(name)
         ]
-        if any(one != tested[0] for one in tested):
-            counts = ", ".join(str(len(one)) for one in tested)
+        first_of: dict[int, set[tuple[str, bool]]] = {}
+        for _, seed, own in tested:
+            first_of.setdefault(seed, own)
+        seeds: dict[str, set[int]] = {}
+        for label, seed, _ in tested:
+            seeds.setdefault(label, set()).add(seed)
+        one_seed_differs = any(own != first_of[seed] for _, seed, own in tested)
+        seeds_differ = any(own != tested[0][2] for _, _, own in tested)
+        if one_seed_differs or (seeds_differ and len(set(map(frozenset, seeds.values()))) > 1):
+            counts = [len(own) for _, _, own in tested]
+            told = ", ".join(map(str, counts))
+            if len(counts) > _FEW:
+                told = f"{min(counts)} to {max(counts)}"
             notes.append(
-                f"The runs were not tested on the same pictures of {column} ({counts} pictures): "
+                f"The runs were not tested on the same pictures of {column} ({told} pictures): "
                 "their figures there cannot be compared."
             )
     return notes
 
 
-def _wrong_pictures(runs: Sequence[_Finished]) -> list[dict[str, Any]]:
+class _Wrong(NamedTuple):
+    """A picture that some run gets wrong."""
+
+    column: str
+    one: Scored
+    white_level: int | None
+    called: list[int | None]
+    """Of each row: how many of its runs call it defective; None if none has a verdict on it."""
+    tested: list[int]
+    """Of each row: how many of its runs have a verdict on it."""
+
+    @property
+    def mistakes(self) -> int:
+        """Runs that get it wrong."""
+        pairs = zip(self.called, self.tested, strict=True)
+        found = sum(called or 0 for called in self.called)
+        return sum(n - (c or 0) for c, n in pairs) if self.one.defective else found
+
+
+def _wrong_pictures(rows: Sequence[Row]) -> list[_Wrong]:
     """Pictures that a run gets wrong at its threshold: those first that most do."""
-    called: dict[tuple[str, str, bool, str], list[bool | None]] = {}
-    for place, run in enumerate(runs):
-        if run.calibration is None:
-            continue
-        for category, own in run.scored.items():
-            for one in own:
-                key = (run.column(category), one.name, one.defective, one.group)
-                verdicts = called.setdefault(key, [None] * len(runs))
-                verdicts[place] = run.calls_defective(one)
-    wrong = []
-    for (column, name, defective, group), verdicts in called.items():
-        mistakes = sum(verdict is not None and verdict != defective for verdict in verdicts)
-        if mistakes:
-            wrong.append(
-                {
-                    "column": column,
-                    "name": name,
-                    "defective": defective,
-                    "group": group,
-                    "called": verdicts,
-                    "mistakes": mistakes,
-                }
-            )
-    return sorted(wrong, key=lambda one: (-one["mistakes"], one["column"], one["name"]))
+    found: dict[tuple[str, str, bool, str], _Wrong] = {}
+    for place, row in enumerate(rows):
+        for run in row.runs:
+            if run.calibration is None:
+                continue
+            for category, own in run.scored.items():
+                for one in own:
+                    key = (run.column(category), one.name, one.defective, one.group)
+                    if key not in found:
+                        none: list[int | None] = [None] * len(rows)
+                        found[key] = _Wrong(key[0], one, run.white_level, none, [0] * len(rows))
+                    called, tested = found[key].called, found[key].tested
+                    called[place] = (called[place] or 0) + run.calls_defective(one)
+                    tested[place] += 1
+    wrong = [one for one in found.values() if one.mistakes]
+    return sorted(wrong, key=lambda one: (-one.mistakes, one.column, one.one.name))
+
+
+def _chosen(wrong: Sequence[_Wrong], columns: int) -> list[_Wrong]:
+    """Those to list: the worst of each category, so that none takes all places."""
+    places = max(_OF_EACH, _PICTURES // max(1, columns))
+    taken: dict[str, int] = {}
+    chosen: list[_Wrong] = []
+    for one in wrong:
+        taken[one.column] = taken.get(one.column, 0) + 1
+        if taken[one.column] <= places and len(chosen) < _PICTURES:
+            chosen.append(one)
+    return chosen
+
+
+def _pictured(wrong: Sequence[_Wrong]) -> list[dict[str, Any]]:
+    """What a page shows of them: thumbnails of the first ones, if the pictures are still there."""
+    shown, left = [], _THUMBNAIL_BYTES
+    for place, own in enumerate(wrong):
+        column, one, white, called, tested = own
+        picture = None
+        if place < _THUMBNAILS:
+            try:
+                picture = picture_webp(read_picture(Path(one.path), white=white), _SIDE)
+            except PictureError:  # it is named all the same
+                picture = None
+            left -= len(picture or b"")
+        shown.append(
+            {
+                "column": column,
+                "name": one.name,
+                "defective": one.defective,
+                "group": one.group,
+                "called": called,
+                "tested": tested,
+                "mistakes": own.mistakes,
+                "picture": None if picture is None or left < 0 else data_uri(picture),
+            }
+        )
+    return shown

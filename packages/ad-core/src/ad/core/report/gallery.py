@@ -7,11 +7,10 @@ pictures there are; maps are reduced at once and never held together.
 
 from __future__ import annotations
 
-import heapq
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, final
+from dataclasses import dataclass, replace
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +20,24 @@ from ad.core.data.batches import Batch
 from ad.core.data.samples import Sample
 from ad.core.framing import Framing
 from ad.core.predict import LoadedDetector
+from ad.core.report.shelf import Shelf
+from ad.core.report.webp import (
+    MAP_SIDE,
+    SIDE,
+    encoded,
+    inside_webp,
+    map_webps,
+    picture_webp,
+    reduced_map,
+    within,
+)
 from ad.runtime.calibration import Calibration
 from ad.runtime.framing.size import Size
-from ad.runtime.heatmaps import heat_of
-from ad.runtime.pictures.opening import WidthHeight
 
 HARDEST, EASIEST = 80, 15
 """Pictures kept of good and of defective ones each: the most and the least wrong."""
 OF_EACH_KIND, KINDS = 2, 25
 """Pictures kept of each kind of defect, the most wrong ones, and of how many kinds."""
-
-_SIDE, _MAP_SIDE = 256, 128  # in pixels; a map has nothing finer to show
-_QUALITY, _MAP_QUALITY = 70, 80
-_METHOD = 1  # a millisecond a picture; the slowest one takes ten for a tenth fewer bytes
 
 
 @final
@@ -50,6 +54,8 @@ class Shown:
     heat: bytes | None
     """WebP, grey, no side longer than 128 pixels: the map, 127.5 at the pixel threshold, or from
     the picture's lowest to its highest value if there is none; None if there is no map."""
+    own: bytes | None = None
+    """As ``heat``, from the picture's lowest to its highest value; None if ``heat`` is that."""
     outline: bytes | None = None
     """WebP, white where a test of the detector's own finds something, of the map's size; None if
     it has none."""
@@ -64,6 +70,8 @@ class Gallery:
         calibration: What makes maps comparable; None lets each have its own range.
         detector: Says how it sees pictures, and is asked for its own outline of what is shown;
             None sees all of a picture, stretched, and has no outline.
+        framing: How pictures are seen, where there is no one detector.
+        later: Whether `calibrate` says what makes maps comparable once all have gone by.
     """
 
     def __init__(
@@ -71,16 +79,20 @@ class Gallery:
         samples: Sequence[Sample],
         calibration: Calibration | None,
         detector: LoadedDetector | None = None,
+        *,
+        framing: Framing | None = None,
+        later: bool = False,
     ) -> None:
         self.samples = samples
         self.calibration = calibration
         self.detector = detector
-        self.framing = None if detector is None else detector.config.framing
+        self.framing = framing if detector is None else detector.config.framing
         self._kept: dict[int, Shown] = {}
-        self._hardest = (_Shelf(HARDEST), _Shelf(HARDEST))
-        self._easiest = (_Shelf(EASIEST), _Shelf(EASIEST))
+        self._maps: dict[int, NDArray[np.float32]] | None = {} if later else None
+        self._hardest = (Shelf(HARDEST), Shelf(HARDEST))
+        self._easiest = (Shelf(EASIEST), Shelf(EASIEST))
         kinds = list(dict.fromkeys((s.category, s.group) for s in samples))
-        self._kinds = {kind: _Shelf(OF_EACH_KIND) for kind in kinds[:KINDS]}
+        self._kinds = {kind: Shelf(OF_EACH_KIND) for kind in kinds[:KINDS]}
 
     def see(
         self, batch: Batch, scores: NDArray[np.float32], maps: NDArray[np.float32] | None
@@ -96,18 +108,31 @@ class Gallery:
             score = float(scores[row])
             if self._wanted(index, score):
                 map_ = None if maps is None else maps[row]
+                if self._maps is not None and map_ is not None:
+                    map_ = self._maps[index] = reduced_map(map_)
                 outline = None
                 if self.detector is not None:
                     outline = self.detector.outline(batch.pictures[row : row + 1])
+                heat, own = (None, None) if map_ is None else map_webps(map_, self.calibration)
                 self._keep(
                     Shown(
                         index=index,
                         score=score,
-                        picture=_webp(batch.pictures[row].numpy(), _SIDE, _QUALITY),
-                        heat=None if map_ is None else self._heat(map_),
-                        outline=None if outline is None else _outline(outline[0]),
+                        picture=picture_webp(batch.pictures[row].numpy()),
+                        heat=heat,
+                        own=own,
+                        outline=None if outline is None else inside_webp(outline[0] > 0, MAP_SIDE),
                     )
                 )
+
+    def calibrate(self, calibration: Calibration) -> None:
+        """Say what makes the maps of a gallery comparable that was to be told later."""
+        self.calibration = calibration
+        for index, map_ in (self._maps or {}).items():
+            if index in self._kept:
+                heat, own = map_webps(map_, calibration)
+                self._kept[index] = replace(self._kept[index], heat=heat, own=own)
+        self._maps = None
 
     def merge(self, others: Iterable[Sequence[Shown]]) -> None:
         """Add what other processes kept of their share of the pictures."""
@@ -138,9 +163,9 @@ class Gallery:
         if region is None:
             return None
         image = Image.fromarray(region.inside.astype(np.uint8) * 255)
-        if max(image.size) > _SIDE:
-            image = image.resize(_within(image.size, _SIDE), Image.Resampling.NEAREST)
-        return _bytes(image, lossless=True)
+        if max(image.size) > SIDE:
+            image = image.resize(within(image.size, SIDE), Image.Resampling.NEAREST)
+        return encoded(image, lossless=True)
 
     def mask(self, shown: Shown) -> bytes | None:
         """A kept picture's mask as WebP, white where defective; None if it has none.
@@ -151,12 +176,12 @@ class Gallery:
         sample = self.samples[shown.index]
         if not sample.masks:
             return None
-        width, height = _within(Image.open(io.BytesIO(shown.picture)).size, _SIDE)
+        width, height = within(Image.open(io.BytesIO(shown.picture)).size, SIDE)
         framing = self.framing or Framing(size=Size(height, width))
         union = framing.at((height, width)).truth(sample)
-        return _bytes(Image.fromarray(union.astype(np.uint8) * 255), lossless=True)
+        return inside_webp(union)
 
-    def _shelves(self, index: int, score: float) -> list[tuple[_Shelf, float]]:
+    def _shelves(self, index: int, score: float) -> list[tuple[Shelf, float]]:
         """Where a picture may go, and how much it belongs there."""
         sample = self.samples[index]
         wrong = -score if sample.label else score
@@ -174,61 +199,9 @@ class Gallery:
         for index in gone:  # from one shelf, but it may be on another
             if index is not None and not self._on_a_shelf(index):
                 del self._kept[index]
+                if self._maps is not None:
+                    self._maps.pop(index, None)
 
     def _on_a_shelf(self, index: int) -> bool:
         score = self._kept[index].score
         return any(index in shelf for shelf, _ in self._shelves(index, score))
-
-    def _heat(self, map_: NDArray[np.float32]) -> bytes:
-        heat = np.nan_to_num(heat_of(map_, self.calibration))  # no heat where nothing is looked at
-        return _webp(np.rint(heat * 255).astype(np.uint8), _MAP_SIDE, _MAP_QUALITY)
-
-
-@final
-class _Shelf:
-    """The indices of the highest ranks, as many as it has places."""
-
-    def __init__(self, places: int) -> None:
-        self.places = places
-        self.heap: list[tuple[float, int]] = []  # the lowest rank first; of equal ones the latest
-
-    def __contains__(self, index: int) -> bool:
-        return any(-negative == index for _, negative in self.heap)
-
-    def wants(self, rank: float, index: int) -> bool:
-        return len(self.heap) < self.places or (rank, -index) > self.heap[0]
-
-    def put(self, rank: float, index: int) -> int | None:
-        """Put an index in its place if there is one; say which index has none now."""
-        if len(self.heap) < self.places:
-            heapq.heappush(self.heap, (rank, -index))
-            return None
-        return -heapq.heappushpop(self.heap, (rank, -index))[1]
-
-
-def _webp(pixels: NDArray[np.uint8], side: int, quality: int) -> bytes:
-    return _bytes(_reduced(pixels, side), quality=quality)
-
-
-def _outline(outline: NDArray[np.float32]) -> bytes:
-    inside = (outline > 0).astype(np.uint8) * 255
-    return _bytes(_reduced(inside, _MAP_SIDE), lossless=True)
-
-
-def _reduced(pixels: NDArray[np.uint8], side: int) -> Image.Image:
-    image = Image.fromarray(pixels)
-    if max(image.size) > side:
-        image = image.resize(_within(image.size, side), Image.Resampling.BILINEAR)
-    return image
-
-
-def _within(size: WidthHeight, side: int) -> WidthHeight:
-    """Width and height in the same proportion, the longer one of a given length."""
-    longer = max(size)
-    return max(1, round(size[0] * side / longer)), max(1, round(size[1] * side / longer))
-
-
-def _bytes(image: Image.Image, **options: Any) -> bytes:  # noqa: ANN401 - as Pillow takes them
-    buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", method=_METHOD, **options)
-    return buffer.getvalue()

@@ -1,7 +1,8 @@
 """Puts a page's data, style and script into one HTML file that needs nothing else.
 
-The parts are in the folder ``page``: ``page.html`` is the frame, ``run.html`` and
-``comparison.html`` are what is inside, each with a script of its own after ``shared.js``.
+The parts are in the folder ``page``: ``page.html`` is the frame; ``run.html``,
+``predictions.html`` and ``comparison.html`` are what is inside, each with a script of its own after
+those that it shares.
 
 Names of files and kinds of defects are strangers' texts. They get into the page as JSON in which
 nothing can end or start a tag, and from there as text only; and a policy in the page's head lets
@@ -18,27 +19,34 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from ad.runtime.files import write_atomic
 
+Kind = Literal["run", "predictions", "comparison"]
+_WITH_PICTURES = ("shared", "scores", "gallery")
+_SHARED: dict[Kind, tuple[str, ...]] = {
+    "run": _WITH_PICTURES,
+    "predictions": _WITH_PICTURES,
+    "comparison": ("shared", "scatter"),
+}
+"""The scripts before each kind's own."""
 
-def write_page(
-    path: Path, kind: Literal["run", "comparison"], title: str, data: Mapping[str, Any]
-) -> None:
+
+def write_page(path: Path, kind: Kind, title: str, data: Mapping[str, Any]) -> None:
     """Write a page, whole or not at all.
 
     Args:
         path: The file.
         kind: Which page.
         title: For the window's title.
-        data: What ``run.js`` or ``comparison.js`` shows; JSON values only.
+        data: What the kind's own script shows; JSON values only.
 
     Raises:
         OutputError: If it cannot be written.
     """
     style = _part("page.css")
-    script = _part("shared.js") + _part(f"{kind}.js")
+    script = "".join(_part(f"{name}.js") for name in (*_SHARED[kind], kind))
     policy = (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src {_hash(style)}; script-src {_hash(script)}"
@@ -62,8 +70,14 @@ def to_script_json(value: object) -> str:
     return re.sub("[<>&]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def data_uri(webp: bytes) -> str:
-    """A picture as a ``data:`` address."""
+@overload
+def data_uri(webp: bytes) -> str: ...
+@overload
+def data_uri(webp: bytes | None) -> str | None: ...
+def data_uri(webp: bytes | None) -> str | None:
+    """A picture as a ``data:`` address; None where there is none."""
+    if webp is None:
+        return None
     return f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
 
 

@@ -6,8 +6,9 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from ad.core.predict import ModelConfig
 from ad.core.report.gallery import Gallery, Shown
 from ad.core.report.page import data_uri, write_page
 from ad.core.report.speeds import read_speeds
-from ad.core.saved.record import RUN, calibrations_since, read_log, read_run
+from ad.core.saved.record import RUN, calibrations_since, read_costs, read_run
 from ad.core.thresholds.verdicts import calibration_notes, renewed_notes
 from ad.runtime.files import read_limited
 from ad.runtime.framing.size import size_of
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 
 REPORT: Final = "report.html"
 """Name of the report in a run directory."""
+
+_NOTHING: Final = (
+    "No test pictures, and no good ones to show: what a detector has learnt from scores lower than "
+    "new pictures do."
+)
 
 FIGURES: Final = {
     "image_auroc": (
@@ -71,6 +77,22 @@ FIGURES: Final = {
 """Title and meaning of each figure of a run."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoodPictures:
+    """Good pictures with scores that a threshold can be set on, where there are no test ones."""
+
+    gallery: Gallery
+    """Has seen them."""
+    scores: tuple[float, ...]
+    """Of its samples."""
+    lead: str
+    """What they are, in a sentence or two."""
+    renewed: bool
+    """Whether the threshold was set on others since."""
+    without: str = ""
+    """What of them is not shown, and why."""
+
+
 def write_run_report(
     path: Path,
     *,
@@ -83,6 +105,7 @@ def write_run_report(
     times: Sequence[tuple[str, str]] | None = None,
     calibrations: Sequence[str] = (),
     speeds: Mapping[str, Any] | None = None,
+    good: GoodPictures | None = None,
 ) -> None:
     """Write the report of one run.
 
@@ -99,6 +122,7 @@ def write_run_report(
         times: What took how long; see `read_times`.
         calibrations: How its thresholds were set since; see `read_calibrations`.
         speeds: How fast it was on some machine; see `ad.core.report.speeds`.
+        good: What is shown where there are no test pictures.
 
     Raises:
         DataError: If a score is not finite.
@@ -106,7 +130,13 @@ def write_run_report(
         OutputError: If the file cannot be written.
     """
     title = run_title(record)
+    scores = evaluation.scores
+    if good is not None:
+        samples, scores, gallery = good.gallery.samples, good.scores, good.gallery
     data = {
+        "shows": _shows(samples, good),
+        "lead": _NOTHING if good is None else good.lead,
+        "without": "" if good is None else good.without,
         "title": title,
         "figures": figures(evaluation.metrics),
         "categories": [
@@ -117,11 +147,11 @@ def write_run_report(
         if evaluation.resolution is None
         else str(size_of(evaluation.resolution)),
         "notes": list(notes),
-        "calibration": None if config.calibration is None else config.calibration.to_json(),
+        "calibration": None if config.calibration is None else config.calibration.facts(),
         "localises": gallery.localises,
         "outlines": gallery.outlines,
         "colours": colour_table().flatten().tolist(),
-        **_tested(samples, evaluation),
+        **_scored(samples, scores),
         "gallery": [_picture(gallery, shown) for shown in gallery.shown],
         "facts": _facts(record, config),
         "roi": None if gallery.region is None else data_uri(gallery.region),
@@ -140,6 +170,7 @@ def write_again(
     gallery: Gallery,
     *,
     others: Sequence[str],
+    good: GoodPictures | None = None,
 ) -> None:
     """Write the report of a run whose test pictures were scored again; see `write_run_report`.
 
@@ -150,6 +181,7 @@ def write_again(
         evaluation: Scores and figures of now.
         gallery: Has seen the test pictures.
         others: What is to be said if these are not those of the training; empty if they are.
+        good: What is shown where there are no test pictures.
     """
     write_run_report(
         path,
@@ -162,7 +194,16 @@ def write_again(
         times=read_times(run),
         calibrations=read_calibrations(run),
         speeds=read_speeds(run),
+        good=good,
     )
+
+
+def _shows(
+    samples: Sequence[Sample], good: GoodPictures | None
+) -> Literal["test", "good", "good, others since", "nothing"]:
+    if good is not None:
+        return "good, others since" if good.renewed else "good"
+    return "test" if samples else "nothing"
 
 
 def _notes_again(
@@ -223,17 +264,14 @@ def figures(metrics: Mapping[str, float | None]) -> list[dict[str, Any]]:
 
 def read_times(run: Path) -> list[tuple[str, str]]:
     """What took how long, from a run's ``log.jsonl``, for a person; empty without one."""
-    events = {event["event"]: event for event in read_log(run)}  # the last one of each kind
-    times = []
-    if "fitted" in events:
-        since = " since it was last resumed" if "resume" in events else ""
-        times.append(("learning", f"{events['fitted']['seconds']:.1f} s{since}"))
-    if "tested" in events:
-        each = events["tested"]["seconds"]["test_per_image"]
-        if each is not None:
-            times.append(("testing", f"{1000 * each:.1f} ms a picture"))
-        if peak := events["tested"]["peak_memory_bytes"]:
-            times.append(("peak memory", f"{peak / 2**30:.2f} GiB"))
+    costs, times = read_costs(run), []
+    if costs.fit_seconds is not None:
+        since = " since it was last resumed" if costs.resumed else ""
+        times.append(("learning", f"{costs.fit_seconds:.1f} s{since}"))
+    if costs.seconds_per_picture is not None:
+        times.append(("testing", f"{1000 * costs.seconds_per_picture:.1f} ms a picture"))
+    if costs.peak_memory_bytes:
+        times.append(("peak memory", f"{costs.peak_memory_bytes / 2**30:.2f} GiB"))
     return times
 
 
@@ -257,9 +295,9 @@ def _calibrate_line(run: Path, event: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _tested(samples: Sequence[Sample], evaluation: Evaluation) -> dict[str, Any]:
-    """Every test picture, as columns, and what kinds there are."""
-    scores = np.array(evaluation.scores)
+def _scored(samples: Sequence[Sample], of: Sequence[float]) -> dict[str, Any]:
+    """Every picture with its score, as columns, and what kinds there are."""
+    scores = np.array(of)
     finite = np.isfinite(scores)
     if not finite.all():
         first = int(np.argmin(finite))
@@ -274,7 +312,7 @@ def _tested(samples: Sequence[Sample], evaluation: Evaluation) -> dict[str, Any]
     return {
         "root": root,
         "names": [str(sample.path.relative_to(root)) for sample in samples],
-        "scores": list(evaluation.scores),
+        "scores": list(of),
         "kindOf": [number[s.category, s.group, s.label] for s in samples],
         "kinds": [
             {
@@ -307,9 +345,10 @@ def _picture(gallery: Gallery, shown: Shown) -> dict[str, Any]:
         "index": shown.index,
         "size": [width, height],
         "picture": data_uri(shown.picture),
-        "heat": None if shown.heat is None else data_uri(shown.heat),
-        "outline": None if shown.outline is None else data_uri(shown.outline),
-        "mask": None if mask is None else data_uri(mask),
+        "heat": data_uri(shown.heat),
+        "own": data_uri(shown.own),
+        "outline": data_uri(shown.outline),
+        "mask": data_uri(mask),
     }
 
 

@@ -9,7 +9,7 @@ import shlex
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 from ad.core.callbacks import Callback, LoopState
 from ad.core.errors import ModelFileError, OutputError
@@ -162,6 +162,32 @@ def read_log(run: Path) -> list[dict[str, Any]]:
         if isinstance(event, dict) and isinstance(event.get("event"), str):
             events.append(event)
     return events
+
+
+class Costs(NamedTuple):
+    """What a run took, as its log has it; None where it does not say."""
+
+    fit_seconds: float | None
+    """Learning; of a resumed run, the last part."""
+    seconds_per_picture: float | None
+    """Decoding and scoring a test picture."""
+    peak_memory_bytes: int | None
+    """Largest memory of the process, learning and testing: of the GPU, if it ran on one, and of
+    the machine otherwise."""
+    resumed: bool
+    """Whether it learnt in several parts."""
+
+
+def read_costs(run: Path) -> Costs:
+    """What a run took, from its ``log.jsonl``; all of it unknown without one."""
+    events = {event["event"]: event for event in read_log(run)}  # the last one of each kind
+    tested = events.get("tested", {})
+    return Costs(
+        fit_seconds=events.get("fitted", {}).get("seconds"),
+        seconds_per_picture=tested.get("seconds", {}).get("test_per_image"),
+        peak_memory_bytes=tested.get("peak_memory_bytes"),
+        resumed="resume" in events,
+    )
 
 
 def calibrations_since(run: Path) -> list[dict[str, Any]]:

@@ -24,18 +24,17 @@ from torch import Tensor
 
 from ad.core.errors import AdError, NotFittedError, SettingError, listed
 from ad.core.options import check_option
-from ad.core.registry import MODELS
+from ad.core.registry import MODELS, TASKS
 from ad.core.saved.files import read_model, save_model
 from ad.core.saved.loading import load_tensors
 from ad.core.settings import resolve_options
 from ad.core.testing.exporting import check_export
 from ad.core.testing.subject import Model, predict
-from ad.core.trainer import FROM_MODEL_FILE
+from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer
 
 TOLERANCE = 1e-4
 """Largest relative difference that the size of a batch, or exporting, may make."""
 
-_TASKS = {"classifies", "localises", "few-shot", "zero-shot", "supervised"}
 _HEAVY = ("torch", "timm", "scipy", "faiss", "sklearn")
 
 
@@ -81,11 +80,16 @@ def _check_catalogue(model: Model) -> None:
         assert entry_points(group=MODELS, name=alias), (
             f"the alias `{alias}` needs an entry point of its own, to the same object"
         )
-    unknown = set(spec.tasks) - _TASKS
-    assert not unknown, f"`tasks` must be some of {listed(_TASKS)}; got {listed(unknown)}"
-    localises = model.build().detector.localises
+    unknown = set(spec.tasks) - set(TASKS)
+    assert not unknown, f"`tasks` must be some of {listed(TASKS)}; got {listed(unknown)}"
+    trainer = model.build()
+    localises = trainer.detector.localises
     assert localises == ("localises" in spec.tasks), (
         f"`tasks` must say `localises` as the detector does; it says {localises}"
+    )
+    steps = trainer.num_steps(len(model.good)) if isinstance(trainer, GradientTrainer) else 0
+    assert spec.by_gradient in (None, steps > 0), (
+        f"`by_gradient` must be {steps > 0}, as the trainer learns, or left out"
     )
 
 

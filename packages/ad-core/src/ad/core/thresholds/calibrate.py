@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ad.core.errors import DataError, SettingError
 from ad.core.metrics import f1_max
-from ad.runtime.calibration import Calibration
+from ad.runtime.calibration import MOST_SCORES, Calibration
 from ad.runtime.calibration.conformal import exact, promised_rate, rank_of
 
 _LOW = math.log(9)  # the logistic function is 0.1 here, to the left of its middle
@@ -78,6 +78,7 @@ def calibrate(
         promised_rate=promised_rate(image_scores.size, rate),
         num_images=image_scores.size,
         folds=folds,
+        scores=_kept(image_scores),
     )
 
 
@@ -129,6 +130,7 @@ def calibrate_by_f1(
         num_images=int((~bad).sum()),
         num_defective=int(bad.sum()),
         f1=f1,
+        scores=_kept(image_scores[~bad]),
     )
 
 
@@ -148,6 +150,15 @@ def above_quantile(scores: NDArray[np.float64], rate: float) -> tuple[float, flo
     """What at most a share of as many new scores exceed, by the conformal argument; its scale."""
     score = float(np.sort(scores)[rank_of(scores.size, exact(rate)) - 1])
     return score + _margin(score, scores), _scale(score, scores)
+
+
+def _kept(scores: NDArray[np.float64]) -> tuple[float, ...]:
+    """What a calibration keeps of the scores of good pictures."""
+    ascending = np.sort(scores).astype(np.float32)
+    if ascending.size > MOST_SCORES:  # the middle ones of so many equal parts
+        middles = (np.arange(MOST_SCORES) + 0.5) * ascending.size / MOST_SCORES
+        ascending = ascending[middles.astype(np.intp)]
+    return tuple(float(str(score)) for score in ascending)
 
 
 def _scale(threshold: float, good: NDArray[np.float64]) -> float:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from ad.runtime.calibration.conformal import cross_bound, exact, odds, rank_of
 from ad.runtime.calibration.false_regions import FalseRegions, told
-from ad.runtime.calibration.saved_calibration import checked_values
+from ad.runtime.calibration.saved_calibration import MOST_SCORES, checked_values
 from ad.runtime.errors import DataError, NotFittedError, SettingError
 
-__all__ = ["Calibration", "FalseRegions"]
+__all__ = ["MOST_SCORES", "Calibration", "FalseRegions"]
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -56,6 +56,10 @@ class Calibration:
     false_regions: FalseRegions | None = None
     """Regions that were counted in these images; None if they were not, as in files from before,
     with a pixel threshold that was chosen otherwise or without one, or with a single image."""
+    scores: tuple[float, ...] | None = None
+    """Scores of the good pictures that were used, ascending: all of them, or as many of their
+    quantiles as `MOST_SCORES`, each a float32 in as few digits as it takes. None in files from
+    before they were kept."""
 
     def is_anomalous(self, score: float) -> bool:
         """Whether an image score is above the threshold.
@@ -104,7 +108,8 @@ class Calibration:
     def by_hand(self, threshold: float, pixel_threshold: float | None = None) -> Self:
         """The same with a threshold that a person chose, which promises nothing.
 
-        The scales stay: they say how much good pictures vary, whatever the threshold.
+        The scales stay, and the scores: they say how much good pictures vary, whatever the
+        threshold.
 
         Args:
             threshold: In the units of the detector's scores.
@@ -196,7 +201,15 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         """The fields, for a JSON file."""
         counted = self.false_regions
-        return {**asdict(self), "false_regions": None if counted is None else counted.to_json()}
+        return {
+            **asdict(self),
+            "false_regions": None if counted is None else counted.to_json(),
+            "scores": None if self.scores is None else list(self.scores),
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """The fields but for the scores, for people."""
+        return {name: value for name, value in self.to_json().items() if name != "scores"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -205,7 +218,9 @@ class Calibration:
         Raises:
             ModelFileError: If a key is unknown or missing, or a value cannot be right.
         """
-        return cls(**checked_values(data, {field.name for field in fields(cls)}))
+        values = checked_values(data, {field.name for field in fields(cls)})
+        scores = values["scores"]
+        return cls(**{**values, "scores": None if scores is None else tuple(scores)})
 
 
 def _number(score: float) -> float:

@@ -12,6 +12,10 @@ from ad.runtime.calibration.conformal import promised_rate
 from ad.runtime.calibration.false_regions import FalseRegions
 from ad.runtime.errors import ModelFileError, listed
 
+MOST_SCORES = 1000
+"""Scores that a calibration keeps."""
+
+_LARGEST_SCORE = 3.4028235e38  # of float32, in as few digits as it takes
 _NULLABLE = ("pixel_threshold", "pixel_scale", "rate", "promised_rate", "f1")
 
 
@@ -30,13 +34,13 @@ def checked_values(data: Mapping[str, Any], names: AbstractSet[str]) -> dict[str
     """
     if unknown := set(data) - names:
         _refuse(f"unknown keys {listed(unknown)}; known are {listed(names)}")
-    # Files from before thresholds were chosen by F1, or cross-fitted, lack what only these have.
-    data = {"num_defective": 0, "f1": None, "folds": 0, **data}
-    regions = data.get("false_regions")  # which older ones lack, too
-    data["false_regions"] = None if regions is None else _false_regions(regions)
+    # Files from before thresholds were chosen by F1, or cross-fitted, lack what only these have;
+    # those from before scores were kept, or regions counted, lack these.
+    later = {"num_defective": 0, "f1": None, "folds": 0, "scores": None, "false_regions": None}
+    data = {**later, **data}
     if missing := names - set(data):
         _refuse(f"missing keys {listed(missing)}")
-    for name in sorted(names - {"false_regions"}):
+    for name in sorted(names - {"false_regions", "scores"}):
         value = data[name]
         if value is None and name in _NULLABLE:
             continue
@@ -59,8 +63,12 @@ def checked_values(data: Mapping[str, Any], names: AbstractSet[str]) -> dict[str
         if not isinstance(data[name], int) or data[name] < least:
             _refuse(f"`{name}` must be a whole number from {least}; it is {data[name]}")
     _check_origin(data)
-    if data["false_regions"] is not None and data["pixel_threshold"] is None:
-        _refuse("`false_regions` must be null where `pixel_threshold` is")
+    if data["scores"] is not None:
+        _check_scores(data["scores"], data["num_images"])
+    if data["false_regions"] is not None:
+        if data["pixel_threshold"] is None:
+            _refuse("`false_regions` must be null where `pixel_threshold` is")
+        data["false_regions"] = _false_regions(data["false_regions"])
     return data
 
 
@@ -72,6 +80,19 @@ def _false_regions(values: object) -> FalseRegions:
             "`false_regions` must be null or have `pictures`, a number from 2, `regions`, a number "
             f"from 0, and `largest`, areas of as many pictures as have any; it is {values!r}"
         )
+
+
+def _check_scores(scores: object, num_images: int) -> None:
+    """Check the scores of so many good pictures; of none if their number is not known."""
+    numbers = isinstance(scores, list) and all(
+        type(score) in (int, float) and abs(score) <= _LARGEST_SCORE for score in scores
+    )
+    if not isinstance(scores, list) or not numbers or scores != sorted(scores):
+        _refuse("`scores` must be null or finite numbers, ascending")
+    expected = min(num_images, MOST_SCORES)
+    if not scores or len(scores) > MOST_SCORES or expected not in (0, len(scores)):
+        allowed = f"{expected} of them" if expected else f"from 1 to {MOST_SCORES} of them"
+        _refuse(f"`scores` must be {allowed} for {num_images} images; there are {len(scores)}")
 
 
 def _check_origin(data: Mapping[str, Any]) -> None:

@@ -108,7 +108,10 @@ def _tell(result: Many, *, json: bool) -> None:
                 "pictures": result.pictures,
                 "before": result.before,
                 "verdicts": {name: result.verdicts[name] for name in sorted(result.verdicts)},
+                "drift": result.drift.to_json(),
             }
         )
     say(summary([*result.verdicts.elements()]))
+    for line in result.drift.lines():
+        say(line)
     say(f"written to {result.output}")

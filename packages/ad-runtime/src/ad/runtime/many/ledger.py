@@ -8,6 +8,7 @@ The lines of a chunk stand together, in one write; chunks stand in the order of 
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,6 +55,8 @@ class Ledger:
         self.head = {"kind": KIND, "schema": SCHEMA, **head}
         self.done: set[int] = set()
         self.verdicts: Counter[str] = Counter()
+        self.scores = array("d")
+        """Of all pictures that have one."""
         try:
             self._file: IO[bytes] = path.open("a+b" if resume else "x+b", buffering=0)
         except FileExistsError as error:
@@ -115,6 +118,7 @@ class Ledger:
     def _count(self, chunk: int, lines: Sequence[Mapping[str, Any]]) -> None:
         self.done.add(chunk)
         self.verdicts.update(line["verdict"] for line in lines)
+        self.scores.extend(one for line in lines if isinstance(one := line.get("score"), float))
 
     def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
         content = b"".join(line_of(line) for line in lines)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
+from ad.runtime.config import ExportConfig
+from ad.runtime.drift import Drift, compare
 from ad.runtime.errors import OutputError, SettingError
 from ad.runtime.many.ledger import Ledger
 from ad.runtime.many.scoring import line_of_error
@@ -44,6 +46,8 @@ class Many:
     """How many of them an earlier work had found."""
     verdicts: Counter[str]
     """How many there are of each, ``error`` among them."""
+    drift: Drift
+    """How the scores differ from those of calibration."""
 
 
 def predict_many(
@@ -148,7 +152,20 @@ def predict_many(
             crew = _crew(executor, use, load, min(workers, len(chunks)), package)
             _work(crew, chunks, ledger, progress, len(paths))
         ledger.begin()
-        return Many(output=file, pictures=len(paths), before=before, verdicts=ledger.verdicts)
+        return Many(
+            output=file,
+            pictures=len(paths),
+            before=before,
+            verdicts=ledger.verdicts,
+            drift=_drift(package.config, ledger.scores, use),
+        )
+
+
+def _drift(config: ExportConfig, scores: Sequence[float], use: Use) -> Drift:
+    calibration, together = config.calibration_of(use.category)
+    if calibration is not None and use.threshold is not None:
+        calibration = calibration.by_hand(use.threshold)
+    return compare(calibration, scores, categories=together)
 
 
 def finished(crew: Crew, chunks: Sequence[Task]) -> Iterator[tuple[Task, list[dict[str, Any]]]]:

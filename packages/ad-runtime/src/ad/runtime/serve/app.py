@@ -232,6 +232,7 @@ class Service:
                     "threshold": config.calibration.threshold if config.calibration else None,
                     "categories": list(config.categories),
                     "localises": model.runtime.localises,
+                    "drift": self.metrics.drifts.of(model),
                 }
             )
         return _json({"models": told})

@@ -84,7 +84,7 @@ class Judge:
             raise _first(tasks) or failed from None
         judged = [task.result() for task in tasks]
         for one in judged:
-            self._metrics.judged(model.name, one.finding)
+            self._metrics.judged(model, category, one.finding)
         return judged
 
     async def _one(

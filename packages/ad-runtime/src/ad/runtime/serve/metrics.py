@@ -6,6 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from ad.runtime.findings import Finding
+from ad.runtime.serve.drifts import Drifts
+from ad.runtime.serve.repository import Model
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -51,12 +53,21 @@ class Metrics:
         self.reloads = Counter(
             "ad_reloads", "Models that were loaded.", ("model", "result"), registry=registry
         )
+        self.drifts = Drifts(registry)
 
-    def judged(self, model: str, finding: Finding) -> None:
-        """Count a picture's verdict and where its score lies."""
-        self.pictures.labels(model, finding.verdict).inc()
+    def judged(self, model: Model, category: str | None, finding: Finding) -> None:
+        """Count a picture's verdict and where its score lies.
+
+        Args:
+            model: That judged it.
+            category: That the request named.
+            finding: Of the picture.
+        """
+        self.pictures.labels(model.name, finding.verdict).inc()
         if finding.normalized is not None:
-            self.normalized.labels(model).observe(finding.normalized)
+            self.normalized.labels(model.name).observe(finding.normalized)
+        if finding.score is not None:
+            self.drifts.see(model, category, finding.score)
 
     def took(self, model: str, stage: str, seconds: float) -> None:
         """Count how long one of the `STAGES` took."""

@@ -125,6 +125,7 @@ class Events:
         if before is not None:
             self._forget(before)
         self._metrics.info.labels(*_facts(model).values()).set(1)
+        self._metrics.drifts.begin(model)
         self._metrics.reloads.labels(model.name, "loaded").inc()
         log.tell("loaded", **_facts(model))
 
@@ -142,6 +143,7 @@ class Events:
     def _forget(self, model: Model) -> None:
         with suppress(KeyError):
             self._metrics.info.remove(*_facts(model).values())
+        self._metrics.drifts.end(model)
 
 
 def _facts(model: Model) -> dict[str, str]:

@@ -10,7 +10,7 @@ last change: a file that is replaced by another of its name is a new picture.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self, final
 
@@ -54,14 +54,21 @@ class Journal:
         path: The file; is gone on with if it is there.
         export: `Package.identity` of the model.
         folder: The folder that is watched, from the root.
+        seen: Is called with each line that is there already.
 
     Raises:
         OutputError: If it is of another model or folder, was changed, cannot be written, or another
             process writes to it.
     """
 
-    def __init__(self, path: Path, export: str, folder: Path) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        export: str,
+        folder: Path,
+        seen: Callable[[Mapping[str, Any]], object] = lambda _: None,
+    ) -> None:
+        self.path, self._tell_seen = path, seen
         self.head = {"kind": KIND, "schema": SCHEMA, "export": export, "folder": str(folder)}
         self.unfinished: list[dict[str, Any]] = []
         """Lines of pictures that lie where they were found although they are to be moved."""
@@ -147,6 +154,7 @@ class Journal:
         identity = Identity(Path(path), size, changed)
         self._seen.add(identity.digest)
         self.last = line
+        self._tell_seen(line)
         if moved is not None and Identity.of(identity.path) == identity:
             self.unfinished.append(line)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, final
 
+from ad.runtime.drift import Stream
 from ad.runtime.errors import AdError, DataError, OutputError, SettingError
 from ad.runtime.files import write_atomic
 from ad.runtime.findings import Finding
@@ -30,7 +31,8 @@ class Watched:
     """A folder whose pictures are scored as they appear, sub-folders and all; a context manager.
 
     A picture is scored once its size and the time of its last change are the same in two looks, so
-    that half-written files wait.
+    that half-written files wait. Scores are compared with those of calibration as they come; see
+    `ad.runtime.drift.Stream`.
 
     Args:
         runtime: Scores.
@@ -88,7 +90,12 @@ class Watched:
         )
         self._before: dict[Path, Identity] = {}
         self._troubles: set[str] = set()
-        self.journal = Journal(self._output, runtime.package.identity, self.folder)
+        calibration, together = runtime.config.calibration_of(category)
+        self._drift = Stream(calibration, categories=together)
+        # What was told of those before was told then.
+        self.journal = Journal(
+            self._output, runtime.package.identity, self.folder, seen=self._follow
+        )
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(self.journal)
 
@@ -182,7 +189,14 @@ class Watched:
             self._write_mark(path, line)
         if self._webhook is not None:
             self._webhook.send(line)
+        for told in self._follow(line):
+            self._tell(told)
         return line
+
+    def _follow(self, line: Mapping[str, Any]) -> tuple[str, ...]:
+        """Take the score of a line; what there is to tell of a drift."""
+        score = line.get("score")
+        return self._drift.add(score) if isinstance(score, float) else ()
 
     def _move(self, path: Path, destination: Path) -> None:
         try:
