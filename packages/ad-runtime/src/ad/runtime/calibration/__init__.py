@@ -53,13 +53,13 @@ class Calibration:
     folds: int = 0
     """Detectors that scored these images for the threshold, each those that it has not seen; 0 if
     the detector itself did."""
-    false_regions: FalseRegions | None = None
-    """Regions that were counted in these images; None if they were not, as in files from before,
-    with a pixel threshold that was chosen otherwise or without one, or with a single image."""
     scores: tuple[float, ...] | None = None
     """Scores of the good pictures that were used, ascending: all of them, or as many of their
     quantiles as `MOST_SCORES`, each a float32 in as few digits as it takes. None in files from
     before they were kept."""
+    false_regions: FalseRegions | None = None
+    """Regions that were counted in these images; None if they were not, as in files from before,
+    with a pixel threshold that was chosen otherwise or without one, or with a single image."""
 
     def is_anomalous(self, score: float) -> bool:
         """Whether an image score is above the threshold.
@@ -203,8 +203,8 @@ class Calibration:
         counted = self.false_regions
         return {
             **asdict(self),
-            "false_regions": None if counted is None else counted.to_json(),
             "scores": None if self.scores is None else list(self.scores),
+            "false_regions": None if counted is None else counted.to_json(),
         }
 
     def facts(self) -> dict[str, Any]:
