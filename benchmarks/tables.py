@@ -198,7 +198,8 @@ def speed() -> str:
     for row in load("inference")["rows"]:
         what = f"`{row['model']}`, inference, {row['batch_size']} at once"
         time = f"{row['seconds_per_image'] * 1000:.0f} ms a picture"
-        rows.append((what, f"{row['precision']}, {row['device']}", time, f"{row['ratio']:.1f}x"))
+        how = row["precision"] + ", compiled" * row.get("compiled", False)
+        rows.append((what, f"{how}, {row['device']}", time, f"{row['ratio']:.1f}x"))
     for row in load("dinomaly")["rows"]:
         what = f"`{row['model']}`, inference, {row['batch_size']} at once"
         time = f"{row['seconds_per_image'] * 1000:.0f} ms a picture"

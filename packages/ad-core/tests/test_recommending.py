@@ -33,7 +33,7 @@ def test_without_limits_and_ties_it_is_the_best():
     assert found.tied == ("exact",)
     assert found.front == ("quick", "good", "exact")
     assert found.lines == (
-        "Take exact: its image AUROC, 0.970, is the highest, by more than chance.",
+        "Take exact: its image AUROC, 0.970, is the highest.",
         "It costs 463 ms a picture, 1.8 GB of memory, 413 s to learn.",
         "Nor is any both faster and better than quick (0.926, 23 ms, 1.6 GB), "
         "good (0.966, 64 ms, 1.5 GB).",
@@ -123,6 +123,15 @@ def test_the_limit_that_is_advised_is_met(ms):
     advised = float(words.split("--latency ")[1].split("`")[0])
     assert take(one("a", 0.9, ms), ms=advised).label == "a"
     assert advised <= 1.1 * ms + 1e-9
+
+
+def test_where_chance_is_not_known_that_is_said():
+    found = recommend([GOOD, QUICK, POOR], Limits(), may_be_equal=lambda *_: None)
+    assert (found.label, found.tied) == ("good", ("good",))
+    assert found.lines[1] == (
+        "Whether good is ahead of quick, poor by chance is not known: no test on the same pictures "
+        "with the same seed."
+    )
 
 
 def test_what_was_not_measured_is_said():

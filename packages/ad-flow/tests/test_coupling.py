@@ -267,6 +267,21 @@ def test_neither_torch_nor_freia_is_loaded_with_the_package():
     assert done.stdout == "set()\n"
 
 
+def test_statistics_come_with_what_needs_them():
+    """FrEIA's own block permutes by them, and whoever imports them then has them whole."""
+    code = """
+import sys
+from torch import nn
+from ad.flow.freia import modules
+print("scipy.stats" in sys.modules)
+modules.AllInOneBlock([(4,)], permute_soft=True, subnet_constructor=nn.Linear)
+import scipy.stats
+print(scipy.stats.norm.cdf(0))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n0.5\n"
+
+
 class TestGolden:
     pytestmark = needs_golden
 

@@ -35,3 +35,11 @@ def check(file, levels, errors=()):
         assert line["score"] == pytest.approx(levels[line["path"]], abs=1e-6)
         assert line["verdict"] == ("defective" if levels[line["path"]] > 0.5 else "good")
     return lines
+
+
+def write_totals(folder, totals):
+    """Pictures of one colour each, whose red, green and blue add up to so much of 765."""
+    folder.mkdir(exist_ok=True)
+    for number, total in enumerate(totals):
+        colour = tuple((total + channel) // 3 for channel in range(3))
+        Image.new("RGB", (8, 8), colour).save(folder / f"{number:03}.png")

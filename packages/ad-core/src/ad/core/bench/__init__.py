@@ -21,7 +21,9 @@ from ad.core.bench.jobs import Job, Outcome, finished, outcome_of
 from ad.core.errors import OutputError
 from ad.core.figures.kinds import SATURATED_METRICS
 from ad.core.figures.measure import IMAGE_METRICS, PIXEL_METRICS
+from ad.core.report.choice import choose
 from ad.core.report.comparison import Compared, read_compared, write_comparison
+from ad.core.report.recommending import Limits, Recommendation
 from ad.core.report.run import REPORT
 from ad.core.thresholds.verdicts import Verdicts
 from ad.runtime.files import to_json, write_atomic
@@ -128,12 +130,58 @@ def summarise(outcomes: Sequence[Outcome]) -> list[Summary]:
     return summaries
 
 
-def compare(outcomes: Sequence[Outcome], output: Path) -> Path | None:
-    """Write ``report.html``: all runs that are done, side by side. Nothing is scored for it.
+def read_done(outcomes: Sequence[Outcome]) -> Compared | None:
+    """Read what the runs that are done have written; nothing is scored.
+
+    Returns:
+        None if no run is done.
+
+    Raises:
+        ModelFileError: If what a run has written is gone or cannot be read.
+    """
+    done = [outcome.job for outcome in outcomes if outcome.error is None]
+    if not done:
+        return None
+    return read_compared([job.folder for job in done], [job.label for job in done])
+
+
+def recommendation(
+    outcomes: Sequence[Outcome], compared: Compared | None, limits: Limits
+) -> Recommendation:
+    """Which of the models to take.
+
+    Args:
+        outcomes: Those of `run_bench`.
+        compared: What `read_done` read of them.
+        limits: What a model may cost.
+    """
+    done = {outcome.job.label for outcome in outcomes if outcome.error is None}
+    labels = dict.fromkeys(outcome.job.label for outcome in outcomes)
+    rows, columns = ([], []) if compared is None else (compared.rows, compared.columns)
+    return choose(rows, columns, limits, [label for label in labels if label not in done])
+
+
+def failures(outcomes: Sequence[Outcome]) -> list[str]:
+    """What a reader of figures must know of the runs that are not done."""
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    told = f"{failed} of {len(outcomes)} runs failed and are not here: see results.csv."
+    return [told] if failed else []
+
+
+def compare(
+    outcomes: Sequence[Outcome],
+    output: Path,
+    *,
+    compared: Compared | None = None,
+    recommended: Recommendation | None = None,
+) -> Path | None:
+    """Write ``report.html``: all runs that are done, as a table of models and categories.
 
     Args:
         outcomes: Those of `run_bench`.
         output: Folder of the file, which replaces an older one.
+        compared: What `read_done` read of them, if it was.
+        recommended: Which model to take, if that was asked.
 
     Returns:
         The file; None, and nothing is written, if no run is done.
@@ -142,19 +190,12 @@ def compare(outcomes: Sequence[Outcome], output: Path) -> Path | None:
         ModelFileError: If what a run has written is gone or cannot be read.
         OutputError: If the file cannot be written.
     """
-    done = [outcome for outcome in outcomes if outcome.error is None]
-    if not done:
+    compared = compared or read_done(outcomes)
+    if compared is None:
         return None
     path = output / REPORT
-    failed = len(outcomes) - len(done)
-    notes = [f"{failed} of {len(outcomes)} runs failed and are not here: see results.csv."]
-    write_comparison(path, _read(done), notes if failed else ())
+    write_comparison(path, compared, failures(outcomes), recommended)
     return path
-
-
-def _read(done: Sequence[Outcome]) -> Compared:
-    folders = [outcome.job.folder for outcome in done]
-    return read_compared(folders, [outcome.job.label for outcome in done])
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

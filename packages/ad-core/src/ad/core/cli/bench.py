@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from contextlib import contextmanager
@@ -38,11 +39,16 @@ if TYPE_CHECKING:
 
     from ad.core.bench import Summary
     from ad.core.bench.jobs import Outcome
+    from ad.core.report.contrasts import Contrast
+    from ad.core.report.recommending import Limits, Recommendation
 
 
 _LINES_BESIDE_ROWS = 8
 """Lines of a terminal that a table of figures leaves to its head, its frame and what is said."""
 
+
+_SAID = 5
+"""Differences that are said; the files have all."""
 
 _SHOWN = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "aupro")
 
@@ -97,10 +103,22 @@ def bench(
     ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionChoice.auto,
+    recommend: Annotated[
+        bool, typer.Option("--recommend", help="Say which model to take, and why.")
+    ] = False,
+    latency: Annotated[
+        float | None,
+        typer.Option(metavar="MS", help="... of those up to MS milliseconds a picture."),
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option(metavar="GB", help="... of those up to GB of memory.")
+    ] = None,
     report: ReportOption = True,
     json: JsonOption = False,
 ) -> None:
     """Train and test many models on many categories; repeat it to go on where it stopped.
+
+    With --recommend, runs that are done are not done again.
 
     Example: [bold]ad bench mvtec all padim,patchcore --data-root ./mvtec_ad --seeds 3[/bold]
     """
@@ -113,10 +131,12 @@ def bench(
     roots = _roots(names, data_root or [])
     early.check_bench(*what, roots, set_ or [])
     early.check_files(weights, None)
+    _check_limits(recommend=recommend, latency=latency, memory=memory)
     with loading():
         from ad.core.bench import run_bench, summarise
         from ad.core.bench.executors import LocalExecutor, RayExecutor
         from ad.core.bench.jobs import plan
+        from ad.core.report.recommending import Limits
     planned = plan(
         *what,
         seeds=range(seeds),
@@ -138,15 +158,32 @@ def bench(
     with _watched(len(planned)) as tell:
         outcomes = run_bench(planned, how, output=output, told=tell)
     failed = sum(outcome.error is not None for outcome in outcomes)
-    page = _report(outcomes, output) if report else None
+    limits = Limits(
+        seconds=None if latency is None else latency / 1000,
+        memory=None if memory is None else memory * 1e9,
+    )
+    written = _written(outcomes, output, report=report, limits=limits if recommend else None)
+    page, files, contrasts, found = written
     if json:
-        rows = [outcome.row() for outcome in outcomes]
-        where = None if page is None else str(page)
-        print_json({"output": str(output), "runs": rows, "report": where})
+        print_json(
+            {
+                "output": str(output),
+                "runs": [outcome.row() for outcome in outcomes],
+                "report": None if page is None else str(page),
+                "summary": [str(path) for path in files],
+                "differences": [one.to_json() for one in contrasts],
+                "recommendation": None if found is None else found.to_json(),
+            }
+        )
     else:
         console = out()
         console.print(_table(summarise(outcomes), console))
-    say(f"written to {output}/results.csv and results.json")
+        for line in () if found is None else found.lines:
+            console.print(line, soft_wrap=not sys.stdout.isatty())
+    for one in contrasts[:_SAID]:
+        say(one.words())
+    tables = ("results.csv", "results.json", *(path.name for path in files))
+    say(f"written to {output}: {', '.join(tables)}")
     if page is not None:
         say(f"report to look at: {page}")
     if failed:
@@ -154,17 +191,52 @@ def bench(
         raise typer.Exit(1)
 
 
-def _report(outcomes: Sequence[Outcome], output: Path) -> Path | None:
-    """Write the page of all runs; if it cannot be, the figures of hours are shown all the same."""
-    from ad.core.bench import compare
+def _written(
+    outcomes: Sequence[Outcome], output: Path, *, report: bool, limits: Limits | None
+) -> tuple[Path | None, list[Path], list[Contrast], Recommendation | None]:
+    """Write page and summaries; if they cannot be, the figures of hours are shown all the same.
+
+    With limits, a model is recommended.
+    """
+    from ad.core.bench import compare, failures, read_done, recommendation
+    from ad.core.bench.summaries import write_summaries
     from ad.core.cli.console import say
     from ad.core.errors import AdError
 
+    page: Path | None = None
+    found: Recommendation | None = None
+    wanted = ["report", "summary"] if report else ["summary"]
     try:
-        return compare(outcomes, output)
+        compared = read_done(outcomes)
+        if limits is not None:
+            found = recommendation(outcomes, compared, limits)
+        if compared is None:
+            return None, [], [], found
+        if report:
+            page = compare(outcomes, output, compared=compared, recommended=found)
+            wanted.remove("report")
+        files = write_summaries(output, compared, failures(outcomes))
     except AdError as error:
-        say(f"warning: no report was written: {error}")
-        return None
+        for what in wanted:
+            say(f"warning: no {what} was written: {error}")
+        return page, [], [], found
+    return page, files, compared.contrasts.pairs, found
+
+
+def _check_limits(*, recommend: bool, latency: float | None, memory: float | None) -> None:
+    """Refuse limits that are none, or of nothing."""
+    from ad.core.errors import SettingError
+
+    for name, value in (("--latency", latency), ("--memory", memory)):
+        if value is None:
+            continue
+        if not (value > 0 and math.isfinite(value)):
+            unit = "milliseconds" if name == "--latency" else "gigabytes"
+            msg = f"`{name}` takes {unit}, a number above 0; got {value:g}."
+            raise SettingError(msg)
+        if not recommend:
+            msg = f"`{name}` is a limit for a recommendation. Add `--recommend`, or leave it out."
+            raise SettingError(msg)
 
 
 def _parts(text: str) -> list[str]:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ad.core.cli.options import FalseAlarmsOption, JsonOption, PrecisionChoice, RunArgument, path_of
+from ad.core.cli.options import (
+    CompileOption,
+    FalseAlarmsOption,
+    JsonOption,
+    PrecisionChoice,
+    RunArgument,
+    path_of,
+)
 
 if TYPE_CHECKING:
     from ad.runtime.calibration import Calibration
@@ -60,6 +67,7 @@ def calibrate(
     precision: Annotated[
         PrecisionChoice, typer.Option(help="In which it will work; auto: as until now.")
     ] = PrecisionChoice.auto,
+    compiled: CompileOption = False,
     json: JsonOption = False,
 ) -> None:
     """Set the threshold of a trained detector anew, from pictures it has not seen or by hand.
@@ -91,6 +99,7 @@ def calibrate(
         undo=undo,
         device=device,
         precision=precision.value,
+        compile=compiled,
         progress=ConsoleProgress(),
     )
     if json:

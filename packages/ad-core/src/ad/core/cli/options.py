@@ -251,6 +251,12 @@ WeightsOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to run.")]
 PrecisionOption = Annotated[PrecisionChoice, typer.Option(help="Precision of frozen networks.")]
+CompileOption = Annotated[
+    bool,
+    typer.Option(
+        "--compile", help="Compile the detector: a slow start, for thousands of pictures."
+    ),
+]
 SeedOption = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random choice.")]
 ReportOption = Annotated[
     bool, typer.Option("--report/--no-report", help="Write `report.html` to look at.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ad.core.cli.options import (
+    CompileOption,
     DeviceOption,
     JsonOption,
     PrecisionChoice,
@@ -86,6 +87,7 @@ def predict(
         ),
     ] = None,
     save_maps: SaveMapsOption = None,
+    compiled: CompileOption = False,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -138,7 +140,7 @@ def predict(
             threshold=threshold,
             json=json,
         )
-        raise typer.Exit(_many(given, precision))
+        raise typer.Exit(_many(given, precision, compile=compiled))
     spec = early.check_run_or_export(run)
     with loading():
         from ad.core.jobs.inspect import inspect
@@ -156,6 +158,7 @@ def predict(
         save_maps=save_maps,
         colours=colours.value,
         report=report,
+        compile=compiled,
         progress=ConsoleProgress(),
     )
     if json:
@@ -170,8 +173,9 @@ def predict(
         raise typer.Exit(1)  # or a script would take them for good ones
 
 
-def _many(given: argparse.Namespace, precision: PrecisionChoice) -> int:
+def _many(given: argparse.Namespace, precision: PrecisionChoice, *, compile: bool) -> int:
     from ad.core.cli.console import ConsoleProgress
+    from ad.core.jobs.exported import refuse_for_exported
     from ad.runtime.commands.many import predict as predict_many
     from ad.runtime.package import is_exported
 
@@ -184,6 +188,7 @@ def _many(given: argparse.Namespace, precision: PrecisionChoice) -> int:
     if precision is not PrecisionChoice.auto:
         msg = f"`--precision {precision.value}`: an exported model has its own. Leave it out."
         raise SettingError(msg)
+    refuse_for_exported(given.export, "auto", compile=compile)
     return predict_many(given, ConsoleProgress())
 
 

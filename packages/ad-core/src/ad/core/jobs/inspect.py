@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ad.core.errors import PictureError, SettingError
+from ad.core.jobs.exported import refuse_for_exported
 from ad.core.jobs.map_files import MapFiles
 from ad.core.report.predictions import NewPictures
 from ad.core.saved.claims import letting_go, make_folder, make_free_folder
@@ -76,6 +77,7 @@ def inspect(
     save_maps: str | Path | None = None,
     colours: Colours = "threshold",
     report: bool = True,
+    compile: bool = False,
     progress: Progress = SILENT,
 ) -> Inspection:
     """Predict on pictures; write ``predictions.csv``, ``heatmaps/*.png`` and ``report.html``.
@@ -99,6 +101,7 @@ def inspect(
         colours: Of heat maps: ``threshold`` lets them start just below the pixel threshold,
             ``picture`` gives each picture its own range, so that what was missed can be seen.
         report: Whether to write ``report.html``.
+        compile: Have `torch.compile` translate the run's detector: see `ad.core.predict.load`.
         progress: Where to show how far it is.
 
     Raises:
@@ -110,7 +113,8 @@ def inspect(
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
     path = given_path(run, "the run")
-    work = replace(_at_work(path, device, precision, threshold, category), colours=colours)
+    work = _at_work(path, device, precision, threshold, category, compile, progress)
+    work = replace(work, colours=colours)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     pictures = [source for source in sources if isinstance(source, Path)]
     limit = None if work.calibration is None else work.calibration.threshold
@@ -184,6 +188,8 @@ def _at_work(
     precision: Literal["auto", "fp32", "bf16"],
     threshold: float | None,
     category: str | None,
+    compile: bool,
+    progress: Progress,
 ) -> _Work:
     if not is_exported(run):
         if category is not None:
@@ -194,7 +200,14 @@ def _at_work(
             raise SettingError(msg)
         from ad.core.predict import load  # with torch, which an exported model does without
 
-        detector = load(run, device=device, precision=precision, threshold=threshold)
+        detector = load(
+            run,
+            device=device,
+            precision=precision,
+            threshold=threshold,
+            compile=compile,
+            progress=progress,
+        )
         return _Work(
             detector=detector,
             calibration=detector.config.calibration,
@@ -202,12 +215,7 @@ def _at_work(
             stream=partial(detector.stream, outlines=True),
             outlines=detector.detector.outlines,
         )
-    if precision != "auto":
-        msg = (
-            f"`precision` {precision}: `{run}` is an exported model, which is always computed in "
-            "that of its export. Leave it out."
-        )
-        raise SettingError(msg)
+    refuse_for_exported(run, precision, compile=compile)
     runtime = load_exported(run, device="cpu" if device == "auto" else device)
     return _Work(
         detector=runtime,

@@ -57,6 +57,7 @@ def recalibrate(
     undo: bool = False,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
+    compile: bool = False,
     batch_size: int = 8,
     progress: Progress = SILENT,
 ) -> Recalibration:
@@ -85,6 +86,8 @@ def recalibrate(
             held in; again for the one before that. No picture is scored.
         device: ``auto``, ``cpu`` or ``cuda[:N]``: where the detector will work.
         precision: Precision that the threshold will hold in; ``auto`` leaves it as it is.
+        compile: Set it by the detector's compiled form, in which it will then hold; see
+            `ad.core.load`.
         batch_size: Pictures scored at once; does not change the result.
         progress: Where to show how far it is.
 
@@ -103,10 +106,11 @@ def recalibrate(
         "false_alarms": false_alarms,
         "device": None if device == "auto" else device,
         "precision": None if precision == "auto" else precision,
+        "compile": compile or None,
     }
     exported = given_path(run, "the run") if is_exported(given_path(run, "the run")) else None
     if exported is not None:
-        refuse_for_exports(exported, validation, precision, undo=undo)
+        refuse_for_exports(exported, validation, precision, undo=undo, compile=compile)
     if undo:
         others |= {"threshold": threshold, "pixel_threshold": pixel_threshold}
         if beside := _given(others):
@@ -141,7 +145,9 @@ def recalibrate(
     if exported is not None:
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms
         return _of_export(by_normals(exported, given, rate, device, progress))
-    detector, folder = load_for_calibration(run, device=device, precision=precision)
+    detector, folder = load_for_calibration(
+        run, device=device, precision=precision, compile=compile, progress=progress
+    )
     home = claimed_home(folder)
     samples = good_pictures(given) if validation is None else labelled_pictures(given)
     odd = check_pictures(samples, progress=progress)
@@ -160,9 +166,8 @@ def recalibrate(
         after = _by_f1(detector, samples, batch_size, progress)
     before = detector.config.calibration
     counts = detector.config.framing.tile_counts([sample.path for sample in samples])
-    config = replace(
-        detector.config, calibration=after, calibrated_on=Conditions.of(detector.device, counts)
-    )
+    where = Conditions.of(detector.device, counts, compiled=detector.compiled is not None)
+    config = replace(detector.config, calibration=after, calibrated_on=where)
     with alone(folder):
         _refuse_changed(folder, before)
         return save_calibration(folder, config, pictures=str(given), odd=odd, unknown=unknown)

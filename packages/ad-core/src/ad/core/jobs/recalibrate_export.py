@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ad.core.data.contents import check_pictures
 from ad.core.errors import ModelFileError, OutputError, SettingError
 from ad.core.exporting.calibrating import set_by_own_scores
+from ad.core.jobs.exported import refuse_for_exported
 from ad.core.jobs.new_pictures import good_pictures, refuse_known
 from ad.core.saved.claims import alone
 from ad.core.saved.files import saved_hash
@@ -41,7 +42,9 @@ class Renewed(NamedTuple):
     """What a user should know."""
 
 
-def refuse_for_exports(path: Path, validation: object, precision: str, *, undo: bool) -> None:
+def refuse_for_exports(
+    path: Path, validation: object, precision: str, *, undo: bool, compile: bool
+) -> None:
     """Refuse what is for runs alone.
 
     Raises:
@@ -61,12 +64,7 @@ def refuse_for_exports(path: Path, validation: object, precision: str, *, undo: 
             "`--validation` is for the run that it was exported from."
         )
         raise SettingError(msg)
-    if precision != "auto":
-        msg = (
-            f"`precision` {precision}: `{path}` is an exported model, which is always computed in "
-            "that of its export. Leave it out."
-        )
-        raise SettingError(msg)
+    refuse_for_exported(path, precision, compile=compile)
 
 
 def by_normals(

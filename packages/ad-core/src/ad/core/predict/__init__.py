@@ -5,6 +5,7 @@
 | `config`   | what a saved model says of itself: ``config.json``       |
 | `loading`  | from its folder to a detector at work                    |
 | `sources`  | what a caller's paths, folders and arrays stand for      |
+| `compiled` | a detector as `torch.compile` translates it                 |
 | `detector` | pictures in, scores, verdicts and heat maps out          |
 """
 

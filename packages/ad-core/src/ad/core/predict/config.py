@@ -28,15 +28,25 @@ class Conditions:
     """Threads of the CPU; they change the last digits of a score."""
     tiles: tuple[int, int] | None = None
     """The fewest and the most tiles of a picture; None if pictures were not cut."""
+    compiled: bool = False
+    """Whether by the compiled form of the detector."""
 
     @classmethod
-    def of(cls, device: torch.device, tiles: tuple[int, int] | None = None) -> Conditions:
+    def of(
+        cls,
+        device: torch.device,
+        tiles: tuple[int, int] | None = None,
+        *,
+        compiled: bool = False,
+    ) -> Conditions:
         """Those of this process."""
-        return cls(device=device.type, threads=torch.get_num_threads(), tiles=tiles)
+        threads = torch.get_num_threads()
+        return cls(device=device.type, threads=threads, tiles=tiles, compiled=compiled)
 
     def to_json(self) -> dict[str, Any]:
-        """As it is saved with a model; without tiles where there were none."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        """As it is saved with a model; without tiles and what is false."""
+        values = asdict(self)
+        return {key: values[key] for key in values if values[key] not in (None, False)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Conditions:
@@ -49,7 +59,8 @@ class Conditions:
         """Whether something cannot be their JSON."""
         tiles = values.get("tiles", [1, 1])
         return (
-            not {"device", "threads"} <= set(values) <= {"device", "threads", "tiles"}
+            not {"device", "threads"} <= set(values) <= {"device", "threads", "tiles", "compiled"}
+            or type(values.get("compiled", False)) is not bool
             or not isinstance(values["device"], str)
             or type(values["threads"]) is not int
             or not isinstance(tiles, list)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Literal, final
+from typing import TYPE_CHECKING, Literal, final
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from ad.runtime.pictures.reading import Source
 from ad.runtime.progress import SILENT, Progress
 from ad.runtime.sources import Inputs, find_sources
 
+if TYPE_CHECKING:
+    from ad.core.predict.compiled import CompiledForm
+
 
 @final
 class LoadedDetector:
@@ -33,12 +36,14 @@ class LoadedDetector:
     Attributes:
         detector: The `torch.nn.Module` itself: ``[B, 3, H, W]`` in [0, 1] to scores and maps.
         config: What it is.
+        compiled: Its compiled form, which then scores in its place; None without one.
     """
 
     def __init__(self, detector: Detector, config: ModelConfig, device: torch.device) -> None:
         self.detector = detector.to(device).eval().requires_grad_(False)
         self.config = config
         self.device = device
+        self.compiled: CompiledForm | None = None
 
     @property
     def threshold(self) -> float | None:
@@ -49,6 +54,20 @@ class LoadedDetector:
     def localises(self) -> bool:
         """Whether there are maps."""
         return self.detector.localises
+
+    def compile(self, progress: Progress = SILENT) -> None:
+        """Score by the detector's compiled form from here on; see `load`."""
+        from ad.core.predict.compiled import CompiledForm, reason
+
+        try:
+            size = self.config.framing.size
+            self.compiled = CompiledForm(self.detector, size, self.device, progress)
+        except Exception as error:  # whatever torch's compiler raises: this machine lacks something
+            warnings.warn(
+                f"`{self.config.model}` cannot be compiled here ({reason(error)}): it runs as it "
+                "is. On a CPU, torch needs a C++ compiler, such as g++.",
+                stacklevel=3,
+            )
 
     def predict(
         self,
@@ -231,7 +250,7 @@ class LoadedDetector:
             empty = np.zeros((0, *self.config.framing.size), dtype=np.float32)
             return empty[:, 0, 0], empty if self.detector.localises else None
         with torch.inference_mode():
-            prediction = self.detector(to_device(pictures, self.device))
+            prediction = (self.compiled or self.detector)(to_device(pictures, self.device))
         looked_at = self.config.framing.looked_at
         if prediction.map is None:
             check_localises(self.detector, self.config.framing, self.config.model)

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ad.core.errors import PictureError
+from ad.core.report.choice import shown as shown_speeds
 from ad.core.report.contrasts import Contrasts, contrast
 from ad.core.report.finished import Finished, Scored, read_finished
 from ad.core.report.page import data_uri, write_page
+from ad.core.report.recommending import Recommendation
 from ad.core.report.run import REPORT, run_title
 from ad.core.report.standings import (
     COSTS,
@@ -73,13 +75,19 @@ def read_compared(runs: Sequence[Path], labels: Sequence[str] | None = None) -> 
     return Compared(finished, rows, columns, contrast(rows, columns))
 
 
-def write_comparison(path: Path, compared: Compared, notes: Sequence[str] = ()) -> None:
+def write_comparison(
+    path: Path,
+    compared: Compared,
+    notes: Sequence[str] = (),
+    recommended: Recommendation | None = None,
+) -> None:
     """Write one page that shows runs side by side.
 
     Args:
         path: The file.
         compared: The runs.
         notes: What a reader must know beyond what they say themselves.
+        recommended: Which model to take, if that was asked.
 
     Raises:
         OutputError: If the file cannot be written.
@@ -109,6 +117,7 @@ def write_comparison(path: Path, compared: Compared, notes: Sequence[str] = ()) 
             ],
             "notes": contrasts.notes,
         },
+        "speeds": shown_speeds(rows, columns, recommended),
         "wrong": _pictured(shown),
         "numWrong": len(wrong),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,17 @@ class Contrast(NamedTuple):
             parts.append(f"{self.left_out} categories left out")
         chance = "more than chance of the pictures" if self.overall.differs else "may be chance"
         return f"{'; '.join([*parts, chance])}."
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``ad bench --json`` has it."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            **self.overall._asdict(),
+            "categories": {name: one._asdict() for name, one in self.categories.items()},
+            "signs": None if self.signs is None else self.signs._asdict(),
+            "seeds": list(self.seeds),
+        }
 
 
 class Contrasts(NamedTuple):

@@ -28,7 +28,7 @@ _WITH_PICTURES = ("shared", "scores", "gallery")
 _SHARED: dict[Kind, tuple[str, ...]] = {
     "run": _WITH_PICTURES,
     "predictions": _WITH_PICTURES,
-    "comparison": ("shared",),
+    "comparison": ("shared", "scatter"),
 }
 """The scripts before each kind's own."""
 

@@ -20,13 +20,13 @@ class Candidate:
 
     label: str
     """Unlike that of any other."""
-    auroc: float | None
+    auroc: float | None = None
     """Image AUROC, mean over seeds and categories; None if it is not known on all of these."""
-    seconds: float | None
+    seconds: float | None = None
     """Of a test picture, on the slowest category; None if it is not known."""
-    memory: float | None
+    memory: float | None = None
     """Bytes, the most of any run; None if it is not known."""
-    fit: float | None
+    fit: float | None = None
     """Seconds to learn, on the slowest category; None if it is not known."""
 
 
@@ -99,7 +99,7 @@ def recommend(
     candidates: Sequence[Candidate],
     limits: Limits,
     *,
-    may_be_equal: Callable[[Candidate, Candidate], bool],
+    may_be_equal: Callable[[Candidate, Candidate], bool | None],
 ) -> Recommendation:
     """Choose a model.
 
@@ -110,7 +110,7 @@ def recommend(
         candidates: What there is, in any order.
         limits: What it may cost.
         may_be_equal: Whether the first one, whose figure is at least the second's, may be ahead
-            by chance.
+            by chance; None if that is not known.
     """
     known = [one for one in candidates if one.auroc is not None]
     fitting = [one for one in known if limits.are_met(one)]
@@ -124,10 +124,13 @@ def recommend(
         label = nearest.label if nearest else None
         return Recommendation(label=None, nearest=label, tied=(), front=names, lines=lines)
     best = fitting[0]
-    tied = [best, *(one for one in fitting[1:] if may_be_equal(best, one))]
+    chances = [may_be_equal(best, one) for one in fitting[1:]]
+    tied = [best, *(one for one, chance in zip(fitting[1:], chances, strict=True) if chance)]
+    unsure = [one for one, chance in zip(fitting[1:], chances, strict=True) if chance is None]
     chosen, cheapest = _cheapest(tied)
     lines = (
         f"Take {chosen.label}: {_why(chosen, cheapest, tied, fitting, limits)}",
+        *_unsure(best, unsure),
         f"It costs {_costs(chosen)}.",
         *_beyond(known, fitting, limits),
         *_others(front, chosen, limits),
@@ -182,7 +185,7 @@ def _why(
     words += f"the highest{within}"
     words += "" if figure == highest else f", {highest} of {tied[0].label}"
     if len(tied) == 1:
-        return f"{words}, by more than chance."
+        return f"{words}."
     others = ", ".join(f"{one.label} {_auroc(one):.3f}" for one in tied if one is not chosen)
     words += f", and {cheapest} ({others})."
     if len(tied) == len(fitting):
@@ -191,6 +194,17 @@ def _why(
             "harder ones, would tell them apart."
         )
     return words
+
+
+def _unsure(best: Candidate, unsure: Sequence[Candidate]) -> list[str]:
+    """Those of which nobody knows whether they are behind by chance."""
+    if not unsure:
+        return []
+    names = ", ".join(one.label for one in unsure)
+    return [
+        f"Whether {best.label} is ahead of {names} by chance is not known: no test on the same "
+        "pictures with the same seed."
+    ]
 
 
 def _beyond(known: Sequence[Candidate], fitting: Sequence[Candidate], limits: Limits) -> list[str]:

@@ -17,6 +17,8 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+import numpy as np
+
 
 def rank_of(num_images: int, rate: Fraction) -> int:
     """Which of the sorted scores, counted from 1, is the threshold."""
@@ -92,14 +94,14 @@ def chance_of_alarms(held_out: int, rank: int, good: int, alarms: int) -> float:
     def log_choose(whole: int, part: int) -> float:
         return math.lgamma(whole + 1) - math.lgamma(part + 1) - math.lgamma(whole - part + 1)
 
-    orders = log_choose(held_out + good, good)
-    # Above the threshold are `above` of the tested and `held_out - rank` held-out ones.
-    chances = (
-        math.exp(
-            log_choose(held_out - rank + above, above)
-            + log_choose(rank - 1 + good - above, good - above)
-            - orders
-        )
-        for above in range(alarms, good + 1)
+    # Above the threshold are `alarms` of the tested and `held_out - rank` held-out ones.
+    first = (
+        log_choose(held_out - rank + alarms, alarms)
+        + log_choose(rank - 1 + good - alarms, good - alarms)
+        - log_choose(held_out + good, good)
     )
-    return min(1.0, math.fsum(chances))
+    above = np.arange(alarms, good)
+    to_one_more = (held_out - rank + above + 1) * (good - above)
+    to_one_more = np.log(to_one_more / ((above + 1) * (rank - 1 + good - above)))
+    more = np.exp(first + np.cumsum(to_one_more))
+    return min(1.0, math.exp(first) + float(more.sum()))

@@ -34,8 +34,8 @@ LEAST_CALIBRATED = 10
 _EQUAL = 0.05  # share of calibration's scores
 
 _OLD = (
-    "the threshold was set before scores of good pictures were kept beside it: set it anew, `ad "
-    "calibrate`"
+    "drift cannot be judged: the threshold was set before scores were kept with it,",
+    "`ad calibrate` sets it anew",
 )
 
 Quartiles = tuple[float, float, float]
@@ -72,7 +72,7 @@ class Drift:
     why: str | None = None
     """Why the scores of pictures called good were not compared; None if they were."""
     old: bool = False
-    """Whether that is for want of scores of calibration, which can be mended."""
+    """Whether that alone is in the way: what was saved has no scores, and that can be mended."""
 
     @property
     def found(self) -> bool | None:
@@ -88,7 +88,7 @@ class Drift:
             text = f"{self.above} of {self.pictures} pictures are above the threshold"
             return (f"drift: {text}; {share} good ones may be", _cause(True, 1))
         if not self.other or self.quartiles is None or self.quartiles_calibrated is None:
-            return (f"drift was not judged: {self.why}",) if self.old else ()
+            return _OLD if self.old else ()
         assert self.difference is not None
         (low, median, high), (low_then, then, high_then) = self.quartiles, self.quartiles_calibrated
         before, now = f"{then:.4g}", f"{median:.4g}"
@@ -143,13 +143,14 @@ def compare(
     """
     if calibration is None:
         return Drift(why="there is no threshold, and so no scores of calibration")
-    if calibration.scores is None:
-        return Drift(why=_OLD, old=True)
-    known = np.asarray(calibration.scores, np.float32)
     new = np.sort(np.asarray(scores, np.float32))
+    if calibration.scores is None:
+        return Drift(pictures=new.size, why=f"{_OLD[0]} {_OLD[1]}", old=new.size >= LEAST)
+    known = np.asarray(calibration.scores, np.float32)
     if np.isin(known, new).mean() <= _EQUAL:
         new = np.unique(new)
-    good, then = (own[own <= calibration.threshold] for own in (new, known))
+    threshold = np.float64(calibration.threshold)  # so that verdicts are not those of float32
+    good, then = (own[own <= threshold] for own in (new, known))
     if calibration.rank is not None:  # the one that set the threshold is at it, and nowhere else
         then = then[:-1]
     above, chance_above, many = new.size - good.size, None, False

@@ -173,6 +173,7 @@ at("legend").textContent = [
   "Open a model for its settings."].filter((words) => words).join(" ");
 showFigures();
 showContrasts();
+showSpeeds();
 showVerdicts();
 showSettings();
 showWrong();
