@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ad.runtime.calibration import Calibration
+from ad.runtime.calibration import Calibration, FalseRegions
 from ad.runtime.calibration.conformal import chance_of_alarms
+from ad.runtime.calibration.false_regions import told
 from ad.runtime.errors import DataError, ModelFileError
 
 BY_RATE = Calibration(
@@ -18,8 +19,10 @@ BY_RATE = Calibration(
 )  # fmt: skip
 BY_F1 = replace(BY_RATE, rate=None, promised_rate=None, num_images=1, num_defective=1, f1=1.0)
 
+COUNTED = replace(BY_RATE, false_regions=FalseRegions(pictures=3, regions=5, largest=(14, 2)))
 
-@pytest.mark.parametrize("one", [BY_RATE, BY_F1, BY_RATE.by_hand(7.0)])
+
+@pytest.mark.parametrize("one", [BY_RATE, BY_F1, BY_RATE.by_hand(7.0), COUNTED])
 def test_all_kinds_survive_json(one):
     assert Calibration.from_json(json.loads(json.dumps(one.to_json()))) == one
 
@@ -55,6 +58,33 @@ def test_scores_and_maps_go_to_0_to_1_by_the_logistic_curve(distance):
         ({"num_images": 2.0}, "`num_images` must be a whole number from 1; it is 2.0"),
         ({"num_images": 0}, "`num_images` must be a whole number from 1; it is 0"),
         ({"rate": 1.0}, "`rate` must be between 0 and 1; it is 1.0"),
+        ({"false_regions": 3}, "`false_regions` must be null or have `pictures`.*; it is 3"),
+        ({"false_regions": {"pictures": 3, "regions": 5}}, "`false_regions` must be null or have"),
+        *(
+            (
+                {"false_regions": {"pictures": pictures, "regions": regions, "largest": largest}},
+                "`false_regions` must be null or have",
+            )
+            for pictures, regions, largest in (
+                (1, 1, [1]),
+                (3, 1, [2, 1]),
+                (3, 1, []),
+                (3, 0, [1]),
+                (3, 2, [1, 2]),
+                (3, 2, [2, 0]),
+                (3, 2, [2.0]),
+                (3, True, [2]),
+                (2, 9, [3, 2, 1]),
+            )
+        ),
+        (
+            {
+                "false_regions": {"pictures": 3, "regions": 0, "largest": []},
+                "pixel_threshold": None,
+                "pixel_scale": None,
+            },
+            "`false_regions` must be null where `pixel_threshold` is",
+        ),
         ({"promised_rate": 0.01}, "`promised_rate` must be 0.25 for 3 images at a rate of 0.05"),
     ],
 )
@@ -100,3 +130,42 @@ def test_the_chance_of_alarms_is_that_over_all_orders(held_out, good):
         for alarms in range(good + 1):
             share = sum(count >= alarms for count in above) / len(orders)
             assert chance_of_alarms(held_out, rank, good, alarms) == pytest.approx(share)
+
+
+def test_files_from_before_regions_were_counted_do_not_know_of_them():
+    saved = COUNTED.to_json()
+    del saved["false_regions"]
+    assert Calibration.from_json(saved) == BY_RATE
+
+
+def test_regions_counted_for_another_pixel_threshold_are_not_kept():
+    assert COUNTED.by_hand(7.0).false_regions == COUNTED.false_regions
+    assert COUNTED.by_hand(7.0, 8.0).false_regions is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "min_area", "words"),
+    [
+        (
+            COUNTED.false_regions,
+            1,
+            "2 of 3 good pictures had any (5 in all, the largest of 14 pixels), each by the pixel "
+            "threshold that the others set",
+        ),
+        (
+            COUNTED.false_regions,
+            3,
+            "1 of 3 good pictures had any of 3 pixels or more (the largest of 14 pixels), each by "
+            "the pixel threshold that the others set",
+        ),
+        (
+            COUNTED.false_regions,
+            15,
+            "none of 3 good pictures had any of 15 pixels or more, each by the pixel threshold "
+            "that the others set",
+        ),
+        (None, 1, "not known, as none were counted for this pixel threshold"),
+    ],
+)
+def test_what_was_counted_is_told(counts, min_area, words):
+    assert told(counts, min_area) == f"regions in good pictures: {words}"

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from ad.core.data.samples import Sample
 from ad.core.predict import ModelConfig
-from ad.core.thresholds.calibrate import calibrate
 from ad.core.thresholds.held_out import good_scores
 from ad.runtime.conditions import Conditions
 from ad.runtime.config import ExportConfig
@@ -47,18 +46,23 @@ def set_by_own_scores(
     """
     config = runtime.config
     paths = [sample.path for sample in good]
-    # One by one, as it will mostly be used.
-    scores, maxima = good_scores(
-        runtime.scored, paths, config.framing, batch_size=1, progress=progress
-    )
-    own, few = {}, []
+    groups, few = {}, []
     for category in config.categories if len(config.categories) > 1 else ():
         rows = [row for row, sample in enumerate(good) if sample.category == category]
         if len(rows) >= LEAST_OF_CATEGORY:
-            of_maps = None if maxima is None else maxima[rows]
-            own[category] = calibrate(scores[rows], of_maps, rate=false_alarms)
+            groups[category] = rows
         else:
             few.append(f"`{category}` {len(rows)}")
+    found = good_scores(
+        runtime.scored,
+        paths,
+        config.framing,
+        false_alarms,
+        groups=[*groups.values()],
+        batch_size=1,  # as it will mostly be used
+        progress=progress,
+    )
+    own = {category: found.calibration(group) for group, category in enumerate(groups, start=1)}
     notes = []
     if few:
         notes.append(
@@ -67,7 +71,7 @@ def set_by_own_scores(
         )
     return replace(
         config,
-        calibration=calibrate(scores, maxima, rate=false_alarms),
+        calibration=found.calibration(),
         calibrations=own,
         calibrated_on=replace(runtime.engine.conditions, tiles=config.framing.tile_counts(paths)),
     ), notes

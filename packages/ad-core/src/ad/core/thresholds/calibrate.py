@@ -64,11 +64,11 @@ def calibrate(
         msg = f"`rate` is a share of good pictures and must be between 0 and 1; got {rate}."
         raise SettingError(msg)
     image_scores = _checked("scores", scores)
-    threshold, scale = _above_quantile(image_scores, rate)
+    threshold, scale = above_quantile(image_scores, rate)
     pixel_threshold, pixel_scale = None, None
     if map_maxima is not None:
         pixel_scores = _checked("map_maxima", map_maxima, like=image_scores)
-        pixel_threshold, pixel_scale = _above_quantile(pixel_scores, rate)
+        pixel_threshold, pixel_scale = above_quantile(pixel_scores, rate)
     return Calibration(
         threshold=threshold,
         scale=scale,
@@ -146,7 +146,7 @@ def _best_f1(scores: NDArray[Any], defective: NDArray[np.bool_]) -> tuple[float,
     return middle if middle < best.threshold else lower, best.value
 
 
-def _above_quantile(scores: NDArray[np.float64], rate: float) -> tuple[float, float]:
+def above_quantile(scores: NDArray[np.float64], rate: float) -> tuple[float, float]:
     """What at most a share of as many new scores exceed, by the conformal argument; its scale."""
     score = float(np.sort(scores)[rank_of(scores.size, exact(rate)) - 1])
     return score + _margin(score, scores), _scale(score, scores)

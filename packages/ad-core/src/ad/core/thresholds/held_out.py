@@ -6,8 +6,9 @@ Either some are kept back from the one detector, or each is from one of several 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
-from typing import Literal, Protocol
+from typing import Literal, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from ad.core.data.samples import Sample, split_seeded
 from ad.core.errors import SettingError
 from ad.core.thresholds.calibrate import calibrate
+from ad.core.thresholds.good_maps import GoodMaps
 from ad.runtime.calibration import Calibration
 from ad.runtime.calibration.conformal import exact, rank_of
+from ad.runtime.framing import Framing
 from ad.runtime.pictures.reading import Source
 from ad.runtime.progress import SILENT, Advance, Progress
 
@@ -144,13 +147,6 @@ class Indexed(Protocol):
         """Which ones."""
 
 
-class Peaks(Protocol):
-    """A framing, as far as it says what counts of a map."""
-
-    def peaks(self, maps: NDArray[np.float32], pictures: Sequence[Source]) -> NDArray[np.float32]:
-        """See `Framing.peaks`."""
-
-
 Scored = Iterable[tuple[Indexed, NDArray[np.float32], NDArray[np.float32] | None]]
 """Batches with their scores ``[B]`` and maps ``[B, H, W]``, or None for maps."""
 
@@ -159,7 +155,7 @@ def calibrate_on(
     scored: Callable[[Sequence[Source], int], Scored],
     pictures: Sequence[Source],
     false_alarms: float,
-    framing: Peaks,
+    framing: Framing,
     *,
     batch_size: int = 8,
     progress: Progress = SILENT,
@@ -180,28 +176,91 @@ def calibrate_on(
         PictureError: If a picture cannot be read.
         SettingError: If the share is out of range.
     """
-    scores, maxima = good_scores(
-        scored, pictures, framing, batch_size=batch_size, progress=progress
+    found = good_scores(
+        scored, pictures, framing, false_alarms, batch_size=batch_size, progress=progress
     )
-    return calibrate(scores, maxima, rate=false_alarms)
+    return found.calibration()
+
+
+@final
+class GoodScores:
+    """What thresholds are found from: scores of good pictures, and the hottest of their maps.
+
+    Args:
+        pictures: All of them.
+        framing: How they are seen.
+        false_alarms: Share of good pictures that may be called defective, in (0, 1).
+        groups: Numbers of pictures that have a threshold of their own, beside that of all.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[Source],
+        framing: Framing,
+        false_alarms: float,
+        groups: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self._pictures, self._framing, self._rate = pictures, framing, false_alarms
+        self._groups = [range(len(pictures)), *groups]
+        self._scores = np.empty(len(pictures), np.float32)
+        self._peaks: NDArray[np.float32] | None = None
+        self._maps = GoodMaps(self._groups, false_alarms)
+
+    def see(self, scored: Scored, numbers: Sequence[int], advance: Advance) -> None:
+        """Take in scores of some pictures.
+
+        Args:
+            scored: Of these.
+            numbers: Which of all pictures they are.
+            advance: Told how many were scored.
+        """
+        for batch, scores, maps in scored:
+            own = [numbers[index] for index in batch.indices]
+            self._scores[own] = scores
+            if maps is not None:
+                if self._peaks is None:
+                    self._peaks = np.empty(len(self._pictures), np.float32)
+                peaks = self._framing.peaks(maps, [self._pictures[number] for number in own])
+                self._peaks[own] = peaks
+                for row, number in enumerate(own):
+                    self._maps.see(number, float(peaks[row]), maps[row])
+            advance(len(own))
+
+    def calibration(self, group: int = 0, folds: int = 0) -> Calibration:
+        """The thresholds that all pictures set, or those of a group.
+
+        Args:
+            group: 0 for all, then the groups in their order.
+            folds: How many detectors gave the scores; see `calibrate`.
+
+        Raises:
+            SettingError: If the share is out of range.
+        """
+        numbers = np.array(self._groups[group])
+        scores = self._scores[numbers]
+        if self._peaks is None:
+            return calibrate(scores, None, rate=self._rate, folds=folds)
+        peaks = self._peaks[numbers]
+        found = calibrate(scores, peaks, rate=self._rate, folds=folds)
+        counts = self._maps.count(group, peaks, self._pictures, self._framing)
+        return replace(found, false_regions=counts)
 
 
 def good_scores(
     scored: Callable[[Sequence[Source], int], Scored],
     pictures: Sequence[Source],
-    framing: Peaks,
+    framing: Framing,
+    false_alarms: float,
     *,
+    groups: Sequence[Sequence[int]] = (),
     batch_size: int = 8,
     progress: Progress = SILENT,
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """What `calibrate` takes of good pictures; see `calibrate_on`.
-
-    Returns:
-        Scores ``[n]``, and the largest of each map ``[n]`` where it shows what counts; None for
-        these without maps.
-    """
+) -> GoodScores:
+    """Score good pictures; see `calibrate_on`, and `GoodScores` for the groups."""
+    found = GoodScores(pictures, framing, false_alarms, groups)
     with progress.step("calibrating", total=len(pictures), unit="pictures") as advance:
-        return _scores(scored(pictures, batch_size), pictures, framing, advance)
+        found.see(scored(pictures, batch_size), range(len(pictures)), advance)
+    return found
 
 
 def calibrate_across(
@@ -209,7 +268,7 @@ def calibrate_across(
     pictures: Sequence[Source],
     folds: Sequence[Sequence[int]],
     false_alarms: float,
-    framing: Peaks,
+    framing: Framing,
     *,
     batch_size: int = 8,
     progress: Progress = SILENT,
@@ -230,29 +289,8 @@ def calibrate_across(
         PictureError: If a picture cannot be read.
         SettingError: If the share is out of range.
     """
-    found = []
+    found = GoodScores(pictures, framing, false_alarms)
     with progress.step("cross-fitting", total=len(pictures), unit="pictures") as advance:
         for one, fold in zip(scored, folds, strict=True):
-            own = [pictures[number] for number in fold]
-            found.append(_scores(one(own, batch_size), own, framing, advance))
-    maxima = [peaks for _, peaks in found if peaks is not None]
-    return calibrate(
-        np.concatenate([scores for scores, _ in found]),
-        np.concatenate(maxima) if maxima else None,
-        rate=false_alarms,
-        folds=len(folds),
-    )
-
-
-def _scores(
-    scored: Scored, pictures: Sequence[Source], framing: Peaks, advance: Advance
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Scores of pictures, and the largest of each of their maps; None for those without maps."""
-    scores, maxima = [], []
-    for batch, batch_scores, maps in scored:
-        scores.append(batch_scores)
-        if maps is not None:
-            seen = [pictures[index] for index in batch.indices]
-            maxima.append(framing.peaks(maps, seen))
-        advance(len(batch.indices))
-    return np.concatenate(scores), np.concatenate(maxima) if maxima else None
+            found.see(one([pictures[number] for number in fold], batch_size), fold, advance)
+    return found.calibration(folds=len(folds))

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.runtime.calibration.conformal import cross_bound, exact, odds, rank_of
+from ad.runtime.calibration.false_regions import FalseRegions
 from ad.runtime.calibration.saved_calibration import MOST_SCORES, checked_values
 from ad.runtime.errors import DataError, NotFittedError, SettingError
 
-__all__ = ["MOST_SCORES", "Calibration"]
+__all__ = ["MOST_SCORES", "Calibration", "FalseRegions"]
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -56,6 +57,9 @@ class Calibration:
     """Scores of the good pictures that were used, ascending: all of them, or as many of their
     quantiles as `MOST_SCORES`, each a float32 in as few digits as it takes. None in files from
     before they were kept."""
+    false_regions: FalseRegions | None = None
+    """Regions that were counted in these images; None if they were not, as in files from before,
+    with a pixel threshold that was chosen otherwise or without one, or with a single image."""
 
     def is_anomalous(self, score: float) -> bool:
         """Whether an image score is above the threshold.
@@ -134,6 +138,7 @@ class Calibration:
             num_defective=0,
             f1=None,
             folds=0,
+            false_regions=self.false_regions if pixel_threshold is None else None,
         )
 
     def promise(self) -> str:
@@ -187,7 +192,12 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """The fields, for a JSON file."""
-        return {**asdict(self), "scores": None if self.scores is None else list(self.scores)}
+        counted = self.false_regions
+        return {
+            **asdict(self),
+            "scores": None if self.scores is None else list(self.scores),
+            "false_regions": None if counted is None else counted.to_json(),
+        }
 
     def facts(self) -> dict[str, Any]:
         """The fields but for the scores, for people."""

@@ -9,6 +9,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, NoReturn
 
 from ad.runtime.calibration.conformal import promised_rate
+from ad.runtime.calibration.false_regions import FalseRegions
 from ad.runtime.errors import ModelFileError, listed
 
 MOST_SCORES = 1000
@@ -34,11 +35,13 @@ def checked_values(data: Mapping[str, Any], names: AbstractSet[str]) -> dict[str
     if unknown := set(data) - names:
         _refuse(f"unknown keys {listed(unknown)}; known are {listed(names)}")
     # Files from before thresholds were chosen by F1, or cross-fitted, lack what only these have;
-    # those from before scores were kept lack these.
+    # those from before scores were kept and regions counted lack these.
     data = {"num_defective": 0, "f1": None, "folds": 0, "scores": None, **data}
+    regions = data.get("false_regions")
+    data["false_regions"] = None if regions is None else _false_regions(regions)
     if missing := names - set(data):
         _refuse(f"missing keys {listed(missing)}")
-    for name in sorted(names - {"scores"}):
+    for name in sorted(names - {"scores", "false_regions"}):
         value = data[name]
         if value is None and name in _NULLABLE:
             continue
@@ -63,6 +66,8 @@ def checked_values(data: Mapping[str, Any], names: AbstractSet[str]) -> dict[str
     _check_origin(data)
     if data["scores"] is not None:
         _check_scores(data["scores"], data["num_images"])
+    if data["false_regions"] is not None and data["pixel_threshold"] is None:
+        _refuse("`false_regions` must be null where `pixel_threshold` is")
     return data
 
 
@@ -77,6 +82,16 @@ def _check_scores(scores: object, num_images: int) -> None:
     if not scores or len(scores) > MOST_SCORES or expected not in (0, len(scores)):
         allowed = f"{expected} of them" if expected else f"from 1 to {MOST_SCORES} of them"
         _refuse(f"`scores` must be {allowed} for {num_images} images; there are {len(scores)}")
+
+
+def _false_regions(values: object) -> FalseRegions:
+    try:
+        return FalseRegions.from_json(values)  # type: ignore[arg-type]  # whatever it is
+    except (KeyError, TypeError, ValueError):
+        _refuse(
+            "`false_regions` must be null or have `pictures`, a number from 2, `regions`, a number "
+            f"from 0, and `largest`, areas of as many pictures as have any; it is {values!r}"
+        )
 
 
 def _check_origin(data: Mapping[str, Any]) -> None:
