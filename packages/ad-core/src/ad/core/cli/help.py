@@ -24,7 +24,7 @@ _PANELS = {
     "Threshold": "holdout false_alarms threshold pixel_threshold min_area undo category",
     "Machine": "device precision compiled jobs executor workers shard cores gpus",
     "Output": "output format_ input_ max_batch single_file check force resume report save_maps "
-    "recommend latency memory track json",
+    "colours recommend latency memory track json",
 }
 """Which options a panel has, by the names of their parameters; all others are in the last one."""
 

@@ -129,10 +129,8 @@ def inspect(
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
     path = given_path(run, "the run")
-    work = replace(
-        _at_work(path, device, precision, threshold, category, min_area, compile, progress),
-        colours=colours,
-    )
+    work = _at_work(path, device, precision, threshold, category, min_area, compile, progress)
+    work = replace(work, colours=colours)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     pictures = [source for source in sources if isinstance(source, Path)]
     limit = None if work.calibration is None else work.calibration.threshold
