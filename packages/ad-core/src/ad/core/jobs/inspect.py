@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ad.core.errors import PictureError, SettingError
 from ad.core.jobs.exported import refuse_for_exported
@@ -59,7 +56,6 @@ class Inspection:
         """As ``ad predict --json`` prints it."""
         rows = [row.to_json() for row in self.rows]
         counted = None if self.calibration is None else self.calibration.false_regions
-        report = None if self.report is None else str(self.report)
         return {
             "output": str(self.output),
             "threshold": self.threshold,
@@ -67,7 +63,7 @@ class Inspection:
             "false_regions": None if counted is None else counted.to_json(),
             "predictions": rows,
             "drift": self.drift.to_json(),
-            "report": report,
+            "report": None if self.report is None else str(self.report),
         }
 
     def summary(self) -> str:
@@ -134,6 +130,7 @@ def inspect(
     """
     path = given_path(run, "the run")
     work = _at_work(path, device, precision, threshold, category, min_area, compile, progress)
+    work = replace(work, colours=colours)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     pictures = [source for source in sources if isinstance(source, Path)]
     limit = None if work.calibration is None else work.calibration.threshold
@@ -152,8 +149,9 @@ def inspect(
         folder = given_path(output, "the output")
         make_folder(folder)
     names = numbered_names(pictures, ".png")
-    config = work.detector.config
-    page = NewPictures(work.calibration, config.framing, work.outlines) if report else None
+    page = None
+    if report:
+        page = NewPictures(work.calibration, work.detector.config, work.outlines)
     rows = []
     with ResultFile(folder / "predictions.csv", folder / "regions.csv") as table:
         (folder / "heatmaps").mkdir()
@@ -161,38 +159,34 @@ def inspect(
             picture = finding.path
             assert picture is not None  # only paths were given
             heatmap = None
-            read = cache(partial(read_picture, picture, white=config.white_level))
             try:
                 if finding.map is not None:
-                    sheet = _picture(finding, read(), work, colours)
+                    sheet = _picture(finding, work)
                     heatmap = write_numbered(folder / "heatmaps", names[number], sheet)
                     if files is not None and finding.score is not None:
                         files.write(number, finding.score, finding.map)
                 if page is not None:
-                    page.see(finding, read)
+                    page.see(finding)
             except PictureError as error:  # it is not the one any more that was scored
-                finding = Finding(path=picture, score=None, error=str(error))
+                finding, heatmap = Finding(path=picture, score=None, error=str(error)), None
                 if page is not None:
-                    page.see(finding, read)
+                    page.see(finding)
             rows.append(Row.of(finding, heatmap))
             table.add(rows[-1])
-    path = folder / "report.html"
-    if page is not None:
-        page.write(
-            path,
-            f"New pictures by {config.model}",
-            notes=calibration_notes(work.calibration),
-            facts=[("detector", str(run)), ("model", config.model), ("written to", str(folder))],
-        )
     scores = [row.score for row in rows if row.score is not None]
+    drift = compare(work.calibration, scores, categories=work.together)
+    written = None
+    if page is not None:
+        notes = [*calibration_notes(work.calibration), *drift.lines()]
+        written = page.write(folder, run=str(run), notes=notes)
     return Inspection(
         output=folder,
         threshold=limit,
         rows=tuple(rows),
         calibration=work.calibration,
         min_area=work.min_area,
-        drift=compare(work.calibration, scores, categories=work.together),
-        report=None if page is None else path,
+        drift=drift,
+        report=written,
     )
 
 
@@ -210,6 +204,8 @@ class _Work:
     stream: Callable[..., Iterator[Finding]]
     outlines: str
     """What the detector's own outlines are of; empty without any."""
+    colours: Colours = "threshold"
+    """Of heat maps."""
 
 
 def _at_work(
@@ -259,14 +255,16 @@ def _at_work(
     )
 
 
-def _picture(finding: Finding, picture: NDArray[np.uint8], work: _Work, colours: Colours) -> bytes:
+def _picture(finding: Finding, work: _Work) -> bytes:
+    assert finding.path is not None
+    config = work.detector.config
     sheet = overlay_of(
         finding,
-        picture,
-        work.detector.config.framing,
+        read_picture(finding.path, white=config.white_level),
+        config.framing,
         work.calibration,
         blue=work.outlines,
         min_area=work.min_area,
-        colours=colours,
+        colours=work.colours,
     )
     return drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes
