@@ -429,6 +429,62 @@ def test_a_report_that_cannot_be_written_costs_no_figures(bench_here, tmp_path):
     assert f"warning: no report was written: `{run}` is no finished run: it has no `config.j" in err
 
 
+def test_a_finished_bench_is_asked_what_to_take_and_trains_nothing(
+    bench_here, monkeypatch, tmp_path
+):
+    assert json.loads(bench_here("--json")[1])["recommendation"] is None
+    monkeypatch.setattr("ad.core.bench.executors.train_here", None)  # it would fail
+    status, out, _ = bench_here("--recommend", "--latency", "90000", "--json")
+    assert status == 0
+    found = json.loads(out)["recommendation"]
+    assert found["model"] == "mean-picture"
+    assert found["front"] == found["tied"] == ["mean-picture"]
+    assert found["words"][0] == (
+        "Take mean-picture: image AUROC 1.000; no other was compared within 90000 ms a picture."
+    )
+    speeds = data_of(tmp_path / "out/report.html")["speeds"]
+    assert speeds["words"] == found["words"]
+    assert [one["chosen"] for one in speeds["models"]] == [True]
+    _, out, _ = bench_here("--recommend", "--memory", "1e-6", "--no-report")
+    assert "No model meets 1e-06 GB.\nmean-picture comes nearest: image AUROC 1.000, " in out
+
+
+def test_where_no_run_is_done_nothing_is_recommended(bench_here):
+    status, out, _ = bench_here("--recommend", "--json", fails=[0, 1])
+    assert status == 1
+    assert json.loads(out)["recommendation"]["words"] == [
+        "No model has an image AUROC on all categories: nothing can be recommended.",
+        "mean-picture was not compared: it has no image AUROC on all categories.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--latency", 50), "`--latency` is a limit for a recommendation. Add `--recommend`, or"),
+        (("--memory", 2), "`--memory` is a limit for a recommendation. Add `--recommend`, or"),
+        (
+            ("--recommend", "--latency", 0),
+            "`--latency` takes milliseconds, a number above 0; got 0",
+        ),
+        (
+            ("--recommend", "--latency", "nan"),
+            "`--latency` takes milliseconds, a number above 0; got",
+        ),
+        (
+            ("--recommend", "--memory", "inf"),
+            "`--memory` takes gigabytes, a number above 0; got inf",
+        ),
+        (("--recommend", "--memory=-1"), "`--memory` takes gigabytes, a number above 0; got -1."),
+    ],
+)
+def test_limits_of_nothing_and_limits_that_are_none_are_refused(bench_here, tmp_path, words, said):
+    status, _, err = bench_here(*words)
+    assert status == 1
+    assert said in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_ray_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(PluginError, match=r"(?s)Ray is not .*'./packages/ad-core\[ray\]'"):

@@ -57,6 +57,7 @@ def test_an_export_is_at_work_without_torch(export, pictures, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
     assert (tmp_path / "out/predictions.csv").exists()
+    assert len(Page(tmp_path / "out/report.html").data["gallery"]) == 2
 
 
 def test_many_pictures_of_an_export(run_ad, export, pictures, tmp_path):
