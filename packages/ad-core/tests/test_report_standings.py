@@ -152,7 +152,7 @@ def test_models_that_saw_other_pictures_are_not_compared(made):
     runs = [made("a", "x"), made("b", "x"), made("a", "y"), made("b", "y", seed=1)]
     (pair,) = read_compared(runs).contrasts.pairs
     assert pair.left_out == 1
-    assert "; 1 categories left out; " in pair.words()
+    assert "; 1 category left out; " in pair.words()
     assert pair.signs is None
 
 
