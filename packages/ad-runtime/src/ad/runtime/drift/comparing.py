@@ -28,7 +28,7 @@ RARE = 0.001
 _CROSS_FITTED = 0.1
 """Times as rare must be what is told by cross-fitted scores: they are a little higher than those of
 the detector that is kept, and hang together. With nearest neighbours, differences that should come
-in 1 of 1,000 draws came in up to 20, and in up to 4 by this, in 250 draws of 5 kinds."""
+in 1 of 1,000 draws came in up to 20, and by this in up to 4 (1 of 250 draws, of 5 kinds)."""
 
 LEAST = 20
 """New pictures, and new ones called good, from which on they are judged."""
