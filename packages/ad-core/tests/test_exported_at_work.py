@@ -57,6 +57,7 @@ def test_an_export_is_at_work_without_torch(export, pictures, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
     assert (tmp_path / "out/predictions.csv").exists()
+    assert len(Page(tmp_path / "out/report.html").data["gallery"]) == 2
 
 
 def test_many_pictures_of_an_export(run_ad, export, pictures, tmp_path):
@@ -71,6 +72,9 @@ def test_many_pictures_of_an_export(run_ad, export, pictures, tmp_path):
     status, _, err = run_ad(*given, "--shard", "1of2")
     assert status == 2
     assert "K/N" in err
+    status, _, err = run_ad(*given, "--colours", "picture")
+    assert status == 1
+    assert "`--colours picture` is for heat maps, and many pictures (`--workers`" in err
     status, _, err = run_ad(*given, "--precision", "bf16")
     assert status == 1
     assert "an exported model has its own" in " ".join(err.split())

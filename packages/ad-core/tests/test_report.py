@@ -138,18 +138,6 @@ def test_a_resumed_runs_time_is_said_to_be_a_part(trained):
     assert times["learning"].endswith("since it was last resumed")
 
 
-def test_good_pictures_alone_have_a_report_without_pictures(mean_picture, tmp_path):
-    (tmp_path / "parts").mkdir()
-    for n in range(10):
-        Image.fromarray(make_picture(n, size=32)[0]).save(tmp_path / "parts" / f"{n}.png")
-    run = tmp_path / "run"
-    result = train("folder", "all", mean_picture, data_root=tmp_path / "parts", output_dir=run)
-    for page in (result.report, write_report(run, output=tmp_path / "a.html")):
-        data = Page(page).data
-        assert (data["scores"], data["gallery"], data["kinds"]) == ([], [], [])
-        assert "The data have no test pictures: there are no figures." in data["notes"]
-
-
 def test_without_holdout_a_report_has_no_threshold(mean_picture, toy_root, tmp_path):
     run = tmp_path / "run"
     train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=run, holdout=0)

@@ -11,6 +11,7 @@ from ad.core.data.samples import Sample
 from ad.core.report import gallery as gallery_module
 from ad.core.report.gallery import EASIEST, HARDEST, OF_EACH_KIND, Gallery
 from ad.core.report.page import data_uri
+from ad.core.report.webp import map_webps
 from ad.core.thresholds.calibrate import calibrate
 from ad.runtime.heatmaps import colour_table
 from ad.runtime.pictures.reading import read_picture, upright_size
@@ -86,6 +87,36 @@ def test_a_map_is_shown_around_the_pixel_threshold():
     assert heat == pytest.approx(wanted, abs=0.03)
 
 
+def test_a_map_below_the_threshold_is_resolved_in_its_own_range():
+    """The logistic curve leaves it three levels; what a missed defect looks like is in these."""
+    calibration = calibrate([0.0, 1.0, 2.0], [0.0, 1.0, 2.0])
+    ramp = np.linspace(-9, -3, 64, dtype=np.float32)
+    maps = np.broadcast_to(ramp, (1, 64, 64))
+    gallery = Gallery(samples_of([1]), calibration)
+    show(gallery, [3.0], size=64, maps=maps)
+    (shown,) = gallery.shown
+    assert pixels(shown.heat).max() < 10
+    wanted = np.broadcast_to(np.linspace(0, 1, 64), (64, 64))
+    assert pixels(shown.own)[..., 0] / 255 == pytest.approx(wanted, abs=0.03)
+
+
+def test_a_gallery_that_is_calibrated_later_is_the_same():
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(200, 16, 16)).astype(np.float32)
+    maps[:, :2] = np.nan  # not looked at
+    scores = np.nanmax(maps, axis=(1, 2))
+    calibration = calibrate(scores[:20], scores[:20])
+    at_once, later = (
+        Gallery(samples_of([0] * 200), calibration if known else None, later=not known)
+        for known in (True, False)
+    )
+    for gallery in (at_once, later):
+        show(gallery, scores, maps=maps)
+    assert at_once.shown != later.shown
+    later.calibrate(calibration)
+    assert at_once.shown == later.shown
+
+
 def test_a_map_without_threshold_has_its_own_range():
     maps = np.stack([np.full((8, 8), 7.0), np.arange(64.0).reshape(8, 8)]).astype(np.float32)
     gallery = Gallery(samples_of([1, 0]), None)
@@ -115,7 +146,10 @@ def test_a_full_gallery_makes_a_file_that_can_be_sent():
     maps = rng.random((2, 256, 256), dtype=np.float32)
     gallery.see(Batch([0, 1], noise), np.zeros(2, np.float32), maps)
     largest = max(len(data_uri(s.picture) + data_uri(s.heat)) for s in gallery.shown)
-    assert largest * (2 * (HARDEST + EASIEST) + gallery_module.KINDS * OF_EACH_KIND) < 15e6
+    number = 2 * (HARDEST + EASIEST) + gallery_module.KINDS * OF_EACH_KIND
+    assert largest * number < 15e6
+    _, own = map_webps(maps[0], calibrate([0.0, 1.0], [0.0, 1.0]))
+    assert (largest + len(data_uri(own))) * number < 17e6
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])

@@ -9,8 +9,8 @@ from browser import CHROMIUM, Browser
 from PIL import Image
 
 from ad.core import evaluate, train, write_report
-from ad.core.report.gallery import _bytes
 from ad.core.report.page import data_uri
+from ad.core.report.webp import encoded
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
 from ad.runtime.bench.benchmark import Benchmark, Speed, save
 from ad.runtime.framing import Size
@@ -290,7 +290,7 @@ def test_the_outline_by_the_detectors_own_test_is_blue_and_can_be_switched_off(
 ):
     page = trained.report.read_text()
     assert page.count('"outlines":""') == 1
-    one = data_uri(_bytes(Image.new("L", (32, 32), 255), lossless=True))
+    one = data_uri(encoded(Image.new("L", (32, 32), 255), lossless=True))
     page = page.replace('"outlines":""', '"outlines":"brighter than half"')
     page = page.replace('"outline":null', f'"outline":"{one}"')
     (tmp_path / "with.html").write_text(page)
@@ -401,7 +401,7 @@ def test_a_script_that_got_into_the_page_would_not_run(browser, trained, tmp_pat
 @pytest.mark.parametrize("kind", ["no threshold", "no pictures"])
 def test_a_run_with_less_in_it_has_a_page_too(browser, mean_picture, tmp_path, kind):
     root = write_mvtec_tree(tmp_path / "data", size=32)
-    holdout = 0 if kind == "no threshold" else 0.1
+    holdout = 0
     if kind == "no pictures":
         for folder in ("good", "square"):
             for path in (root / "toy/test" / folder).iterdir():

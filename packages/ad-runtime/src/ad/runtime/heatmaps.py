@@ -70,7 +70,9 @@ def overlay(
     scale = min(scale, _LONG_SIDE / max(plain.size))
     size = (max(1, round(plain.width * scale)), max(1, round(plain.height * scale)))
     plain = plain.resize(size, Image.Resampling.BICUBIC)
-    smooth = _smooth(heat, size)
+    # What is not looked at is cold, however hot it is beside it.
+    looked_at = np.asarray(Image.fromarray(~np.isnan(heat)).resize(size, Image.Resampling.NEAREST))
+    smooth = np.where(looked_at, _resized(np.nan_to_num(heat), size), np.float32(0))
     shade = _table().astype(np.float32)[np.rint(smooth.clip(0, 1) * 255).astype(np.uint8)]
     colour, alpha = shade[..., :3], shade[..., 3:]
     mixed = np.asarray(plain) * (1 - alpha) + colour * alpha
@@ -87,12 +89,6 @@ def overlay(
     sheet.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)), (size[0] + _GAP, 0))
     ImageDraw.Draw(sheet).text((4, size[1] + 3), label, fill="black", font_size=14)
     return sheet
-
-
-def _smooth(heat: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Heat at another size; what is not looked at is cold, however hot it is beside it."""
-    looked_at = np.asarray(Image.fromarray(~np.isnan(heat)).resize(size, Image.Resampling.NEAREST))
-    return np.where(looked_at, _resized(np.nan_to_num(heat), size), np.float32(0))
 
 
 def _resized(map_: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:

@@ -41,7 +41,7 @@ def overlay_of(
         blue: What its outline, if it has one, is of.
         min_area: Of the smallest region, as the finding was made by.
         colours: Whether these start just below the pixel threshold, or go from the picture's own
-            lowest to its highest value, whatever that is.
+            lowest to its highest value, whatever that is, and the label says so.
     """
     assert finding.map is not None
     threshold = None if calibration is None else calibration.pixel_threshold

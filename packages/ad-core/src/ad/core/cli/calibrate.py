@@ -121,9 +121,12 @@ def calibrate(
     if not undo:
         say(f"\nhint: to take it back: ad calibrate {run} --undo")
     if result.tested:
+        home = run_around(run)
+        scores = home / "scores.jsonl"  # empty where there are no test pictures to evaluate on
+        again = "report" if scores.is_file() and not scores.stat().st_size else "evaluate"
         say(
             "metrics.json and report.html were made before this, with verdicts of an earlier "
-            f"threshold\n\nhint: the verdicts of the new one: ad evaluate {run_around(run)}"
+            f"threshold\n\nhint: the verdicts of the new one: ad {again} {home}"
         )
 
 

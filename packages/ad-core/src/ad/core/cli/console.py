@@ -139,10 +139,14 @@ def say_verdicts(verdicts: Verdicts | None) -> None:
     """Say how the threshold did on the test pictures, if there is one."""
     if verdicts is None:
         return
-    say(
-        f"at the threshold: {verdicts.found} of {verdicts.defective} defective pictures found, "
-        f"{verdicts.false_alarms} of {verdicts.good} good ones called defective"
-    )
+    words = []
+    if verdicts.defective:
+        words.append(f"{verdicts.found} of {verdicts.defective} defective pictures found")
+    if verdicts.good:
+        which = "good ones" if words else "good pictures"
+        words.append(f"{verdicts.false_alarms} of {verdicts.good} {which} called defective")
+    if words:
+        say(f"at the threshold: {', '.join(words)}")
 
 
 @contextmanager

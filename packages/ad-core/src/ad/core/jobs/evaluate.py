@@ -60,7 +60,10 @@ def evaluate(
     record, samples = unseen_samples(run, data_root, progress)
     test = [sample for sample in samples if sample.split == "test"]
     if not test:
-        msg = f"The data of `{run}` have no test pictures: there is nothing to evaluate on."
+        msg = (
+            f"The data of `{run}` have no test pictures: there is nothing to evaluate on.\nhint: "
+            f"the good pictures that its threshold was set on: ad report {run}"
+        )
         raise DataError(msg)
     others = other_data(record, samples)
     data_notes = [*others, *check_pictures(samples, progress=progress)]

@@ -108,13 +108,12 @@ def held_out_pictures(
             scores[batch.indices] = own
             gallery.see(batch, own, maps)
             advance(len(batch.indices))
-    above = _above(scores, detector.config.calibration)
-    so = "the threshold was set anew since" if renewed else "the threshold was set on them"
     held = f"{len(scores)} good pictures were" if len(scores) > 1 else "1 good picture was"
     return GoodPictures(
         gallery=gallery,
         scores=tuple(float(score) for score in scores),
-        lead=f"No test pictures. {held} held out to set the threshold{above}; {so}.",
+        lead=f"No test pictures. {held} held out to set the threshold. "
+        f"{_above(scores, detector.config.calibration, renewed)}",
         renewed=renewed,
     )
 
@@ -156,21 +155,22 @@ def _of_folds(
     *,
     renewed: bool = False,
 ) -> GoodPictures:
-    so = "the threshold was set anew since" if renewed else "the threshold was set on these scores"
     return GoodPictures(
         gallery=gallery,
         scores=tuple(float(score) for score in scores),
         lead=f"No test pictures. Each of {len(scores)} good pictures was scored by a detector that "
-        f"had not seen it{_above(scores, calibration)}; {so}.",
+        f"had not seen it. {_above(scores, calibration, renewed)}",
         renewed=renewed,
     )
 
 
-def _above(scores: NDArray[np.float32], calibration: Calibration | None) -> str:
+def _above(scores: NDArray[np.float32], calibration: Calibration | None, renewed: bool) -> str:
     if calibration is None:
         return ""
     above = sum(calibration.is_anomalous(float(score)) for score in scores)
-    return f", {above or 'none'} of them above it" if len(scores) > 1 else ""
+    which = "which was set on others since" if renewed else "which was set on these scores"
+    many = f"{above} of them {'is' if above == 1 else 'are'}" if above else "None is"
+    return f"{many} above the threshold, {which}."
 
 
 def _read_scores(path: Path) -> dict[str, float]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ad.core.errors import PictureError, SettingError
 from ad.core.jobs.exported import refuse_for_exported
@@ -46,6 +43,10 @@ class Inspection:
     """Score above which a picture is defective."""
     rows: tuple[Row, ...]
     """One per picture."""
+    calibration: Calibration | None
+    """What verdicts and regions were made by."""
+    min_area: int
+    """Of the smallest region that is told, in pixels of a picture."""
     drift: Drift
     """How the scores differ from those of calibration."""
     report: Path | None
@@ -54,18 +55,25 @@ class Inspection:
     def to_json(self) -> dict[str, Any]:
         """As ``ad predict --json`` prints it."""
         rows = [row.to_json() for row in self.rows]
-        report = None if self.report is None else str(self.report)
+        counted = None if self.calibration is None else self.calibration.false_regions
         return {
             "output": str(self.output),
             "threshold": self.threshold,
+            "min_area": self.min_area,
+            "false_regions": None if counted is None else counted.to_json(),
             "predictions": rows,
             "drift": self.drift.to_json(),
-            "report": report,
+            "report": None if self.report is None else str(self.report),
         }
 
     def summary(self) -> str:
         """One line for a person: how many pictures got which verdict."""
         return summary([row.verdict for row in self.rows])
+
+    def promise_of_regions(self) -> str | None:
+        """One line for a person: how many regions good pictures have; None without any at all."""
+        calibration = self.calibration
+        return None if calibration is None else calibration.promise_of_regions(self.min_area)
 
 
 @letting_go()
@@ -78,13 +86,16 @@ def inspect(
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     threshold: float | None = None,
     category: str | None = None,
+    min_area: int | None = None,
     save_maps: str | Path | None = None,
     colours: Colours = "threshold",
     report: bool = True,
     compile: bool = False,
     progress: Progress = SILENT,
 ) -> Inspection:
-    """Predict on pictures; write ``predictions.csv``, ``heatmaps/*.png`` and ``report.html``.
+    """Predict on pictures; write tables, ``heatmaps/*.png`` and ``report.html``.
+
+    The tables are ``predictions.csv``, a row a picture, and ``regions.csv``, a row a region.
 
     Heat maps are scaled so that 0.5 is the pixel threshold, which is outlined; without
     calibration they are scaled to each picture's own range, say so, and nothing is outlined but,
@@ -101,6 +112,7 @@ def inspect(
         precision: ``auto`` is the one that the threshold was set in; an exported model has its own.
         threshold: For this use in place of the saved one: see `ad.core.predict.load`.
         category: Of an exported model: take the threshold of this one, where it has its own.
+        min_area: Leave out regions of fewer pixels of the picture; None for none.
         save_maps: Folder to make for the maps in the pictures' own pixels; see `MapFiles`.
         colours: Of heat maps: ``threshold`` lets them start just below the pixel threshold,
             ``picture`` gives each picture its own range, so that what was missed can be seen.
@@ -113,11 +125,12 @@ def inspect(
         UnknownNameError: If the model was not trained on the category.
         DataError: If there are no pictures.
         SettingError: If the threshold is no finite number, or the run has no calibration, or maps
-            are asked for and the model has none.
+            or an area are asked for and the model has no maps, or no pixel threshold.
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
     path = given_path(run, "the run")
-    work = _at_work(path, device, precision, threshold, category, compile, progress)
+    work = _at_work(path, device, precision, threshold, category, min_area, compile, progress)
+    work = replace(work, colours=colours)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     pictures = [source for source in sources if isinstance(source, Path)]
     limit = None if work.calibration is None else work.calibration.threshold
@@ -136,45 +149,44 @@ def inspect(
         folder = given_path(output, "the output")
         make_folder(folder)
     names = numbered_names(pictures, ".png")
-    config = work.detector.config
-    page = NewPictures(work.calibration, config.framing, work.outlines) if report else None
+    page = None
+    if report:
+        page = NewPictures(work.calibration, work.detector.config, work.outlines)
     rows = []
-    with ResultFile(folder / "predictions.csv") as table:
+    with ResultFile(folder / "predictions.csv", folder / "regions.csv") as table:
         (folder / "heatmaps").mkdir()
         for number, finding in enumerate(work.stream(sources, progress=progress)):
             picture = finding.path
             assert picture is not None  # only paths were given
             heatmap = None
-            read = cache(partial(read_picture, picture, white=config.white_level))
             try:
                 if finding.map is not None:
-                    sheet = _picture(finding, read(), work, colours)
+                    sheet = _picture(finding, work)
                     heatmap = write_numbered(folder / "heatmaps", names[number], sheet)
                     if files is not None and finding.score is not None:
                         files.write(number, finding.score, finding.map)
                 if page is not None:
-                    page.see(finding, read)
+                    page.see(finding)
             except PictureError as error:  # it is not the one any more that was scored
-                finding = Finding(path=picture, score=None, error=str(error))
+                finding, heatmap = Finding(path=picture, score=None, error=str(error)), None
                 if page is not None:
-                    page.see(finding, read)
+                    page.see(finding)
             rows.append(Row.of(finding, heatmap))
             table.add(rows[-1])
-    path = folder / "report.html"
-    if page is not None:
-        page.write(
-            path,
-            f"New pictures by {config.model}",
-            notes=calibration_notes(work.calibration),
-            facts=[("detector", str(run)), ("model", config.model), ("written to", str(folder))],
-        )
     scores = [row.score for row in rows if row.score is not None]
+    drift = compare(work.calibration, scores, categories=work.together)
+    written = None
+    if page is not None:
+        notes = [*calibration_notes(work.calibration), *drift.lines()]
+        written = page.write(folder, run=str(run), notes=notes)
     return Inspection(
         output=folder,
         threshold=limit,
         rows=tuple(rows),
-        drift=compare(work.calibration, scores, categories=work.together),
-        report=None if page is None else path,
+        calibration=work.calibration,
+        min_area=work.min_area,
+        drift=drift,
+        report=written,
     )
 
 
@@ -185,11 +197,15 @@ class _Work:
     detector: LoadedDetector | Runtime
     calibration: Calibration | None
     """What verdicts are made by."""
+    min_area: int
+    """Of the smallest region."""
     together: int
     """Categories that this is for."""
     stream: Callable[..., Iterator[Finding]]
     outlines: str
     """What the detector's own outlines are of; empty without any."""
+    colours: Colours = "threshold"
+    """Of heat maps."""
 
 
 def _at_work(
@@ -198,6 +214,7 @@ def _at_work(
     precision: Literal["auto", "fp32", "bf16"],
     threshold: float | None,
     category: str | None,
+    min_area: int | None,
     compile: bool,
     progress: Progress,
 ) -> _Work:
@@ -221,8 +238,9 @@ def _at_work(
         return _Work(
             detector=detector,
             calibration=detector.config.calibration,
+            min_area=detector.least_area(min_area),
             together=len(detector.config.categories),
-            stream=partial(detector.stream, outlines=True),
+            stream=partial(detector.stream, min_area=min_area, outlines=True),
             outlines=detector.detector.outlines,
         )
     refuse_for_exported(run, precision, compile=compile)
@@ -230,19 +248,23 @@ def _at_work(
     return _Work(
         detector=runtime,
         calibration=runtime.calibration(category, threshold),
+        min_area=runtime.least_area(min_area, category, threshold),
         together=runtime.config.calibration_of(category)[1],
-        stream=partial(runtime.stream, category=category, threshold=threshold),
+        stream=partial(runtime.stream, category=category, threshold=threshold, min_area=min_area),
         outlines="",
     )
 
 
-def _picture(finding: Finding, picture: NDArray[np.uint8], work: _Work, colours: Colours) -> bytes:
+def _picture(finding: Finding, work: _Work) -> bytes:
+    assert finding.path is not None
+    config = work.detector.config
     sheet = overlay_of(
         finding,
-        picture,
-        work.detector.config.framing,
+        read_picture(finding.path, white=config.white_level),
+        config.framing,
         work.calibration,
         blue=work.outlines,
-        colours=colours,
+        min_area=work.min_area,
+        colours=work.colours,
     )
     return drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes

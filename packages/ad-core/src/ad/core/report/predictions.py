@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +22,21 @@ from ad.core.report.shelf import Shelf
 from ad.core.report.webp import MAP_SIDE, SIDE, inside_webp, map_webps, picture_webp, within
 from ad.runtime.calibration import Calibration
 from ad.runtime.findings import Finding
-from ad.runtime.framing import Framing
 from ad.runtime.framing.size import Size
 from ad.runtime.heatmaps import colour_table
+from ad.runtime.pictures.reading import read_picture
+
+if TYPE_CHECKING:
+    from ad.core.predict import ModelConfig
+    from ad.runtime.config import ExportConfig
 
 DEFECTIVE, OTHERS = 120, 80
 """Pictures kept of those called defective, or of all without a threshold, and of the others."""
 _SMALL, _SMALL_MAP = 96, 64  # sides of the others, in pixels
 _SCORES = 5000
 """Scores on the page; more become quantiles."""
+_REGIONS = 20
+"""Regions of a picture, the largest."""
 _UNREAD = 100
 """Pictures that could not be read and are named."""
 
@@ -51,13 +57,15 @@ class NewPictures:
 
     Args:
         calibration: What verdicts are made by and makes maps comparable; None without.
-        framing: How pictures became what was scored.
+        config: Of the detector.
         outlines: What the detector's own outlines are of; empty without any.
     """
 
-    def __init__(self, calibration: Calibration | None, framing: Framing, outlines: str) -> None:
+    def __init__(
+        self, calibration: Calibration | None, config: ModelConfig | ExportConfig, outlines: str
+    ) -> None:
         self.calibration = calibration
-        self.framing = framing
+        self.config = config
         self.outlines = outlines
         self._kept: dict[int, _Kept] = {}
         self._shelves = {True: Shelf(DEFECTIVE), False: Shelf(OTHERS)}
@@ -66,12 +74,11 @@ class NewPictures:
         self._unread: list[tuple[Path, str]] = []
         self._num_unread = 0
 
-    def see(self, finding: Finding, read: Callable[[], NDArray[np.uint8]]) -> None:
+    def see(self, finding: Finding) -> None:
         """Look at what was found in a picture; keep what belongs on the page.
 
         Args:
-            finding: Of a file.
-            read: Gives the picture, ``[H, W, 3]``, RGB; asked only if it is kept.
+            finding: Of a file, which is read again if it is kept.
 
         Raises:
             PictureError: If it cannot be read any more; then it was not looked at.
@@ -85,28 +92,24 @@ class NewPictures:
         full = finding.anomalous is not False
         index, shelf = len(self._scores), self._shelves[full]
         if shelf.wants(finding.score, index):
-            kept = _Kept(finding.path, self._shown(finding, read(), full=full))
+            picture = read_picture(finding.path, white=self.config.white_level)
+            kept = _Kept(finding.path, self._shown(finding, picture, full=full))
             if (gone := shelf.put(finding.score, index)) is not None:
                 del self._kept[gone]
             self._kept[index] = kept
         self._scores.append(finding.score)
         self._defective += finding.anomalous is True
 
-    def write(
-        self,
-        path: Path,
-        title: str,
-        *,
-        notes: Sequence[str],
-        facts: Sequence[tuple[str, str]],
-    ) -> None:
-        """Write the page.
+    def write(self, folder: Path, *, run: str, notes: Sequence[str]) -> Path:
+        """Write the page into the folder of what was predicted.
 
         Args:
-            path: The file.
-            title: What predicted what.
+            folder: It.
+            run: What predicted.
             notes: What a reader of the verdicts must know.
-            facts: Names and values: what predicted, and where the rest is.
+
+        Returns:
+            The file.
 
         Raises:
             OutputError: If it cannot be written.
@@ -118,7 +121,7 @@ class NewPictures:
             scores = np.quantile(scores, np.linspace(0, 1, _SCORES), method="nearest")
         paths = [*(one.path for one in kept), *(path for path, _ in self._unread)]
         root = os.path.commonpath([one.absolute().parent for one in paths]) if paths else ""
-        calibration = self.calibration
+        calibration, title = self.calibration, f"New pictures by {self.config.model}"
         data = {
             "title": title,
             "notes": list(notes),
@@ -138,16 +141,23 @@ class NewPictures:
             "gallery": [{**one.finding, "name": _name(one.path, root)} for one in kept],
             "unread": [[_name(path, root), why] for path, why in self._unread],
             "numUnread": self._num_unread,
-            "facts": [["pictures in", root], *([name, value] for name, value in facts)],
+            "facts": [
+                ["detector", run],
+                ["model", self.config.model],
+                ["pictures in", root],
+                ["written to", str(folder)],
+            ],
         }
+        path = folder / "report.html"
         write_page(path, "predictions", title, data)
+        return path
 
     def _shown(self, finding: Finding, picture: NDArray[np.uint8], *, full: bool) -> dict[str, Any]:
         height, width, _ = picture.shape
         side, map_side = (SIDE, MAP_SIDE) if full else (_SMALL, _SMALL_MAP)
 
         def back(map_: NDArray[np.float32]) -> NDArray[np.float32]:
-            own, (across, down) = self.framing.of(Size(height, width)), (width, height)
+            own, (across, down) = self.config.framing.of(Size(height, width)), (width, height)
             if own.crop is None and max(width, height) > SIDE:  # a crop is in the picture's pixels
                 across, down = within((width, height), SIDE)
             return own.back(map_, (down, across))
@@ -165,8 +175,8 @@ class NewPictures:
             "heat": data_uri(heat),
             "own": data_uri(own),
             "outline": data_uri(outline),
-            "regions": [],
-            "numRegions": 0,
+            "regions": [list(region) for region in (finding.regions or ())[:_REGIONS]],
+            "numRegions": finding.num_regions or 0,
         }
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 REPORT: Final = "report.html"
 """Name of the report in a run directory."""
 
+_AGAIN: Final = "Scored again with the saved model, after training."
 _NOTHING: Final = (
     "No test pictures, and no good ones to show: what a detector has learnt from scores lower than "
     "new pictures do."
@@ -183,6 +184,9 @@ def write_again(
         others: What is to be said if these are not those of the training; empty if they are.
         good: What is shown where there are no test pictures.
     """
+    notes = _notes_again(run, config, evaluation, others)
+    if not gallery.samples and (good is None or good.without):
+        notes = [note for note in notes if note != _AGAIN]  # nothing was
     write_run_report(
         path,
         record=read_run(run),
@@ -190,7 +194,7 @@ def write_again(
         samples=gallery.samples,
         evaluation=evaluation,
         gallery=gallery,
-        notes=list(dict.fromkeys(_notes_again(run, config, evaluation, others))),
+        notes=list(dict.fromkeys(notes)),
         times=read_times(run),
         calibrations=read_calibrations(run),
         speeds=read_speeds(run),
@@ -210,13 +214,12 @@ def _notes_again(
     run: Path, config: ModelConfig, evaluation: Evaluation, others: Sequence[str]
 ) -> list[str]:
     """The run's own notes, if it came to the same figures of the same pictures; else why not."""
-    again = "Scored again with the saved model, after training."
     notes = [*others, *calibration_notes(config.calibration), *evaluation.notes]
     try:
         then = json.loads(read_limited(run / "metrics.json", RUN))
         figures, noted = dict(then["metrics"]), list(then["notes"])
     except FileNotFoundError:
-        return [again, *notes]
+        return [_AGAIN, *notes]
     except ModelFileError:
         raise
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
@@ -232,12 +235,12 @@ def _notes_again(
     ]
     if changed:
         reason = "The figures differ from those that training found: data, device or versions have"
-        return [f"{reason} changed ({'; '.join(changed)}).", again, *notes]
+        return [f"{reason} changed ({'; '.join(changed)}).", _AGAIN, *notes]
     if others:  # what the training noted of its pictures is not true of these
-        return [again, *notes]
+        return [_AGAIN, *notes]
     verdicts, categories = evaluation.verdicts, len(evaluation.categories)
     renewed = renewed_notes(noted, config.calibration, verdicts, categories)
-    return [again, *renewed, *evaluation.notes]
+    return [_AGAIN, *renewed, *evaluation.notes]
 
 
 def _figure(value: float | None) -> str:

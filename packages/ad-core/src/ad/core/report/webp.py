@@ -26,7 +26,12 @@ _METHOD = 1  # a millisecond a picture; the slowest one takes ten for a tenth fe
 
 def picture_webp(pixels: NDArray[np.uint8], side: int = SIDE) -> bytes:
     """A picture ``[H, W, 3]``, RGB, no side longer than a number of pixels."""
-    return encoded(reduced(pixels, side), quality=_QUALITY)
+    return _small(pixels, side, _QUALITY)
+
+
+def _small(pixels: NDArray[np.uint8], side: int, quality: int) -> bytes:
+    """A picture ``[H, W]`` or ``[H, W, 3]`` as WebP, no side longer than that in pixels."""
+    return encoded(reduced(pixels, side), quality=quality)
 
 
 def map_webps(
@@ -58,7 +63,7 @@ def map_webps(
         heat = heat_of(map_, by)
         heat = np.nan_to_num(heat if back is None else back(heat)).clip(0, 1)
         levels = np.rint(heat * 255).astype(np.uint8)
-        found.append(encoded(reduced(levels, side), quality=quality))
+        found.append(_small(levels, side, quality))
     return found[0], found[1] if localised else None
 
 

@@ -46,6 +46,11 @@ const heading = (row) => make("details", { class: "cell" }, make("summary", {}, 
 
 /** The figure that was chosen, of each row and category; the best of a column stands out. */
 function showFigures() {
+  if (!data.columns.length) {
+    at("meaning").textContent = "None: no run has test pictures.";
+    at("figure").closest("p").hidden = at("figures").hidden = true;
+    return;
+  }
   const chosen = data.figures.find((one) => one.key === at("figure").value);
   at("meaning").textContent = chosen.meaning;
   at("figures").replaceChildren(table(
@@ -59,8 +64,8 @@ function showFigures() {
 
 /** Scores of a run as ticks, good ones above, with its threshold. */
 function dots(run) {
+  if (!run.good.length && !run.defective.length) return "–";
   const all = [...run.good, ...run.defective, ...(run.threshold === null ? [] : [run.threshold])];
-  if (!all.length) return "–";
   const width = 300;
   const low = Math.min(...all), span = Math.max(...all) - low || 1;
   const x = (score) => ((score - low) / span) * (width - 2);
@@ -79,7 +84,7 @@ function dots(run) {
 }
 
 /** "3 of 4" of what a threshold found, or a dash. */
-const share = (part, whole) => (part === undefined ? "–" : `${part} of ${whole}`);
+const share = (part, whole) => (part === undefined || !whole ? "–" : `${part} of ${whole}`);
 
 function showVerdicts() {
   const alone = rows.every((row) => row.runs.length === 1) && few;
@@ -129,7 +134,7 @@ function showWrong() {
   const cut = data.wrong.length < data.numWrong
     ? `; here are ${data.wrong.length}, the first ones of each category` : "";
   at("wrong-count").textContent = data.numWrong === 0
-    ? "None, at the threshold of each."
+    ? (data.columns.length ? "None, at the threshold of each." : "None is known: no run has test pictures.")
     : `${count(data.numWrong, "picture")}, those first that most runs get wrong${cut}.`;
   if (!data.wrong.length) return;
   const pictured = ({ picture, name }) => make("span", { class: "pictured" },

@@ -245,7 +245,7 @@ function showNext() {
   at("next").replaceChildren(...pairs([
     ["Verdicts and maps of new pictures", make("code", {}, "ad predict RUN PICTURE_OR_FOLDER")],
     ...(moved && saved !== null ? [once] : []),
-    ["The figures again, where the model is to run", make("code", {}, "ad evaluate RUN")],
+    ...(tested ? [["The figures again, where the model is to run", make("code", {}, "ad evaluate RUN")]] : []),
     ...(pictures.length ? [["In Python, with the threshold as it is set above", make("code", {}, python)]] : []),
   ]));
 }

@@ -32,9 +32,8 @@ function makeAxis() {
 
 /**
  * Draw the scores with the threshold.
- * @param {{name: string, total: number, weight: number, bars: [string, number[]][]}[]} rows
- *   Of each row what it is of, how many pictures it stands for in all and each score, and its
- *   scores by style.
+ * @param {Object[]} rows Of each its `name`, how many pictures are in it (`total`) and stand behind
+ *   each score (`weight`), and its scores by style (`bars`).
  * @param {string} words What it is, for those who do not see it.
  */
 function histogram(rows, words) {
