@@ -44,12 +44,13 @@ class CrossFitted:
     Args:
         samples: All of them.
         framing: How the detectors see them.
+        shown: Whether what they look like is kept, for a report, beside the scores.
     """
 
-    def __init__(self, samples: Sequence[Sample], framing: Framing) -> None:
+    def __init__(self, samples: Sequence[Sample], framing: Framing, *, shown: bool) -> None:
         self.samples = samples
         self.scores = np.zeros(len(samples), dtype=np.float32)
-        self.gallery = Gallery(samples, None, framing=framing, later=True)
+        self.gallery = Gallery(samples, None, framing=framing, later=True) if shown else None
 
     def watching(
         self, detector: LoadedDetector, fold: Sequence[int]
@@ -60,7 +61,8 @@ class CrossFitted:
             for batch, scores, maps in detector.scored(pictures, batch_size):
                 numbers = [fold[index] for index in batch.indices]
                 self.scores[numbers] = scores
-                self.gallery.see(replace(batch, indices=numbers), scores, maps)
+                if self.gallery is not None:
+                    self.gallery.see(replace(batch, indices=numbers), scores, maps)
                 yield batch, scores, maps
 
         return scored  # type: ignore[return-value]
@@ -74,7 +76,8 @@ class CrossFitted:
         write_atomic(run / SCORES, "".join(f"{line}\n" for line in lines).encode())
 
     def found(self, calibration: Calibration) -> GoodPictures:
-        """For the report, once the threshold is known."""
+        """For the report, once the threshold is known; if they are shown."""
+        assert self.gallery is not None
         self.gallery.calibrate(calibration)
         return _of_folds(self.gallery, self.scores, calibration)
 

@@ -210,8 +210,8 @@ def train(
     run = _begin(plan, data, trainer, output_dir, resume, callbacks)
     fit_seconds = _learn(plan, data, trainer, run, checkpoint_minutes)
     watch = None
-    if report and data.folds and not data.test:
-        watch = CrossFitted(data.learning, plan.framing)
+    if data.folds and not data.test:
+        watch = CrossFitted(data.learning, plan.framing, shown=report)
     _save(plan, data, trainer, run, watch)
     trainer_notes = trainer.notes
     del trainer  # its memory is free before the saved model comes in
@@ -355,6 +355,8 @@ def _save(
         region = plan.framing.region
         roi = None if region is None else region.png
         save_model(run.path / "model", trainer.detector, config.to_json(), roi=roi)
+        if watch is not None:
+            watch.write(run.path)
     run.log.write("saved")
 
 
@@ -388,7 +390,6 @@ def _good_pictures(
     """What the report shows without test pictures."""
     calibration = detector.config.calibration
     if watch is not None and calibration is not None:
-        watch.write(run.path)
         return watch.found(calibration)
     return held_out_pictures(
         detector, data.held_out, batch_size=plan.settings.batch_size, progress=plan.progress
