@@ -46,7 +46,9 @@ def test_the_scale_stays_and_the_middle_moves():
 def test_nothing_is_promised_whatever_was_before(before):
     chosen = before.by_hand(np.float32(0.5))
     assert chosen.promise() == "chosen by hand; no rate of false alarms is promised"
-    assert calibration_notes(chosen) == [f"Threshold 0.5; {chosen.promise()}."]
+    regions = chosen.promise_of_regions()
+    more = "" if regions is None else f" R{regions[1:]}."
+    assert calibration_notes(chosen) == [f"Threshold 0.5; {chosen.promise()}.{more}"]
     assert (chosen.rate, chosen.promised_rate, chosen.f1, chosen.needed, chosen.rank) == (None,) * 5
     assert (chosen.num_images, chosen.num_defective) == (0, 0)
     assert Calibration.from_json(json.loads(json.dumps(chosen.to_json()))) == chosen

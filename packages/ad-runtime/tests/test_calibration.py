@@ -149,19 +149,19 @@ def test_regions_counted_for_another_pixel_threshold_are_not_kept():
         (
             COUNTED.false_regions,
             1,
-            "2 of 3 good pictures had any (5 in all, the largest of 14 pixels), each by the pixel "
+            "2 of 3 had any (5 in all, the largest of 14 pixels), each by the pixel "
             "threshold that the others set",
         ),
         (
             COUNTED.false_regions,
             3,
-            "1 of 3 good pictures had any of 3 pixels or more (the largest of 14 pixels), each by "
+            "1 of 3 had any of 3 pixels or more (the largest of 14 pixels), each by "
             "the pixel threshold that the others set",
         ),
         (
             COUNTED.false_regions,
             15,
-            "none of 3 good pictures had any of 15 pixels or more, each by the pixel threshold "
+            "none of 3 had any of 15 pixels or more, each by the pixel threshold "
             "that the others set",
         ),
         (None, 1, "not known, as none were counted for this pixel threshold"),

@@ -80,6 +80,8 @@ def test_json_is_one_object_and_nothing_else(run, root):
         "verdict",
         "heatmap",
         "error",
+        "num_regions",
+        "regions",
     }
 
 
@@ -102,14 +104,44 @@ def test_results_are_written_a_line_a_picture(run, root, tmp_path):
         table = list(csv.DictReader(file))
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert [one["verdict"] for one in lines] == ["good", "defective", "error"]
+    with (tmp_path / "r-regions.csv").open(newline="") as file:
+        places = list(csv.DictReader(file))
+    assert [place["area"] for place in places] == ["2000"]  # the light one, all over
     for row, line in zip(table, lines, strict=True):
+        for region in line.pop("regions") or ():
+            place = {"path": line["path"], **{name: str(one) for name, one in region.items()}}
+            assert place == places.pop(0)
         assert row == {key: "" if value is None else str(value) for key, value in line.items()}
     status, _, err = run("predict", root / "export", *inputs, "--output", tmp_path / "r.csv")
     assert status == 1
     assert "exists already and is never overwritten" in err
+    (tmp_path / "s-regions.csv").touch()
+    status, _, err = run("predict", root / "export", *inputs, "--output", tmp_path / "s.csv")
+    assert status == 1
+    assert "s-regions.csv` exists already and is never overwritten" in err
+    assert not (tmp_path / "s.csv").exists()
     status, _, err = run("predict", root / "export", *inputs, "--output", tmp_path / "r.txt")
     assert status == 1
     assert "Results are written to .csv or .jsonl; got `" in err
+
+
+def test_small_regions_are_left_out_where_that_is_asked_for(run, root, tmp_path):
+    pixels = np.full((32, 48, 3), 40, dtype=np.uint8)
+    pixels[8:12, 20:30] = 220
+    Image.fromarray(pixels).save(tmp_path / "spot.png")
+    given = ("predict", root / "export", tmp_path / "spot.png", "--json", "--min-area")
+    for area, count in ((40, 1), (41, 0)):
+        folder = tmp_path / str(area)
+        status, out, err = run(*given, area, "--heatmaps", folder)
+        assert status == 0
+        assert json.loads(out)["predictions"][0]["num_regions"] == count
+        assert json.loads(out)["false_regions"] is None
+        assert "regions in good pictures: not known" in err
+        sheet = np.asarray(Image.open(folder / "0001-spot.png"))
+        assert (sheet == (255, 0, 60)).all(axis=2).any() == bool(count)
+    status, out, err = run(*given, 0)
+    assert (status, out) == (1, "")
+    assert "`min_area` must be 1 or more pixels; got 0" in err
 
 
 def test_heat_maps_are_pictures_in_a_new_folder(run, root, tmp_path):

@@ -104,6 +104,18 @@ def test_scores_that_rose_or_fell_or_spread_are_told_with_their_figures():
             assert ("one category is more frequent" in lines[1]) == (categories == 3)
 
 
+def test_cross_fitted_scores_must_be_ten_times_as_rare():
+    one = calibrated(THEN[:30])
+    chances = []
+    for mean in np.linspace(0.5, 0.6, 40):
+        new = normal(1, 30, mean)
+        held_out, crossed = compare(one, new), compare(replace(one, folds=10), new)
+        chances.append(crossed.difference and crossed.difference.chance)
+        assert held_out.other == (chances[-1] is not None and chances[-1] < 1e-3)
+        assert crossed.other == (chances[-1] is not None and chances[-1] < 1e-4)
+    assert any(chance and 1e-4 <= chance < 1e-3 for chance in chances)
+
+
 def test_defective_pictures_are_no_drift_until_they_are_more_than_half():
     one = calibrated(THEN)
     good, bad = np.sort(normal(1, 100))[:80], np.linspace(1, 2, 81)

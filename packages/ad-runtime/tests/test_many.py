@@ -60,6 +60,11 @@ def test_shards_are_parts_and_the_head_says_so(export, tmp_path):
         found.append([line["path"] for line in lines])
     assert sorted(found[0] + found[1]) == sorted(levels)
     assert [len(one) for one in found] == [3, 2]
+    resumed = {"output": tmp_path / "2.jsonl", "shard": (2, 2), "resume": True}
+    with pytest.raises(OutputError, match="holds regions from another area on, or none"):
+        predict_many(export, [tmp_path / "p"], min_area=9, **resumed)
+    with pytest.raises(SettingError, match="`min_area` must be 1 or more pixels; got 0"):
+        predict_many(export, [tmp_path / "p"], output=tmp_path / "3.jsonl", min_area=0)
     result = predict_many(export, [tmp_path / "p"], output=tmp_path / "9.jsonl", shard=(9, 9))
     assert (result.pictures, len(read(tmp_path / "9.jsonl")[1])) == (0, 0)
 

@@ -79,6 +79,14 @@ def test_the_server_says_what_it_is_and_has(served):
         ("POST", f"{INSPECT}?treshold=1", 400, "Did you mean `threshold`"),
         ("POST", f"{INSPECT}?threshold=nan", 400, "must be a finite number"),
         ("POST", f"{INSPECT}?threshold=1&threshold=2", 400, "the same thing twice"),
+        (
+            "POST",
+            f"{INSPECT}?min_area=0",
+            400,
+            "`min_area` must be a whole number of pixels from 1",
+        ),
+        ("POST", f"{INSPECT}?min_area=1.5", 400, "`min_area` must be a whole number of pixels"),
+        ("POST", f"{INSPECT}?min_area=9999999999", 400, "`min_area` must be a whole number"),
         ("POST", f"{INSPECT}?overlay=gif", 400, "must be png or inline; got 'gif'"),
         ("POST", f"{INSPECT}?category=none", 400, "was not trained on a category `none`"),
         ("POST", f"{INSPECT}/versions/9", 404, "no version '9'"),
@@ -106,6 +114,9 @@ def test_a_picture_as_the_body_or_as_a_form(served):
     }
     form = served.post(INSPECT, files={"file": ("a.png", content, "image/png")}).json()
     assert form["regions"] == told["regions"]
+    for area, count in ((124, 1), (125, 0)):
+        large = served.post(f"{INSPECT}?min_area={area}", content=content).json()
+        assert large["num_regions"] == len(large["regions"]) == count
     strict = served.post(f"{INSPECT}?threshold=0.9&category=toy", content=content).json()
     assert (strict["anomalous"], strict["threshold"]) == (False, 0.9)
 

@@ -62,6 +62,21 @@ def below(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
+def test_lines_have_the_regions_of_pictures(runtime, folder):
+    add(folder / "b.png", 204)
+    ((line,), _) = look(runtime, folder)
+    assert line["num_regions"] == 1
+    assert line["regions"] == [
+        {"x0": 0, "y0": 0, "x1": 8, "y1": 8, "area": 64, "peak": pytest.approx(0.8)}
+    ]
+    assert written(folder) == [line]
+    add(folder / "c.png", 204)
+    ((line,), _) = look(runtime, folder, min_area=65)
+    assert (line["num_regions"], line["regions"]) == (0, [])
+    with pytest.raises(SettingError, match="`min_area` must be 1 or more pixels; got 0"):
+        look(runtime, folder, min_area=0)
+
+
 def test_each_picture_has_one_line_and_a_replaced_one_another(runtime, folder):
     (folder / "sub").mkdir()
     add(folder / "a.png", 51)

@@ -21,6 +21,9 @@ class Deadly:
     def calibration(self, *given):
         return self.whole.calibration(*given)
 
+    def least_area(self, *given):
+        return self.whole.least_area(*given)
+
     def stream(self, inputs, **settings):
         for path in inputs:
             was = path.with_name(f"{path.name}.was")

@@ -71,11 +71,17 @@ def _add_predict(commands: Any) -> None:  # noqa: ANN401
         "--threshold", type=float, metavar="SCORE", help="In place of the saved one, this time."
     )
     command.add_argument(
+        "--min-area", type=int, metavar="N", help="Leave out regions of fewer pixels of a picture."
+    )
+    command.add_argument(
         "--batch-size", type=int, default=1, metavar="N", help="Pictures at once (default 1)."
     )
     command.add_argument("--json", action="store_true", help="Print one JSON object.")
     command.add_argument(
-        "--output", type=_path, metavar="FILE", help="New file .csv or .jsonl, a line a picture."
+        "--output",
+        type=_path,
+        metavar="FILE",
+        help="New file .csv or .jsonl, a line a picture; regions in NAME-regions.csv.",
     )
     command.add_argument("--heatmaps", type=_path, metavar="DIR", help="New folder for overlays.")
     many.add_options(command)
@@ -135,9 +141,12 @@ def _predict(given: argparse.Namespace) -> int:
         return many.run(given)
     runtime = _load(given)
     calibration = runtime.calibration(given.category, given.threshold)
+    least = runtime.least_area(given.min_area, given.category, given.threshold)
     sources = find_sources(given.inputs)  # a mistyped path is refused before anything is written
     pictures = [source for source in sources if isinstance(source, Path)]
-    heatmaps = None if given.heatmaps is None else _HeatMaps(given.heatmaps, pictures, runtime)
+    heatmaps = (
+        None if given.heatmaps is None else _HeatMaps(given.heatmaps, pictures, runtime, least)
+    )
     rows = []
     with contextlib.ExitStack() as stack:
         file = None if given.output is None else stack.enter_context(ResultFile(given.output))
@@ -146,6 +155,7 @@ def _predict(given: argparse.Namespace) -> int:
             batch_size=given.batch_size,
             category=given.category,
             threshold=given.threshold,
+            min_area=given.min_area,
             progress=LineProgress(),
         )
         for number, finding in enumerate(findings):
@@ -168,14 +178,20 @@ def _predict(given: argparse.Namespace) -> int:
     drift = compare(calibration, scores, categories=together)
     if given.json:
         threshold = None if calibration is None else calibration.threshold
+        counted = None if calibration is None else calibration.false_regions
         print_json(
             {
                 "threshold": threshold,
+                "min_area": least,
+                "false_regions": None if counted is None else counted.to_json(),
                 "predictions": [row.to_json() for row in rows],
                 "drift": drift.to_json(),
             }
         )
     say(summary([row.verdict for row in rows]))
+    regions = None if calibration is None else calibration.promise_of_regions(least)
+    if regions is not None:
+        say(regions)
     for line in drift.lines():
         say(line)
     # Or a script would take them for good ones.
@@ -192,7 +208,9 @@ def _line(verdict: str, score: float | None, normalized: float | None, path: Pat
 class _HeatMaps:
     """Overlays, one for each picture, in a folder of their own."""
 
-    def __init__(self, folder: Path, pictures: Sequence[Path], runtime: Runtime) -> None:
+    def __init__(
+        self, folder: Path, pictures: Sequence[Path], runtime: Runtime, min_area: int
+    ) -> None:
         from ad.runtime.errors import OutputError
         from ad.runtime.numbered import numbered_names
 
@@ -210,6 +228,7 @@ class _HeatMaps:
             raise OutputError(msg) from error
         self.folder = folder
         self.runtime = runtime
+        self.min_area = min_area
         self.names = numbered_names(pictures, ".png")
 
     def write(self, number: int, finding: Finding, calibration: Any) -> Path:  # noqa: ANN401
@@ -221,7 +240,7 @@ class _HeatMaps:
         assert finding.path is not None
         config = self.runtime.config
         picture = read_picture(finding.path, white=config.white_level)
-        sheet = overlay_of(finding, picture, config.framing, calibration)
+        sheet = overlay_of(finding, picture, config.framing, calibration, min_area=self.min_area)
         content = drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes
         return write_numbered(self.folder, self.names[number], content)
 
@@ -263,6 +282,8 @@ def _facts(package: Package) -> list[tuple[str, str]]:
         facts.append(("threshold", "none: scores rank pictures, and there are no verdicts"))
     else:
         facts.append(("threshold", f"{calibration.threshold:.4g}; {calibration.promise()}"))
+        if (regions := calibration.promise_of_regions()) is not None:
+            facts.append(("", regions))
     for name, own in config.calibrations.items():
         facts.append(("", f"{own.threshold:.4g} for {name}; {own.promise()}"))
     if config.calibrated_on is not None:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from ad.runtime.errors import OutputError, SettingError
 from ad.runtime.findings import Finding
 from ad.runtime.printable import escaped_json
+from ad.runtime.regions import Region
 
 SUFFIXES = (".csv", ".jsonl")
 """Of files of results: a table, or one JSON object a line."""
+
+_COLUMNS = ("path", "score", "normalized", "verdict", "heatmap", "error", "num_regions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,10 @@ class Row:
     """The overlay that was written."""
     error: str | None
     """Why the picture could not be read."""
+    regions: tuple[Region, ...] | None = None
+    """As of a finding: where it is above the pixel threshold, largest first."""
+    num_regions: int | None = None
+    """How many there are."""
 
     @classmethod
     def of(cls, finding: Finding, heatmap: Path | None = None) -> Self:
@@ -45,6 +54,8 @@ class Row:
             verdict=finding.verdict,
             heatmap=heatmap,
             error=finding.error,
+            regions=finding.regions,
+            num_regions=finding.num_regions,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -56,44 +67,49 @@ class Row:
             "verdict": self.verdict,
             "heatmap": None if self.heatmap is None else str(self.heatmap),
             "error": self.error,
+            "num_regions": self.num_regions,
+            "regions": None
+            if self.regions is None
+            else [region._asdict() for region in self.regions],
         }
 
 
 class ResultFile:
     """A file of rows, each as soon as it is known, by its suffix one of `SUFFIXES`.
 
+    A table has the number of a picture's regions; they themselves are in a second one, a row each.
+
     Args:
         path: The file, which must not exist yet.
+        regions: The second one, if the first is a table; ``NAME-regions.csv`` beside it by default.
 
     Raises:
         SettingError: If it has another suffix.
-        OutputError: If it exists or cannot be written.
+        OutputError: If one exists or cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, regions: Path | None = None) -> None:
         self.path = path
         if path.suffix not in SUFFIXES:
             msg = f"Results are written to {' or '.join(SUFFIXES)}; got `{path}`."
             raise SettingError(msg)
-        # Names that are no valid text are written as the bytes they are.
-        try:
-            self.file = path.open("x", newline="", encoding="utf-8", errors="surrogateescape")
-        except FileExistsError as error:
-            msg = f"`{path}` exists already and is never overwritten. Name another file."
-            raise OutputError(msg) from error
-        except OSError as error:
-            msg = f"`{path}` cannot be written ({error.strerror})."
-            raise OutputError(msg) from error
-        self.writer = csv.writer(self.file) if path.suffix == ".csv" else None
-        if self.writer is not None:
-            self._write(("path", "score", "normalized", "verdict", "heatmap", "error"))
+        self._tables: list[tuple[Path, TextIO]] = []
+        self._open(path)
+        if path.suffix == ".csv":
+            try:
+                self._open(regions or path.with_name(f"{path.stem}-regions.csv"))
+            except OutputError:
+                self._close()
+                path.unlink()  # it is new, and nothing is in it
+                raise
+            self._write(0, _csv_line(_COLUMNS))
+            self._write(1, _csv_line(("path", *Region._fields)))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with contextlib.suppress(OSError):  # of a line that was told of already
-            self.file.close()
+        self._close()
 
     def add(self, row: Row) -> None:
         """Add one row.
@@ -101,24 +117,50 @@ class ResultFile:
         Raises:
             OutputError: If it cannot be written; what is there stays.
         """
-        self._write(tuple(row.to_json().values()), row)
+        values = row.to_json()
+        if len(self._tables) == 1:
+            text = json.dumps(values, allow_nan=False)
+            self._write(0, f"{escaped_json(text)}\n")
+            return
+        self._write(1, "".join(_csv_line((row.path, *one)) for one in row.regions or ()))
+        self._write(0, _csv_line([values[name] for name in _COLUMNS]))
 
-    def _write(self, cells: tuple[Any, ...], row: Row | None = None) -> None:
+    def _open(self, path: Path) -> None:
+        # Names that are no valid text are written as the bytes they are.
         try:
-            if self.writer is not None:
-                self.writer.writerow(["" if cell is None else cell for cell in cells])
-            elif row is not None:
-                text = json.dumps(row.to_json(), allow_nan=False)
-                self.file.write(f"{escaped_json(text)}\n")
-            self.file.flush()
+            file = path.open("x", newline="", encoding="utf-8", errors="surrogateescape")
+        except FileExistsError as error:
+            msg = f"`{path}` exists already and is never overwritten. Name another file."
+            raise OutputError(msg) from error
         except OSError as error:
-            with contextlib.suppress(OSError):
-                self.file.close()
+            msg = f"`{path}` cannot be written ({error.strerror})."
+            raise OutputError(msg) from error
+        self._tables.append((path, file))
+
+    def _write(self, table: int, text: str) -> None:
+        path, file = self._tables[table]
+        try:
+            file.write(text)
+            file.flush()
+        except OSError as error:
+            self._close()
             msg = (
-                f"`{self.path}` cannot be written ({error.strerror}). What it holds are the "
+                f"`{path}` cannot be written ({error.strerror}). What it holds are the "
                 "pictures up to there."
             )
             raise OutputError(msg) from error
+
+    def _close(self) -> None:
+        for _, file in self._tables:
+            with contextlib.suppress(OSError):  # of a line that was told of already
+                file.close()
+
+
+def _csv_line(cells: Iterable[Any]) -> str:
+    """One line of a table."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(["" if cell is None else cell for cell in cells])
+    return text.getvalue()
 
 
 def summary(verdicts: list[str]) -> str:

@@ -287,7 +287,7 @@ class Runtime:
         """Like `predict`, one finding at a time: for more pictures than fit into memory."""
         calibration = self.calibration(category, threshold)
         config = self.config
-        least = least_area(min_area, calibration, name=config.name, localises=self.localises)
+        least = self.least_area(min_area, category, threshold)
         sources = find_sources(inputs, white=config.white_level)
         with progress.step("predicting", total=len(sources), unit="pictures") as advance:
             for batch, scores, maps in self.scored(sources, batch_size, on_error="record"):
@@ -392,6 +392,13 @@ class Runtime:
             )
             raise SettingError(msg)
         return own.by_hand(threshold)
+
+    def least_area(
+        self, min_area: int | None, category: str | None = None, threshold: float | None = None
+    ) -> int:
+        """The area of the smallest region that is told; see `ad.runtime.findings.least_area`."""
+        calibration = self.calibration(category, threshold)
+        return least_area(min_area, calibration, name=self.config.name, localises=self.localises)
 
     def _prepared(
         self, sources: Sequence[Source], batch_size: int

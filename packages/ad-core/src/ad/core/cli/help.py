@@ -21,7 +21,7 @@ _PANELS = {
     "validation images textures recipe count",
     "Learning": "set_ epochs steps budget batch_size patience weights normalize compile "
     "feature_cache seed seeds",
-    "Threshold": "holdout false_alarms threshold pixel_threshold undo category",
+    "Threshold": "holdout false_alarms threshold pixel_threshold min_area undo category",
     "Machine": "device precision compiled jobs executor workers shard cores gpus",
     "Output": "output format_ input_ max_batch single_file check force resume report save_maps "
     "colours recommend latency memory track json",

@@ -86,6 +86,15 @@ def predict(
             metavar="NAME", help="Of an export: take its threshold, where it has one of its own."
         ),
     ] = None,
+    min_area: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Leave out regions of fewer pixels of the picture.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     save_maps: SaveMapsOption = None,
     compiled: CompileOption = False,
     workers: Annotated[
@@ -144,6 +153,7 @@ def predict(
             batch_size=1,
             category=category,
             threshold=threshold,
+            min_area=min_area,
             json=json,
         )
         raise typer.Exit(_many(given, precision, compile=compiled))
@@ -161,6 +171,7 @@ def predict(
         precision=precision.value,
         threshold=threshold,
         category=category,
+        min_area=min_area,
         save_maps=save_maps,
         colours=colours.value,
         report=report,
@@ -216,6 +227,8 @@ def _print(result: Inspection) -> None:
         table.add_row(in_one_line(row.path), f"{row.score:.4g}", scaled, row.verdict)
     out().print(table)
     say(result.summary())
+    if (regions := result.promise_of_regions()) is not None:
+        say(regions)
     for line in result.drift.lines():
         say(line)
     say(f"written to {result.output}")

@@ -109,6 +109,9 @@ def _show_run(run: str, *, json: bool) -> None:
         table.add_row(key, Text(value))
     table.add_section()
     table.add_row("threshold", Text(_plain(described(config.calibration))))
+    now = config.calibration
+    if now is not None and (regions := now.promise_of_regions()) is not None:
+        table.add_row("", Text(regions))
     if before:
         table.add_section()
     for number, kept in enumerate(reversed(before), start=1):

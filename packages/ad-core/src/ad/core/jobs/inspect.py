@@ -43,6 +43,10 @@ class Inspection:
     """Score above which a picture is defective."""
     rows: tuple[Row, ...]
     """One per picture."""
+    calibration: Calibration | None
+    """What verdicts and regions were made by."""
+    min_area: int
+    """Of the smallest region that is told, in pixels of a picture."""
     drift: Drift
     """How the scores differ from those of calibration."""
     report: Path | None
@@ -51,9 +55,12 @@ class Inspection:
     def to_json(self) -> dict[str, Any]:
         """As ``ad predict --json`` prints it."""
         rows = [row.to_json() for row in self.rows]
+        counted = None if self.calibration is None else self.calibration.false_regions
         return {
             "output": str(self.output),
             "threshold": self.threshold,
+            "min_area": self.min_area,
+            "false_regions": None if counted is None else counted.to_json(),
             "predictions": rows,
             "drift": self.drift.to_json(),
             "report": None if self.report is None else str(self.report),
@@ -62,6 +69,11 @@ class Inspection:
     def summary(self) -> str:
         """One line for a person: how many pictures got which verdict."""
         return summary([row.verdict for row in self.rows])
+
+    def promise_of_regions(self) -> str | None:
+        """One line for a person: how many regions good pictures have; None without any at all."""
+        calibration = self.calibration
+        return None if calibration is None else calibration.promise_of_regions(self.min_area)
 
 
 @letting_go()
@@ -74,13 +86,16 @@ def inspect(
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     threshold: float | None = None,
     category: str | None = None,
+    min_area: int | None = None,
     save_maps: str | Path | None = None,
     colours: Colours = "threshold",
     report: bool = True,
     compile: bool = False,
     progress: Progress = SILENT,
 ) -> Inspection:
-    """Predict on pictures; write ``predictions.csv``, ``heatmaps/*.png`` and ``report.html``.
+    """Predict on pictures; write tables, ``heatmaps/*.png`` and ``report.html``.
+
+    The tables are ``predictions.csv``, a row a picture, and ``regions.csv``, a row a region.
 
     Heat maps are scaled so that 0.5 is the pixel threshold, which is outlined; without
     calibration they are scaled to each picture's own range, say so, and nothing is outlined but,
@@ -97,6 +112,7 @@ def inspect(
         precision: ``auto`` is the one that the threshold was set in; an exported model has its own.
         threshold: For this use in place of the saved one: see `ad.core.predict.load`.
         category: Of an exported model: take the threshold of this one, where it has its own.
+        min_area: Leave out regions of fewer pixels of the picture; None for none.
         save_maps: Folder to make for the maps in the pictures' own pixels; see `MapFiles`.
         colours: Of heat maps: ``threshold`` lets them start just below the pixel threshold,
             ``picture`` gives each picture its own range, so that what was missed can be seen.
@@ -109,11 +125,11 @@ def inspect(
         UnknownNameError: If the model was not trained on the category.
         DataError: If there are no pictures.
         SettingError: If the threshold is no finite number, or the run has no calibration, or maps
-            are asked for and the model has none.
+            or an area are asked for and the model has no maps, or no pixel threshold.
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
     path = given_path(run, "the run")
-    work = _at_work(path, device, precision, threshold, category, compile, progress)
+    work = _at_work(path, device, precision, threshold, category, min_area, compile, progress)
     work = replace(work, colours=colours)
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     pictures = [source for source in sources if isinstance(source, Path)]
@@ -137,7 +153,7 @@ def inspect(
     if report:
         page = NewPictures(work.calibration, work.detector.config, work.outlines)
     rows = []
-    with ResultFile(folder / "predictions.csv") as table:
+    with ResultFile(folder / "predictions.csv", folder / "regions.csv") as table:
         (folder / "heatmaps").mkdir()
         for number, finding in enumerate(work.stream(sources, progress=progress)):
             picture = finding.path
@@ -163,7 +179,15 @@ def inspect(
     if page is not None:
         notes = [*calibration_notes(work.calibration), *drift.lines()]
         written = page.write(folder, run=str(run), notes=notes)
-    return Inspection(output=folder, threshold=limit, rows=tuple(rows), drift=drift, report=written)
+    return Inspection(
+        output=folder,
+        threshold=limit,
+        rows=tuple(rows),
+        calibration=work.calibration,
+        min_area=work.min_area,
+        drift=drift,
+        report=written,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +197,8 @@ class _Work:
     detector: LoadedDetector | Runtime
     calibration: Calibration | None
     """What verdicts are made by."""
+    min_area: int
+    """Of the smallest region."""
     together: int
     """Categories that this is for."""
     stream: Callable[..., Iterator[Finding]]
@@ -188,6 +214,7 @@ def _at_work(
     precision: Literal["auto", "fp32", "bf16"],
     threshold: float | None,
     category: str | None,
+    min_area: int | None,
     compile: bool,
     progress: Progress,
 ) -> _Work:
@@ -211,8 +238,9 @@ def _at_work(
         return _Work(
             detector=detector,
             calibration=detector.config.calibration,
+            min_area=detector.least_area(min_area),
             together=len(detector.config.categories),
-            stream=partial(detector.stream, outlines=True),
+            stream=partial(detector.stream, min_area=min_area, outlines=True),
             outlines=detector.detector.outlines,
         )
     refuse_for_exported(run, precision, compile=compile)
@@ -220,8 +248,9 @@ def _at_work(
     return _Work(
         detector=runtime,
         calibration=runtime.calibration(category, threshold),
+        min_area=runtime.least_area(min_area, category, threshold),
         together=runtime.config.calibration_of(category)[1],
-        stream=partial(runtime.stream, category=category, threshold=threshold),
+        stream=partial(runtime.stream, category=category, threshold=threshold, min_area=min_area),
         outlines="",
     )
 
@@ -235,6 +264,7 @@ def _picture(finding: Finding, work: _Work) -> bytes:
         config.framing,
         work.calibration,
         blue=work.outlines,
+        min_area=work.min_area,
         colours=work.colours,
     )
     return drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes

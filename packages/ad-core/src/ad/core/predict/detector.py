@@ -126,9 +126,7 @@ class LoadedDetector:
             msg = f"`batch_size` must be a whole number from 1; got {batch_size}."
             raise SettingError(msg)
         config = self.config
-        least = least_area(
-            min_area, config.calibration, name=config.model, localises=self.localises
-        )
+        least = self.least_area(min_area)
         sources = find_sources(inputs, white=config.white_level)
         with progress.step("predicting", total=len(sources), unit="pictures") as advance:
             told = False
@@ -151,6 +149,11 @@ class LoadedDetector:
                 )
                 yield from found
                 advance(len(found))
+
+    def least_area(self, min_area: int | None) -> int:
+        """The area of the smallest region that is told; see `ad.runtime.findings.least_area`."""
+        config = self.config
+        return least_area(min_area, config.calibration, name=config.model, localises=self.localises)
 
     def scored(
         self,

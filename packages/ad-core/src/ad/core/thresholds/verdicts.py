@@ -39,7 +39,9 @@ def calibration_notes(calibration: Calibration | None) -> list[str]:
             "still rank pictures. To have them, train with `--holdout 0.1` (`holdout=0.1` in "
             "Python), or give good pictures to `ad calibrate RUN --normals DIR`."
         ]
-    return [f"{_THRESHOLD}{calibration.threshold:.4g}; {calibration.promise()}."]
+    note = f"{_THRESHOLD}{calibration.threshold:.4g}; {calibration.promise()}."
+    regions = calibration.promise_of_regions()
+    return [note if regions is None else f"{note} {regions[0].upper()}{regions[1:]}."]
 
 
 def false_alarm_notes(

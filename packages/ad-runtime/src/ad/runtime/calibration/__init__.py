@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.runtime.calibration.conformal import cross_bound, exact, odds, rank_of
-from ad.runtime.calibration.false_regions import FalseRegions
+from ad.runtime.calibration.false_regions import FalseRegions, told
 from ad.runtime.calibration.saved_calibration import MOST_SCORES, checked_values
 from ad.runtime.errors import DataError, NotFittedError, SettingError
 
@@ -166,6 +166,14 @@ class Calibration:
             f"expected false alarms: at most {odds(promised)} good pictures "
             f"({self.num_images} held out{short})"
         )
+
+    def promise_of_regions(self, min_area: int = 1) -> str | None:
+        """Say how many regions good pictures have; None without a pixel threshold.
+
+        Args:
+            min_area: Of the smallest region that is told of, in pixels of a picture.
+        """
+        return None if self.pixel_threshold is None else told(self.false_regions, min_area)
 
     @property
     def rank(self) -> int | None:

@@ -34,12 +34,12 @@ class FalseRegions:
             min_area: Of the smallest region that is told of, in pixels of a picture.
         """
         having = self.having(min_area)
-        text = f"{having or 'none'} of {self.pictures} good pictures had any"
+        text = f"{having or 'none'} of {self.pictures} had any"
         if min_area > 1:
             text += f" of {min_area} pixels or more"
         if having:
             in_all = "" if min_area > 1 else f"{self.regions} in all, "
-            text += f" ({in_all}the largest of {self.largest[0]} pixels)"
+            text += f" ({in_all}the largest of {_pixels(self.largest[0])})"
         return f"{text}, each by the pixel threshold that the others set"
 
     def to_json(self) -> dict[str, Any]:
@@ -70,6 +70,10 @@ class FalseRegions:
         ):
             raise ValueError(values)
         return found
+
+
+def _pixels(area: int) -> str:
+    return f"{area} pixel{'' if area == 1 else 's'}"
 
 
 def told(counts: FalseRegions | None, min_area: int = 1) -> str:

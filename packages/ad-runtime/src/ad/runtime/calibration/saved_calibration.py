@@ -35,13 +35,12 @@ def checked_values(data: Mapping[str, Any], names: AbstractSet[str]) -> dict[str
     if unknown := set(data) - names:
         _refuse(f"unknown keys {listed(unknown)}; known are {listed(names)}")
     # Files from before thresholds were chosen by F1, or cross-fitted, lack what only these have;
-    # those from before scores were kept and regions counted lack these.
-    data = {"num_defective": 0, "f1": None, "folds": 0, "scores": None, **data}
-    regions = data.get("false_regions")
-    data["false_regions"] = None if regions is None else _false_regions(regions)
+    # those from before scores were kept, or regions counted, lack these.
+    later = {"num_defective": 0, "f1": None, "folds": 0, "scores": None, "false_regions": None}
+    data = {**later, **data}
     if missing := names - set(data):
         _refuse(f"missing keys {listed(missing)}")
-    for name in sorted(names - {"scores", "false_regions"}):
+    for name in sorted(names - {"false_regions", "scores"}):
         value = data[name]
         if value is None and name in _NULLABLE:
             continue
@@ -66,9 +65,21 @@ def checked_values(data: Mapping[str, Any], names: AbstractSet[str]) -> dict[str
     _check_origin(data)
     if data["scores"] is not None:
         _check_scores(data["scores"], data["num_images"])
-    if data["false_regions"] is not None and data["pixel_threshold"] is None:
-        _refuse("`false_regions` must be null where `pixel_threshold` is")
+    if data["false_regions"] is not None:
+        if data["pixel_threshold"] is None:
+            _refuse("`false_regions` must be null where `pixel_threshold` is")
+        data["false_regions"] = _false_regions(data["false_regions"])
     return data
+
+
+def _false_regions(values: object) -> FalseRegions:
+    try:
+        return FalseRegions.from_json(values)  # type: ignore[arg-type]  # whatever it is
+    except (KeyError, TypeError, ValueError):
+        _refuse(
+            "`false_regions` must be null or have `pictures`, a number from 2, `regions`, a number "
+            f"from 0, and `largest`, areas of as many pictures as have any; it is {values!r}"
+        )
 
 
 def _check_scores(scores: object, num_images: int) -> None:
@@ -82,16 +93,6 @@ def _check_scores(scores: object, num_images: int) -> None:
     if not scores or len(scores) > MOST_SCORES or expected not in (0, len(scores)):
         allowed = f"{expected} of them" if expected else f"from 1 to {MOST_SCORES} of them"
         _refuse(f"`scores` must be {allowed} for {num_images} images; there are {len(scores)}")
-
-
-def _false_regions(values: object) -> FalseRegions:
-    try:
-        return FalseRegions.from_json(values)  # type: ignore[arg-type]  # whatever it is
-    except (KeyError, TypeError, ValueError):
-        _refuse(
-            "`false_regions` must be null or have `pictures`, a number from 2, `regions`, a number "
-            f"from 0, and `largest`, areas of as many pictures as have any; it is {values!r}"
-        )
 
 
 def _check_origin(data: Mapping[str, Any]) -> None:

@@ -58,8 +58,8 @@ def predict(given: argparse.Namespace, progress: Progress) -> int:
 
     Args:
         given: Arguments, with ``export``, ``inputs``, ``output``, the options of `add_options`,
-            ``engine``, ``device``, ``threads``, ``batch_size``, ``category``, ``threshold`` and
-            ``json``.
+            ``engine``, ``device``, ``threads``, ``batch_size``, ``category``, ``threshold``,
+            ``min_area`` and ``json``.
         progress: Where to show how far it is.
 
     Returns:
@@ -91,6 +91,7 @@ def predict(given: argparse.Namespace, progress: Progress) -> int:
         batch_size=given.batch_size,
         category=given.category,
         threshold=given.threshold,
+        min_area=given.min_area,
         progress=progress,
     )
     _tell(result, json=given.json)

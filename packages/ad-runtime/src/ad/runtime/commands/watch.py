@@ -40,6 +40,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add("--once", action="store_true", help="End after what is there now.")
     add("--category", help="Take its threshold, where it has one of its own.")
     add("--threshold", type=float, metavar="SCORE", help="In place of the saved one, this time.")
+    add("--min-area", type=int, metavar="N", help="Leave out regions of fewer pixels of a picture.")
     add("--engine", default="auto", help="auto, onnxruntime or openvino (default: made for).")
     add("--device", default="cpu", help="cpu, cuda[:N] or gpu[:N] (default cpu).")
     add("--threads", type=int, metavar="N", help="Of the CPU (default: all).")
@@ -61,6 +62,7 @@ def run(given: argparse.Namespace) -> int:
         webhook=given.webhook,
         category=given.category,
         threshold=given.threshold,
+        min_area=given.min_area,
         tell=say,
     ) as watched:
         say(f"watching `{watched.folder}`, {len(watched.journal)} pictures are known")

@@ -30,6 +30,7 @@ WORDS = {
     "engine": "scores of another engine",
     "device": "scores of another device",
     "maps": "maps in another folder, or none",
+    "min_area": "regions from another area on, or none",
 }
 """What a file is of in which each entry of the head is another one."""
 

@@ -66,6 +66,7 @@ def predict_many(
     batch_size: int = 1,
     category: str | None = None,
     threshold: float | None = None,
+    min_area: int | None = None,
     progress: Progress = SILENT,
     load: Load = load,
 ) -> Many:
@@ -92,6 +93,7 @@ def predict_many(
         batch_size: As of `Runtime.predict`.
         category: As of `Runtime.predict`.
         threshold: As of `Runtime.predict`.
+        min_area: As of `Runtime.predict`.
         progress: Where to show how far it is.
         load: Loads the model in each process.
 
@@ -121,6 +123,7 @@ def predict_many(
         batch_size=batch_size,
         category=category,
         threshold=threshold,
+        min_area=min_area,
         maps=folder,
     )
     head = {
@@ -132,6 +135,7 @@ def predict_many(
         "engine": engine,
         "device": device,
         "maps": None if folder is None else str(folder),
+        "min_area": 1 if min_area is None else min_area,
         "pictures": len(paths),
         "size": max(1, min(SIZE, -(-len(paths) // (_CHUNKS_EACH * workers)))),
     }

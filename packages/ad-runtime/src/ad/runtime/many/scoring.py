@@ -36,7 +36,8 @@ class Scorer:
         with _told() as texts:
             try:
                 runtime = self._loaded()
-                runtime.calibration(self.use.category, self.use.threshold)
+                use = self.use
+                runtime.least_area(use.min_area, use.category, use.threshold)
                 if self.use.maps is not None and not runtime.localises:
                     msg = (
                         f"`{runtime.config.name}` judges pictures as a whole and has no maps to "
@@ -82,7 +83,11 @@ class Scorer:
         threshold = None if calibration is None else calibration.threshold
         there = [path for path in paths if path.exists() and not path.is_dir()]
         findings = runtime.stream(
-            there, batch_size=use.batch_size, category=use.category, threshold=use.threshold
+            there,
+            batch_size=use.batch_size,
+            category=use.category,
+            threshold=use.threshold,
+            min_area=use.min_area,
         )
         for number, path in enumerate(paths):
             if path not in there:

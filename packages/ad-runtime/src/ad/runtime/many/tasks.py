@@ -27,6 +27,7 @@ class Use:
     batch_size: int
     category: str | None
     threshold: float | None
+    min_area: int | None
     maps: Path | None
     """Where maps are written; None if they are not."""
 

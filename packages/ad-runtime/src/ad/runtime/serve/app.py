@@ -27,6 +27,7 @@ from ad.runtime.serve.limits import Gone, Limits, Refused, read_body
 from ad.runtime.serve.page import read_openapi, read_page
 from ad.runtime.serve.protocol import (
     HEADER_LENGTH,
+    area_of,
     category_of,
     parse_object,
     parse_request,
@@ -38,7 +39,7 @@ from ad.runtime.serve.repository import Model, Repository
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
-_QUERY = ("category", "threshold", "overlay")
+_QUERY = ("category", "threshold", "min_area", "overlay")
 _LARGEST_CONTROL = 65_536  # bytes of a request about models
 
 
@@ -259,14 +260,17 @@ class Service:
         content = inspection.picture_in(body, request.headers.get("content-type", ""))
         category = category_of(query.get("category"))
         threshold = threshold_of(query.get("threshold"))
+        made_by = verdict_by(runtime, category, threshold)
+        least = runtime.least_area(area_of(query.get("min_area")), category, threshold)
         (judged,) = await self._judge.judge(
-            model, [content], category=category, threshold=threshold, min_area=1
+            model, [content], category=category, threshold=threshold, min_area=least
         )
         _note(request, [judged])
-        made_by = verdict_by(runtime, category, threshold)
         finding, size = judged.finding, judged.size
         if query.get("overlay") == "png":
-            sheet = partial(inspection.overlay_png, finding, content, runtime, made_by)
+            sheet = partial(
+                inspection.overlay_png, finding, content, runtime, made_by, min_area=least
+            )
             return Response(await self._encode(model, sheet), media_type="image/png")
 
         def encoded() -> dict[str, Any]:

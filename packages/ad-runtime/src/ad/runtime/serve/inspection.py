@@ -61,7 +61,12 @@ def picture_in(body: bytes, content_type: str) -> bytes:
 
 
 def overlay_png(
-    finding: Finding, content: bytes, runtime: Runtime, made_by: Calibration | None
+    finding: Finding,
+    content: bytes,
+    runtime: Runtime,
+    made_by: Calibration | None,
+    *,
+    min_area: int = 1,
 ) -> bytes:
     """The sheet that `ad-runtime predict --heatmaps` writes.
 
@@ -70,11 +75,12 @@ def overlay_png(
         content: Of the picture's file.
         runtime: By which it was found.
         made_by: The calibration of its verdict.
+        min_area: Of the smallest region.
     """
     picture = read_picture(content, white=runtime.config.white_level)
-    return drawn_png(
-        overlay_of(finding, picture, runtime.config.framing, made_by), compress_level=1
-    )
+    framing = runtime.config.framing
+    sheet = overlay_of(finding, picture, framing, made_by, min_area=min_area)
+    return drawn_png(sheet, compress_level=1)
 
 
 def heat_png(finding: Finding, size: Size, framing: Framing, made_by: Calibration | None) -> str:

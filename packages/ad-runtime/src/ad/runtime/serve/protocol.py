@@ -131,6 +131,19 @@ def threshold_of(text: str | None) -> float | None:
         return _threshold(text)
 
 
+def area_of(text: str | None) -> int | None:
+    """The area of the smallest region as it stands in an address.
+
+    Raises:
+        Refused: If it is no whole number from 1.
+    """
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text)):
+        _refuse("the parameter `min_area` must be a whole number of pixels from 1")
+    return int(text)
+
+
 def _threshold(value: object) -> float | None:
     if value is None:
         return None

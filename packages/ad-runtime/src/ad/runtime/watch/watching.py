@@ -45,6 +45,7 @@ class Watched:
         webhook: Address that each line is posted to.
         category: As of `Runtime.predict`.
         threshold: As of `Runtime.predict`.
+        min_area: As of `Runtime.predict`.
         tell: Is called with what a person should know of.
 
     Raises:
@@ -65,6 +66,7 @@ class Watched:
         webhook: str | None = None,
         category: str | None = None,
         threshold: float | None = None,
+        min_area: int | None = None,
         tell: Callable[[str], None] = print,
     ) -> None:
         given = given_path(folder, "the folder to watch")
@@ -75,9 +77,9 @@ class Watched:
         if mark and destinations:
             msg = "`--mark` and `--move` do not go together: take one of them."
             raise SettingError(msg)
-        runtime.calibration(category, threshold)
+        runtime.least_area(min_area, category, threshold)
         self.runtime, self.folder = runtime, given.resolve()
-        self._verdict = {"category": category, "threshold": threshold}
+        self._verdict = {"category": category, "threshold": threshold, "min_area": min_area}
         self._mark, self._tell = mark, tell
         self._destinations = Destinations(self.folder, destinations or {})
         self._webhook = None if webhook is None else Webhook(webhook, tell)
