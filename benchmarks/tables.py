@@ -99,9 +99,8 @@ def latency() -> str:
 def defaults() -> str:
     """Every configuration of this project's catalogues."""
     lines = []
-    for spec in {
-        spec.name: spec for spec in map(ModelRegistry.get, ModelRegistry.names())
-    }.values():
+    specs = {spec.name: spec for spec in map(ModelRegistry.get, ModelRegistry.names())}
+    for spec in specs.values():  # an alias is no row of its own
         if not spec.trainer.startswith("ad."):  # somebody's plug-in
             continue
         epochs = str(spec.train["num_epochs"]) if spec.by_gradient else "-"
@@ -121,7 +120,7 @@ def defaults() -> str:
 
 def _measured(wanted: Callable[[dict[str, Any]], bool]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Rows of all families that are wanted, those of several seeds together, with a name each."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for path in sorted(RESULTS.glob("accuracy_*.json")):
         for row in filter(wanted, load(path.stem)["rows"]):
             words = re.sub(r"--(seed|holdout|weights|steps) \S+ ?", "", row["command"])
@@ -129,8 +128,7 @@ def _measured(wanted: Callable[[dict[str, Any]], bool]) -> list[tuple[str, list[
             name = f"`{row['model']}`" + (f" ({', '.join(options)})" if options else "")
             if "note" in row:
                 name += f": {row['note'][0].lower()}{row['note'][1:].rstrip('.')}"
-            steps = re.search(r"--steps \d+", row["command"])
-            groups.setdefault((row["dataset"], name, steps and steps[0]), []).append(row)
+            groups.setdefault((row["dataset"], name, _steps([row])), []).append(row)
     return [(name, rows) for (_, name, _), rows in groups.items()]
 
 

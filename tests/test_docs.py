@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_the_examples_of_a_page_run(page, home):
             run(_SCRIPT, script)
         for line in text.splitlines() if language == "console" else ():
             if line.startswith("$ ad "):
-                run(_AD, *line.removeprefix("$ ad ").split())
+                run(_AD, *shlex.split(line.removeprefix("$ ad ")))
 
 
 def test_the_cells_of_the_notebook_run_in_their_order(tmp_path, monkeypatch):

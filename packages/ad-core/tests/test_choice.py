@@ -64,6 +64,7 @@ def test_what_drawing_the_pictures_again_may_turn_is_a_tie():
     found = choose([far, near, best], ["d a"])
     assert found.tied == ("best", "near")
     assert found.label == "near"
+    assert found.lines[-1].startswith("One seed: what learning again would change is not known;")
     shown = shown_of([far, near, best], ["d a"], found)["models"]
     assert [one["label"] for one in shown] == ["far", "near", "best"]
     assert [one["chosen"] for one in shown] == [False, True, False]
@@ -77,7 +78,9 @@ def test_what_other_seeds_may_turn_is_a_tie():
         Row("best", {}, [run("a", 1, seed=0, ms=30), run("a", 1, seed=1, ms=30)]),
         Row("other", {}, [run("a", 14, seed=0), run("a", 2, seed=1)]),
     ]
-    assert choose(rows, ["d a"]).tied == ("best", "other")
+    found = choose(rows, ["d a"])
+    assert found.tied == ("best", "other")
+    assert not found.lines[-1].startswith("One seed")
     rows[1] = Row("other", {}, [run("a", 14, seed=0), run("a", 14, seed=1)])
     assert choose(rows, ["d a"]).tied == ("best",)
 

@@ -102,9 +102,9 @@ def test_a_run_tells_what_its_own_pictures_have_shown(home, mean_picture, capsys
     flat = inspect(run, [home / "flat"])
     assert first == flat.drift.lines()[0]
     told = flat.to_json()["drift"]
-    assert (told["found"], told["pictures"], told["above"]) == (True, 30, 0)
+    assert (told["found"], told["above"], told["quartiles"][1] < 0.25) == (True, 0, True)
     # Whatever the threshold, scores of good pictures stay; those of another calibration are its.
-    assert recalibrate(run, threshold=0.3).after.scores == kept
+    assert recalibrate(run, threshold=0.32).after.scores == kept
     assert inspect(run, [home / "flat"]).drift.found
     assert len(recalibrate(run, normals=home / "flat").after.scores) == 30
     assert not inspect(run, [home / "flat"]).drift.found

@@ -72,6 +72,9 @@ def test_many_pictures_of_an_export(run_ad, export, pictures, tmp_path):
     status, _, err = run_ad(*given, "--shard", "1of2")
     assert status == 2
     assert "K/N" in err
+    status, _, err = run_ad(*given, "--colours", "picture")
+    assert status == 1
+    assert "`--colours picture` is for heat maps, and many pictures (`--workers`" in err
     status, _, err = run_ad(*given, "--precision", "bf16")
     assert status == 1
     assert "an exported model has its own" in " ".join(err.split())

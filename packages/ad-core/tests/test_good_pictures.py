@@ -97,6 +97,22 @@ def test_held_out_pictures_are_shown_as_the_saved_model_sees_them(learn, tmp_pat
     assert "3 of them are above the threshold, which was set on others since" in renewed["lead"]
 
 
+def test_a_report_can_be_made_where_training_was_told_to_make_none(learn, mean_picture, parts):
+    run = learn("cross").run
+    scores = Page(run / "report.html").data["scores"]
+    later = run.with_name("later")
+    train(
+        "folder",
+        "all",
+        mean_picture,
+        data_root=parts,
+        output_dir=later,
+        holdout="cross",
+        report=False,
+    )
+    assert Page(write_report(later)).data["scores"] == scores
+
+
 def test_where_all_pictures_were_learnt_from_it_is_said_why_none_is_shown(learn):
     data = Page(learn(0).report).data
     assert (data["shows"], data["gallery"]) == ("nothing", [])

@@ -111,7 +111,7 @@ def test_an_end_is_the_longest_that_fits(text, size):
 
 def test_runs_of_a_bench_have_logs_of_their_own_where_a_category_has_a_dot(tmp_path):
     folders = [tmp_path / f"folder-parts.v2-{model}-seed0-ab" for model in ("padim", "dfkde")]
-    logs = [Job(settings=None, category="parts.v2", folder=folder).log for folder in folders]
+    logs = [Job(settings=None, category="parts.v2", label="m", folder=folder).log for folder in folders]
     assert [log.name for log in logs] == [f"{folder.name}.log" for folder in folders]
 
 

@@ -11,11 +11,12 @@ from ad.core.errors import MissingExtraError, SettingError
 from ad.memory.neighbors import Index, NearestNeighbors, nearest
 
 
-@pytest.fixture(params=["as a large bank", "as a small bank"], autouse=True)
+@pytest.fixture(params=["screened", "as a large bank", "as a small bank"], autouse=True)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Every promise holds both ways a bank is searched, whatever the size where they part."""
+    """Every promise holds all ways a bank is searched, whatever size and machine they are for."""
+    monkeypatch.setattr("ad.memory.screening.pays", lambda _: request.param == "screened")
     monkeypatch.setattr(
-        "ad.memory.neighbors._FEW_ROWS", 1 if request.param == "as a large bank" else 10**9
+        "ad.memory.neighbors._FEW_ROWS", 10**9 if request.param == "as a small bank" else 1
     )
     return str(request.param)
 
@@ -68,6 +69,7 @@ def test_very_many_rows_equally_far_are_searched_in_float64(
         return search(self, queries, k)
 
     monkeypatch.setattr(Index, "_search_in_float64", counted)
+    monkeypatch.setattr("ad.memory.screening._MOST", 8)  # what is left to others, is found by them
     bank = like_features(1200, 24)
     bank[300:1000] = bank[300]  # a flat background: more equal rows than are ever looked at
     queries = torch.cat([bank[300] + 1e-3 * noise(60, 24), like_features(60, 24, seed=1)])
@@ -128,6 +130,38 @@ def test_a_row_of_the_bank_is_at_distance_zero_from_itself() -> None:
 
     assert torch.equal(distances, torch.zeros(500, 1))
     assert torch.equal(indices[:, 0], torch.arange(500))
+
+
+def _one_far(rows: Tensor) -> Tensor:
+    return torch.cat([rows, torch.full((1, 24), 6e4)])  # near the end of float16
+
+
+@pytest.mark.parametrize("make_bank", [
+    lambda rows: rows.repeat(4, 1),
+    lambda rows: torch.zeros_like(rows),
+    lambda rows: torch.cat([torch.zeros(300, 24), rows]),
+    _one_far,
+    lambda rows: rows * 1e13,
+    lambda rows: rows * 1e-4,
+    lambda rows: rows * 1e-18,
+    lambda rows: rows.round(),
+])  # fmt: skip
+@pytest.mark.parametrize("k", [1, 3])
+def test_no_bank_has_a_nearer_row_than_was_found(make_bank: object, k: int) -> None:
+    bank = make_bank(like_features(600, 24))  # type: ignore[operator]
+    scale = bank.abs().max().clamp_min(1e-3)
+    queries = torch.cat(
+        [bank[:40], bank[::25] + 0.02 * scale * noise(len(bank[::25]), 24, seed=1),
+         torch.zeros(1, 24), torch.full((1, 24), 1e14), 3 * scale * noise(20, 24, seed=2)]
+    )  # fmt: skip
+
+    distances, indices = nearest(queries, bank, k)
+
+    expected, _ = brute_force(queries, bank, k)
+    own = (queries.double()[:, None] - bank.double()[indices]).norm(dim=2)
+    torch.testing.assert_close(distances.double(), expected, rtol=3e-6, atol=0)
+    torch.testing.assert_close(own, expected, rtol=3e-6, atol=0)
+    assert all(len(set(row)) == k for row in indices.tolist())
 
 
 def test_exact_search_tells_apart_rows_closer_than_float32_products_can() -> None:

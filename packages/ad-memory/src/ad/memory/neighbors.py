@@ -22,6 +22,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, final
 
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from ad.core import learned_buffer
 from ad.core.errors import DataError, MissingExtraError, SettingError, how_to_install
-from ad.memory import exported_search
+from ad.memory import exported_search, screening
 
 Precision = Literal["exact", "fast"]
 Backend = Literal["torch", "faiss"]
@@ -147,7 +148,8 @@ class NearestNeighbors(nn.Module):
 class Index:
     """A bank made ready for many searches by torch; see `nearest` for the arguments.
 
-    Holds the bank in float32 and, if the first bound pays, its leading coordinates.
+    A large bank is looked through by `ad.memory.screening` where the processor multiplies bfloat16;
+    what that leaves, and other banks, by bounds in float32.
     """
 
     def __init__(self, bank: Tensor) -> None:
@@ -155,15 +157,24 @@ class Index:
             msg = f"A bank must be `[M, D]` with at least one row; got {list(bank.shape)}."
             raise SettingError(msg)
         self.bank = bank
-        few = len(bank) < _FEW_ROWS
-        self.members = 1 if few else _MEMBERS
+        self.few = len(bank) < _FEW_ROWS
+        self.members = 1 if self.few else _MEMBERS
         self.groups = -(-len(bank) // self.members)
-        centre = bank.float().mean(0)
-        self.bounds = [_Bound(bank, centre, None)]
-        if not few and bank.device.type != "mps":  # which has no float64
-            axes = _leading_axes(bank, centre)
-            if 2 * axes.shape[1] < bank.shape[1]:
-                self.bounds.insert(0, _Bound(bank, centre, axes))
+        self.centre = bank.float().mean(0)
+        self.screen: screening.Screen | None = None
+        if not self.few and screening.pays(bank.device) and self.centre.isfinite().all():
+            axes = screening.leading_axes(bank, self.centre)
+            self.screen = screening.Screen(bank, self.centre, axes)
+
+    @cached_property
+    def bounds(self) -> list[_Bound]:
+        """Bounds on all distances, the cheap one first; made when the screen leaves queries."""
+        bounds = [_Bound(self.bank, self.centre, None)]
+        if not self.few and self.bank.device.type != "mps":  # which has no float64
+            axes = screening.leading_axes(self.bank, self.centre, _KEPT_VARIANCE, whole=False)
+            if 2 * axes.shape[1] < self.bank.shape[1]:
+                bounds.insert(0, _Bound(self.bank, self.centre, axes))
+        return bounds
 
     def search(
         self, queries: Tensor, k: int, precision: Precision = "exact"
@@ -174,6 +185,39 @@ class Index:
             msg = f"`precision` must be `exact` or `fast`; got `{precision}`."
             raise SettingError(msg)
         queries = queries.float()
+        if precision == "exact" and self.screen is not None and k <= _most_screened(self.bank):
+            return self._search_screened(self.screen, queries, k)
+        return self._search_by_bounds(queries, k, precision)
+
+    def _search_screened(
+        self, screen: screening.Screen, queries: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]:
+        distance = queries.new_empty(len(queries), k)
+        index = torch.zeros(len(queries), k, dtype=torch.int64)
+        unsure = torch.zeros(len(queries), dtype=torch.bool)
+
+        def reach(some: slice, nearest: Tensor) -> Tensor:
+            return _squared_distances(queries[some], self.bank, nearest).amax(1).sqrt()
+
+        for found in screen.pairs(queries, k, reach):
+            own = queries[found.queries][found.query]
+            square = _squared_distances(own, self.bank, found.row[:, None])[:, 0]
+            order = found.row.argsort()
+            for greater in (square, found.query):  # ties go to the first row
+                order = order[greater[order].argsort(stable=True)]
+            count = found.query.bincount(minlength=len(found.unsure))
+            first = (count.cumsum(0) - count)[~found.unsure, None]
+            best = order[first + torch.arange(k)]
+            sure = (~found.unsure).nonzero()[:, 0] + found.queries.start
+            distance[sure], index[sure] = square[best].sqrt(), found.row[best]
+            unsure[found.queries] = found.unsure
+        if unsure.any():
+            distance[unsure], index[unsure] = self._search_by_bounds(queries[unsure], k, "exact")
+        return distance, index
+
+    def _search_by_bounds(
+        self, queries: Tensor, k: int, precision: Precision
+    ) -> tuple[Tensor, Tensor]:
         search_tile = self._search_exact if precision == "exact" else self._search_fast
         tile = max(64, min(1024, 2**23 // self.groups))
         with _matmul_precision(precision):
@@ -206,7 +250,7 @@ class Index:
 
     def _search_in_float64(self, queries: Tensor, k: int) -> Tensor:
         """Rows of the ``k`` nearest, ``[Q, k]``: for queries with very many rows equally far."""
-        centre = self.bounds[-1].centre.cpu().double()
+        centre = self.centre.cpu().double()
         q = queries.cpu().double() - centre  # on the CPU: some devices have no float64
         best = q.new_full((len(q), k), torch.inf)
         row = torch.zeros(len(q), k, dtype=torch.int64)
@@ -313,18 +357,6 @@ class _Bound:
         return least.add_(q_norm), margin[:, 0]
 
 
-def _leading_axes(bank: Tensor, centre: Tensor) -> Tensor:
-    covariance = torch.zeros(bank.shape[1], bank.shape[1], dtype=torch.float64, device=bank.device)
-    for some in torch.split(bank, 16384):
-        rows = some.double() - centre
-        covariance.addmm_(rows.T, rows)
-    variance, axes = torch.linalg.eigh(covariance)  # ascending
-    share = variance.clamp_min(0).flip(0).cumsum(0)
-    kept = int((share < _KEPT_VARIANCE * share[-1]).sum()) + 1
-    leading: Tensor = axes.flip(1)[:, :kept].contiguous()
-    return leading
-
-
 def _squared_distances(queries: Tensor, bank: Tensor, index: Tensor) -> Tensor:
     """From each query to its own rows of the bank, ``[Q, K]``."""
     few = max(1, 2048 // index.shape[1])  # as many as the processor's cache holds
@@ -351,6 +383,11 @@ def _matmul_precision(precision: Precision) -> Iterator[None]:
         finally:
             for backend, value in zip(backends, before, strict=True):
                 backend.fp32_precision = value
+
+
+def _most_screened(bank: Tensor) -> int:
+    # Beyond, groups with rows may be too few; and all pairs that were looked at are sorted.
+    return max(1, min(16, len(bank) // 16))
 
 
 def _check(bank: Tensor, queries: Tensor, k: int) -> None:

@@ -186,6 +186,12 @@ def predict(
         warnings.simplefilter("ignore")
     sources = named_sources(paths or [], listed=listed)
     if workers is not None or executor is not None or shard is not None or resume:
+        if colours is not ColoursChoice.threshold:
+            msg = (
+                f"`--colours {colours.value}` is for heat maps, and many pictures (`--workers`, "
+                "`--executor`, `--shard`, `--resume`) are predicted without. Leave it out."
+            )
+            raise SettingError(msg)
         given = argparse.Namespace(
             export=run,
             inputs=sources,

@@ -8,7 +8,7 @@ lower than new pictures do, so no other good picture is shown.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from ad.core.data.samples import Sample
 from ad.core.errors import ModelFileError
 from ad.core.framing import Framing
 from ad.core.jobs.data_now import data_now
+from ad.core.jobs.plan import Plan, RunData
 from ad.core.predict import LoadedDetector
-from ad.core.report.gallery import Gallery
-from ad.core.report.run import GoodPictures
+from ad.core.report.gallery import Gallery, GoodPictures
 from ad.core.saved.record import RUN, calibrations_since
 from ad.core.thresholds.held_out import Scored
 from ad.runtime.calibration import Calibration
@@ -44,26 +44,28 @@ class CrossFitted:
     Args:
         samples: All of them.
         framing: How the detectors see them.
+        shown: Whether what they look like is kept, for a report, beside the scores.
     """
 
-    def __init__(self, samples: Sequence[Sample], framing: Framing) -> None:
+    def __init__(self, samples: Sequence[Sample], framing: Framing, *, shown: bool) -> None:
         self.samples = samples
         self.scores = np.zeros(len(samples), dtype=np.float32)
-        self.gallery = Gallery(samples, None, framing=framing, later=True)
+        self.gallery = Gallery(samples, None, framing=framing, later=True) if shown else None
 
     def watching(
         self, detector: LoadedDetector, fold: Sequence[int]
     ) -> Callable[[Sequence[Source], int], Scored]:
         """What scores the pictures of a fold, looked at as they go by."""
 
-        def scored(pictures: Sequence[Source], batch_size: int) -> Iterator[tuple[object, ...]]:
+        def scored(pictures: Sequence[Source], batch_size: int) -> Scored:
             for batch, scores, maps in detector.scored(pictures, batch_size):
                 numbers = [fold[index] for index in batch.indices]
                 self.scores[numbers] = scores
-                self.gallery.see(replace(batch, indices=numbers), scores, maps)
+                if self.gallery is not None:
+                    self.gallery.see(replace(batch, indices=numbers), scores, maps)
                 yield batch, scores, maps
 
-        return scored  # type: ignore[return-value]
+        return scored
 
     def write(self, run: Path) -> None:
         """Keep the scores for reports that are made again."""
@@ -74,9 +76,32 @@ class CrossFitted:
         write_atomic(run / SCORES, "".join(f"{line}\n" for line in lines).encode())
 
     def found(self, calibration: Calibration) -> GoodPictures:
-        """For the report, once the threshold is known."""
+        """For the report, once the threshold is known; if they are shown."""
+        assert self.gallery is not None
         self.gallery.calibrate(calibration)
         return _of_folds(self.gallery, self.scores, calibration)
+
+
+def good_pictures(
+    plan: Plan, data: RunData, detector: LoadedDetector, watch: CrossFitted | None
+) -> GoodPictures | None:
+    """What the report of a training shows without test pictures; None if nothing.
+
+    Args:
+        plan: Of the run.
+        data: Of the run.
+        detector: The saved one.
+        watch: What has seen the folds of cross-fitting.
+
+    Raises:
+        PictureError: If one that was held out cannot be read any more.
+    """
+    calibration = detector.config.calibration
+    if watch is not None and calibration is not None:
+        return watch.found(calibration)
+    return held_out_pictures(
+        detector, data.held_out, batch_size=plan.settings.batch_size, progress=plan.progress
+    )
 
 
 def held_out_pictures(

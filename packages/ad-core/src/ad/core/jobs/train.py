@@ -19,15 +19,15 @@ from ad.core.devices import peak_memory
 from ad.core.errors import DataError, OutputError, PictureError
 from ad.core.figures.measure import Evaluation, Metrics, measure
 from ad.core.jobs.calibrating import with_threshold
-from ad.core.jobs.good_pictures import CrossFitted, held_out_pictures
+from ad.core.jobs.good_pictures import CrossFitted, good_pictures
 from ad.core.jobs.plan import Plan, RunData, look_at_data, settle, supervise
 from ad.core.jobs.run_directory import describe_run, forget, make_run, resume_run
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.loop import fit
 from ad.core.options import Minutes, checked
 from ad.core.predict import LoadedDetector, check_localises, load
-from ad.core.report.gallery import Gallery
-from ad.core.report.run import REPORT, GoodPictures, write_run_report
+from ad.core.report.gallery import Gallery, GoodPictures
+from ad.core.report.run import REPORT, write_run_report
 from ad.core.saved.allocation import fits_in_memory
 from ad.core.saved.claims import letting_go
 from ad.core.saved.files import save_model
@@ -210,8 +210,8 @@ def train(
     run = _begin(plan, data, trainer, output_dir, resume, callbacks)
     fit_seconds = _learn(plan, data, trainer, run, checkpoint_minutes)
     watch = None
-    if report and data.folds and not data.test:
-        watch = CrossFitted(data.learning, plan.framing)
+    if data.folds and not data.test:
+        watch = CrossFitted(data.learning, plan.framing, shown=report)
     _save(plan, data, trainer, run, watch)
     trainer_notes = trainer.notes
     del trainer  # its memory is free before the saved model comes in
@@ -229,7 +229,7 @@ def train(
         if gallery is not None:
             good = None
             if not data.test:
-                good = _good_pictures(plan, data, run, detector, watch)
+                good = good_pictures(plan, data, detector, watch)
             _write_report(data, run, detector, evaluation, gallery, notes, good)
         run.told[:] = [callback for callback in run.told if isinstance(callback, Tracker)]
         run.told.tell("on_tested", evaluation.metrics)
@@ -355,6 +355,8 @@ def _save(
         region = plan.framing.region
         roi = None if region is None else region.png
         save_model(run.path / "model", trainer.detector, config.to_json(), roi=roi)
+        if watch is not None:
+            watch.write(run.path)
     run.log.write("saved")
 
 
@@ -380,19 +382,6 @@ def _test(
     if gallery is not None:
         gallery.merge(plan.world.gather(gallery.shown))
     return evaluation
-
-
-def _good_pictures(
-    plan: Plan, data: RunData, run: _Run, detector: LoadedDetector, watch: CrossFitted | None
-) -> GoodPictures | None:
-    """What the report shows without test pictures."""
-    calibration = detector.config.calibration
-    if watch is not None and calibration is not None:
-        watch.write(run.path)
-        return watch.found(calibration)
-    return held_out_pictures(
-        detector, data.held_out, batch_size=plan.settings.batch_size, progress=plan.progress
-    )
 
 
 def _write_report(

@@ -81,33 +81,32 @@ def resampled_auroc(
     step = max(1, _AT_ONCE // max(1, count))
     kinds = [np.flatnonzero(labels == kind) for kind in (False, True)]
     for begun in range(0, 1 + draws, step):
-        weights = np.zeros((min(step, 1 + draws - begun), count))
+        weights = np.zeros((count, min(step, 1 + draws - begun)))
         for own in kinds:
             if len(own):
                 shares = np.full(len(own), 1 / len(own))
-                weights[:, own] = generator.multinomial(len(own), shares, size=len(weights))
+                weights[own] = generator.multinomial(len(own), shares, size=weights.shape[1]).T
         if begun == 0:
-            weights[0] = 1
+            weights[:, 0] = 1
         for row, one in enumerate(scores):
-            found[row, begun : begun + len(weights)] = _weighted_auroc(one, labels, weights)
+            found[row, begun : begun + weights.shape[1]] = _weighted_auroc(one, labels, weights)
     return found
 
 
 def _weighted_auroc(
     scores: NDArray[np.float64], labels: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """AUROC for each row of weights of the pictures ``[draws, pictures]``."""
+    """AUROC for each column of weights of the pictures ``[pictures, draws]``."""
     order = np.argsort(scores, kind="stable")[: np.isfinite(scores).sum()]  # nan comes last
-    drawn, bad, ranked = weights[:, order], labels[order], scores[order]
-    good = np.where(bad, 0, drawn)
-    # Good pictures below each score: all of lower ones, and half of those that tie with it.
-    below = np.concatenate([np.zeros((len(drawn), 1)), np.cumsum(good, axis=1)], axis=1)
-    first = np.searchsorted(ranked, ranked[bad], side="left")
-    after = np.searchsorted(ranked, ranked[bad], side="right")
-    defective = drawn[:, bad]
-    wins = (defective * (below[:, first] + below[:, after])).sum(axis=1) / 2
-    pairs = defective.sum(axis=1) * below[:, -1]
-    share = np.full(len(drawn), np.nan)
+    bad, ranked = labels[order], scores[order]
+    good, defective = weights[order[~bad]], weights[order[bad]]
+    # Good pictures below each defective one: all with lower scores, and half of those that tie.
+    below = np.concatenate([np.zeros((1, weights.shape[1])), np.cumsum(good, axis=0)])
+    lower = np.searchsorted(ranked[~bad], ranked[bad], side="left")
+    not_higher = np.searchsorted(ranked[~bad], ranked[bad], side="right")
+    wins = np.einsum("pd,pd->d", defective, below[lower] + below[not_higher]) / 2
+    pairs = defective.sum(axis=0) * below[-1]
+    share = np.full(weights.shape[1], np.nan)
     np.divide(wins, pairs, out=share, where=pairs > 0)
     return share
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -37,11 +38,15 @@ def choose(
     of = {row.label: row for row in rows}
     candidates = [candidate(row, columns) for row in rows]
     candidates += [Candidate(label=label) for label in failed]
-    return recommend(
+    found = recommend(
         candidates,
         limits,
         may_be_equal=lambda one, other: _may_be_equal(of[one.label], of[other.label], columns),
     )
+    if found.label is None or len(rows) < 2 or any(len(_seeds(row)) > 1 for row in rows):
+        return found
+    unknown = "One seed: what learning again would change is not known; `--seeds 3` tries three."
+    return dataclasses.replace(found, lines=(*found.lines, unknown))
 
 
 def candidate(row: Row, columns: Sequence[str]) -> Candidate:
@@ -97,6 +102,10 @@ def _may_be_equal(one: Row, other: Row, columns: Sequence[str]) -> bool | None:
     """
     pairs = contrast([one, other], columns).pairs
     return not pairs[0].overall.differs or _by_seed(pairs[0].seeds) if pairs else None
+
+
+def _seeds(row: Row) -> set[int]:
+    return {run.seed for run in row.runs}
 
 
 def _by_seed(gaps: Sequence[float]) -> bool:

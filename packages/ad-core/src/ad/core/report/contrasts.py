@@ -71,7 +71,8 @@ class Contrast(NamedTuple):
             least, most = _signed(min(self.seeds)), _signed(max(self.seeds))
             parts.append(f"{least} to {most} by seed")
         if self.left_out:
-            parts.append(f"{self.left_out} categories left out")
+            noun = "category" if self.left_out == 1 else "categories"
+            parts.append(f"{self.left_out} {noun} left out")
         chance = "more than chance of the pictures" if self.overall.differs else "may be chance"
         return f"{'; '.join([*parts, chance])}."
 
@@ -228,7 +229,7 @@ def _notes(pairs: Sequence[Contrast], wanted: int) -> list[str]:
 
 
 def _three(value: float) -> str:
-    return f"{value + 0:.3f}".replace("-0.000", "0.000")
+    return f"{value:.3f}".replace("-0.000", "0.000")
 
 
 def _signed(value: float) -> str:

@@ -205,3 +205,20 @@ class Gallery:
     def _on_a_shelf(self, index: int) -> bool:
         score = self._kept[index].score
         return any(index in shelf for shelf, _ in self._shelves(index, score))
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoodPictures:
+    """Good pictures with scores that a threshold can be set on, where there are no test ones."""
+
+    gallery: Gallery
+    """Has seen them."""
+    scores: tuple[float, ...]
+    """Of its samples."""
+    lead: str
+    """What they are, in a sentence or two."""
+    renewed: bool
+    """Whether the threshold was set on others since."""
+    without: str = ""
+    """What of them is not shown, and why."""

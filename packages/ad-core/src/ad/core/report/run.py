@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -17,7 +16,7 @@ from ad.core.data.samples import Sample
 from ad.core.errors import DataError, ModelFileError
 from ad.core.metrics import auroc
 from ad.core.predict import ModelConfig
-from ad.core.report.gallery import Gallery, Shown
+from ad.core.report.gallery import Gallery, GoodPictures, Shown
 from ad.core.report.page import data_uri, write_page
 from ad.core.report.speeds import read_speeds
 from ad.core.saved.record import RUN, calibrations_since, read_costs, read_run
@@ -76,22 +75,6 @@ FIGURES: Final = {
     "au_spro_05": ("AU-sPRO 0.05", "The same up to 5 %: MVTec LOCO's published figure."),
 }
 """Title and meaning of each figure of a run."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GoodPictures:
-    """Good pictures with scores that a threshold can be set on, where there are no test ones."""
-
-    gallery: Gallery
-    """Has seen them."""
-    scores: tuple[float, ...]
-    """Of its samples."""
-    lead: str
-    """What they are, in a sentence or two."""
-    renewed: bool
-    """Whether the threshold was set on others since."""
-    without: str = ""
-    """What of them is not shown, and why."""
 
 
 def write_run_report(

@@ -5,7 +5,11 @@
 const { rows, runs } = data;
 const few = runs.length <= 8;
 const several = data.columns.length > 1;
+const ofOne = new Set(data.columns.map((column) => column.split(" ")[0])).size === 1;
 const repeated = rows.some((row) => row.runs.length > data.columns.length);
+
+/** A category's name; with that of its data set only where there are several. */
+const named = (column) => (ofOne ? column.slice(column.indexOf(" ") + 1) : column);
 
 /** An address below this page's folder. */
 const address = (link) => link.split("/").map(encodeURIComponent).join("/");
@@ -15,7 +19,7 @@ const linked = (run, text) =>
   (run && run.link !== null ? make("a", { href: address(run.link) }, text) : text);
 
 /** What is said of a run within its row. */
-const runName = (run) => `${Object.keys(run.columns).join(", ")}, seed ${run.seed}`;
+const runName = (run) => `${Object.keys(run.columns).map(named).join(", ")}, seed ${run.seed}`;
 
 /** A cell: the mean with its deviation, and behind it the runs it is of. */
 function cell({ text, deviation, best, runs: behind, seeds, covered }) {
@@ -32,8 +36,12 @@ function cell({ text, deviation, best, runs: behind, seeds, covered }) {
       linked(runs[place], runs[place] ? `seed ${runs[place].seed}` : "a run"), ` ${own}`))));
 }
 
+/** A model's name, which may be long: it breaks between its options. */
+const label = (row) => make("span", { class: "label" },
+  ...row.label.split(/(?<=[[;,=])/).flatMap((part) => [part, make("wbr")]));
+
 /** The heading of a row: a model, with its settings behind it. */
-const heading = (row) => make("details", { class: "cell" }, make("summary", {}, row.label),
+const heading = (row) => make("details", { class: "cell" }, make("summary", {}, label(row)),
   make("dl", { class: "facts" }, ...pairs(row.settings)));
 
 /** The figure that was chosen, of each row and category; the best of a column stands out. */
@@ -46,9 +54,12 @@ function showFigures() {
   const chosen = data.figures.find((one) => one.key === at("figure").value);
   at("meaning").textContent = chosen.meaning;
   at("figures").replaceChildren(table(
-    ["model", ...data.columns, ...(several ? ["mean"] : [])],
-    rows.map((row, place) => [heading(row),
-      ...chosen.rows[place].slice(0, several ? undefined : -1).map(cell)])));
+    ["model", ...(several ? ["mean"] : []), ...data.columns.map(named)],
+    rows.map((row, place) => {
+      const cells = chosen.rows[place].map(cell);
+      const mean = cells.pop();  // first, where it is seen however many categories there are
+      return [heading(row), ...(several ? [mean] : []), ...cells];
+    })));
 }
 
 /** Scores of a run as ticks, good ones above, with its threshold. */
@@ -87,7 +98,7 @@ function showVerdicts() {
       const [run] = row.runs.map((place) => runs[place]);
       const own = row.judged && row.judged < row.runs.length
         ? `${row.runs.length}, ${row.judged} with a threshold` : String(row.runs.length);
-      return [row.label, share(found, defective), share(alarms, good), ...row.costs.map(([, text]) => text),
+      return [label(row), share(found, defective), share(alarms, good), ...row.costs.map(([, text]) => text),
         ...(alone ? [run.threshold === null ? "none" : short(run.threshold), dots(run)] : [own])];
     })));
 }
@@ -95,18 +106,18 @@ function showVerdicts() {
 function showContrasts() {
   at("contrasts").hidden = rows.length < 2;
   at("pairs").append(...data.contrasts.pairs.map(({ words, differs, categories }) => {
-    const said = make(differs ? "strong" : "span", {}, words);
+    const said = make("span", { class: differs ? "real" : "chance" }, words);
     if (!several) return make("p", {}, said);
     return make("details", {}, make("summary", {}, said), make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Differences in each category" },
       table(["category", "difference", "from", "to"],
-        categories.map(([column, ...numbers]) => [column, ...numbers.map(figure)]))));
+        categories.map(([column, ...numbers]) => [named(column), ...numbers.map(figure)]))));
   }));
   at("unknown").append(...data.contrasts.notes.map((note) => make("li", {}, note)));
 }
 
 function showSettings() {
   at("settings").append(data.settings.length
-    ? table(["", ...rows.map((row) => row.label)], data.settings.map(({ name, values }) => [name, ...values]))
+    ? table(["", ...rows.map(label)], data.settings.map(({ name, values }) => [name, ...values]))
     : "Nothing: the models have the same settings, machine and versions.");
 }
 
@@ -128,8 +139,8 @@ function showWrong() {
   if (!data.wrong.length) return;
   const pictured = ({ picture, name }) => make("span", { class: "pictured" },
     ...(picture === null ? [] : [make("img", { src: picture, alt: "" })]), make("span", {}, name));
-  at("wrong").append(table(["picture", "of", "truth", ...rows.map((row) => row.label)],
-    data.wrong.map((one) => [pictured(one), one.column, one.defective ? one.group : "good",
+  at("wrong").append(table(["picture", "of", "truth", ...rows.map(label)],
+    data.wrong.map((one) => [pictured(one), named(one.column), one.defective ? one.group : "good",
       ...one.called.map((called, place) => verdict(called, one.tested[place], one.defective))])));
 }
 

@@ -40,7 +40,7 @@ function scatter(points, room) {
       written = x(time);
     }
   }
-  text("ms a picture, faster to the left", { x: left, y: height - 8, class: "soft" });
+  text("image AUROC (up), ms a picture (right)", { x: left, y: height - 8, class: "soft" });
   const front = points.filter((one) => one.front).sort((a, b) => a.milliseconds - b.milliseconds);
   svg.append(draw("polyline", { class: "front",
     points: front.map((one) => `${x(one.milliseconds)},${y(one.auroc)}`).join(" ") }));
@@ -54,17 +54,24 @@ function scatter(points, room) {
   return svg;
 }
 
-/** Write a name beside a point where nothing else is; where there is no such place, nowhere. */
-function writeBeside(label, [x, y], taken, width, text) {
+/** Write a name beside a point where nothing else is: cut short, or not at all, where that is all there is room for. */
+function writeBeside(name, [x, y], taken, width, text) {
+  for (const label of name.length > 14 ? [name, `${name.slice(0, 12)}…`] : [name]) {
+    if (writtenBeside(label, [x, y], taken, width, text)) return;
+  }
+}
+
+function writtenBeside(label, [x, y], taken, width, text) {
   const long = 7.2 * label.length;
   const places = [-14, 14, 0, -28, 28].flatMap((down) => [
     [x + 9, y + down - 8, "start", x + 9], [x - 9 - long, y + down - 8, "end", x - 9],
   ]);
   const free = places.find(([left, top]) => left >= 0 && left + long <= width && top >= 0 && top < 290
     && !taken.some(([a, b, wide, high]) => left < a + wide && a < left + long && top < b + high && b < top + 16));
-  if (!free) return;
+  if (!free) return false;
   taken.push([free[0], free[1], long, 16]);
   text(label, { x: free[3], y: free[1] + 13, "text-anchor": free[2] });
+  return true;
 }
 
 /** The points, and all models as a table. */

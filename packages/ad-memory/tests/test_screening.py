@@ -1,0 +1,73 @@
+"""No row within reach is left out, and few others are named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from ad.memory import screening
+from ad.memory.neighbors import Index
+from ad.memory.screening import Screen, leading_axes
+
+
+def like_features(num_rows: int, num_features: int, *, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    deviation = 0.9 ** torch.arange(num_features)
+    return 5 + torch.randn(num_rows, num_features, generator=generator) * deviation
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
+@pytest.mark.parametrize("num_rows", [5, 1500])
+def test_every_row_within_reach_is_named(num_rows: int, scale: float) -> None:
+    bank, queries = like_features(num_rows, 60) * scale, like_features(300, 60, seed=1) * scale
+    distance = torch.cdist(queries.double(), bank.double())
+    # As far as the fourth nearest: a reach that falls exactly onto a row.
+    limit = distance.sort(dim=1).values[:, 3]
+    centre = bank.double().mean(0)
+    screen = Screen(bank, centre, leading_axes(bank, centre))
+    shown = []
+
+    def reach(some: slice, nearest: Tensor) -> Tensor:
+        shown.append(nearest)
+        return limit[some]
+
+    named = torch.zeros_like(distance, dtype=torch.bool)
+    for found in screen.pairs(queries, 1, reach):
+        assert not found.unsure.any()
+        named[found.queries][found.query, found.row] = True
+
+    assert named[distance <= limit[:, None]].all()
+    assert named.sum() < 12 * len(queries)  # a reach of all rows would be correct, too
+    looked = torch.cat(shown)
+    assert (distance.gather(1, looked)[:, 0] <= 1.3 * distance.amin(1)).all()
+
+
+def test_queries_that_it_cannot_judge_are_said_to_be_unsure() -> None:
+    bank = like_features(200, 8)
+    centre = bank.double().mean(0)
+    queries = like_features(4, 8, seed=1)
+    queries[0], queries[1, 2], queries[2, 3] = 1e13, float("nan"), float("inf")
+
+    (found,) = Screen(bank, centre, leading_axes(bank, centre)).pairs(
+        queries, 1, lambda some, nearest: torch.full((4,), 0.5)
+    )
+
+    assert found.unsure.tolist() == [True, True, True, False]
+    assert set(found.query.tolist()) <= {3}
+
+
+def test_distances_have_the_same_bits_whichever_way_they_were_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ad.memory.neighbors._FEW_ROWS", 1)
+    bank, queries = like_features(3000, 70).half(), like_features(200, 70, seed=1)
+    found = []
+    for screened in (True, False):
+        monkeypatch.setattr(screening, "pays", lambda _, screened=screened: screened)
+        index = Index(bank)
+        assert (index.screen is not None) == screened
+        found.append([index.search(queries, k) for k in (1, 4)])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
