@@ -102,7 +102,7 @@ def test_predict_tells_a_person_about_bad_files_too(run_ad, trained, toy_root):
     run, _, _ = trained
     (toy_root / "toy/test/good/000.png").write_bytes(b"")
     status, out, err = run_ad("predict", run, toy_root / "toy/test")
-    assert status == 1
+    assert status == 3
     assert "defective" in out
     assert "000.png` is empty" in err
     assert err.endswith("\n1 of 8 pictures could not be read and have no verdict\n")
@@ -110,7 +110,7 @@ def test_predict_tells_a_person_about_bad_files_too(run_ad, trained, toy_root):
     assert "1 not readable" in err
     assert (run / "predictions/predictions.csv").is_file()
     status, out, err = run_ad("predict", run, toy_root / "toy/test", "--json")
-    assert (status, len(json.loads(out)["predictions"])) == (1, 8)
+    assert (status, len(json.loads(out)["predictions"])) == (3, 8)
     assert "1 of 8 pictures could not be read" in err
     (toy_root / "toy/test/good/000.png").unlink()
     status, _, err = run_ad("predict", run, toy_root / "toy/test")
@@ -123,7 +123,7 @@ def test_predict_fails_when_no_picture_could_be_read(run_ad, trained, toy_root):
     path = toy_root / "toy/test/good/000.png"
     path.write_bytes(b"")
     status, _, err = run_ad("predict", run, path)
-    assert status == 1
+    assert status == 3
     assert "000.png` is empty" in err
     assert "1 of 1 pictures could not be read" in err
 
@@ -355,3 +355,33 @@ def test_serve_reads_its_options_itself(run_ad, tmp_path):
     pytest.importorskip("starlette", reason="ad-core alone has no server")
     assert (status, out) == (1, "")
     assert "or `--without-token` if anybody may use it" in err
+
+
+def test_predict_takes_the_options_of_a_gate(run_ad, trained, toy_root, tmp_path, monkeypatch):
+    run, _, _ = trained
+    good, bad = toy_root / "toy/test/good", toy_root / "toy/test"
+    files = tmp_path / "l.txt"
+    files.write_text(f"{good}/000.png\n")
+    given = ("--quiet", "--no-heatmaps", "--no-report", "--fail-on-defect", "--threshold")
+    status, out, err = run_ad("predict", run, "--list", files, *given, 1e6)
+    assert (status, out, err) == (0, "", "1 pictures: 1 good\n")
+    status, out, err = run_ad("predict", run, f"{bad}/*/00*.png", *given, -1)
+    assert (status, out) == (4, "")
+    status, out, err = run_ad("predict", run, bad, "--threshold", -1, "--only", "defective")
+    assert status == 0
+    assert out.count("defective") == 8
+    status, out, err = run_ad("predict", run, bad, "--threshold", 1e6, "--only", "defective")
+    assert "8 good" in err
+    assert out == ""
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr("ad.runtime.results.SHOWN", 3)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    status, out, err = run_ad("predict", run, bad, "--json")
+    scores = [one["score"] for one in json.loads(out)["predictions"]]
+    status, out, err = run_ad("predict", run, bad, "--output", tmp_path / "o")
+    shown = [line.split()[3] for line in out.splitlines() if ".png" in line]
+    assert shown == [f"{score:.4g}" for score in sorted(scores, reverse=True)[:3]]
+    assert f"the 3 highest scores; 5 more in {tmp_path / 'o/predictions.csv'}" in err
+    status, out, err = run_ad("predict", run)
+    assert status == 2
+    assert "`--list FILE`" in err

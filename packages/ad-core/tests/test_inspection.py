@@ -9,7 +9,7 @@ from PIL import Image
 
 from ad.core import train
 from ad.core.bench.jobs import Job
-from ad.core.errors import OutputError
+from ad.core.errors import OutputError, SettingError
 from ad.core.jobs import inspect as inspection
 from ad.core.jobs.inspect import inspect
 from ad.core.jobs.run_directory import folder_name
@@ -115,3 +115,46 @@ def test_runs_of_a_bench_have_logs_of_their_own_where_a_category_has_a_dot(tmp_p
         Job(settings=None, category="parts.v2", label="m", folder=folder).log for folder in folders
     ]
     assert [log.name for log in logs] == [f"{folder.name}.log" for folder in folders]
+
+
+def test_what_is_drawn_can_be_chosen_and_tables_have_all(trained, toy_root, tmp_path):
+    tests = [toy_root / "toy/test"]
+    scores = [row.score for row in inspect(trained, tests, output=tmp_path / "out").rows]
+    threshold = (min(scores) + max(scores)) / 2  # some are defective, some are not
+    for heatmaps, drawn, batch_size in (
+        ("all", {"good", "defective"}, 1),
+        ("defective", {"defective"}, 3),
+        ("none", set(), None),
+    ):
+        result = inspect(
+            trained,
+            tests,
+            output=tmp_path / heatmaps,
+            threshold=threshold,
+            batch_size=batch_size,
+            heatmaps=heatmaps,
+            save_maps=tmp_path / f"{heatmaps}-maps",
+        )
+        assert [row.score for row in result.rows] == pytest.approx(scores)
+        rows = table(result.output)
+        assert {row["verdict"] for row in rows} == {"good", "defective"}
+        assert {row["verdict"] for row in rows if row["heatmap"]} == drawn
+        paths = [row["heatmap"] for row in rows if row["heatmap"]]
+        assert all((result.output / path).is_file() and path[:9] == "heatmaps/" for path in paths)
+        assert len(list((tmp_path / f"{heatmaps}-maps").iterdir())) == len(scores)
+    assert not (tmp_path / "none/heatmaps").exists()
+
+
+def test_what_needs_verdicts_is_refused_without_a_threshold(mean_picture, toy_root, tmp_path):
+    run = train(
+        "mvtec", "toy", mean_picture, data_root=toy_root, output_dir=tmp_path / "run", holdout=0
+    ).run
+    with pytest.raises(SettingError, match="`heatmaps` `defective`: `.*` has no threshold, and so"):
+        inspect(run, [toy_root], output=tmp_path / "out", heatmaps="defective")
+    with pytest.raises(
+        SettingError, match=r"`--fail-on-defect`: .* \(`ad calibrate`\), or leave it"
+    ):
+        inspect(run, [toy_root], output=tmp_path / "out", verdicts_for="`--fail-on-defect`")
+    with pytest.raises(SettingError, match="`batch_size` must be a whole number from 1; got 0"):
+        inspect(run, [toy_root], output=tmp_path / "out", batch_size=0)
+    assert not (tmp_path / "out").exists()

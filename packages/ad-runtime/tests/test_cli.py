@@ -56,11 +56,11 @@ def test_verdicts_go_to_stdout_and_all_else_to_stderr(run, root):
     assert "2 pictures: 1 good, 1 defective" in err
 
 
-def test_a_picture_that_cannot_be_read_is_status_1(run, root):
+def test_a_picture_that_cannot_be_read_is_status_3(run, root):
     status, out, err = run(
         "predict", root / "export", root / "broken.png", root / "pictures" / "dark.png"
     )
-    assert status == 1
+    assert status == 3
     assert out.splitlines()[0].split()[:3] == ["error", "-", "-"]
     assert out.splitlines()[1].startswith("good")
     assert "error: The picture" in err
@@ -99,7 +99,7 @@ def test_results_are_written_a_line_a_picture(run, root, tmp_path):
     inputs = [root / "pictures", root / "broken.png"]
     for suffix in ("csv", "jsonl"):
         status, *_ = run("predict", root / "export", *inputs, "--output", tmp_path / f"r.{suffix}")
-        assert status == 1
+        assert status == 3
     with (tmp_path / "r.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
@@ -174,7 +174,7 @@ def test_a_picture_that_is_gone_when_it_is_drawn_is_an_error_of_its_own(
     status, out, err = run(
         "predict", root / "export", root / "pictures", "--heatmaps", tmp_path / "maps", "--json"
     )
-    assert status == 1
+    assert status == 3
     assert [one["verdict"] for one in json.loads(out)["predictions"]] == ["error", "defective"]
     assert "error: There is no picture `" in err
 
@@ -296,3 +296,82 @@ def test_a_single_files_hash_is_printed_to_be_compared(run, tmp_path):
         status, out, _ = run(command, tmp_path / "m.onnx")
         assert status == 0
         assert f"{hashlib.sha256(content).hexdigest()}  m.onnx" in out
+
+
+def test_pictures_may_stand_behind_options_or_in_a_list_alone(run, root, tmp_path):
+    light, dark = root / "pictures" / "light.png", root / "pictures" / "dark.png"
+    (tmp_path / "l.txt").write_text(f"{light}\n")
+    listed = ["--list", tmp_path / "l.txt"]
+    named = [
+        [line.split()[-1] for line in run("predict", root / "export", *given)[1].splitlines()]
+        for given in (["--quiet"], listed, [*listed, dark])
+    ]
+    assert named == [[], [str(light)], [str(dark), str(light)]]
+
+
+def test_the_exit_status_says_what_was_found(run, root):
+    light, dark = root / "pictures" / "light.png", root / "pictures" / "dark.png"
+    gate = ("predict", root / "export", "--fail-on-defect")
+    assert run(*gate, dark)[0] == 0
+    assert run(*gate, light, dark)[0] == 4
+    assert run(*gate, light, root / "broken.png")[0] == 3  # which may be defective, too
+    make_export(root / "bare", calibration=None)
+    for option, words in (
+        ("--fail-on-defect", "`--fail-on-defect`: `bright` has no threshold, and so calls nothing"),
+        ("--only=defective", "`--only defective`: `bright` has no threshold"),
+    ):
+        status, out, err = run("predict", root / "bare", light, option)
+        assert (status, out) == (1, "")
+        assert words in err
+
+
+def test_quiet_leaves_errors_and_the_summary(run, root):
+    given = (root / "pictures", root / "broken.png", "--quiet")
+    status, out, err = run("predict", root / "export", *given)
+    assert (status, out) == (3, "")
+    error, summary = err.splitlines()
+    assert error.startswith("error: The picture")
+    assert summary == "3 pictures: 1 good, 1 defective, 1 not readable"
+
+
+def test_only_defective_ones_are_drawn_and_printed_and_all_are_in_the_file(run, root, tmp_path):
+    files = ("--heatmaps", tmp_path / "maps", "--output", tmp_path / "r.csv")
+    status, out, _ = run("predict", root / "export", root / "pictures", "--only=defective", *files)
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["defective"]
+    assert [path.name for path in (tmp_path / "maps").iterdir()] == ["0002-light.png"]
+    with (tmp_path / "r.csv").open(newline="") as file:
+        rows = [(row["verdict"], row["heatmap"]) for row in csv.DictReader(file)]
+    assert rows == [("good", ""), ("defective", "maps/0002-light.png")]
+
+
+def test_heat_maps_are_told_from_the_table_on_where_its_folder_is_a_link(run, root, tmp_path):
+    (tmp_path / "real/deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real/deep")
+    table = tmp_path / "link/r.csv"
+    files = ("--heatmaps", tmp_path / "maps", "--output", table)
+    run("predict", root / "export", root / "pictures/light.png", *files)
+    with table.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (table.parent / row["heatmap"]).samefile(tmp_path / "maps/0001-light.png")
+
+
+def test_a_terminal_gets_the_twenty_highest_and_is_told_of_the_others(
+    run, root, tmp_path, monkeypatch
+):
+    for level in range(22):
+        Image.new("L", (8, 8), level * 10).save(tmp_path / f"{level:02d}.png")
+    given = ("predict", root / "export", tmp_path, root / "broken.png")
+    assert [line.split()[-1] for line in run(*given)[1].splitlines()][:2] == [
+        str(tmp_path / "00.png"),
+        str(tmp_path / "01.png"),
+    ]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    _, out, err = run(*given)
+    names = [line.split()[-1].rpartition("/")[2] for line in out.splitlines()]
+    assert names == [f"{level:02d}.png" for level in range(21, 1, -1)]
+    assert "the 20 highest scores; 3 more that `--output FILE.csv` keeps" in err
+    _, out, err = run(*given, "--output", tmp_path / "r.csv")
+    assert f"3 more in {tmp_path / 'r.csv'}" in err
+    _, out, _ = run("predict", root / "export", tmp_path / "00.png", root / "broken.png")
+    assert [line.split()[0] for line in out.splitlines()] == ["good", "error"]

@@ -229,7 +229,7 @@ def test_the_command_writes_a_file_and_says_what_is_in_it(export, tmp_path, caps
     check(out, levels)
     for extra, words in [
         (["--resume"], "add `--output FILE.jsonl`"),
-        (["--workers", "1", "--heatmaps", "h"], "Take `--maps`"),
+        (["--workers", "1", "--heatmaps", "h"], "Take `--save-maps`"),
     ]:
         with pytest.raises(SystemExit) as ended:
             main([*command, *extra])

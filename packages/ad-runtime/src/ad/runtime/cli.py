@@ -1,7 +1,7 @@
 """The command `ad-runtime`: exported detectors from a terminal or a script, without torch.
 
 Data go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 misused, 130 stopped
-by Ctrl-C.
+by Ctrl-C; `predict` has 3 and 4, too.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ad.runtime.printable import in_one_line
 if TYPE_CHECKING:
     from ad.runtime.findings import Finding
     from ad.runtime.package import Package
+    from ad.runtime.results import Row
     from ad.runtime.runtime import Runtime
 
 
@@ -59,11 +60,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_predict(commands: Any) -> None:  # noqa: ANN401
-    text = "Score pictures. Status 1 if one cannot be read."
-    command = commands.add_parser("predict", help=text, description=text)
+    text = (
+        "Score pictures. Exit status: 0 done, 1 failed, 2 misused, 3 a picture could not be read, "
+        "4 one is defective (with --fail-on-defect, and if all could be read)."
+    )
+    command = commands.add_parser("predict", help="Score pictures.", description=text)
     _add_export(command)
+    inputs = command.add_argument(
+        "inputs",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="Pictures, folders, quoted patterns ('new/**/*.png'); - reads names from stdin.",
+    )
     command.add_argument(
-        "inputs", nargs="+", metavar="INPUT", help="Pictures and folders of pictures."
+        "--list",
+        action=_instead_of(inputs),
+        type=_path,
+        metavar="FILE",
+        help="Names of pictures and folders, one a line, from the current folder on.",
     )
     _add_engine(command)
     command.add_argument("--category", help="Take its threshold, where it has one of its own.")
@@ -83,7 +98,20 @@ def _add_predict(commands: Any) -> None:  # noqa: ANN401
         metavar="FILE",
         help="New file .csv or .jsonl, a line a picture; regions in NAME-regions.csv.",
     )
-    command.add_argument("--heatmaps", type=_path, metavar="DIR", help="New folder for overlays.")
+    maps = command.add_mutually_exclusive_group()
+    maps.add_argument("--heatmaps", type=_path, metavar="DIR", help="New folder for overlays.")
+    maps.add_argument("--no-heatmaps", action="store_true", help="Write none (default).")
+    command.add_argument(
+        "--only",
+        choices=("defective",),
+        help="Overlays and printed lines of these alone; the output has all.",
+    )
+    command.add_argument(
+        "--fail-on-defect", action="store_true", help="Status 4 if a picture is defective."
+    )
+    command.add_argument(
+        "--quiet", action="store_true", help="Say errors and the last line, the summary, alone."
+    )
     many.add_options(command)
     command.set_defaults(run=_predict)
 
@@ -123,6 +151,24 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _instead_of(argument: argparse.Action) -> type[argparse.Action]:
+    """An option that makes an argument one that may be left out."""
+
+    class Instead(argparse.Action):
+        def __call__(
+            self,
+            parser: argparse.ArgumentParser,  # noqa: ARG002
+            namespace: argparse.Namespace,
+            values: Any,  # noqa: ANN401
+            option_string: str | None = None,  # noqa: ARG002
+        ) -> None:
+            setattr(namespace, self.dest, values)
+            # Not by `nargs="*"`, which takes what stands before the next option: nothing.
+            argument.required = False
+
+    return Instead
+
+
 def _load(given: argparse.Namespace) -> Runtime:
     from ad.runtime.runtime import load
 
@@ -133,21 +179,40 @@ def _predict(given: argparse.Namespace) -> int:
     import contextlib
 
     from ad.runtime.drift import compare
-    from ad.runtime.findings import Finding
-    from ad.runtime.results import ResultFile, Row, summary
-    from ad.runtime.sources import find_sources
+    from ad.runtime.findings import Finding, check_batch_size
+    from ad.runtime.progress import SILENT
+    from ad.runtime.results import (
+        ResultFile,
+        Row,
+        exit_status,
+        refuse_without_threshold,
+        summary,
+        worst,
+    )
+    from ad.runtime.sources import find_sources, named_sources
 
+    if given.quiet:
+        warnings.simplefilter("ignore")
+    # A mistyped path is refused before anything is loaded or written.
+    given.inputs = named_sources(given.inputs, listed=given.list)
     if many.asked(given):
         return many.run(given)
     runtime = _load(given)
     calibration = runtime.calibration(given.category, given.threshold)
     least = runtime.least_area(given.min_area, given.category, given.threshold)
-    sources = find_sources(given.inputs)  # a mistyped path is refused before anything is written
+    refuse_without_threshold(
+        "`--only defective`" if given.only else "`--fail-on-defect`" * given.fail_on_defect,
+        None if calibration is None else calibration.threshold,
+        runtime.config.name,
+    )
+    check_batch_size(given.batch_size)
+    sources = find_sources(given.inputs)
     pictures = [source for source in sources if isinstance(source, Path)]
     heatmaps = (
         None if given.heatmaps is None else _HeatMaps(given.heatmaps, pictures, runtime, least)
     )
     rows = []
+    whole = sys.stdout.isatty()  # a terminal gets the highest scores once all are known
     with contextlib.ExitStack() as stack:
         file = None if given.output is None else stack.enter_context(ResultFile(given.output))
         findings = runtime.stream(
@@ -156,11 +221,12 @@ def _predict(given: argparse.Namespace) -> int:
             category=given.category,
             threshold=given.threshold,
             min_area=given.min_area,
-            progress=LineProgress(),
+            progress=SILENT if given.quiet else LineProgress(),
         )
         for number, finding in enumerate(findings):
             heatmap = None
-            if heatmaps is not None and finding.map is not None:
+            wanted = given.only in (None, finding.verdict)
+            if heatmaps is not None and finding.map is not None and wanted:
                 try:
                     heatmap = heatmaps.write(number, finding, calibration)
                 except PictureError as error:  # it is not the one any more that was scored
@@ -169,8 +235,8 @@ def _predict(given: argparse.Namespace) -> int:
             rows.append(row)
             if file is not None:
                 file.add(row)
-            if not given.json:
-                put(_line(row.verdict, row.score, row.normalized, row.path))
+            if not (whole or given.json or given.quiet) and given.only in (None, row.verdict):
+                put(_line(row))
             if row.error is not None:
                 say(f"error: {row.error}")
     _, together = runtime.config.calibration_of(given.category)
@@ -188,21 +254,29 @@ def _predict(given: argparse.Namespace) -> int:
                 "drift": drift.to_json(),
             }
         )
+    elif whole and not given.quiet:
+        shown = [row for row in rows if given.only in (None, row.verdict)]
+        for row in worst(shown):
+            put(_line(row))
+        if more := len(shown) - len(worst(shown)):
+            where = f"in {given.output}" if given.output else "that `--output FILE.csv` keeps"
+            say(f"the {len(shown) - more} highest scores; {more} more {where}")
     say(summary([row.verdict for row in rows]))
+    status = exit_status({row.verdict for row in rows}, fail_on_defect=given.fail_on_defect)
+    if given.quiet:
+        return status
     regions = None if calibration is None else calibration.promise_of_regions(least)
     if regions is not None:
         say(regions)
     for line in drift.lines():
         say(line)
-    # Or a script would take them for good ones.
-    return 1 if any(row.error is not None for row in rows) else 0
+    return status
 
 
-def _line(verdict: str, score: float | None, normalized: float | None, path: Path) -> str:
-    score_, scaled = (f"{score:.4g}" if score is not None else "-"), "-"
-    if normalized is not None:
-        scaled = f"{normalized:.3f}"
-    return f"{verdict:<9}  {score_:>10}  {scaled:>5}  {in_one_line(path)}"
+def _line(row: Row) -> str:
+    score = "-" if row.score is None else f"{row.score:.4g}"
+    scaled = "-" if row.normalized is None else f"{row.normalized:.3f}"
+    return f"{row.verdict:<9}  {score:>10}  {scaled:>5}  {in_one_line(row.path)}"
 
 
 class _HeatMaps:

@@ -156,6 +156,17 @@ def _path(source: Source) -> Path | None:
     return source if isinstance(source, Path) else None
 
 
+def check_batch_size(batch_size: int) -> None:
+    """Refuse a number of pictures at once that cannot be.
+
+    Raises:
+        SettingError: If it is no whole number from 1.
+    """
+    if type(batch_size) is not int or batch_size < 1:
+        msg = f"`batch_size` must be a whole number from 1; got {batch_size!r}."
+        raise SettingError(msg)
+
+
 def least_area(
     min_area: int | None, calibration: Calibration | None, *, name: str, localises: bool
 ) -> int:

@@ -6,7 +6,8 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -18,6 +19,12 @@ from ad.runtime.regions import Region
 
 SUFFIXES = (".csv", ".jsonl")
 """Of files of results: a table, or one JSON object a line."""
+
+SHOWN = 20
+"""Rows of the table on a terminal."""
+
+UNREADABLE, DEFECTIVE = 3, 4
+"""Exit statuses: a picture could not be read; one is defective, where that was asked for."""
 
 _COLUMNS = ("path", "score", "normalized", "verdict", "heatmap", "error", "num_regions")
 
@@ -77,6 +84,8 @@ class Row:
 class ResultFile:
     """A file of rows, each as soon as it is known, by its suffix one of `SUFFIXES`.
 
+    Paths of heat maps in it are relative to the folder that it is in.
+
     A table has the number of a picture's regions; they themselves are in a second one, a row each.
 
     Args:
@@ -118,6 +127,8 @@ class ResultFile:
             OutputError: If it cannot be written; what is there stays.
         """
         values = row.to_json()
+        if row.heatmap is not None:
+            values["heatmap"] = _seen_from(self.path, row.heatmap)
         if len(self._tables) == 1:
             text = json.dumps(values, allow_nan=False)
             self._write(0, f"{escaped_json(text)}\n")
@@ -161,6 +172,48 @@ def _csv_line(cells: Iterable[Any]) -> str:
     text = io.StringIO(newline="")
     csv.writer(text).writerow(["" if cell is None else cell for cell in cells])
     return text.getvalue()
+
+
+def _seen_from(file: Path, path: Path) -> str:
+    # Folders that are links are followed first: `..` leads out of what they lead to.
+    return os.path.relpath(path.parent.resolve() / path.name, file.parent.resolve())
+
+
+def exit_status(verdicts: Collection[str], *, fail_on_defect: bool) -> int:
+    """What a command that predicted ends with.
+
+    A picture that could not be read comes first: nobody knows what is in it, and so whether all
+    defective ones were found.
+    """
+    if "error" in verdicts:
+        return UNREADABLE
+    return DEFECTIVE if fail_on_defect and "defective" in verdicts else 0
+
+
+def worst(rows: Sequence[Row]) -> list[Row]:
+    """The `SHOWN` rows of the highest scores, highest first; those without a score come last."""
+    scored = [row for row in rows if row.score is not None]
+    ranked = sorted(scored, key=lambda row: row.score or 0.0, reverse=True)
+    return [*ranked, *(row for row in rows if row.score is None)][:SHOWN]
+
+
+def refuse_without_threshold(asked: str, threshold: float | None, name: str) -> None:
+    """Refuse what is about verdicts where there are none.
+
+    Args:
+        asked: What needs them, as it was asked for; empty for nothing.
+        threshold: Of the model.
+        name: Of the model.
+
+    Raises:
+        SettingError: If there is no threshold.
+    """
+    if asked and threshold is None:
+        msg = (
+            f"{asked}: `{name}` has no threshold, and so calls nothing defective. Set one from "
+            "good pictures (`ad calibrate`), or leave it out."
+        )
+        raise SettingError(msg)
 
 
 def summary(verdicts: list[str]) -> str:

@@ -22,7 +22,7 @@ from ad.runtime.config import ExportConfig
 from ad.runtime.engines import open_engine
 from ad.runtime.engines.base import Engine
 from ad.runtime.errors import PictureError, SettingError, UnknownNameError, listed, nearest
-from ad.runtime.findings import Finding, Maps, finding_of, findings_of, least_area
+from ad.runtime.findings import Finding, Maps, check_batch_size, finding_of, findings_of, least_area
 from ad.runtime.framing import Joined, Place, Size, Tiling
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
@@ -325,9 +325,7 @@ class Runtime:
             PictureError: Of the first picture that cannot be read, if ``on_error`` is ``raise``.
             SettingError: If the batch size is not a whole number from 1.
         """
-        if type(batch_size) is not int or batch_size < 1:
-            msg = f"`batch_size` must be a whole number from 1; got {batch_size!r}."
-            raise SettingError(msg)
+        check_batch_size(batch_size)
         tiled = self.config.framing.tiling is not None
         for group in self._prepared(sources, 1 if tiled else batch_size):
             batch = Batch([], np.empty((0, *self.config.framing.size, 3), np.uint8))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import glob
+import os
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -17,10 +21,16 @@ from ad.runtime.paths import given_path
 from ad.runtime.pictures.masks import tell_apart
 from ad.runtime.pictures.opening import still_encoded
 from ad.runtime.pictures.reading import Source, rgb_array
-from ad.runtime.pictures.walking import NO_FILE, OURS, SUFFIXES, everything_below
+from ad.runtime.pictures.walking import NO_FILE, OURS, SUFFIXES, everything_below, is_ours
 
 Input = str | Path | NDArray[Any] | Image.Image | bytes | bytearray | memoryview
 Inputs = Input | Sequence[Input]
+
+NOTHING = (
+    "There is no picture to score: give pictures, folders, a quoted pattern such as "
+    "'new/**/*.png', `-` for names on stdin, or `--list FILE`."
+)
+"""What is said where a command names none."""
 
 _BYTES = (bytes, bytearray, memoryview)
 
@@ -69,6 +79,101 @@ def find_sources(inputs: Inputs, *, white: int | None = None) -> list[Source]:
         msg = "There is no picture to score: give paths, a folder, images, bytes or arrays."
         raise DataError(msg)
     return sources
+
+
+def named_sources(names: Sequence[str | Path], *, listed: str | Path | None = None) -> list[Path]:
+    """The pictures and folders that a command's arguments name, in order, for `find_sources`.
+
+    A name is that of a picture or folder; or, where there is none of that name, a pattern of
+    `glob`, with ``**`` for all folders below; or ``-`` for the names that stdin holds.
+    A list, and stdin, hold a name a line, or names that end in NUL (``find -print0``), which are
+    taken as they are. Relative ones begin at the current folder.
+
+    Args:
+        names: The arguments; a `Path` is a picture or folder.
+        listed: A file of names.
+
+    Raises:
+        DataError: If a name stands for nothing, a list cannot be read or holds no name, or there
+            are neither names nor a list.
+        PathError: If a name is empty.
+    """
+    if not names and listed is None:
+        raise DataError(NOTHING)
+    paths: list[Path] = []
+    for name in names:
+        path = given_path(name, "a picture or folder")
+        if name == "-":
+            paths += _names_in(sys.stdin.buffer.read(), "stdin")
+        elif not os.path.lexists(path) and glob.has_magic(str(path)):
+            paths += _matches(str(path))
+        else:
+            paths.append(_there(path))
+    if listed is not None:
+        file = given_path(listed, "`--list`")
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            msg = f"The list `{file}` cannot be read ({error.strerror})."
+            raise DataError(msg) from error
+        paths += _names_in(content, f"the list `{file}`")
+    return paths
+
+
+def _names_in(content: bytes, what: str) -> list[Path]:
+    content = content.removeprefix(codecs.BOM_UTF8)
+    by_nul = b"\0" in content
+    lines = (
+        content.split(b"\0")
+        if by_nul
+        else [line.removesuffix(b"\r") for line in content.split(b"\n")]
+    )
+    paths = [
+        _there(Path(os.fsdecode(line)), f"{'Name' if by_nul else 'Line'} {number} of {what}: ")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not paths:
+        msg = f"There is no picture to score: {what} is empty. It takes the name of one a line."
+        raise DataError(msg)
+    return paths
+
+
+def _there(path: Path, where: str = "") -> Path:
+    if path.exists():
+        return path
+    msg = f"{where}There is no picture or folder `{path}`."
+    if where and not path.is_absolute():
+        msg += f" Relative names begin at the current folder, `{Path.cwd()}`."
+    raise DataError(msg)
+
+
+def _matches(pattern: str) -> list[Path]:
+    """Pictures that a pattern matches, and folders unless it goes into them itself."""
+    found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
+    folders = [] if "**" in Path(pattern).parts else [path for path in found if path.is_dir()]
+    pictures = [path for path in found if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+    first = next(i for i, part in enumerate(Path(pattern).parts) if glob.has_magic(part))
+    ours = {
+        path
+        for path in pictures
+        if any(is_ours(one) for one in path.parents if len(one.parts) > first)
+    }
+    kept = [path for path in found if path in {*pictures, *folders} - ours]
+    if not kept:
+        others = f" It matches {len(found)} that are neither." if found else ""
+        msg = (
+            f"The pattern `{pattern}` matches no picture (.jpg, .png, .bmp, .tif, ...) and no "
+            f"folder, and there is no file of that name.{others}"
+        )
+        raise DataError(msg)
+    if ours:
+        warnings.warn(
+            f"Of what `{pattern}` matches, {len(ours)} ({OURS}) are no pictures of parts and are "
+            "left out. Name a file or its folder to score it all the same.",
+            stacklevel=3,
+        )
+    return kept
 
 
 def _parts_below(folder: Path) -> list[Path]:

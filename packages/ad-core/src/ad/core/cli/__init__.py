@@ -1,7 +1,7 @@
 """The `ad` command: one module per sub-command, heavy imports inside the commands.
 
 Data go to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2 misused, 130
-stopped by Ctrl-C, 143 by SIGTERM.
+stopped by Ctrl-C, 143 by SIGTERM; `ad predict` has 3 and 4, too.
 """
 
 from __future__ import annotations

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 _PANELS = {
     "Data": "data_root img_size fit resize crop roi tile overlap tile_scale supervised normals "
-    "validation images textures recipe count",
+    "validation images textures recipe count listed every",
     "Learning": "set_ epochs steps budget batch_size patience weights normalize compile "
     "feature_cache seed seeds",
     "Threshold": "holdout false_alarms threshold pixel_threshold min_area undo category",
     "Machine": "device precision compiled jobs executor workers shard cores gpus",
     "Output": "output format_ input_ max_batch single_file check force resume report save_maps "
-    "colours recommend latency memory track json",
+    "heatmaps only colours fail_on_defect quiet recommend latency memory track json",
 }
 """Which options a panel has, by the names of their parameters; all others are in the last one."""
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
+import sys
+import warnings
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +28,7 @@ from ad.core.errors import SettingError
 
 if TYPE_CHECKING:
     from ad.core.jobs.inspect import Inspection
+    from ad.runtime.results import Row
 
 
 class Executor(StrEnum):
@@ -31,6 +36,12 @@ class Executor(StrEnum):
 
     local = "local"
     ray = "ray"
+
+
+class Only(StrEnum):
+    """Choices of ``--only``."""
+
+    defective = "defective"
 
 
 class ColoursChoice(StrEnum):
@@ -52,13 +63,22 @@ def _shard(text: str) -> tuple[int, int]:
 def predict(
     run: RunArgument,
     paths: Annotated[
-        list[Path],
+        list[str] | None,
         typer.Argument(
-            parser=path_of("a picture or folder"),
             metavar="PATH...",
-            help="Pictures and folders of pictures.",
+            help="Pictures, folders, quoted patterns ('new/**/*.png'); - reads names from stdin.",
+            show_default=False,
         ),
-    ],
+    ] = None,
+    listed: Annotated[
+        Path | None,
+        typer.Option(
+            "--list",
+            parser=path_of("`--list`"),
+            metavar="FILE",
+            help="Names of pictures and folders, one a line, from the current folder on.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -95,6 +115,24 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Pictures scored at once; 8, of an export 1 by default.",
+            show_default=False,
+            rich_help_panel="Machine",
+        ),
+    ] = None,
+    heatmaps: Annotated[
+        bool,
+        typer.Option("--heatmaps/--no-heatmaps", help="Write heat maps, or none."),
+    ] = True,
+    only: Annotated[
+        Only | None,
+        typer.Option(help="Heat maps and the table of these alone; files of results have all."),
+    ] = None,
     save_maps: SaveMapsOption = None,
     compiled: CompileOption = False,
     workers: Annotated[
@@ -120,17 +158,33 @@ def predict(
         typer.Option(help="Of heat maps: up from the threshold, or each picture's own range."),
     ] = ColoursChoice.threshold,
     report: ReportOption = True,
+    fail_on_defect: Annotated[
+        bool, typer.Option("--fail-on-defect", help="Status 4 if a picture is defective.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Say errors and the last line, the summary, alone.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Score new pictures; write verdicts, heat maps and a report. Status 1 if one cannot be read.
+    """Score new pictures; write verdicts, heat maps and a report.
+
+    Exit status: 0 done, 1 failed, 2 misused, 3 a picture could not be read, 4 one is defective
+    (with --fail-on-defect, and if all could be read).
 
     Example: [bold]ad predict runs/folder-parts-patchcore ./new_parts[/bold]
     """
     from ad.core.cli import early
     from ad.core.cli.console import ConsoleProgress, loading, print_json, say
     from ad.core.registry import load_trainer
+    from ad.runtime.progress import SILENT
+    from ad.runtime.results import exit_status
+    from ad.runtime.sources import NOTHING, named_sources
 
-    early.check_pictures(paths)
+    if not paths and listed is None:
+        raise typer.BadParameter(NOTHING, param_hint="PATH...")
+    if quiet:
+        warnings.simplefilter("ignore")
+    sources = named_sources(paths or [], listed=listed)
     if workers is not None or executor is not None or shard is not None or resume:
         if colours is not ColoursChoice.threshold:
             msg = (
@@ -140,7 +194,7 @@ def predict(
             raise SettingError(msg)
         given = argparse.Namespace(
             export=run,
-            inputs=paths,
+            inputs=sources,
             output=output,
             workers=workers,
             executor=None if executor is None else executor.value,
@@ -150,44 +204,55 @@ def predict(
             engine="auto",
             device="cpu" if device == "auto" else device,
             threads=None,
-            batch_size=1,
+            batch_size=1 if batch_size is None else batch_size,
             category=category,
             threshold=threshold,
             min_area=min_area,
+            only=only,
+            fail_on_defect=fail_on_defect,
+            quiet=quiet,
             json=json,
         )
         raise typer.Exit(_many(given, precision, compile=compiled))
     spec = early.check_run_or_export(run)
-    with loading():
+    with contextlib.nullcontext() if quiet else loading():
         from ad.core.jobs.inspect import inspect
 
         if spec is not None:
             load_trainer(spec)
+    written: Literal["all", "defective", "none"] = "all" if only is None else "defective"
     result = inspect(
         run,
-        paths,
+        sources,
         output=output,
         device=device,
         precision=precision.value,
         threshold=threshold,
         category=category,
         min_area=min_area,
+        batch_size=batch_size,
+        heatmaps=written if heatmaps else "none",
         save_maps=save_maps,
         colours=colours.value,
         report=report,
+        verdicts_for="`--only defective`" if only else "`--fail-on-defect`" * fail_on_defect,
         compile=compiled,
-        progress=ConsoleProgress(),
+        progress=SILENT if quiet else ConsoleProgress(),
     )
     if json:
         print_json(result.to_json())
-    else:
-        _print(result)
+    elif not quiet:
+        _print(result, [row for row in result.rows if only in (None, row.verdict)])
     for row in result.rows:
         if row.error is not None:
             say(f"error: {row.error}")
     if failed := sum(row.error is not None for row in result.rows):
         say(f"{failed} of {len(result.rows)} pictures could not be read and have no verdict")
-        raise typer.Exit(1)  # or a script would take them for good ones
+    if quiet:
+        say(result.summary())
+    # Or a script would take those that cannot be read for good ones.
+    if status := exit_status({r.verdict for r in result.rows}, fail_on_defect=fail_on_defect):
+        raise typer.Exit(status)
 
 
 def _many(given: argparse.Namespace, precision: PrecisionChoice, *, compile: bool) -> int:
@@ -195,6 +260,7 @@ def _many(given: argparse.Namespace, precision: PrecisionChoice, *, compile: boo
     from ad.core.jobs.exported import refuse_for_exported
     from ad.runtime.commands.many import predict as predict_many
     from ad.runtime.package import is_exported
+    from ad.runtime.progress import SILENT
 
     if not is_exported(given.export):
         msg = (
@@ -206,26 +272,33 @@ def _many(given: argparse.Namespace, precision: PrecisionChoice, *, compile: boo
         msg = f"`--precision {precision.value}`: an exported model has its own. Leave it out."
         raise SettingError(msg)
     refuse_for_exported(given.export, "auto", compile=compile)
-    return predict_many(given, ConsoleProgress())
+    return predict_many(given, SILENT if given.quiet else ConsoleProgress())
 
 
-def _print(result: Inspection) -> None:
+def _print(result: Inspection, rows: Sequence[Row]) -> None:
     from rich.table import Table
 
     from ad.core.cli.console import out, say
     from ad.runtime.printable import in_one_line
+    from ad.runtime.results import worst
+
+    # A pipe gets all of them, in the order in which they were given.
+    shown = worst(rows) if sys.stdout.isatty() else rows
 
     table = Table(header_style="bold")
     table.add_column("picture", overflow="fold")
     for title in ("score", "0 to 1", "verdict"):
         table.add_column(title, justify="right", no_wrap=True)
-    for row in result.rows:
+    for row in shown:
         if row.error is not None:
             table.add_row(in_one_line(row.path), "-", "-", "error")
             continue
         scaled = "-" if row.normalized is None else f"{row.normalized:.3f}"
         table.add_row(in_one_line(row.path), f"{row.score:.4g}", scaled, row.verdict)
-    out().print(table)
+    if shown:
+        out().print(table)
+    if more := len(rows) - len(shown):
+        say(f"the {len(shown)} highest scores; {more} more in {result.output / 'predictions.csv'}")
     say(result.summary())
     if (regions := result.promise_of_regions()) is not None:
         say(regions)

@@ -16,7 +16,7 @@ from ad.core.saved.claims import letting_go, make_folder, make_free_folder
 from ad.core.thresholds.verdicts import calibration_notes
 from ad.runtime.calibration import Calibration
 from ad.runtime.drift import Drift, compare
-from ad.runtime.findings import Finding
+from ad.runtime.findings import Finding, check_batch_size
 from ad.runtime.numbered import numbered_names, write_numbered
 from ad.runtime.overlays import Colours, overlay_of
 from ad.runtime.package import is_exported
@@ -24,7 +24,7 @@ from ad.runtime.paths import given_path
 from ad.runtime.pictures.opening import drawn_png
 from ad.runtime.pictures.reading import read_picture
 from ad.runtime.progress import SILENT, Progress
-from ad.runtime.results import ResultFile, Row, summary
+from ad.runtime.results import ResultFile, Row, refuse_without_threshold, summary
 from ad.runtime.runtime import Runtime
 from ad.runtime.runtime import load as load_exported
 from ad.runtime.sources import find_sources
@@ -38,7 +38,7 @@ class Inspection:
     """Everything that was found and written."""
 
     output: Path
-    """Folder with ``predictions.csv`` and ``heatmaps``."""
+    """Folder with ``predictions.csv`` and, if asked for, ``heatmaps``."""
     threshold: float | None
     """Score above which a picture is defective."""
     rows: tuple[Row, ...]
@@ -87,9 +87,12 @@ def inspect(
     threshold: float | None = None,
     category: str | None = None,
     min_area: int | None = None,
+    batch_size: int | None = None,
+    heatmaps: Literal["all", "defective", "none"] = "all",
     save_maps: str | Path | None = None,
     colours: Colours = "threshold",
     report: bool = True,
+    verdicts_for: str = "",
     compile: bool = False,
     progress: Progress = SILENT,
 ) -> Inspection:
@@ -113,10 +116,14 @@ def inspect(
         threshold: For this use in place of the saved one: see `ad.core.predict.load`.
         category: Of an exported model: take the threshold of this one, where it has its own.
         min_area: Leave out regions of fewer pixels of the picture; None for none.
-        save_maps: Folder to make for the maps in the pictures' own pixels; see `MapFiles`.
+        batch_size: Pictures scored at once; 8 by default, 1 for an exported model.
+        heatmaps: Of which pictures; the tables have all pictures in any case.
+        save_maps: Folder to make for the maps of all pictures in their own pixels; see `MapFiles`.
         colours: Of heat maps: ``threshold`` lets them start just below the pixel threshold,
             ``picture`` gives each picture its own range, so that what was missed can be seen.
         report: Whether to write ``report.html``.
+        verdicts_for: What verdicts are needed for, as a user would say it: without a threshold that
+            is refused, before anything is scored.
         compile: Have `torch.compile` translate the run's detector: see `ad.core.predict.load`.
         progress: Where to show how far it is.
 
@@ -124,16 +131,23 @@ def inspect(
         ModelFileError: If the run holds no model.
         UnknownNameError: If the model was not trained on the category.
         DataError: If there are no pictures.
-        SettingError: If the threshold is no finite number, or the run has no calibration, or maps
-            or an area are asked for and the model has no maps, or no pixel threshold.
+        SettingError: If the threshold is no finite number, the batch size none from 1, or the run
+            has no calibration and verdicts are needed, or maps or an area are asked for and the
+            model has no maps, or no pixel threshold.
         OutputError: If the folder exists and is not empty, or cannot be written.
     """
     path = given_path(run, "the run")
     work = _at_work(path, device, precision, threshold, category, min_area, compile, progress)
     work = replace(work, colours=colours)
+    limit = None if work.calibration is None else work.calibration.threshold
+    if heatmaps == "defective":
+        verdicts_for = verdicts_for or "`heatmaps` `defective`"
+    refuse_without_threshold(verdicts_for, limit, work.detector.config.model)
+    if batch_size is not None:
+        check_batch_size(batch_size)
+        work = replace(work, stream=partial(work.stream, batch_size=batch_size))
     sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
     pictures = [source for source in sources if isinstance(source, Path)]
-    limit = None if work.calibration is None else work.calibration.threshold
     files = None if save_maps is None else MapFiles(save_maps, pictures, work.detector, limit)
     if isinstance(work.detector, Runtime):
         wanted = path.absolute().with_name(f"{path.absolute().name}-predictions")
@@ -154,15 +168,17 @@ def inspect(
         page = NewPictures(work.calibration, work.detector.config, work.outlines)
     rows = []
     with ResultFile(folder / "predictions.csv", folder / "regions.csv") as table:
-        (folder / "heatmaps").mkdir()
+        if heatmaps != "none":
+            (folder / "heatmaps").mkdir()
         for number, finding in enumerate(work.stream(sources, progress=progress)):
             picture = finding.path
             assert picture is not None  # only paths were given
             heatmap = None
             try:
                 if finding.map is not None:
-                    sheet = _picture(finding, work)
-                    heatmap = write_numbered(folder / "heatmaps", names[number], sheet)
+                    if heatmaps in ("all", finding.verdict):
+                        sheet = _picture(finding, work)
+                        heatmap = write_numbered(folder / "heatmaps", names[number], sheet)
                     if files is not None and finding.score is not None:
                         files.write(number, finding.score, finding.map)
                 if page is not None:

@@ -17,7 +17,7 @@ from ad.core.framing import Framing
 from ad.core.predict.config import ModelConfig
 from ad.runtime.conditions import other_tiles
 from ad.runtime.findings import Finding as Finding
-from ad.runtime.findings import findings_of, least_area
+from ad.runtime.findings import check_batch_size, findings_of, least_area
 from ad.runtime.framing.size import Size
 from ad.runtime.framing.tiles import Joined
 from ad.runtime.pictures.opening import said
@@ -122,9 +122,7 @@ class LoadedDetector:
         There is a warning, once, if pictures are cut and one has another number of tiles than those
         that the threshold is from.
         """
-        if batch_size < 1:
-            msg = f"`batch_size` must be a whole number from 1; got {batch_size}."
-            raise SettingError(msg)
+        check_batch_size(batch_size)
         config = self.config
         least = self.least_area(min_area)
         sources = find_sources(inputs, white=config.white_level)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from ad.runtime.console import LineProgress, print_json, say
 from ad.runtime.errors import SettingError
+from ad.runtime.paths import given_path
+from ad.runtime.progress import SILENT
 
 if TYPE_CHECKING:
     from ad.runtime.many.predicting import Many
@@ -23,7 +25,14 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add("--workers", type=int, metavar="N", help="Processes that score; the cores are shared out.")
     add("--executor", choices=("local", "ray"), help="Here (default), or on a Ray cluster.")
     add("--shard", type=shard_of, metavar="K/N", help="Only the K-th of N parts, from 1 to N.")
-    add("--maps", type=Path, metavar="DIR", help="New folder for maps as .npz.")
+    add(
+        "--save-maps",
+        "--maps",
+        dest="maps",
+        type=Path,
+        metavar="DIR",
+        help="New folder for maps as .npz.",
+    )
     add("--resume", action="store_true", default=None, help="Go on with the output, if there.")
 
 
@@ -48,9 +57,9 @@ def asked(given: argparse.Namespace) -> bool:
 def run(given: argparse.Namespace) -> int:
     """Score as the arguments say."""
     if given.heatmaps is not None:
-        msg = "`--heatmaps` does not go with `--workers` and the like. Take `--maps`."
+        msg = "`--heatmaps` does not go with `--workers` and the like. Take `--save-maps`."
         raise SettingError(msg)
-    return predict(given, LineProgress())
+    return predict(given, SILENT if given.quiet else LineProgress())
 
 
 def predict(given: argparse.Namespace, progress: Progress) -> int:
@@ -59,15 +68,24 @@ def predict(given: argparse.Namespace, progress: Progress) -> int:
     Args:
         given: Arguments, with ``export``, ``inputs``, ``output``, the options of `add_options`,
             ``engine``, ``device``, ``threads``, ``batch_size``, ``category``, ``threshold``,
-            ``min_area`` and ``json``.
+            ``min_area``, ``only``, ``fail_on_defect``, ``quiet`` and ``json``.
         progress: Where to show how far it is.
 
     Returns:
-        The exit status: 1 if a picture has an error in the place of a verdict.
+        The exit status; see `ad.runtime.results.exit_status`.
 
     Raises:
-        SettingError: If there is no output.
+        SettingError: If there is no output, or verdicts are asked for and there is no threshold.
     """
+    from ad.runtime.package import read_package
+    from ad.runtime.results import exit_status, refuse_without_threshold
+
+    if given.only is not None:
+        msg = (
+            "`--only` is for heat maps and a table, and many pictures have neither. Leave it out: "
+            "each line of the file has its `verdict`."
+        )
+        raise SettingError(msg)
     from ad.runtime.many.predicting import predict_many
 
     if given.output is None:
@@ -76,6 +94,10 @@ def predict(given: argparse.Namespace, progress: Progress) -> int:
             "on with."
         )
         raise SettingError(msg)
+    if given.fail_on_defect:
+        config = read_package(given_path(given.export, "the exported model")).config
+        limit = None if config.calibration is None else config.calibration.threshold
+        refuse_without_threshold("`--fail-on-defect`", limit, config.name)
     result = predict_many(
         given.export,
         given.inputs,
@@ -94,11 +116,12 @@ def predict(given: argparse.Namespace, progress: Progress) -> int:
         min_area=given.min_area,
         progress=progress,
     )
-    _tell(result, json=given.json)
-    return 1 if result.verdicts["error"] else 0
+    _tell(result, json=given.json, quiet=given.quiet)
+    verdicts = +result.verdicts
+    return exit_status(verdicts, fail_on_defect=given.fail_on_defect)
 
 
-def _tell(result: Many, *, json: bool) -> None:
+def _tell(result: Many, *, json: bool, quiet: bool) -> None:
     from ad.runtime.results import summary
 
     if json:
@@ -112,6 +135,8 @@ def _tell(result: Many, *, json: bool) -> None:
             }
         )
     say(summary([*result.verdicts.elements()]))
+    if quiet:
+        return
     for line in result.drift.lines():
         say(line)
     say(f"written to {result.output}")

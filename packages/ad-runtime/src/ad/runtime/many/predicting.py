@@ -14,6 +14,7 @@ from typing import Any, Literal, final
 from ad.runtime.config import ExportConfig
 from ad.runtime.drift import Drift, compare
 from ad.runtime.errors import OutputError, SettingError
+from ad.runtime.findings import check_batch_size
 from ad.runtime.many.ledger import Ledger
 from ad.runtime.many.scoring import line_of_error
 from ad.runtime.many.tasks import Crew, Load, Task, Use
@@ -278,9 +279,7 @@ def _check(workers: int, executor: str, shard: tuple[int, int] | None, batch_siz
     if executor not in ("local", "ray"):
         msg = f"`executor` must be local or ray; got {executor!r}."
         raise SettingError(msg)
-    if type(batch_size) is not int or batch_size < 1:
-        msg = f"`batch_size` must be a whole number from 1; got {batch_size!r}."
-        raise SettingError(msg)
+    check_batch_size(batch_size)
     if shard is not None and not 1 <= shard[0] <= shard[1]:
         msg = f"`shard` is K/N, the K-th of N parts, with K from 1 to N; got {shard[0]}/{shard[1]}."
         raise SettingError(msg)
