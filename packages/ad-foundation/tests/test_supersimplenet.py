@@ -161,6 +161,18 @@ def test_the_frozen_network_never_changes_and_labelled_defects_are_told_apart():
         assert torch.equal(tensor, before[name])
 
 
+def test_noise_that_was_not_learnt_to_be_found_is_told():
+    pictures = PictureSet([make_picture(index, size=SIZE)[0] for index in range(4)], SIZE)
+    one = trainer({"noise_std": 1e-6}, num_steps=2)
+    assert one.notes == ()
+    fit(one, pictures)
+    (note,) = one.notes
+    assert "has not learnt to find noise" in note
+    assert "`--set noise_std=1e-05`" in note
+    one.wrong = torch.tensor(0.3)
+    assert one.notes == ()
+
+
 def test_an_untrained_one_gives_no_scores():
     with pytest.raises(NotFittedError, match="`trained` is empty"):
         trainer().detector(noise(1, 3, SIZE, SIZE))
