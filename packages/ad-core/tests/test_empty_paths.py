@@ -91,7 +91,8 @@ def test_the_current_folder_can_be_named(trained, run_ad):
     status, _, err = run_ad("predict", trained, ".", "--output", "out")
     assert status == 0
     assert "4 pictures" in err
-    assert sorted(os.listdir("out")) == ["heatmaps", "predictions.csv"]
+    files = ["heatmaps", "predictions.csv", "regions.csv", "report.html"]
+    assert sorted(os.listdir("out")) == files
 
 
 def test_no_command_takes_a_path_that_it_does_not_check():

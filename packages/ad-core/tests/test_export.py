@@ -256,7 +256,7 @@ def test_the_threshold_of_an_export_is_set_anew_and_the_graph_stays(home, copied
     )
     assert status == 0
     after = read_package(copied)
-    assert json.loads(printed)["after"] == after.config.calibration.to_json()
+    assert json.loads(printed)["after"] == after.config.calibration.facts()
     changed = {name for name in before.sha256 if before.sha256[name] != after.sha256[name]}
     assert changed == {"config.json"}
     assert after.config.calibration.num_images == 19

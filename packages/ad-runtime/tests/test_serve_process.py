@@ -224,7 +224,8 @@ def test_sigterm_answers_on_for_a_while_and_ends_with_0(tmp_path):
                 other.get(f"{server.address}/v2/health/live")
     assert server.log[-1]["event"] == "ended"
     assert {line["event"] for line in server.log} <= {
-        *("loaded", "listening", "request", "draining", "ended")
+        *("loaded", "listening", "request", "draining", "ended"),
+        "drift",  # of a picture above the threshold, again and again
     }
 
 
