@@ -50,7 +50,7 @@ def test_a_threshold_that_was_set_anew_is_the_one_reports_tell_of(two_runs, tmp_
     (told,) = (one for one in shown["notes"] if "Threshold" in one)
     assert told.startswith(f"{note} Regions in good pictures: ")
     data = Page(write_report(two_runs[0])).data
-    assert [one for one in data["notes"] if "Threshold" in one] == [note]
+    assert [one for one in data["notes"] if "Threshold" in one] == [told]
     facts = {name: value for group in data["facts"] for name, value in group["facts"]}
     assert facts["pictures that the threshold was set on"] == "19 good"
 
