@@ -98,8 +98,8 @@ def use_published_blocks() -> None:
             module.CouplingBlock = Published
 
 
-class Layers:
-    """The convolutions and products that a flow learns, as a step calls them."""
+class Layers(Callback):
+    """The convolutions and products that a flow learns, as one step calls them."""
 
     def __init__(self, detector: torch.nn.Module, precision: str) -> None:
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -112,8 +112,8 @@ class Layers:
             if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)) and layer.weight.requires_grad
         ]  # fmt: skip
 
-    def stop(self) -> None:
-        """Note no more calls."""
+    def on_batch_end(self, state: LoopState) -> None:
+        """Note no more calls: what comes after the step is no part of it."""
         for hook in self.hooks:
             hook.remove()
         self.calls = [
@@ -162,8 +162,7 @@ def work(name: str, construction: str, precision: str, steps: int) -> None:
     detector = trainer.detector
     if bound:
         layers = Layers(detector, precision)
-        fit(trainer, pictures)
-        layers.stop()
+        fit(trainer, pictures, callbacks=[layers])
         for _ in range(steps + 2):
             turns.tell("seconds_per_step", seconds=layers.run())
         layers.forget()
