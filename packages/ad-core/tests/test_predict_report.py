@@ -66,7 +66,7 @@ def test_predicting_writes_what_it_found_to_look_at(trained, toy_root, run_ad, t
     (new / "broken<b>.png").write_bytes(b"no picture")
     out = tmp_path / "out"
     status, _, err = run_ad("predict", trained.run, new, "--output", out)
-    assert status == 1  # one could not be read
+    assert status == 3  # one could not be read
     assert f"report to look at: {out / 'report.html'}" in err
     data = Page(out / "report.html").data
     with (out / "predictions.csv").open(newline="") as file:

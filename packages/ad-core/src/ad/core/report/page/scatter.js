@@ -84,7 +84,7 @@ function showSpeeds() {
   const known = (value) => (value === null ? "–" : short(value));
   const said = (one) => [one.chosen && "recommended", one.front && "none is both faster and better"];
   at("speeds").append(table(
-    ["model", "image AUROC", "ms a picture", "GB of memory", "s to learn", ""],
+    ["model", "image AUROC", "ms a picture", "GB of memory", "s to learn", "note"],
     models.map((one) => [one.label, figure(one.auroc), known(one.milliseconds), known(one.gigabytes),
       known(one.learning), said(one).filter(Boolean).join("; ")])));
   if (!points.length) return;
