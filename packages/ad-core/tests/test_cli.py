@@ -124,6 +124,9 @@ def test_predict_fails_when_no_picture_could_be_read(run_ad, trained, toy_root):
     path.write_bytes(b"")
     status, _, err = run_ad("predict", run, path)
     assert status == 3
+    status, out, quiet = run_ad("predict", run, path, "--quiet")
+    assert (status, out) == (3, "")
+    assert [line[:6] for line in quiet.splitlines()] == ["error:", "1 pict"]
     assert "000.png` is empty" in err
     assert "1 of 1 pictures could not be read" in err
 

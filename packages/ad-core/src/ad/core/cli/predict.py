@@ -246,10 +246,10 @@ def predict(
     for row in result.rows:
         if row.error is not None:
             say(f"error: {row.error}")
-    if failed := sum(row.error is not None for row in result.rows):
-        say(f"{failed} of {len(result.rows)} pictures could not be read and have no verdict")
     if quiet:
         say(result.summary())
+    elif failed := sum(row.error is not None for row in result.rows):
+        say(f"{failed} of {len(result.rows)} pictures could not be read and have no verdict")
     # Or a script would take those that cannot be read for good ones.
     if status := exit_status({r.verdict for r in result.rows}, fail_on_defect=fail_on_defect):
         raise typer.Exit(status)
