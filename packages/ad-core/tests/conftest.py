@@ -3,12 +3,23 @@ import sys
 import numpy as np
 import pytest
 import torch
+from browser import CHROMIUM, Browser
 from random_pictures import random_images
 from scipy import ndimage
 
 from ad.core import ModelRegistry
 from ad.core.cli import main
 from ad.core.testing.pictures import write_mvtec_tree
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A real browser, for pages."""
+    if CHROMIUM is None:
+        pytest.skip("no `chromium`: apt-get install chromium")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
 
 
 @pytest.fixture

@@ -2,23 +2,11 @@
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
 from PIL import Image
 
 from ad.core import ModelRegistry, train
 from ad.core.jobs.inspect import inspect
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
-
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no `chromium`: apt-get install chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import os
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
 from PIL import Image
 
 from ad.core import evaluate, train, write_report
@@ -14,17 +13,6 @@ from ad.core.report.webp import encoded
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
 from ad.runtime.bench.benchmark import Benchmark, Speed, save
 from ad.runtime.framing import Size
-
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no `chromium`: apt-get install chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
 from made_runs import make_run, scores_of
 from report_pages import Page
 
@@ -207,34 +206,29 @@ def test_more_runs_than_can_be_listed_are_counted(made, tmp_path, monkeypatch):
     assert data["notes"] == ["a note"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no `chromium`: apt-get install chromium")
-def test_225_runs_can_be_read_on_a_telephone_and_each_is_found(large, tmp_path):
-    browser = Browser(tmp_path / "profile")
-    try:
-        browser.open(large, width=390)
-        assert browser.run("document.documentElement.scrollWidth") <= 390
-        head = browser.run(
-            "[...document.querySelectorAll('#figures thead th')].map(c => c.textContent)"
-        )
-        assert head == ["model", "mean", *(f"category-{n:02}" for n in range(15))]
-        first = "document.querySelector('#figures tbody tr')"
-        assert browser.run(f"{first}.cells[2].textContent.match(/± 0.\\d+ \\(3\\)/) !== null")
-        links = browser.run(f"[...{first}.cells[2].querySelectorAll('a')].map(a => a.href)")
-        reports = sorted((large.parent / "runs").glob("*/report.html"))
-        assert links == [path.as_uri() for path in reports[:3]]
-        browser.run(
-            "const f = document.getElementById('figure'); f.value = 'seconds_per_picture';"
-            "f.dispatchEvent(new Event('change'))"
-        )
-        assert browser.run(f"{first}.cells[1].textContent").startswith("10.0 (best) ± 0.00 (3)")
-        assert browser.run("document.querySelectorAll('#pairs details').length") == 10
-        browser.run("document.querySelector('#runs details').open = true")
-        browser.settle()
-        assert browser.run("document.querySelectorAll('#runs article').length") == 45
-        assert browser.run("document.querySelectorAll('#wrong img').length") > 0
-        unnamed = "[...document.querySelectorAll('details')].filter(d => !d.firstChild.textContent)"
-        assert browser.run(f"{unnamed}.length") == 0
-        assert browser.complaints() == []
-        assert browser.requests() == []
-    finally:
-        browser.close()
+def test_225_runs_can_be_read_on_a_telephone_and_each_is_found(browser, large):
+    browser.open(large, width=390)
+    assert browser.run("document.documentElement.scrollWidth") <= 390
+    head = browser.run(
+        "[...document.querySelectorAll('#figures thead th')].map(c => c.textContent)"
+    )
+    assert head == ["model", "mean", *(f"category-{n:02}" for n in range(15))]
+    first = "document.querySelector('#figures tbody tr')"
+    assert browser.run(f"{first}.cells[2].textContent.match(/± 0.\\d+ \\(3\\)/) !== null")
+    links = browser.run(f"[...{first}.cells[2].querySelectorAll('a')].map(a => a.href)")
+    reports = sorted((large.parent / "runs").glob("*/report.html"))
+    assert links == [path.as_uri() for path in reports[:3]]
+    browser.run(
+        "const f = document.getElementById('figure'); f.value = 'seconds_per_picture';"
+        "f.dispatchEvent(new Event('change'))"
+    )
+    assert browser.run(f"{first}.cells[1].textContent").startswith("10.0 (best) ± 0.00 (3)")
+    assert browser.run("document.querySelectorAll('#pairs details').length") == 10
+    browser.run("document.querySelector('#runs details').open = true")
+    browser.settle()
+    assert browser.run("document.querySelectorAll('#runs article').length") == 45
+    assert browser.run("document.querySelectorAll('#wrong img').length") > 0
+    unnamed = "[...document.querySelectorAll('details')].filter(d => !d.firstChild.textContent)"
+    assert browser.run(f"{unnamed}.length") == 0
+    assert browser.complaints() == []
+    assert browser.requests() == []

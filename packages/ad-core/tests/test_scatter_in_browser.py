@@ -4,20 +4,8 @@ import json
 import shutil
 
 import pytest
-from browser import CHROMIUM, Browser
 
 from ad.core import train, write_report
-
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no `chromium`: apt-get install chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

@@ -116,16 +116,7 @@ def mask_of(
 ) -> NDArray[np.bool_]:
     """Which pixels of a picture lie in a region, ``[H, W]``; all of them, also beyond `MOST`.
 
-    Args:
-        map_: As `regions_in` takes it, and all else.
-        picture: Its size.
-        framing: How it became what was scored.
-        threshold: Of pixels.
-        min_area: Smaller regions are left out, in pixels of the picture.
-
-    Raises:
-        PictureError: If the picture cannot be of that size; see `Framing.view`.
-        SettingError: As of `regions`.
+    Takes what `regions_in` takes, and raises what it raises.
     """
     part = _Part.of(map_, picture, framing, threshold)
     inside = _Places.of(part.values, threshold, min_area).inside

@@ -220,7 +220,10 @@ def predict(
 
         if spec is not None:
             load_trainer(spec)
-    written: Literal["all", "defective", "none"] = "all" if only is None else "defective"
+    drawn: Literal["all", "defective", "none"] = "none"
+    if heatmaps:
+        drawn = "all" if only is None else "defective"
+    needs_verdicts = "`--fail-on-defect`" if fail_on_defect else ""
     result = inspect(
         run,
         sources,
@@ -231,11 +234,11 @@ def predict(
         category=category,
         min_area=min_area,
         batch_size=batch_size,
-        heatmaps=written if heatmaps else "none",
+        heatmaps=drawn,
         save_maps=save_maps,
         colours=colours.value,
         report=report,
-        verdicts_for="`--only defective`" if only else "`--fail-on-defect`" * fail_on_defect,
+        verdicts_for="`--only defective`" if only else needs_verdicts,
         compile=compiled,
         progress=SILENT if quiet else ConsoleProgress(),
     )

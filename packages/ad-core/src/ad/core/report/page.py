@@ -2,7 +2,7 @@
 
 The parts are in the folder ``page``: ``page.html`` is the frame; ``run.html``,
 ``predictions.html`` and ``comparison.html`` are what is inside, each with a script of its own after
-those that it shares. Those with a gallery have ``viewer.html``, too.
+those that it shares. Those with a gallery have ``slider.html`` and ``viewer.html``, too.
 
 Names of files and kinds of defects are strangers' texts. They get into the page as JSON in which
 nothing can end or start a tag, and from there as text only; and a policy in the page's head lets
@@ -55,13 +55,20 @@ def write_page(path: Path, kind: Kind, title: str, data: Mapping[str, Any]) -> N
         "policy": policy,
         "title": html.escape(title),
         "style": style,
-        "body": _part(f"{kind}.html") + ("" if kind == "comparison" else _part("viewer.html")),
+        "body": _body(kind),
         "data": to_script_json(data),
         "script": script,
     }
     # In one pass: what is put in is not searched for more places.
     page = re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _part("page.html"))
     write_atomic(path, page.encode(errors="replace"))  # a title may be no valid text
+
+
+def _body(kind: Kind) -> str:
+    body = _part(f"{kind}.html")
+    if kind == "comparison":
+        return body
+    return body.replace("{{slider}}", _part("slider.html")) + _part("viewer.html")
 
 
 def to_script_json(value: object) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from ad.runtime.console import LineProgress, print_json, say
 from ad.runtime.errors import SettingError
-from ad.runtime.paths import given_path
 from ad.runtime.progress import SILENT
 
 if TYPE_CHECKING:
@@ -77,9 +76,6 @@ def predict(given: argparse.Namespace, progress: Progress) -> int:
     Raises:
         SettingError: If there is no output, or verdicts are asked for and there is no threshold.
     """
-    from ad.runtime.package import read_package
-    from ad.runtime.results import exit_status, refuse_without_threshold
-
     if given.only is not None:
         msg = (
             "`--only` is for heat maps and a table, and many pictures have neither. Leave it out: "
@@ -87,6 +83,7 @@ def predict(given: argparse.Namespace, progress: Progress) -> int:
         )
         raise SettingError(msg)
     from ad.runtime.many.predicting import predict_many
+    from ad.runtime.results import exit_status
 
     if given.output is None:
         msg = (
@@ -94,10 +91,6 @@ def predict(given: argparse.Namespace, progress: Progress) -> int:
             "on with."
         )
         raise SettingError(msg)
-    if given.fail_on_defect:
-        config = read_package(given_path(given.export, "the exported model")).config
-        limit = None if config.calibration is None else config.calibration.threshold
-        refuse_without_threshold("`--fail-on-defect`", limit, config.name)
     result = predict_many(
         given.export,
         given.inputs,
@@ -114,6 +107,7 @@ def predict(given: argparse.Namespace, progress: Progress) -> int:
         category=given.category,
         threshold=given.threshold,
         min_area=given.min_area,
+        verdicts_for="`--fail-on-defect`" if given.fail_on_defect else "",
         progress=progress,
     )
     _tell(result, json=given.json, quiet=given.quiet)

@@ -22,6 +22,7 @@ from ad.runtime.numbered import numbered_names
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
 from ad.runtime.progress import SILENT, Progress
+from ad.runtime.results import refuse_without_threshold
 from ad.runtime.runtime import load, usable_threads
 from ad.runtime.sources import find_sources
 
@@ -68,6 +69,7 @@ def predict_many(
     category: str | None = None,
     threshold: float | None = None,
     min_area: int | None = None,
+    verdicts_for: str = "",
     progress: Progress = SILENT,
     load: Load = load,
 ) -> Many:
@@ -95,6 +97,8 @@ def predict_many(
         category: As of `Runtime.predict`.
         threshold: As of `Runtime.predict`.
         min_area: As of `Runtime.predict`.
+        verdicts_for: What verdicts are needed for, as a user would say it: without a threshold that
+            is refused, before anything is scored.
         progress: Where to show how far it is.
         load: Loads the model in each process.
 
@@ -111,6 +115,9 @@ def predict_many(
         msg = f"Results of many pictures are written to .jsonl; got `{file}`."
         raise SettingError(msg)
     package = read_package(given_path(export, "the exported model"))
+    calibration, _ = package.config.calibration_of(category)
+    limit = None if calibration is None else calibration.threshold
+    refuse_without_threshold(verdicts_for, limit, package.config.name)
     everything = [one for one in find_sources([*inputs]) if isinstance(one, Path)]
     names = numbered_names(everything, ".npz")
     part = slice(None) if shard is None else slice(shard[0] - 1, None, shard[1])
