@@ -35,6 +35,7 @@ from ad.core.networks import (
     file_in_weights_folder,
     fitting_weights,
     given_file,
+    in_one_pass,
     read_weights,
 )
 
@@ -85,8 +86,7 @@ class Pdn(nn.Module):
         Args:
             x: ``[B, 3, H, W]``, normalised.
         """
-        features: Tensor = self.layers[:-1](x)
-        return features
+        return in_one_pass(x, self.layers[:-1])
 
     def head(self, features: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """The last convolution, or a part of its outputs at a part of the cost.
@@ -111,8 +111,7 @@ class Pdn(nn.Module):
         Returns:
             ``[B, channels, ceil(H / 4) - 8, ceil(W / 4) - 8]``, or ``H / 4`` with padding.
         """
-        features: Tensor = self.layers(x)
-        return features
+        return in_one_pass(x, self.layers)
 
 
 @final

@@ -39,6 +39,7 @@ from ad.core.networks import (
     ResidualBlock,
     ResidualDecoder,
     halving,
+    in_one_pass,
 )
 
 STRIDE = 32
@@ -213,6 +214,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Squeeze ``[B, C, h, w]`` of strides 4, 8 and 16 into ``[B, 512 E, h / 8, w / 8]``."""
-        fused = torch.cat([self.from_first(maps[0]), self.from_second(maps[1]), maps[2]], 1)
+        first = in_one_pass(maps[0], self.from_first)
+        second = in_one_pass(maps[1], self.from_second)
+        fused = torch.cat([first, second, maps[2]], 1)
         code: Tensor = self.stage(fused)
         return code

@@ -29,6 +29,7 @@ from ad.core.networks.components import (
     principal_components,
 )
 from ad.core.networks.filter_bank import FilterBank
+from ad.core.networks.fused import in_one_pass
 from ad.core.networks.maps import (
     GaussianBlur,
     Sigma,
@@ -69,6 +70,7 @@ __all__ = [
     "fresh_network",
     "given_file",
     "halving",
+    "in_one_pass",
     "leading_directions",
     "pictures_of_plane",
     "principal_components",

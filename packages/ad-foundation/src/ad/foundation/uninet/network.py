@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ad.core import Detector, Prediction, in_precision, trained_flag
 from ad.core.errors import SettingError
-from ad.core.networks import FeatureExtractor, GaussianBlur, halving
+from ad.core.networks import FeatureExtractor, GaussianBlur, halving, in_one_pass
 
 STRIDE = 32
 """Pixels along the side of a cell of the code."""
@@ -169,7 +169,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Squeeze ``[B, C, h, w]`` of strides 4, 8 and 16 into ``[B, 512 E, h / 8, w / 8]``."""
-        fused = torch.cat([self.from_first(maps[0]), self.from_second(maps[1]), maps[2]], 1)
+        first = in_one_pass(maps[0], self.from_first)
+        second = in_one_pass(maps[1], self.from_second)
+        fused = torch.cat([first, second, maps[2]], 1)
         code: Tensor = self.stage(fused)
         return code
 
@@ -201,8 +203,9 @@ class TwoBranchBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, channels, h, w]`` to ``[B, out, h', w']``."""
         first, second = x.chunk(2, dim=1)
-        merged = self.merge(torch.cat([self.first(first), self.second(second)], dim=1))
-        return F.relu(merged + self.side(x))
+        branches = [in_one_pass(first, self.first), in_one_pass(second, self.second)]
+        merged = in_one_pass(torch.cat(branches, dim=1), self.merge)
+        return F.relu(merged + in_one_pass(x, self.side.children()))
 
 
 def _branch(channels: int, inner: int, stride: int, *, bias: bool) -> list[nn.Module]:
