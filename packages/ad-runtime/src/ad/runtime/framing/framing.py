@@ -154,6 +154,23 @@ class Framing:
         whole[down.span, across.span] = own.back_at(map_, size, down, across)
         return whole
 
+    def back_small(
+        self, map_: NDArray[np.float32], picture: Size, size: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """What `back` gives for people to look at, no finer than they look.
+
+        Args:
+            map_: As `back` takes it.
+            picture: Its size.
+            size: Height and width that would do, of the picture's proportions.
+
+        Returns:
+            ``[H, W]`` of that size; where pictures are cropped, which is in their own pixels, of
+            the picture's.
+        """
+        own = self.of(picture)
+        return own.back(map_, picture if own.crop is not None else size)
+
     def lines(self, picture: Size) -> tuple[Line, Line]:
         """The rows and the columns of a picture that are seen, and where they lie in its map.
 

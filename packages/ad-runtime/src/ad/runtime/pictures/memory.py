@@ -88,6 +88,22 @@ def three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return colours
 
 
+def image_of(pixels: NDArray[np.uint8]) -> Image.Image:
+    """An image of pixels, which must not change while it is used.
+
+    Args:
+        pixels: ``[H, W, 3]``, or ``[H, W, 4]``, whose fourth channel means nothing: such an image
+            looks at them where they are.
+
+    Returns:
+        Of mode RGB, or RGBX.
+    """
+    if pixels.shape[2] == 3:
+        return Image.fromarray(pixels)
+    height, width, _ = pixels.shape
+    return Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
+
+
 def _shows_memory(image: Image.Image) -> bool:
     # Of other modes Pillow may have mapped a file into memory, which it cannot show and would try
     # to. Rows that are aligned (PILLOW_ALIGNMENT) have gaps between them that it does not tell of.
