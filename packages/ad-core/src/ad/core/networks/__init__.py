@@ -6,6 +6,7 @@
 | `blocks`       | EfficientNets and MobileNets, of which any block can be used         |
 | `components`   | principal components                                                 |
 | `filter_bank`  | the backbone that needs no weights                                   |
+| `fused`        | convolutions and what follows them in one pass, where nothing learns  |
 | `layers`       | names of a network's layers                                          |
 | `maps`         | from a coarse anomaly map to one in the input's resolution, smoothed |
 | `normalize`    | pictures as networks that learnt from ImageNet want them             |
