@@ -50,7 +50,7 @@ RUNTIME = [
     ["regions"],
     ["framing"],
     ["calibration", "console", "files", "pictures", "resize"],
-    ["lines"],
+    ["lines", "spill"],
     ["errors", "ordered", "printable", "progress"],
 ]
 LEVELS = {
