@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections import namedtuple
 from dataclasses import replace
@@ -129,3 +130,30 @@ def test_maps_of_kinds_of_defects_are_read_one_at_a_time(made, monkeypatch):
     assert expected.metrics[kinds.SATURATED_METRICS[0]] is not None
     monkeypatch.setenv("AD_MEMORY", "0")
     assert measure(detector, samples).to_json() == expected.to_json()
+
+
+@pytest.mark.parametrize("only", [(), ("--only", "defective")])
+def test_predictions_are_told_alike_wherever_their_rows_are(
+    made, run_ad, toy_root, tmp_path, folder, monkeypatch, only
+):
+    pictures = toy_root / "toy/test"
+    (pictures / "good/zz.png").write_bytes(b"no picture")
+    told = {}
+    for memory in ("0", "1G"):
+        monkeypatch.setenv("AD_MEMORY", memory)
+        for way in ("--report", "--json", "--quiet"):
+            output = tmp_path / "out"
+            rest = ("--output", output, *only, way)
+            status, out, err = run_ad("predict", made.run, pictures, *rest)
+            told[memory, way] = (
+                (status, out, "1 of 9 pictures could not be read" in err),
+                (output / "predictions.csv").read_text(),
+                (output / "report.html").read_text(),
+            )
+            shutil.rmtree(output)
+    assert [*folder.iterdir()] == []
+    for (memory, way), found in told.items():
+        assert found == told["1G", way], (memory, way)
+    (status, out, said), *_ = told["0", "--report"]
+    assert (status, out.count("defective"), said) == (3, 5, True)
+    assert (" good │" in out) != bool(only)

@@ -112,7 +112,7 @@ def measure(
     """
     budget = memory_budget()
     size = maps_beyond(budget, samples, detector.config.framing) if detector.localises else 0
-    told = size > 0 or not world.main
+    silent = size > 0 or not world.main
     if size and world.main:
         progress.tell(_on_disk(size))
     paths = [sample.path for sample in samples]
@@ -128,9 +128,9 @@ def measure(
                 # Without the truth of its pixels a map counts for nothing: do not keep it.
                 if batch_maps is not None and samples[index].has_truth:
                     maps.put(index, batch_maps[row])
-            if maps.on_disk and not told:
+            if maps.on_disk and not silent:
                 progress.tell(_on_disk(0))
-                told = True
+                silent = True
             if watch is not None:
                 paused = time.perf_counter()
                 watch(batch, batch_scores, batch_maps)
