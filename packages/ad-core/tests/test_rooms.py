@@ -51,7 +51,7 @@ RUNTIME = [
     ["framing"],
     ["calibration", "console", "files", "pictures", "resize"],
     ["lines", "spill"],
-    ["errors", "printable", "progress"],
+    ["errors", "ordered", "printable", "progress"],
 ]
 LEVELS = {
     house: {room: level for level, rooms in enumerate(reversed(order)) for room in rooms}

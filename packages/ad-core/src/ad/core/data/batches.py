@@ -20,12 +20,12 @@ from torch import Tensor
 from ad.core.data.resizing import resize
 from ad.core.errors import PictureError
 from ad.runtime.pictures.opening import said
-from ad.runtime.pictures.reading import Sides, Source, height_and_width, read_picture, rgb_array
+from ad.runtime.pictures.reading import Sides, Source, glimpse, height_and_width, rgb_array
 from ad.runtime.spill import on_disk
 
 View = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
-"""From a decoded picture ``[H, W, 3]`` and its name, for an error, to what is seen of it
-``[h, w, 3]``, uint8."""
+"""From a decoded picture, as `ad.runtime.pictures.reading.glimpse` gives it, and its name, for an
+error, to what is seen of it ``[h, w, 3]``, uint8."""
 
 RAM_BUDGET = 2 * 2**30
 """Bytes of decoded pictures that are cached in memory; more go to a temporary file."""
@@ -133,7 +133,7 @@ class PictureSet:
         if isinstance(source, np.ndarray):
             pixels, name = rgb_array(source, white=self.white), "The array"
         else:
-            pixels, name = read_picture(source, white=self.white), said("picture", source)
+            pixels, name = glimpse(source, white=self.white), said("picture", source)
         self._sizes[index] = pixels.shape[:2]
         if self.view is None:
             return resize(pixels, self.size)
