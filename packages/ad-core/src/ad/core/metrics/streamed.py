@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.metrics.counting import (
+    F1Max,
     RankCounts,
     Scores,
     count_in,
@@ -31,6 +32,9 @@ Labelled = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_] | None]
 
 _EACH = 80
 """Bytes that counting takes for each positive in memory."""
+
+_COPIES = 3
+"""How often scores and truth are in memory when a threshold is found from them, about."""
 
 _WHAT = "metrics"  # what temporary files are for
 
@@ -61,6 +65,58 @@ def count_streamed_pixels(pictures: Callable[[bool], Iterable[Labelled]]) -> Ran
             yield scores[~mask] if counted is None else scores[counted & ~mask]
 
     return positives.count(max(num_regions, 1), normals())
+
+
+@final
+class LabelledPixels:
+    """Pixels whose truth is known, one after another: in memory up to a budget, on disk past it."""
+
+    def __init__(self) -> None:
+        self._room = memory_budget() // _COPIES
+        self._held: list[tuple[Scores, NDArray[np.bool_]]] = []
+        self.columns: tuple[Column, Column] | None = None
+        """Scores and truth, if they are on disk."""
+        self.defective = 0
+        """How many of them are."""
+
+    def add(self, scores: Scores, truth: NDArray[np.bool_]) -> None:
+        """Take in some.
+
+        Args:
+            scores: ``[n]``, finite.
+            truth: ``[n]``, True where defective.
+
+        Raises:
+            OutputError: If the disk is full.
+        """
+        self.defective += int(np.count_nonzero(truth))
+        self._room -= scores.nbytes + truth.nbytes
+        self._held.append((scores, truth))
+        if self.columns is None and self._room >= 0:
+            return
+        if self.columns is None:
+            self.columns = Column(scores.dtype, _WHAT), Column(np.bool_, _WHAT)
+        for some in self._held:
+            for column, numbers in zip(self.columns, some, strict=True):
+                column.append(numbers)
+        self._held.clear()
+
+    def held(self) -> tuple[Scores, NDArray[np.bool_]]:
+        """Scores and truth, if they are in memory."""
+        scores, truths = zip(*self._held, strict=True)
+        return np.concatenate(scores), np.concatenate(truths)
+
+    def f1_max(self) -> F1Max | None:
+        """As `ad.core.metrics.f1_max`, of what is on disk."""
+        assert self.columns is not None
+        scores, truth = self.columns
+        positives = Positives()
+        for part in parts(scores.size):
+            found = scores[part][truth[part]]
+            positives.add(found, np.ones(found.size))
+        return positives.count(
+            1, (scores[part][~truth[part]] for part in parts(scores.size))
+        ).f1_max()
 
 
 @final
