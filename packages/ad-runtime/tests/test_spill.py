@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ad.runtime import spill
+from ad.runtime import findings, spill
 from ad.runtime.console import print_json
 from ad.runtime.errors import OutputError, SettingError
+from ad.runtime.findings import Finding
 from ad.runtime.regions import Region
 from ad.runtime.results import Row, Rows, worst
-from ad.runtime.spill import Arrays, Column, check_room, free_memory, memory_budget
+from ad.runtime.spill import Arrays, Column, at_most, check_room, free_memory, memory_budget
 
 
 @pytest.fixture
@@ -223,3 +224,27 @@ def test_what_is_printed_entry_by_entry_is_one_json_object(capsys, count):
     print_json({"a": 1, "many": entries, "last": {"b": [], "c": {}}})
     assert streamed == capsys.readouterr().out
     assert json.loads(streamed)["many"] == entries
+
+
+def test_a_cap_is_lower_where_the_variable_or_free_memory_says_so(monkeypatch):
+    monkeypatch.delenv("AD_MEMORY", raising=False)
+    for free, cap in ((None, 100), (201, 100), (120, 60)):
+        monkeypatch.setattr(spill, "free_memory", lambda free=free: free)
+        assert at_most(100) == cap
+    monkeypatch.setenv("AD_MEMORY", "30")
+    assert (at_most(100), at_most(20)) == (30, 20)
+
+
+def test_findings_that_are_about_to_fill_the_memory_are_told_of_once(monkeypatch):
+    monkeypatch.setattr(findings, "_MANY", 400)
+    looks = []
+    monkeypatch.setattr(findings, "free_memory", lambda: looks.append(1) or 5000)
+    map_ = np.zeros((10, 10), np.float32)  # 400 bytes
+    many = [Finding(path=None, score=1.0, map=map_), Finding(path=None, score=None)] * 30
+    words = r"the maps of the first 25 take 0\.0 GiB .* `stream` gives one finding at a time"
+    with pytest.warns(UserWarning, match=words) as told:
+        found = findings.all_findings(iter(many))
+    assert len(told) == 1
+    assert all(one is other for one, other in zip(found, many, strict=True))
+    assert 1 < len(looks) < 6  # not for each finding
+    assert len(findings.all_findings(iter(many[:20]))) == 20

@@ -55,6 +55,17 @@ def memory_budget() -> int:
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
+def at_most(size: int) -> int:
+    """Bytes up to so many that something may take in memory.
+
+    It is less where `MEMORY` says less, or where less than twice as much is free.
+    """
+    if os.environ.get(MEMORY, "").strip():
+        return min(size, memory_budget())
+    free = free_memory()
+    return size if free is None else min(size, free // 2)
+
+
 def free_memory() -> int | None:
     """Bytes that this process can still take; None where the system does not tell.
 
