@@ -17,7 +17,8 @@ from ad.runtime.spill import Column
 def little_at_once(monkeypatch):
     """A few numbers are many: each way of cutting is taken by some hundred pixels."""
     monkeypatch.setattr(counting, "_AT_ONCE", 128)
-    monkeypatch.setattr(streamed, "_PIXELS_AT_ONCE", 1000)
+    monkeypatch.setattr(streamed, "_FEWEST_AT_ONCE", 1000)
+    monkeypatch.setattr(streamed, "_MOST_AT_ONCE", 1500)
     monkeypatch.setattr(ties, "_READ_AT_ONCE", 70)
 
 

@@ -36,6 +36,10 @@ _EACH = 80
 _COPIES = 3
 """How often scores and truth are in memory when a threshold is found from them, about."""
 
+_FEWEST_AT_ONCE, _MOST_AT_ONCE = 1 << 24, 1 << 26
+"""Normal pixels that are held and sorted together: 64 to 256 MiB. Fewer would take longer where
+there are more scores of positives to look for among them each time."""
+
 _WHAT = "metrics"  # what temporary files are for
 
 
@@ -170,7 +174,7 @@ class Positives:
         above = np.zeros(thresholds.size, dtype=np.int64)
         at_or_above = np.zeros(thresholds.size, dtype=np.int64)
         num_normal = 0
-        for block in _together(normals):
+        for block in _together(normals, thresholds.size):
             more_above, more_from = count_negatives(block, thresholds, floor=thresholds[0])
             above += more_above
             at_or_above += more_from
@@ -184,9 +188,6 @@ class Positives:
             num_positives=self.size,
             num_negatives=num_normal,
         )
-
-
-_PIXELS_AT_ONCE = 1 << 26  # normal pixels that are held and sorted together: 256 MiB
 
 
 def _counted_on_disk(
@@ -205,7 +206,7 @@ def _counted_on_disk(
             column.append(np.zeros(part.stop - part.start, np.int64))
     floor = thresholds[thresholds.size - 1 : thresholds.size][0]
     num_normal = 0
-    for block in _together(normals):
+    for block in _together(normals, thresholds.size):
         num_normal += block.size
         blocks = sorted_blocks(block, floor)
         for part in parts(thresholds.size):
@@ -223,13 +224,17 @@ def _counted_on_disk(
     )
 
 
-def _together(some: Iterable[Scores]) -> Iterator[Scores]:
-    """Scores of as many pictures together as may be held at once."""
+def _together(some: Iterable[Scores], wanted: int) -> Iterator[Scores]:
+    """Scores of several pictures together: as many as wanted, if that is neither few nor many."""
     held: list[Scores] = []
+    size, enough = 0, min(max(wanted, _FEWEST_AT_ONCE), _MOST_AT_ONCE)
     for scores in some:
         held.append(scores)
-        if sum(one.size for one in held) >= _PIXELS_AT_ONCE:
-            yield np.concatenate(held)
+        size += scores.size
+        if size >= enough:
+            together = np.concatenate(held)
             held.clear()
+            size = 0
+            yield together
     if held:
         yield np.concatenate(held)
