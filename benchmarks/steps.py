@@ -13,7 +13,6 @@ median counts. The share of a step that the optimiser has is of the step before.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from inference import SIZE, cpu, learnt
 from record import record
 from torch import Tensor
 
@@ -29,25 +29,16 @@ from ad.core import Callback, LoopState, ModelRegistry, PictureSet, Setup, fit, 
 from ad.distill import pdn
 from ad.distill.efficientad import network
 
-STEPS = 5  # of a round; the first is left out
-WARM = 2
+STEPS, WARM = 4, 2
+"""Of a round: those that count, and those before."""
 LEARNING: dict[str, tuple[int, int, dict[str, object]]] = {
     "autoencoder": (256, 8, {}),
     "reverse-distillation-resnet18": (256, 8, {}),
-    "fastflow-resnet18": (256, 8, {}),
-    "efficientad-small": (256, 1, {}),
     "draem": (128, 4, {"width": 32}),
-    "dsr": (128, 4, {"width": 32, "vq_steps": 1}),
 }
 """Side of the pictures, how many of them in a batch, and options."""
 PREDICTING = "efficientad-small"
 BATCHES = (1, 8)
-
-
-def cpu() -> float:
-    """CPU seconds of this process so far."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 class Clock(Callback):
@@ -126,14 +117,8 @@ def learning(name: str, rounds: int) -> list[dict[str, object]]:
 
 def predicting(rounds: int) -> list[dict[str, object]]:
     """A batch at once and one by one in turns, beside a picture alone."""
-    spec = ModelRegistry.get(PREDICTING)
-    setup = Setup(img_size=256, normalize=spec.train["normalize"], batch_size=1, num_steps=1,
-                  weights="random", precision="bf16")  # fmt: skip
-    trainer = load_trainer(spec)(setup, **spec.model)
-    rng = np.random.default_rng(0)
-    noise = [rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for _ in range(2)]
-    fit(trainer, PictureSet(noise, 256))
-    images = torch.rand(max(BATCHES), 3, 256, 256)
+    detector = learnt(PREDICTING, "bf16", torch.device("cpu"))
+    images = torch.rand(max(BATCHES), 3, SIZE, SIZE)
     one_by_one = pdn.by_pictures
     found: dict[tuple[str, int], list[float]] = {}
 
@@ -147,7 +132,7 @@ def predicting(rounds: int) -> list[dict[str, object]]:
                     for module in (pdn, network):
                         patches.enter_context(mock.patch.object(module, "by_pictures", how))
                     began = cpu()
-                    trainer.detector(images[:batch_size])
+                    detector(images[:batch_size])
                     taken = (cpu() - began) / batch_size
                     found.setdefault((case, batch_size), []).append(taken)
     rows: list[dict[str, object]] = []
@@ -163,14 +148,14 @@ def predicting(rounds: int) -> list[dict[str, object]]:
 def main() -> None:
     """Measure all, print a table, write the record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--models", type=lambda names: names.split(","), default=[*LEARNING])
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     rows = []
     for measured in [
         *(lambda name=name: learning(name, options.rounds) for name in options.models),
-        lambda: predicting(2 * options.rounds),
+        lambda: predicting(options.rounds + 1),
     ]:
         for row in measured():
             rows.append(row)
