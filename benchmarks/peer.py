@@ -1,4 +1,4 @@
-"""Side by side with anomalib: the same work on the same pictures, in turns, each in a fresh process.
+"""Side by side with anomalib: the same work on the same pictures, in turns, in fresh processes.
 
     python benchmarks/peer.py [--only ROW,ROW] [--quick] [--rounds N] [--environment DIR]
                               [--output FILE]
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,8 +33,8 @@ SHARED = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy")
 HERE = Path(__file__).parent
 PROCESS = "process"
 """The phase that is the whole process, from its start to its end."""
-FORMS = (("anomalib", "fp32"), ("ours", "fp32"), ("anomalib", "bf16"), ("ours", "bf16"))
-PLAIN = FORMS[:2]
+FORMS = (("anomalib", "fp32"), ("ours", "fp32"), ("anomalib", "bf16"), ("ours", "shipped"))
+PLAIN = (("anomalib", "fp32"), ("ours", "shipped"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,9 @@ class Sides:
     ) -> tuple[dict[str, Any], Cost]:
         """One side's work in a fresh process: its answer, and what the process cost."""
         answer, log = (self.folder / name for name in ("answer.json", "log.txt"))
-        order = {"row": work, "side": side, "form": form, "folder": str(self.folder),
-                 "weights": self.weights, "counts": dict(counts), "answer": str(answer)}  # fmt: skip
+        order = {"row": work, "side": side, "form": form, "counts": dict(counts),
+                 "folder": str(self.folder), "weights": self.weights,
+                 "answer": str(answer)}  # fmt: skip
         python, script = sys.executable, HERE / "peer_ours.py"
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         if side == "anomalib":
@@ -199,6 +201,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.only) - set(ROWS):
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up, as Ctrl-C does
     weights = Path(os.environ.get("AD_WEIGHTS", ""), "resnet18.tv_in1k.safetensors").absolute()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
