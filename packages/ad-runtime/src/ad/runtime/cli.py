@@ -71,7 +71,7 @@ def _add_predict(commands: Any) -> None:  # noqa: ANN401
         nargs="+",
         default=[],
         metavar="PATH",
-        help="Pictures, folders, quoted patterns ('new/**/*.png'); - reads names from stdin.",
+        help="Pictures, folders, videos, quoted patterns ('new/**/*.png'); - reads stdin.",
     )
     command.add_argument(
         "--list",
@@ -79,6 +79,11 @@ def _add_predict(commands: Any) -> None:  # noqa: ANN401
         type=_path,
         metavar="FILE",
         help="Names of pictures and folders, one a line, from the current folder on.",
+    )
+    command.add_argument(
+        "--every",
+        metavar="N|Ns",
+        help="Of videos, each N-th frame, or one each N seconds (1s, 0.5s, 40ms); default all.",
     )
     _add_engine(command)
     command.add_argument("--category", help="Take its threshold, where it has one of its own.")
@@ -180,6 +185,7 @@ def _predict(given: argparse.Namespace) -> int:
 
     from ad.runtime.drift import compare
     from ad.runtime.findings import Finding, check_batch_size
+    from ad.runtime.pictures.frames import check_every
     from ad.runtime.progress import SILENT
     from ad.runtime.results import (
         ResultFile,
@@ -195,6 +201,7 @@ def _predict(given: argparse.Namespace) -> int:
         warnings.simplefilter("ignore")
     # A mistyped path is refused before anything is loaded or written.
     given.inputs = named_sources(given.inputs, listed=given.list)
+    check_every(given.every, given.inputs)
     if many.asked(given):
         return many.run(given)
     runtime = _load(given)
@@ -206,7 +213,7 @@ def _predict(given: argparse.Namespace) -> int:
         runtime.config.name,
     )
     check_batch_size(given.batch_size)
-    sources = find_sources(given.inputs)
+    sources = find_sources(given.inputs, every=given.every)
     pictures = [source for source in sources if isinstance(source, Path)]
     heatmaps = (
         None if given.heatmaps is None else _HeatMaps(given.heatmaps, pictures, runtime, least)

@@ -66,7 +66,7 @@ def predict(
         list[str] | None,
         typer.Argument(
             metavar="PATH...",
-            help="Pictures, folders, quoted patterns ('new/**/*.png'); - reads names from stdin.",
+            help="Pictures, folders, videos, quoted patterns ('new/**/*.png'); - reads stdin.",
             show_default=False,
         ),
     ] = None,
@@ -77,6 +77,14 @@ def predict(
             parser=path_of("`--list`"),
             metavar="FILE",
             help="Names of pictures and folders, one a line, from the current folder on.",
+        ),
+    ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|Ns",
+            help="Of videos, each N-th frame, or one each N seconds (1s, 0.5s, 40ms); all by "
+            "default.",
         ),
     ] = None,
     output: Annotated[
@@ -176,6 +184,7 @@ def predict(
     from ad.core.cli import early
     from ad.core.cli.console import ConsoleProgress, loading, print_json, say
     from ad.core.registry import load_trainer
+    from ad.runtime.pictures.frames import check_every
     from ad.runtime.progress import SILENT
     from ad.runtime.results import exit_status
     from ad.runtime.sources import NOTHING, named_sources
@@ -185,6 +194,7 @@ def predict(
     if quiet:
         warnings.simplefilter("ignore")
     sources = named_sources(paths or [], listed=listed)
+    check_every(every, sources)
     if workers is not None or executor is not None or shard is not None or resume:
         if colours is not ColoursChoice.threshold:
             msg = (
@@ -227,6 +237,7 @@ def predict(
     result = inspect(
         run,
         sources,
+        every=every,
         output=output,
         device=device,
         precision=precision.value,

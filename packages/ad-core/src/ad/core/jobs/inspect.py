@@ -81,6 +81,7 @@ def inspect(
     run: str | Path,
     paths: Sequence[str | Path],
     *,
+    every: int | str | None = None,
     output: str | Path | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
@@ -107,7 +108,8 @@ def inspect(
 
     Args:
         run: A run directory, or what `ad.core.export` wrote.
-        paths: Pictures and folders of pictures.
+        paths: Pictures, folders of pictures, and videos.
+        every: Which frames of videos, as of `LoadedDetector.predict`; None for all.
         output: Folder to make; ``predictions`` in the run directory by default, or beside what was
             exported, with a number behind it when that is taken.
         device: ``auto``, ``cpu`` or ``cuda[:N]``; for an exported model as `ad.runtime.load` has
@@ -146,7 +148,8 @@ def inspect(
     if batch_size is not None:
         check_batch_size(batch_size)
         work = replace(work, stream=partial(work.stream, batch_size=batch_size))
-    sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
+    # A mistyped path is refused before anything is written.
+    sources = find_sources(list(paths), every=every)
     pictures = [source for source in sources if isinstance(source, Path)]
     files = None if save_maps is None else MapFiles(save_maps, pictures, work.detector, limit)
     if isinstance(work.detector, Runtime):

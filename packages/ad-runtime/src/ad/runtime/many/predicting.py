@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from ad.runtime.many.tasks import Crew, Load, Task, Use
 from ad.runtime.numbered import numbered_names
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
+from ad.runtime.pictures.frames import AS_PICTURES, is_video
 from ad.runtime.progress import SILENT, Progress
 from ad.runtime.results import refuse_without_threshold
 from ad.runtime.runtime import load, usable_threads
@@ -118,6 +120,15 @@ def predict_many(
     calibration, _ = package.config.calibration_of(category)
     limit = None if calibration is None else calibration.threshold
     refuse_without_threshold(verdicts_for, limit, package.config.name)
+    for one in inputs:
+        if is_video(Path(one)) and not Path(one).is_dir():
+            msg = (
+                f"`{one}` is a video, whose frames are decoded one after the other: it cannot be "
+                "shared out to processes. Leave `--workers`, `--executor`, `--shard` and "
+                "`--resume` out (`predict_many`: take `Runtime.stream`), or give pictures: "
+                f"{AS_PICTURES.format(video=shlex.quote(str(one)))}"
+            )
+            raise SettingError(msg)
     everything = [one for one in find_sources([*inputs]) if isinstance(one, Path)]
     names = numbered_names(everything, ".npz")
     part = slice(None) if shard is None else slice(shard[0] - 1, None, shard[1])
