@@ -136,6 +136,7 @@ def bench(
         from ad.core.bench import run_bench, summarise
         from ad.core.bench.executors import LocalExecutor, RayExecutor
         from ad.core.bench.jobs import plan
+        from ad.core.devices import resolve_device
         from ad.core.report.recommending import Limits
     planned = plan(
         *what,
@@ -153,6 +154,8 @@ def bench(
         device=device,
         precision=precision.value,
     )
+    if executor is Where.local:  # with Ray it is for the machines that run
+        resolve_device(device)
     how = LocalExecutor(jobs) if executor is Where.local else RayExecutor(cores, gpus)
     say(f"{len(planned)} runs, in {output}")
     with _watched(len(planned)) as tell:
@@ -247,19 +250,24 @@ def _roots(datasets: Sequence[str], given: Sequence[str]) -> dict[str, str]:
     """Which folder is whose: ``DIR`` for the only data set, ``NAME=DIR`` for each of several."""
     from ad.core.errors import SettingError
 
-    roots = {}
+    roots: dict[str, str] = {}
     for text in given:
         name, equals, folder = text.partition("=")
-        if equals and name in datasets:
-            roots[name] = folder
-        elif len(datasets) == 1:
-            roots[datasets[0]] = text
-        else:
+        if not (equals and name in datasets):
+            if len(datasets) > 1:
+                msg = (
+                    f"Of several data sets, `--data-root` takes NAME=DIR, such as "
+                    f"`--data-root {datasets[0]}=./data`; got `{text}`."
+                )
+                raise SettingError(msg)
+            name, folder = datasets[0], text
+        if name in roots:
             msg = (
-                f"Of several data sets, `--data-root` takes NAME=DIR, such as "
-                f"`--data-root {datasets[0]}=./data`; got `{text}`."
+                f"`--data-root` is given twice for `{name}`: `{roots[name]}` and `{folder}`. Leave "
+                "out one."
             )
             raise SettingError(msg)
+        roots[name] = folder
     return roots
 
 
