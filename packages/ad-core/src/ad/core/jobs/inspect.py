@@ -104,7 +104,8 @@ def inspect(
     Heat maps are scaled so that 0.5 is the pixel threshold, which is outlined; without
     calibration they are scaled to each picture's own range, say so, and nothing is outlined but,
     in blue, what a test of the detector's own finds (`Detector.outline`).
-    The table grows with each picture, so that a run that is stopped has what it had found.
+    The tables grow with each picture, so that a run that is stopped has what it had found; by
+    Ctrl-C the page, too, which says so.
 
     Args:
         run: A run directory, or what `ad.core.export` wrote.
@@ -169,35 +170,39 @@ def inspect(
     page = None
     if report:
         page = NewPictures(work.calibration, work.detector.config, work.outlines)
-    rows = []
-    with ResultFile(folder / "predictions.csv", folder / "regions.csv") as table:
-        if heatmaps != "none":
-            (folder / "heatmaps").mkdir()
-        for number, finding in enumerate(work.stream(sources, progress=progress)):
-            picture = finding.path
-            assert picture is not None  # only paths were given
-            heatmap = None
-            try:
-                if finding.map is not None:
-                    if heatmaps in ("all", finding.verdict):
-                        sheet = _picture(finding, work)
-                        heatmap = write_numbered(folder / "heatmaps", names[number], sheet)
-                    if files is not None and finding.score is not None:
-                        files.write(number, finding.score, finding.map)
-                if page is not None:
-                    page.see(finding)
-            except PictureError as error:  # it is not the one any more that was scored
-                finding, heatmap = Finding(path=picture, score=None, error=str(error)), None
-                if page is not None:
-                    page.see(finding)
-            rows.append(Row.of(finding, heatmap))
-            table.add(rows[-1])
-    scores = [row.score for row in rows if row.score is not None]
-    drift = compare(work.calibration, scores, categories=work.together)
-    written = None
-    if page is not None:
-        notes = [*calibration_notes(work.calibration), *drift.lines()]
-        written = page.write(folder, run=str(run), notes=notes)
+    rows: list[Row] = []
+    try:
+        with ResultFile(folder / "predictions.csv", folder / "regions.csv") as table:
+            if heatmaps != "none":
+                (folder / "heatmaps").mkdir()
+            for number, finding in enumerate(work.stream(sources, progress=progress)):
+                picture = finding.path
+                assert picture is not None  # only paths were given
+                heatmap = None
+                try:
+                    if finding.map is not None:
+                        if heatmaps in ("all", finding.verdict):
+                            sheet = _picture(finding, work)
+                            heatmap = write_numbered(folder / "heatmaps", names[number], sheet)
+                        if files is not None and finding.score is not None:
+                            files.write(number, finding.score, finding.map)
+                    if page is not None:
+                        page.see(finding)
+                except PictureError as error:  # it is not the one any more that was scored
+                    finding, heatmap = Finding(path=picture, score=None, error=str(error)), None
+                    if page is not None:
+                        page.see(finding)
+                rows.append(Row.of(finding, heatmap))
+                table.add(rows[-1])
+    except KeyboardInterrupt:
+        done = f"{len(rows)} of {len(pictures)} pictures"
+        if page is not None and rows:
+            stopped = f"This was stopped by Ctrl-C after {done}: the others were not looked at."
+            _write_page(page, folder, run, rows, work, [stopped])
+        progress.tell(f"stopped after {done}; what was found is in {folder}")
+        raise
+    drift = _drift(rows, work)
+    written = None if page is None else _write_page(page, folder, run, rows, work)
     return Inspection(
         output=folder,
         threshold=limit,
@@ -207,6 +212,23 @@ def inspect(
         drift=drift,
         report=written,
     )
+
+
+def _drift(rows: Sequence[Row], work: _Work) -> Drift:
+    scores = [row.score for row in rows if row.score is not None]
+    return compare(work.calibration, scores, categories=work.together)
+
+
+def _write_page(
+    page: NewPictures,
+    folder: Path,
+    run: str | Path,
+    rows: Sequence[Row],
+    work: _Work,
+    notes: Sequence[str] = (),
+) -> Path:
+    told = [*notes, *calibration_notes(work.calibration), *_drift(rows, work).lines()]
+    return page.write(folder, run=str(run), notes=told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
