@@ -37,7 +37,7 @@ def test_frames_score_as_arrays_and_are_named_in_tables_and_on_the_page(trained,
         rows = list(csv.DictReader(file))
     assert [row["path"] for row in rows] == [str(clip.with_name(name)) for name in names]
     assert [row["heatmap"] for row in rows] == [
-        f"heatmaps/{k + 1:04d}-a-t{k / 5:.3f}.png" for k in range(5)
+        f"heatmaps/{k + 1:04d}-a-t{k / 5:.3f}.jpg" for k in range(5)
     ]
     assert len([*maps.iterdir()]) == len([*(out / "heatmaps").iterdir()]) == 5
     shown = Page(result.report).data["gallery"]

@@ -341,6 +341,6 @@ def test_the_command_takes_videos(export, clip, tmp_path, capsys):
     names = [f"{path}#t={k / 2:.3f}" for k in range(5)]
     assert [one["path"] for one in found] == [*names, str(tmp_path / "a.png")]
     drawn = [Path(one["heatmap"]).name for one in found[:5]]
-    assert [name[-15:] for name in drawn] == [f"clip-t{k / 2:.3f}.png" for k in range(5)]
+    assert [name[-15:] for name in drawn] == [f"clip-t{k / 2:.3f}.jpg" for k in range(5)]
     lines = (tmp_path / "o.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines[1:6]] == names

@@ -30,7 +30,7 @@ from ad.runtime.errors import MissingExtraError, PictureError, how_to_install
 from ad.runtime.pictures.frames import Every, Frame
 from ad.runtime.pictures.opening import turn
 
-KEPT_BYTES, KEPT = 256 * 2**20, 8
+KEPT_BYTES, KEPT = 256 * 2**20, 16
 """Bytes of decoded frames that are kept, and of how many at least."""
 
 _READERS = 3  # of all videos together: each holds a file and the decoder's threads
