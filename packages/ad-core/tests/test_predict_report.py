@@ -121,6 +121,12 @@ def test_a_prediction_that_is_stopped_leaves_a_page_of_what_it_had_found(
     assert data["notes"][0].startswith("This was stopped by Ctrl-C after 2 of 4 pictures")
 
 
+def test_colours_of_heat_maps_that_are_not_written_are_refused(run_ad, tmp_path):
+    status, _, err = run_ad("predict", "run", tmp_path, "--colours", "picture", "--no-heatmaps")
+    assert status == 1
+    assert "`--colours picture` is for heat maps, and `--no-heatmaps` writes none." in err
+
+
 def test_no_report_leaves_none(trained, toy_root, run_ad, tmp_path):
     out = tmp_path / "out"
     _, _, err = run_ad(

@@ -132,6 +132,7 @@ def bench(
     early.check_bench(*what, roots, set_ or [])
     early.check_files(weights, None)
     _check_limits(recommend=recommend, latency=latency, memory=memory)
+    _check_where(executor, jobs=jobs, cores=cores, gpus=gpus)
     with loading():
         from ad.core.bench import run_bench, summarise
         from ad.core.bench.executors import LocalExecutor, RayExecutor
@@ -240,6 +241,26 @@ def _check_limits(*, recommend: bool, latency: float | None, memory: float | Non
         if not recommend:
             msg = f"`{name}` is a limit for a recommendation. Add `--recommend`, or leave it out."
             raise SettingError(msg)
+
+
+def _check_where(executor: Where, *, jobs: int, cores: int, gpus: float) -> None:
+    """Refuse what the executor takes no notice of."""
+    from ad.core.errors import SettingError
+
+    msg = ""
+    if executor is Where.ray and jobs != 1:
+        msg = (
+            f"`--jobs {jobs}` is for processes here; Ray starts as many as there is room for: give "
+            "what a run takes (`--cores`, `--gpus`), or leave `--jobs` out."
+        )
+    elif executor is Where.local and (cores, gpus) != (1, 0):
+        name = f"`--cores {cores}`" if cores != 1 else f"`--gpus {gpus:g}`"
+        msg = (
+            f"{name} is for workers of a Ray cluster: add `--executor ray`, or leave it out. "
+            "Here, `--jobs N` is how many run at a time."
+        )
+    if msg:
+        raise SettingError(msg)
 
 
 def _parts(text: str) -> list[str]:

@@ -157,16 +157,9 @@ def inspect(
     sources = find_sources(list(paths), every=every)
     pictures = [source for source in sources if isinstance(source, Path)]
     files = None if save_maps is None else MapFiles(save_maps, pictures, work.detector, limit)
-    if isinstance(work.detector, Runtime):
-        wanted = path.absolute().with_name(f"{path.absolute().name}-predictions")
-    else:
-        from ad.core.jobs.run_directory import tidy
-
-        home = path.parent if (path / "manifest.json").exists() else path
-        tidy(home)
-        wanted = home / "predictions"
+    usual = _usual_output(path, work)
     if output is None:
-        folder = make_free_folder(wanted)
+        folder = make_free_folder(usual)
     else:
         folder = given_path(output, "the output")
         make_folder(folder)
@@ -209,13 +202,12 @@ def inspect(
                 table.add(rows[-1])
     except KeyboardInterrupt:
         done = f"{len(rows)} of {len(pictures)} pictures"
-        if page is not None and rows:
-            stopped = f"This was stopped by Ctrl-C after {done}: the others were not looked at."
-            _write_page(page, folder, run, rows, work, [stopped])
+        stopped = f"This was stopped by Ctrl-C after {done}: the others were not looked at."
+        _write_page(page if rows else None, folder, run, _drift(rows, work), work, [stopped])
         progress.tell(f"stopped after {done}; what was found is in {folder}")
         raise
     drift = _drift(rows, work)
-    written = None if page is None else _write_page(page, folder, run, rows, work)
+    written = _write_page(page, folder, run, drift, work)
     return Inspection(
         output=folder,
         threshold=limit,
@@ -227,20 +219,33 @@ def inspect(
     )
 
 
+def _usual_output(path: Path, work: _Work) -> Path:
+    """Where it is written by default: in the run, which is tidied, or beside what was exported."""
+    if isinstance(work.detector, Runtime):
+        return path.absolute().with_name(f"{path.absolute().name}-predictions")
+    from ad.core.jobs.run_directory import tidy
+
+    home = path.parent if (path / "manifest.json").exists() else path
+    tidy(home)
+    return home / "predictions"
+
+
 def _drift(rows: Sequence[Row], work: _Work) -> Drift:
     scores = [row.score for row in rows if row.score is not None]
     return compare(work.calibration, scores, categories=work.together)
 
 
 def _write_page(
-    page: NewPictures,
+    page: NewPictures | None,
     folder: Path,
     run: str | Path,
-    rows: Sequence[Row],
+    drift: Drift,
     work: _Work,
     notes: Sequence[str] = (),
-) -> Path:
-    told = [*notes, *calibration_notes(work.calibration), *_drift(rows, work).lines()]
+) -> Path | None:
+    if page is None:
+        return None
+    told = [*notes, *calibration_notes(work.calibration), *drift.lines()]
     return page.write(folder, run=str(run), notes=told)
 
 

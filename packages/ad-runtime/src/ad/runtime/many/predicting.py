@@ -14,11 +14,12 @@ from typing import Any, Literal, final
 
 from ad.runtime.config import ExportConfig
 from ad.runtime.drift import Drift, compare
-from ad.runtime.errors import OutputError, SettingError
+from ad.runtime.errors import SettingError
 from ad.runtime.findings import check_batch_size
 from ad.runtime.many.ledger import Ledger
 from ad.runtime.many.scoring import line_of_error
 from ad.runtime.many.tasks import Crew, Load, Task, Use
+from ad.runtime.map_files import make_map_folder
 from ad.runtime.numbered import numbered_names
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
@@ -166,7 +167,7 @@ def predict_many(
             if chunk not in ledger.done
         ]
         if folder is not None:
-            _make(folder, resume=resume)
+            make_map_folder(folder, resume=resume)
         if chunks:
             crew = _crew(executor, use, load, min(workers, len(chunks)), package)
             _work(crew, chunks, ledger, progress, len(paths))
@@ -269,18 +270,6 @@ def _task(chunk: int, part: range, paths: Sequence[Path], names: Sequence[str] |
         paths=(*paths[part.start : part.stop],),
         names=() if names is None else (*names[part.start : part.stop],),
     )
-
-
-def _make(folder: Path, *, resume: bool) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        taken = any(folder.iterdir())
-    except OSError as error:
-        msg = f"The folder for maps `{folder}` cannot be made ({error.strerror})."
-        raise OutputError(msg) from error
-    if taken and not resume:
-        msg = f"The folder for maps `{folder}` is not empty. Name another one, or remove it first."
-        raise OutputError(msg)
 
 
 def _sha256(paths: Sequence[Path]) -> str:
