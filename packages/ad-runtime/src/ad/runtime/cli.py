@@ -180,6 +180,7 @@ def _predict(given: argparse.Namespace) -> int:
 
     from ad.runtime.drift import compare
     from ad.runtime.findings import Finding, check_batch_size
+    from ad.runtime.ordered import in_order
     from ad.runtime.progress import SILENT
     from ad.runtime.results import (
         ResultFile,
@@ -223,15 +224,18 @@ def _predict(given: argparse.Namespace) -> int:
             min_area=given.min_area,
             progress=SILENT if given.quiet else LineProgress(),
         )
-        for number, finding in enumerate(findings):
-            heatmap = None
+
+        def drawn(numbered: tuple[int, Finding]) -> Row:
+            number, finding = numbered
             wanted = given.only in (None, finding.verdict)
-            if heatmaps is not None and finding.map is not None and wanted:
-                try:
-                    heatmap = heatmaps.write(number, finding, calibration)
-                except PictureError as error:  # it is not the one any more that was scored
-                    finding = Finding(path=finding.path, score=None, error=str(error))
-            row = Row.of(finding, heatmap)
+            if heatmaps is None or finding.map is None or not wanted:
+                return Row.of(finding)
+            try:
+                return Row.of(finding, heatmaps.write(number, finding, calibration))
+            except PictureError as error:  # it is not the one any more that was scored
+                return Row.of(Finding(path=finding.path, score=None, error=str(error)))
+
+        for row in in_order(enumerate(findings), drawn):
             rows.append(row)
             if file is not None:
                 file.add(row)
@@ -303,20 +307,19 @@ class _HeatMaps:
         self.folder = folder
         self.runtime = runtime
         self.min_area = min_area
-        self.names = numbered_names(pictures, ".png")
+        self.names = numbered_names(pictures, ".jpg")
 
     def write(self, number: int, finding: Finding, calibration: Any) -> Path:  # noqa: ANN401
         from ad.runtime.numbered import write_numbered
         from ad.runtime.overlays import overlay_of
-        from ad.runtime.pictures.opening import drawn_png
-        from ad.runtime.pictures.reading import read_picture
+        from ad.runtime.pictures.opening import drawn_jpeg
+        from ad.runtime.pictures.reading import glimpse
 
         assert finding.path is not None
         config = self.runtime.config
-        picture = read_picture(finding.path, white=config.white_level)
+        picture = glimpse(finding.path, white=config.white_level)
         sheet = overlay_of(finding, picture, config.framing, calibration, min_area=self.min_area)
-        content = drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes
-        return write_numbered(self.folder, self.names[number], content)
+        return write_numbered(self.folder, self.names[number], drawn_jpeg(sheet))
 
 
 def _info(given: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ from ad.runtime.framing import Joined, Place, Size, Tiling
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
 from ad.runtime.pictures.opening import said
-from ad.runtime.pictures.reading import Source, read_picture, rgb_array
+from ad.runtime.pictures.reading import Source, glimpse, rgb_array
 from ad.runtime.progress import SILENT, Progress
 from ad.runtime.sources import Inputs, find_sources
 
@@ -188,7 +188,7 @@ class Runtime:
         if isinstance(source, np.ndarray):
             pixels, name = rgb_array(source, white=white), "The array"
         else:
-            pixels, name = read_picture(source, white=white), said("picture", source)
+            pixels, name = glimpse(source, white=white), said("picture", source)
         seen = np.asarray(framing.view(pixels, name))
         places = () if framing.tiling is None else tuple(framing.places(pixels))
         size = Size(*pixels.shape[:2])

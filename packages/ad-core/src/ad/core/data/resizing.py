@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ad.runtime.pictures.memory import three_channels
 from ad.runtime.pictures.reading import Sides, height_and_width
 
 
@@ -15,7 +16,7 @@ def resize(picture: NDArray[np.uint8], size: Sides) -> Tensor:
     """Resize a picture, bilinear with antialiasing, within a grey level of Pillow.
 
     Args:
-        picture: ``[H, W, 3]``.
+        picture: ``[H, W, 3]``, or ``[H, W, 4]``, whose fourth channel is left out.
         size: Of the result; the whole picture is kept, not its aspect ratio.
 
     Returns:
@@ -26,4 +27,5 @@ def resize(picture: NDArray[np.uint8], size: Sides) -> Tensor:
     small = F.interpolate(
         channels_first, height_and_width(size), mode="bilinear", antialias=True, align_corners=False
     )
-    return small[0].permute(1, 2, 0)
+    pixels = small[0].permute(1, 2, 0)
+    return pixels if picture.shape[2] == 3 else torch.from_numpy(three_channels(pixels.numpy()))

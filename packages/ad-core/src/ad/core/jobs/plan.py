@@ -14,6 +14,7 @@ from ad.core.data.inventory import take_inventory
 from ad.core.data.samples import DatasetSpec, Sample, collect, defects_to_learn, locate
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, SettingError
+from ad.core.figures.measure import maps_beyond
 from ad.core.framing import Framing
 from ad.core.learning.distributed import World, join_world
 from ad.core.predict import ModelConfig
@@ -30,6 +31,7 @@ from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Precision, Setup, Trainer
 from ad.runtime.pictures.levels import find_white_level
 from ad.runtime.progress import Progress
+from ad.runtime.spill import memory_budget
 
 _FEW = 200
 """Good pictures up to which `holdout` ``auto`` may fit as many detectors as there are folds."""
@@ -229,6 +231,7 @@ def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
         DataError: If the data cannot be learnt from.
         PictureError: If a picture or mask cannot be opened.
         SettingError: If nothing is left to learn from.
+        OutputError: If the disk has no room for maps that do not fit into memory.
     """
     settings, progress = plan.settings, plan.progress
     samples = collect(
@@ -281,6 +284,9 @@ def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
             progress.tell(line)
         if left_out := inventory.not_read(_NAMED):
             progress.tell(f"left out: {left_out}")
+    test = [sample for sample in samples if sample.split == "test"]
+    if trainer.detector.localises:
+        maps_beyond(memory_budget(), test, plan.framing)  # before hours of learning
     odd = check_pictures(samples, progress=progress)
     for sample in samples:
         plan.framing.check(sample.path)
@@ -292,7 +298,7 @@ def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
         held_out=held_out,
         choosing=choosing,
         folds=folds,
-        test=[sample for sample in samples if sample.split == "test"],
+        test=test,
         white=white.value,
         read=inventory.to_json(),
         notes=(

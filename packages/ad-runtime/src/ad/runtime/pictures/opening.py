@@ -32,7 +32,7 @@ _ORIENTATION, _SUBFILE = 0x0112, 254  # tags of EXIF and of TIFF
 _SMALLER, _TRANSPARENCY = 1, 4  # bits of the latter: the page is a preview or a mask of another
 
 
-_DRAWN = "ad, for people to look at"  # in a PNG's text `Software`
+_DRAWN = "ad, for people to look at"  # in a PNG's text `Software`, and a JPEG's comment
 
 
 class Stance(NamedTuple):
@@ -106,6 +106,17 @@ def drawn_png(sheet: Image.Image, **options: int) -> bytes:
     return buffer.getvalue()
 
 
+def drawn_jpeg(sheet: Image.Image) -> bytes:
+    """A sheet for people to look at as a JPEG that says so, as `drawn_png` does.
+
+    Of a photograph it has a quarter of the bytes of a PNG and takes a twentieth of the time. Thin
+    lines keep their colours, as each pixel has its own.
+    """
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="JPEG", quality=90, subsampling="4:4:4", comment=_DRAWN)
+    return buffer.getvalue()
+
+
 def said(noun: str, file: Encoded) -> str:
     """What an error calls a picture, at the start of a sentence.
 
@@ -152,7 +163,7 @@ def opened(noun: str, file: Encoded) -> Iterator[Image.Image]:
     """
     try:
         with _quiet_open(noun, file) as image:
-            if image.info.get("Software") == _DRAWN:
+            if _DRAWN in (image.info.get("Software"), _comment(image)):
                 msg = (
                     f"{said(noun, file)} is a heat map or another sheet that `ad` drew, and no "
                     f"{noun}. Move it out of the data."
@@ -170,6 +181,11 @@ def opened(noun: str, file: Encoded) -> Iterator[Image.Image]:
         raise
     except _UNREADABLE as error:
         raise PictureError(_unreadable(noun, file, error)) from error
+
+
+def _comment(image: Image.Image) -> str | None:
+    comment = image.info.get("comment")
+    return comment.decode("latin-1") if isinstance(comment, bytes) else None
 
 
 def _quiet_open(noun: str, file: Encoded) -> AbstractContextManager[Image.Image]:
