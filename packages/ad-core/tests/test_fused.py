@@ -268,6 +268,15 @@ def test_what_is_exported_is_the_layers():
     assert graph.count("conv2d.default") == 3
 
 
+@needs_it
+def test_the_first_to_ask_may_be_anywhere_and_its_generator_does_not_notice():
+    why_not.cache_clear()
+    before = torch.get_rng_state()
+    with torch.inference_mode(), in_precision("bf16", CPU):
+        assert why_not("fp32") == ""
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def told(monkeypatch, operation):
     """What a frozen network says of itself where the operation is another, and if it is packed."""
     lines = []
