@@ -3,7 +3,9 @@
 Pillow keeps a colour picture with four bytes a pixel and hands NumPy a copy of three of them, which
 for a large JPEG takes as long as to decode it: the memory is new each time. By the Arrow PyCapsule
 interface (https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html) it shows its
-own memory, if that is in one piece. Where it cannot, there is a copy of the same values.
+own memory, if that is in one piece. Where it cannot, there is a copy of the same values: so with a
+Pillow below 12, of which some never free what they have shown
+(https://github.com/python-pillow/Pillow/pull/8953).
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from __future__ import annotations
 import ctypes
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image, _imaging
 
 _FILLS_GIVEN_MEMORY = ("JPEG", "MPO", "PNG")  # formats whose readers take what memory there is
 
 _LARGEST_PIECE = 2**31  # bytes
+_SHOWS_MEMORY = int(PIL.__version__.partition(".")[0]) >= 12
 
 
 class _ArrowArray(ctypes.Structure):
@@ -53,7 +57,8 @@ def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
     """The colours of an image, decoded if need be.
 
     Args:
-        image: Of mode RGB.
+        image: Of mode RGB, opened or made here: one that a caller made of memory of other kinds
+            would end the process (https://github.com/python-pillow/Pillow/issues/9896).
 
     Returns:
         ``[H, W, 4]``, Pillow's own memory, not to be written, which lives as long as the array;
@@ -113,5 +118,5 @@ def image_of(pixels: NDArray[np.uint8]) -> Image.Image:
 def _shows_memory(image: Image.Image) -> bool:
     # Of other modes Pillow may have mapped a file into memory, which it cannot show and would try
     # to. Rows that are aligned (PILLOW_ALIGNMENT) have gaps between them that it does not tell of.
-    shows = image.mode == "RGB" and 0 not in image.size and hasattr(image, "__arrow_c_array__")
-    return shows and _imaging.get_alignment() == 1
+    colours = image.mode == "RGB" and 0 not in image.size
+    return colours and _SHOWS_MEMORY and _imaging.get_alignment() == 1
