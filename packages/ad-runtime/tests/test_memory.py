@@ -91,6 +91,14 @@ def test_grey_is_repeated_in_every_channel(suffix):
     )
 
 
+def test_what_is_decoded_already_keeps_its_pixels():
+    content = _encoded("JPEG")
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+        memory.in_one_piece(image)
+        np.testing.assert_array_equal(memory.pixels_of(image)[..., :3], _by_pillow(content))
+
+
 def test_an_image_that_a_caller_made_is_copied_from():
     # Of one that Pillow borrows from other memory it cannot show that, and would end the process.
     borrowed = Image.fromarrow(

@@ -15,7 +15,7 @@ import ctypes
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, _imaging
+from PIL import Image, ImageFile, _imaging
 
 _FILLS_GIVEN_MEMORY = ("JPEG", "MPO", "PNG")  # formats whose readers take what memory there is
 
@@ -41,12 +41,14 @@ _pointer_in = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char
 
 
 def in_one_piece(image: Image.Image) -> None:
-    """Have the pixels of an open file, not decoded yet, decoded into memory that is in one piece.
+    """Have the pixels of an open file decoded into memory that is in one piece, unless they are.
 
     By itself Pillow takes pieces of 16 MiB: 2,048 x 2,048 pixels in colour.
     """
     if (
-        image.format in _FILLS_GIVEN_MEMORY
+        isinstance(image, ImageFile.ImageFile)
+        and image.tile  # it is not decoded yet
+        and image.format in _FILLS_GIVEN_MEMORY
         and _shows_memory(image)
         and 4 * image.width * image.height < _LARGEST_PIECE
     ):
