@@ -28,7 +28,7 @@ class Finding:
     """What was found in one picture."""
 
     path: Path | None
-    """The picture's file; None for an image, bytes or an array."""
+    """The picture's file, or a `Frame` of a video; None for an image, bytes or an array."""
     score: float | None
     """Raw anomaly score, higher is worse; None if the picture could not be read."""
     normalized: float | None = None

@@ -62,12 +62,13 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def predict(
+    context: typer.Context,
     run: RunArgument,
     paths: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="PATH...",
-            help="Pictures, folders, quoted patterns ('new/**/*.png'); - reads names from stdin.",
+            help="Pictures, folders, videos, quoted patterns ('new/**/*.png'); - reads stdin.",
             show_default=False,
         ),
     ] = None,
@@ -78,6 +79,14 @@ def predict(
             parser=path_of("`--list`"),
             metavar="FILE",
             help="Names of pictures and folders, one a line, from the current folder on.",
+        ),
+    ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|Ns",
+            help="Of videos, each N-th frame, or one each N seconds (1s, 0.5s, 40ms); all by "
+            "default.",
         ),
     ] = None,
     output: Annotated[
@@ -177,6 +186,7 @@ def predict(
     from ad.core.cli import early
     from ad.core.cli.console import ConsoleProgress, loading, print_json, say
     from ad.core.registry import load_trainer
+    from ad.runtime.pictures.frames import check_every
     from ad.runtime.progress import SILENT
     from ad.runtime.results import exit_status
     from ad.runtime.sources import NOTHING, named_sources
@@ -186,11 +196,22 @@ def predict(
     if quiet:
         warnings.simplefilter("ignore")
     sources = named_sources(paths or [], listed=listed)
+    check_every(every, sources)
+    typed = {
+        name
+        for name in ("heatmaps", "report")
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
     if workers is not None or executor is not None or shard is not None or resume:
+        asked = [name for name, on in (("heatmaps", heatmaps), ("report", report)) if on]
+        many = "many pictures (`--workers`, `--executor`, `--shard`, `--resume`) are predicted"
         if colours is not ColoursChoice.threshold:
+            msg = f"`--colours {colours.value}` is for heat maps, and {many} without. Leave it out."
+            raise SettingError(msg)
+        for name in typed.intersection(asked):
             msg = (
-                f"`--colours {colours.value}` is for heat maps, and many pictures (`--workers`, "
-                "`--executor`, `--shard`, `--resume`) are predicted without. Leave it out."
+                f"`--{name}`: {many} without heat maps and without a report. Leave it out; "
+                "`--save-maps DIR` keeps the maps."
             )
             raise SettingError(msg)
         given = argparse.Namespace(
@@ -214,7 +235,18 @@ def predict(
             quiet=quiet,
             json=json,
         )
-        raise typer.Exit(_many(given, precision, compile=compiled))
+        status = _many(given, precision, compile=compiled)
+        if asked and not quiet:
+            words = {"heatmaps": "heat maps", "report": "`report.html`"}
+            without = " and ".join(words[name] for name in asked)
+            say(f"without {without}, which are not written of many pictures")
+        raise typer.Exit(status)
+    if colours is not ColoursChoice.threshold and not heatmaps:
+        msg = (
+            f"`--colours {colours.value}` is for heat maps, and `--no-heatmaps` writes none. Leave "
+            "one of them out; `report.html` has a switch of colours."
+        )
+        raise SettingError(msg)
     spec = early.check_run_or_export(run)
     with contextlib.nullcontext() if quiet else loading():
         from ad.core.jobs.inspect import inspect
@@ -228,6 +260,7 @@ def predict(
     result = inspect(
         run,
         sources,
+        every=every,
         output=output,
         device=device,
         precision=precision.value,

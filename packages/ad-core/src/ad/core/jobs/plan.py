@@ -154,15 +154,6 @@ def settle(
         data_root=None if root is None else str(root),
         **given,
     )
-    if issubclass(trainer, OnePassTrainer):
-        _check_one_pass(settings)
-    elif settings.holdout == CROSS:
-        msg = (
-            f"`holdout` cross is for models that learn in one pass: it fits up to 20 detectors, "
-            f"and `{spec.name}` learns by gradient. Give a share to hold out (`--holdout 0.1`; "
-            "`holdout=0.1` in Python), or take a model such as `patchcore` or `padim`."
-        )
-        raise SettingError(msg)
     trackers = tuple(get_tracker(name) for name in dict.fromkeys(track))
     world = join_world()
     device = resolve_device(settings.device)
@@ -339,17 +330,3 @@ _WHERE_DEFECTS_ARE = (
 
 def _needs_defects(plan: Plan) -> str:
     return f"`{plan.spec.name}` as it is set learns from labelled defective pictures, too"
-
-
-def _check_one_pass(settings: RunSettings) -> None:
-    for name, value, allowed in (
-        ("num_epochs", settings.num_epochs, 1),
-        ("num_steps", settings.num_steps, None),
-        ("patience", settings.patience, None),
-    ):
-        if value != allowed:
-            msg = (
-                f"`{settings.model}` learns in one pass over the pictures: `{name}` must be "
-                f"{allowed or 'left out'}; got {value}."
-            )
-            raise SettingError(msg)
