@@ -200,9 +200,9 @@ def _predict(given: argparse.Namespace) -> int:
     from ad.runtime.results import (
         ResultFile,
         Row,
+        Rows,
         exit_status,
         refuse_without_threshold,
-        summary,
         worst,
     )
     from ad.runtime.sources import find_sources, named_sources
@@ -230,7 +230,7 @@ def _predict(given: argparse.Namespace) -> int:
     heatmaps = (
         None if given.heatmaps is None else _HeatMaps(given.heatmaps, pictures, runtime, least)
     )
-    rows = []
+    rows = Rows()
     whole = sys.stdout.isatty()  # a terminal gets the highest scores once all are known
     with contextlib.ExitStack() as stack:
         file = None if given.output is None else stack.enter_context(ResultFile(given.output))
@@ -256,7 +256,7 @@ def _predict(given: argparse.Namespace) -> int:
                 return Row.of(Finding(path=finding.path, score=None, error=str(error)))
 
         for row in in_order(enumerate(findings), drawn):
-            rows.append(row)
+            rows.add(row)
             if file is not None:
                 file.add(row)
             if not (whole or given.json or given.quiet) and given.only in (None, row.verdict):
@@ -264,8 +264,7 @@ def _predict(given: argparse.Namespace) -> int:
             if row.error is not None:
                 say(f"error: {row.error}")
     _, together = runtime.config.calibration_of(given.category)
-    scores = [row.score for row in rows if row.score is not None]
-    drift = compare(calibration, scores, categories=together)
+    drift = compare(calibration, rows.scores, categories=together)
     if given.json:
         threshold = None if calibration is None else calibration.threshold
         counted = None if calibration is None else calibration.false_regions
@@ -274,19 +273,20 @@ def _predict(given: argparse.Namespace) -> int:
                 "threshold": threshold,
                 "min_area": least,
                 "false_regions": None if counted is None else counted.to_json(),
-                "predictions": [row.to_json() for row in rows],
+                "predictions": (row.to_json() for row in rows),
                 "drift": drift.to_json(),
             }
         )
     elif whole and not given.quiet:
-        shown = [row for row in rows if given.only in (None, row.verdict)]
-        for row in worst(shown):
+        shown = worst(row for row in rows if given.only in (None, row.verdict))
+        for row in shown:
             put(_line(row))
-        if more := len(shown) - len(worst(shown)):
+        asked = len(rows) if given.only is None else rows.verdicts[given.only]
+        if more := asked - len(shown):
             where = f"in {given.output}" if given.output else "that `--output FILE.csv` keeps"
-            say(f"the {len(shown) - more} highest scores; {more} more {where}")
-    say(summary([row.verdict for row in rows]))
-    status = exit_status({row.verdict for row in rows}, fail_on_defect=given.fail_on_defect)
+            say(f"the {len(shown)} highest scores; {more} more {where}")
+    say(rows.summary())
+    status = exit_status(rows.verdicts, fail_on_defect=given.fail_on_defect)
     if given.quiet:
         return status
     regions = None if calibration is None else calibration.promise_of_regions(least)

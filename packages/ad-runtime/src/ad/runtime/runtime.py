@@ -22,7 +22,15 @@ from ad.runtime.config import ExportConfig
 from ad.runtime.engines import open_engine
 from ad.runtime.engines.base import Engine
 from ad.runtime.errors import PictureError, SettingError, UnknownNameError, listed, nearest
-from ad.runtime.findings import Finding, Maps, check_batch_size, finding_of, findings_of, least_area
+from ad.runtime.findings import (
+    Finding,
+    Maps,
+    all_findings,
+    check_batch_size,
+    finding_of,
+    findings_of,
+    least_area,
+)
 from ad.runtime.framing import Joined, Place, Size, Tiling
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
@@ -268,7 +276,7 @@ class Runtime:
             SettingError: If the batch size, the threshold, the area or the choice of frames cannot
                 be.
         """
-        return list(
+        return all_findings(
             self.stream(
                 inputs,
                 batch_size=batch_size,

@@ -28,7 +28,7 @@ from ad.runtime.paths import given_path
 from ad.runtime.pictures.opening import drawn_jpeg
 from ad.runtime.pictures.reading import glimpse
 from ad.runtime.progress import SILENT, Progress
-from ad.runtime.results import ResultFile, Row, refuse_without_threshold, summary
+from ad.runtime.results import ResultFile, Row, Rows, refuse_without_threshold
 from ad.runtime.runtime import Runtime
 from ad.runtime.runtime import load as load_exported
 from ad.runtime.sources import find_sources
@@ -45,7 +45,7 @@ class Inspection:
     """Folder with ``predictions.csv`` and, if asked for, ``heatmaps``."""
     threshold: float | None
     """Score above which a picture is defective."""
-    rows: tuple[Row, ...]
+    rows: Rows
     """One per picture."""
     calibration: Calibration | None
     """What verdicts and regions were made by."""
@@ -58,21 +58,24 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """As ``ad predict --json`` prints it."""
-        rows = [row.to_json() for row in self.rows]
+        return {**self.printed(), "predictions": [row.to_json() for row in self.rows]}
+
+    def printed(self) -> dict[str, Any]:
+        """The same with an iterator of ``predictions``, which are many."""
         counted = None if self.calibration is None else self.calibration.false_regions
         return {
             "output": str(self.output),
             "threshold": self.threshold,
             "min_area": self.min_area,
             "false_regions": None if counted is None else counted.to_json(),
-            "predictions": rows,
+            "predictions": (row.to_json() for row in self.rows),
             "drift": self.drift.to_json(),
             "report": None if self.report is None else str(self.report),
         }
 
     def summary(self) -> str:
         """One line for a person: how many pictures got which verdict."""
-        return summary([row.verdict for row in self.rows])
+        return self.rows.summary()
 
     def promise_of_regions(self) -> str | None:
         """One line for a person: how many regions good pictures have; None without any at all."""
@@ -183,7 +186,7 @@ def inspect(
             return _Drawn(_gone(finding, error), None, None)
         return _Drawn(finding, pixels if page is not None else None, heatmap)
 
-    rows: list[Row] = []
+    rows = Rows()
     try:
         with ResultFile(folder / "predictions.csv", folder / "regions.csv") as table:
             if heatmaps != "none":
@@ -198,8 +201,9 @@ def inspect(
                     except PictureError as error:
                         finding, heatmap = _gone(finding, error), None
                         page.see(finding)
-                rows.append(Row.of(finding, heatmap))
-                table.add(rows[-1])
+                row = Row.of(finding, heatmap)
+                rows.add(row)
+                table.add(row)
     except KeyboardInterrupt:
         done = f"{len(rows)} of {len(pictures)} pictures"
         stopped = f"This was stopped by Ctrl-C after {done}: the others were not looked at."
@@ -211,7 +215,7 @@ def inspect(
     return Inspection(
         output=folder,
         threshold=limit,
-        rows=tuple(rows),
+        rows=rows,
         calibration=work.calibration,
         min_area=work.min_area,
         drift=drift,
@@ -230,9 +234,8 @@ def _usual_output(path: Path, work: _Work) -> Path:
     return home / "predictions"
 
 
-def _drift(rows: Sequence[Row], work: _Work) -> Drift:
-    scores = [row.score for row in rows if row.score is not None]
-    return compare(work.calibration, scores, categories=work.together)
+def _drift(rows: Rows, work: _Work) -> Drift:
+    return compare(work.calibration, rows.scores, categories=work.together)
 
 
 def _write_page(

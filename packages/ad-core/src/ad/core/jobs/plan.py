@@ -276,8 +276,9 @@ def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
         if left_out := inventory.not_read(_NAMED):
             progress.tell(f"left out: {left_out}")
     test = [sample for sample in samples if sample.split == "test"]
+    budget = memory_budget()  # what cannot be is refused before hours of learning
     if trainer.detector.localises:
-        maps_beyond(memory_budget(), test, plan.framing)  # before hours of learning
+        maps_beyond(budget, test, plan.framing)
     odd = check_pictures(samples, progress=progress)
     for sample in samples:
         plan.framing.check(sample.path)

@@ -17,7 +17,7 @@ from ad.core.framing import Framing
 from ad.core.predict.config import ModelConfig
 from ad.runtime.conditions import other_tiles
 from ad.runtime.findings import Finding as Finding
-from ad.runtime.findings import check_batch_size, findings_of, least_area
+from ad.runtime.findings import all_findings, check_batch_size, findings_of, least_area
 from ad.runtime.framing.size import Size
 from ad.runtime.framing.tiles import Joined
 from ad.runtime.pictures.opening import said
@@ -103,7 +103,7 @@ class LoadedDetector:
             MissingExtraError: If there is a video, and PyAV is not installed.
             SettingError: If the batch size, the area or the choice of frames cannot be.
         """
-        return list(
+        return all_findings(
             self.stream(
                 inputs,
                 batch_size=batch_size,
