@@ -307,6 +307,9 @@ def test_many_processes_take_no_video(export, tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"x")
     with pytest.raises(SettingError, match=r"a.mp4` is a video, .* Leave `--workers`, .*, or give"):
         predict_many(export, [tmp_path / "a.mp4"], output=tmp_path / "o.jsonl")
+    frame = Frame.of(tmp_path / "a.mp4", Image.new, 0, Fraction(1))
+    with pytest.raises(SettingError, match=r"a.mp4` is a video, "):
+        predict_many(export, [frame], output=tmp_path / "o.jsonl")
     assert not (tmp_path / "o.jsonl").exists()
 
 
