@@ -67,7 +67,7 @@ def test_recall_is_the_share_of_nearest_that_brute_force_finds(settings: FaissSe
     memory = NearestNeighbors(faiss=settings)
     memory.remember(patches[chosen])
 
-    found = measured(memory, "its settings", patches, chosen, 5, seed=0)
+    found = measured(memory, patches, chosen, 5, seed=0)
 
     queries, bank = patches[1::2], patches[chosen]  # all that are not in the bank
     distance = torch.cdist(queries.double(), bank.double())
@@ -79,7 +79,7 @@ def test_recall_is_the_share_of_nearest_that_brute_force_finds(settings: FaissSe
     )
     excess = distances.double().sum() / distance.gather(1, nearest).sum() - 1
     assert found == Recall(
-        "its settings", 750, 5, pytest.approx(float(first)), pytest.approx(float(every.mean())),
+        settings, 750, 750, 5, pytest.approx(float(first)), pytest.approx(float(every.mean())),
         pytest.approx(float(excess), rel=1e-3),
     )  # fmt: skip
     assert found.all < 1  # or nothing was measured
@@ -92,21 +92,23 @@ def test_rows_of_a_bank_of_all_patches_are_not_asked_for_themselves() -> None:
     memory = NearestNeighbors(faiss=FaissSettings("ivf", nlist=60, nprobe=1))
     memory.remember(patches)
 
-    found = measured(memory, "", patches, torch.arange(300), 1, seed=0)
+    found = measured(memory, patches, torch.arange(300), 1, seed=0)
 
     assert found.queries == 300
     assert 0.05 < found.first < 0.9  # each would find itself
 
 
 def test_a_recall_that_is_little_is_told_with_what_to_type() -> None:
-    how = FaissSettings("ivf", nprobe=2).described(900)
-    good, little = Recall(how, 2048, 1, 0.97, 0.97, 0.001), Recall(how, 2048, 3, 0.96, 0.9, 0.02)
+    how = FaissSettings("ivf", nprobe=2)
+    good = Recall(how, 900, 2048, 1, 0.97, 0.97, 0.001)
+    little = Recall(how, 900, 2048, 3, 0.96, 0.9, 0.02)
 
     assert good.told() == (
         "faiss (index=ivf, nlist=120, nprobe=2) finds 97.0% of the nearest patches that the exact "
         "search finds, asked for 2,048 patches of good pictures; distances are 0.10% too large on "
         "average."
     )
+    assert Recall(FaissSettings("hnsw"), 9, 9, 1, 0.9, 0.9, 0).told().endswith("ef_search=N")
     assert "96.0% of the nearest patches and 90.0% of the 3 nearest that the" in little.told()
     assert little.told().endswith(
         "That is little: choose a larger `nprobe`, or `knn=torch`, which is exact: "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ad.core.errors import MissingExtraError, SettingError, how_to_install
+from ad.memory.distances import squared_distances
 
 Kind = Literal["flat", "ivf", "hnsw"]
 
@@ -115,11 +116,7 @@ class FaissIndex:
             _, place[few] = self._all().search(centred[few], k)
         index = torch.from_numpy(place).to(queries.device)
         # faiss gives squared distances, by norms and products; near 0 those have no digit left.
-        difference = [
-            (self.bank[i].float() - q[:, None]).square_().sum(2)
-            for q, i in zip(torch.split(queries, 1024), torch.split(index, 1024), strict=True)
-        ]
-        square, order = torch.cat(difference).sort(dim=1, stable=True)
+        square, order = squared_distances(queries, self.bank, index).sort(dim=1, stable=True)
         return square.sqrt(), index.gather(1, order)
 
     def _all(self) -> Any:  # noqa: ANN401 - faiss has no types

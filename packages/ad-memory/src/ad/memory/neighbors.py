@@ -32,6 +32,7 @@ from ad.core import learned_buffer
 from ad.core.errors import DataError, SettingError
 from ad.memory import exported_search, screening
 from ad.memory.bounds import Bound
+from ad.memory.distances import squared_distances
 from ad.memory.faiss_index import FaissIndex, FaissSettings, import_faiss
 
 # Measured on features of real pictures, bank 40,960 x 384; see benchmarks/neighbors.py.
@@ -190,12 +191,12 @@ class Index:
         unsure = torch.zeros(len(queries), dtype=torch.bool)
 
         def reach(some: slice, nearest: Tensor) -> Tensor:
-            return _squared_distances(queries[some], self.bank, nearest).amax(1).sqrt()
+            return squared_distances(queries[some], self.bank, nearest).amax(1).sqrt()
 
         for found in screen.pairs(queries, k, reach):
             own = queries[found.queries]
             parts = [
-                _squared_distances(own[some], self.bank, row[:, None])[:, 0]
+                squared_distances(own[some], self.bank, row[:, None])[:, 0]
                 for some, row in zip(
                     torch.split(found.query, 2048), torch.split(found.row, 2048), strict=True
                 )
@@ -227,7 +228,7 @@ class Index:
                 if len(unsure) == 0:
                     return distance, index
         index[unsure] = self._search_in_float64(queries[unsure], k)
-        square = _squared_distances(queries[unsure], self.bank, index[unsure])
+        square = squared_distances(queries[unsure], self.bank, index[unsure])
         square, order = square.sort(dim=1, stable=True)
         distance[unsure], index[unsure] = square.sqrt_(), index[unsure].gather(1, order)
         return distance, index
@@ -256,7 +257,7 @@ class Index:
         bound, group = least.topk(shown, dim=1, largest=False)
         member = torch.arange(self.members, device=group.device) * self.groups
         index = (group[:, :count, None] + member).flatten(1)  # [Q, candidates]
-        square = _squared_distances(queries, self.bank, index.clamp_max(len(self.bank) - 1))
+        square = squared_distances(queries, self.bank, index.clamp_max(len(self.bank) - 1))
         square = square.masked_fill(index >= len(self.bank), torch.inf)
         square, order = square.topk(k, dim=1, largest=False)
         proven = torch.ones_like(margin, dtype=torch.bool)
@@ -272,16 +273,6 @@ class _Found(NamedTuple):
     """``[Q, k]``, int64: rows of the bank."""
     proven: Tensor
     """``[Q]``: whether no row outside can be nearer."""
-
-
-def _squared_distances(queries: Tensor, bank: Tensor, index: Tensor) -> Tensor:
-    """From each query to its own rows of the bank, ``[Q, K]``."""
-    few = max(1, 2048 // index.shape[1])  # as many as the processor's cache holds
-    parts = [
-        (bank[i].float() - q[:, None]).square_().sum(2)
-        for q, i in zip(torch.split(queries, few), torch.split(index, few), strict=True)
-    ]
-    return torch.cat(parts)
 
 
 def _least_of_each(
@@ -319,7 +310,7 @@ def _float32_matmuls() -> Iterator[None]:
 
 
 def _most_screened(bank: Tensor) -> int:
-    # Beyond, groups with rows may be too few; and all pairs that were looked at are sorted.
+    # Beyond, groups with rows may be too few; and pairs are gone through for each neighbour.
     return max(1, min(16, len(bank) // 16))
 
 

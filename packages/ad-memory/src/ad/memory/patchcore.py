@@ -302,8 +302,9 @@ class PatchcoreTrainer(OnePassTrainer):
         self._collected = None
         if memory.faiss is not None and memory.faiss.index != "flat":
             k = min(self.detector.n_neighbors, n)
-            how = memory.faiss.described(n)
-            self._recall = measured(memory, how, patches, chosen, k, seed=self.setup.seed)
+            with self.setup.progress.step("recall", total=1, unit="measurement") as advance:
+                self._recall = measured(memory, patches, chosen, k, seed=self.setup.seed)
+                advance(1)
 
     def _choose(self, patches: Tensor, n: int, advance: Advance) -> Tensor:
         seed = self.setup.seed

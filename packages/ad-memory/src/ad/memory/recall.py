@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ad.memory.coreset import random_rows
+from ad.memory.faiss_index import FaissSettings
 from ad.memory.neighbors import Index, NearestNeighbors
 
 _QUERIES = 2048
@@ -21,8 +22,9 @@ _ENOUGH = 0.95  # of the nearest, below which one is told how to find more
 class Recall(NamedTuple):
     """Shares of the nearest rows that were found, from 0 to 1."""
 
-    how: str
-    """The index and its settings."""
+    settings: FaissSettings
+    rows: int
+    """Of the bank."""
     queries: int
     k: int
     """Over how many neighbours a score goes."""
@@ -38,14 +40,15 @@ class Recall(NamedTuple):
         nearest = f"{self.first:.1%} of the nearest patches"
         if self.k > 1:
             nearest += f" and {self.all:.1%} of the {self.k} nearest"
+        how = self.settings.described(self.rows)
         text = (
-            f"faiss ({self.how}) finds {nearest} that the exact search finds, asked for "
+            f"faiss ({how}) finds {nearest} that the exact search finds, asked for "
             f"{self.queries:,} patches of good pictures; distances are {self.excess:.2%} too large "
             "on average."
         )
         if min(self.first, self.all) >= _ENOUGH:
             return text
-        larger = "nprobe" if "nprobe" in self.how else "ef_search"
+        larger = "nprobe" if self.settings.index == "ivf" else "ef_search"
         return (
             f"{text} That is little: choose a larger `{larger}`, or `knn=torch`, which is exact: "
             f"ad train ... --set {larger}=N"
@@ -53,13 +56,12 @@ class Recall(NamedTuple):
 
 
 def measured(
-    memory: NearestNeighbors, how: str, patches: Tensor, chosen: Tensor, k: int, *, seed: int
+    memory: NearestNeighbors, patches: Tensor, chosen: Tensor, k: int, *, seed: int
 ) -> Recall:
     """Hold what a memory finds to what there is.
 
     Args:
         memory: With a bank: ``patches[chosen]``.
-        how: The index and its settings.
         patches: ``[N, D]``, floating point.
         chosen: ``[M]``, int64.
         k: Over how many neighbours a score goes; from 1 to M.
@@ -82,7 +84,8 @@ def measured(
     every = ((found[:, :, None] == exact[:, None]).any(2) | (distance <= true[:, -1:])).float()
     excess = (distance.sum() / true.sum().clamp_min(torch.finfo(true.dtype).tiny) - 1).clamp_min(0)
     return Recall(
-        how,
+        memory.faiss or FaissSettings(),
+        len(bank),
         len(queries),
         k,
         float(first.float().mean()),
