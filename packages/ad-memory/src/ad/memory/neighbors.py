@@ -310,8 +310,8 @@ def _float32_matmuls() -> Iterator[None]:
 
 
 def _most_screened(bank: Tensor) -> int:
-    # Beyond, groups with rows may be too few; and pairs are gone through for each neighbour.
-    return max(1, min(16, len(bank) // 16))
+    # Beyond, bundles with rows may be too few; and pairs are gone through for each neighbour.
+    return max(1, min(16, len(bank) // 32))
 
 
 def _check(bank: Tensor, queries: Tensor, k: int) -> None:
