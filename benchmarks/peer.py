@@ -1,4 +1,4 @@
-"""Side by side with anomalib: the same work on the same pictures, in turns, each in a fresh process.
+"""Side by side with anomalib: the same work on the same pictures, in turns, in fresh processes.
 
     python benchmarks/peer.py [--only ROW,ROW] [--quick] [--rounds N] [--environment DIR]
                               [--output FILE]
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,8 +33,8 @@ SHARED = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy")
 HERE = Path(__file__).parent
 PROCESS = "process"
 """The phase that is the whole process, from its start to its end."""
-FORMS = (("anomalib", "fp32"), ("ours", "fp32"), ("anomalib", "bf16"), ("ours", "bf16"))
-PLAIN = FORMS[:2]
+FORMS = (("anomalib", "fp32"), ("ours", "fp32"), ("anomalib", "bf16"), ("ours", "shipped"))
+PLAIN = (("anomalib", "fp32"), ("ours", "shipped"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ ROWS: dict[str, Row] = {
                            memory="PatchCore, {train} x 1,024 patches, peak memory",
                            work="patchcore"),
     "dfkde": Row({"fit": "DFKDE, fit of {train} pictures", "test": "DFKDE, test, a picture"},
-                 {**EIGHT, "train": 400}, FEW),
+                 {**EIGHT, "train": 400}, FEW, forms=(*FORMS[:2], FORMS[3])),  # theirs needs fp32
     "stfpm": Row({"step": "STFPM, a step of {batch}", "test": "STFPM, test, a picture"},
                  {**EIGHT, "steps": 12}, {"steps": 3, "test": 8}, memory="STFPM, peak memory"),
     "reverse-distillation": Row({"step": "Reverse Distillation, a step of {batch}",
@@ -95,19 +96,18 @@ ROWS: dict[str, Row] = {
 
 
 def peer_environment(folder: Path) -> Path:
-    """Its Python, in an environment that is made if it is not there.
+    """Its Python, in an environment that is made if it is not there or of other versions.
 
     Raises:
         subprocess.CalledProcessError: If it cannot be made.
     """
-    python = folder / "bin/python"
-    if not (folder / "complete").exists():
-        pins = [f"{name}=={version(name).partition('+')[0]}" for name in SHARED]
+    python, mark = folder / "bin/python", folder / "made-of.txt"
+    pins = [f"anomalib=={ANOMALIB}"]
+    pins += [f"{name}=={version(name).partition('+')[0]}" for name in SHARED]
+    if not mark.exists() or mark.read_text().split() != pins:
         subprocess.run(["uv", "venv", "--clear", "--python", sys.executable, folder], check=True)
-        subprocess.run(
-            ["uv", "pip", "install", "--python", python, f"anomalib=={ANOMALIB}", *pins], check=True
-        )
-        (folder / "complete").touch()
+        subprocess.run(["uv", "pip", "install", "--python", python, *pins], check=True)
+        mark.write_text("\n".join(pins))
     return python
 
 
@@ -126,8 +126,9 @@ class Sides:
     ) -> tuple[dict[str, Any], Cost]:
         """One side's work in a fresh process: its answer, and what the process cost."""
         answer, log = (self.folder / name for name in ("answer.json", "log.txt"))
-        order = {"row": work, "side": side, "form": form, "folder": str(self.folder),
-                 "weights": self.weights, "counts": dict(counts), "answer": str(answer)}  # fmt: skip
+        order = {"row": work, "side": side, "form": form, "counts": dict(counts),
+                 "folder": str(self.folder), "weights": self.weights,
+                 "answer": str(answer)}  # fmt: skip
         python, script = sys.executable, HERE / "peer_ours.py"
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
         if side == "anomalib":
@@ -159,7 +160,8 @@ def compared(name: str, sides: Sides, quick: bool, rounds: int) -> list[dict[str
     facts = {f"{side} {form}": of[0]["facts"] for (side, form), of in takes.items()}
     common = takes[row.forms[0]][0]["facts"]
     if any(each != common for each in facts.values()):
-        msg = f"The sides did not do the same work in `{name}`: {json.dumps(facts, indent=1)}"
+        told = "\n".join(f"{form}: {json.dumps(each)}" for form, each in facts.items())
+        msg = f"The sides did not do the same work in `{name}`:\n{told}"
         raise RuntimeError(msg)
     found = []
     for phase, words in row.phases.items():
@@ -199,6 +201,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.only) - set(ROWS):
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up, as Ctrl-C does
     weights = Path(os.environ.get("AD_WEIGHTS", ""), "resnet18.tv_in1k.safetensors").absolute()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as place:
@@ -215,7 +218,8 @@ def main() -> None:
                 sides.do("prepare_verdict", side, "fp32", {"batch": 8})
         for name in options.only:
             for row in compared(name, sides, options.quick, options.rounds):
-                rows.append({**row, "weights": Path(sides.weights).name})
+                rows.append({**row, "peer": f"anomalib {ANOMALIB}",
+                             "weights": Path(sides.weights).name})  # fmt: skip
                 told = ", ".join(
                     f"{side} {form} {least(row, f'{side} {form}'):.4g}"
                     for side, form in ROWS[name].forms

@@ -255,10 +255,10 @@ def _descent(work: Work, module: AnomalibModule, name: str = "train") -> None:
     engine = _engine(work, callbacks=[Clock()], max_steps=work.counts["steps"] + 2,
                      log_every_n_steps=10**6)  # fmt: skip
     engine.fit(module, datamodule=_data(pictures, work.counts["batch"]))
-    groups = [one for each in engine.trainer.optimizers for one in each.param_groups]
-    work.facts["learnt parameters"] = sum(
-        each.numel() for group in groups for each in group["params"]
-    )
+    stepped = [
+        one for each in engine.trainer.optimizers for one in each.state
+    ]  # some it never uses
+    work.facts["learnt parameters"] = sum(each.numel() for each in stepped)
     work.steps(marks)
     _test(work, module, "small" if name == "small" else "test")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,10 +58,7 @@ def prepare(work: Work) -> None:
 
 def show_help(_: Work) -> None:
     """`ad --help`."""
-    from ad.core.cli import main
-
-    sys.argv = ["ad", "--help"]
-    main()
+    _command("--help")
 
 
 def import_class(_: Work) -> None:
@@ -83,12 +81,15 @@ def prepare_verdict(work: Work) -> None:
 
 def verdict(work: Work) -> None:
     """`ad predict RUN PICTURE`."""
-    from ad.core.cli import main
+    folder = work.folder
+    _command("predict", f"{folder}/run", f"{folder}/parts/dent/000.png",
+             "--output", f"{folder}/verdict-{now()[1]}")  # fmt: skip
 
-    folder = Path(work.folder)
-    sys.argv = ["ad", "predict", str(folder / "run"), str(folder / "parts/dent/000.png"),
-                "--output", str(folder / f"verdict-{now()[1]}")]  # fmt: skip
-    main()
+
+def _command(*words: str) -> None:
+    """The `ad` command."""
+    sys.argv = ["ad", *words]
+    runpy.run_module("ad.core.cli", run_name="__main__")
 
 
 def _trainer(work: Work, model: str, size: int = SIZE, **options: Any) -> Trainer:  # noqa: ANN401
@@ -97,7 +98,7 @@ def _trainer(work: Work, model: str, size: int = SIZE, **options: Any) -> Traine
     from ad.core import ModelRegistry, Setup, load_trainer, resolve_precision
 
     spec = ModelRegistry.get(model)
-    precision = resolve_precision("auto" if work.form == "bf16" else "fp32", torch.device("cpu"))
+    precision = resolve_precision("fp32" if work.form == "fp32" else "auto", torch.device("cpu"))
     work.told |= {"precision": precision, "threads": torch.get_num_threads()}
     batch, steps = work.counts["batch"], work.counts.get("steps")
     setup = Setup(img_size=size, normalize=spec.train["normalize"], batch_size=batch,

@@ -37,7 +37,8 @@ class Work:
     side: str
     """``"anomalib"`` or ``"ours"``."""
     form: str
-    """``"fp32"`` or ``"bf16"``; for ours that is what this machine is given by default."""
+    """``"fp32"``; anomalib's ``"bf16"``, for which its user asks; our ``"shipped"``, the precision
+    that this machine is given by default."""
     folder: str
     """Where pictures and files are."""
     weights: str

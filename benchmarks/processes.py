@@ -6,6 +6,7 @@ No torch here: a process that is started inherits the largest memory of the one 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,11 @@ def measured(
     variables = os.environ if environment is None else environment
     start = time.perf_counter()
     child = os.posix_spawn(command[0], command, variables, file_actions=actions)
-    _, status, usage = os.wait4(child, 0)
+    try:
+        _, status, usage = os.wait4(child, 0)
+    except BaseException:  # who ends this process ends that one
+        os.kill(child, signal.SIGTERM)
+        raise
     seconds = time.perf_counter() - start
     os.close(out)
     if status:

@@ -2,21 +2,26 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections import namedtuple
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from ad.core import load, train
 from ad.core.data.samples import Saturation
-from ad.core.errors import OutputError
+from ad.core.errors import OutputError, SettingError
 from ad.core.figures import kinds
+from ad.core.figures import measure as measuring
 from ad.core.figures.measure import measure
 from ad.core.jobs.evaluate import find_test_samples
+from ad.core.learning.distributed import World
 from ad.runtime import spill
 from ad.runtime.progress import SilentProgress
+from ad.runtime.spill import Arrays
 
 MAP = 4 * 32 * 32
 """Bytes of a map of these runs."""
@@ -129,3 +134,74 @@ def test_maps_of_kinds_of_defects_are_read_one_at_a_time(made, monkeypatch):
     assert expected.metrics[kinds.SATURATED_METRICS[0]] is not None
     monkeypatch.setenv("AD_MEMORY", "0")
     assert measure(detector, samples).to_json() == expected.to_json()
+
+
+@pytest.mark.parametrize("only", [(), ("--only", "defective")])
+def test_predictions_are_told_alike_wherever_their_rows_are(
+    made, run_ad, toy_root, tmp_path, folder, monkeypatch, only
+):
+    pictures = toy_root / "toy/test"
+    (pictures / "good/zz.png").write_bytes(b"no picture")
+    told = {}
+    for memory in ("0", "1G"):
+        monkeypatch.setenv("AD_MEMORY", memory)
+        for way in ("--report", "--json", "--quiet"):
+            output = tmp_path / "out"
+            rest = ("--output", output, *only, way)
+            status, out, err = run_ad("predict", made.run, pictures, *rest)
+            told[memory, way] = (
+                (status, out, "1 of 9 pictures could not be read" in err),
+                (output / "predictions.csv").read_text(),
+                (output / "report.html").read_text(),
+            )
+            shutil.rmtree(output)
+    assert [*folder.iterdir()] == []
+    for (memory, way), found in told.items():
+        assert found == told["1G", way], (memory, way)
+    (status, out, said), *_ = told["0", "--report"]
+    assert (status, out.count("defective"), said) == (3, 5, True)
+    assert (" good │" in out) != bool(only)
+
+
+def test_a_budget_that_cannot_be_is_refused_before_anything_is_learnt(
+    whole, toy_root, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("AD_MEMORY", "plenty")
+    with pytest.raises(SettingError, match="`AD_MEMORY` .* got `plenty`"):
+        train("mvtec", "toy", whole, data_root=toy_root, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("memory", ["0", "1G"])
+@pytest.mark.parametrize("count", [5, 150])
+def test_what_several_processes_found_comes_together_in_parts(monkeypatch, memory, count):
+    monkeypatch.setenv("AD_MEMORY", memory)
+    true = np.arange(count, dtype=np.float32)
+    sent = []
+
+    class Sending(World):
+        def gather(self, value):
+            sent.append(value)
+            return []
+
+    class Receiving(World):
+        def gather(self, value):
+            assert len(value[0]) <= 32
+            return [value, sent.pop(0)]
+
+    kept = []
+    for rank, kind in ((1, Sending), (0, Receiving)):
+        own = range(rank, count, 2)
+        scores, maps = np.zeros(count, np.float32), Arrays(count, "maps")
+        scores[own] = true[own]
+        for row in own:
+            if row % 3:  # others have no truth
+                maps.put(row, np.full((2, 2), true[row]))
+        measuring._gather(kind(rank, 2), own, scores, maps)
+        kept = [scores, maps]
+    scores, maps = kept
+    assert not sent
+    assert scores.tolist() == true.tolist()
+    assert [None if one is None else one[0, 1] for one in maps] == [
+        one if one % 3 else None for one in true
+    ]

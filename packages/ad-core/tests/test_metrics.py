@@ -122,7 +122,7 @@ def test_au_spro_equals_the_area_under_an_explicit_curve(case, limit):
 def test_normal_pixels_counted_a_few_at_a_time_change_nothing(case):
     maps, defects = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streamed, "_PIXELS_AT_ONCE", 5)
+        patch.setattr(streamed, "_MOST_AT_ONCE", 5)
         few = metrics.au_spro(maps, defects, 0.3)
     assert few == metrics.au_spro(maps, defects, 0.3)
 

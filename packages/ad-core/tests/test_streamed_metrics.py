@@ -6,8 +6,10 @@ from brute_metrics import overlap_curve_area, pairs_won, stepwise_precision
 
 from ad.core.metrics import au_spro, counting, pixel_metrics, regions, streamed, ties
 from ad.core.metrics.saturated import Defect
+from ad.core.metrics.streamed import LabelledPixels
 from ad.core.metrics.summary import streamed_pixel_metrics
 from ad.core.metrics.ties import cuts_of, group_between, group_ties
+from ad.core.thresholds.calibrate import calibrate_by_f1
 from ad.runtime.spill import Column
 
 
@@ -15,7 +17,8 @@ from ad.runtime.spill import Column
 def little_at_once(monkeypatch):
     """A few numbers are many: each way of cutting is taken by some hundred pixels."""
     monkeypatch.setattr(counting, "_AT_ONCE", 128)
-    monkeypatch.setattr(streamed, "_PIXELS_AT_ONCE", 1000)
+    monkeypatch.setattr(streamed, "_FEWEST_AT_ONCE", 1000)
+    monkeypatch.setattr(streamed, "_MOST_AT_ONCE", 1500)
     monkeypatch.setattr(ties, "_READ_AT_ONCE", 70)
 
 
@@ -150,3 +153,38 @@ def test_the_overlap_that_the_limit_falls_into_counts_in_part(monkeypatch):
     counts = regions.count_pixels(maps, masks)
     # Overlap rises from rate 1/3 to 2/3: of a limit of 1/2 the half of that rise lies below it.
     assert regions.region_overlap_area(counts, 0.5) == pytest.approx((1 / 6) ** 2 / 2 * 3 / 0.5)
+
+
+@pytest.mark.parametrize("levels", [None, 2, 30])
+@pytest.mark.parametrize("size", [1, 2, 499, 500])
+def test_the_median_of_a_column_is_numpys(monkeypatch, levels, size):
+    numbers = np.random.default_rng(size).standard_normal(size).astype(np.float32)
+    if levels:
+        numbers = np.round(numbers * levels) / np.float32(levels)
+    column = Column(np.float32, "metrics")
+    column.append(numbers)
+    monkeypatch.setattr(ties, "_SORTED_AT_ONCE", 100)
+    assert ties.median_of(column) == np.median(numbers)
+
+
+@pytest.mark.parametrize("kind", ["apart", "mixed", "two levels", "all alike", "none defective"])
+def test_the_pixel_threshold_of_labelled_pictures_is_the_same_on_disk(monkeypatch, kind):
+    rng = np.random.default_rng(3)
+    truth = rng.random((5, 300)) < (0 if kind == "none defective" else 0.6)
+    scores = rng.standard_normal(truth.shape).astype(np.float32)
+    scores += truth * np.float32({"apart": 9, "mixed": 0.5}.get(kind, 0))
+    if kind == "two levels":  # the lowest is the best threshold, so that none lies below
+        scores = np.where(rng.random(truth.shape) < 0.7, np.float32(0.1), np.float32(0.7))
+    if kind == "all alike":
+        scores[:] = 0.3
+    monkeypatch.setattr(ties, "_SORTED_AT_ONCE", 400)
+    found = []
+    for memory in ("0", "7K", "1G"):
+        monkeypatch.setenv("AD_MEMORY", memory)
+        pixels = LabelledPixels()
+        for some, own in zip(scores, truth, strict=True):
+            pixels.add(some, own)
+        assert (pixels.columns is None) == (memory == "1G")
+        found.append(calibrate_by_f1([0.0, 1.0], [False, True], [3.0, 4.0], pixels))
+    assert found[0] == found[1] == found[2]
+    assert found[2] == calibrate_by_f1([0.0, 1.0], [False, True], [3.0, 4.0], (scores, truth))

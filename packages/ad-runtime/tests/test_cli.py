@@ -159,6 +159,32 @@ def test_heat_maps_are_pictures_in_a_new_folder(run, root, tmp_path):
     assert "cannot be made (it exists already). Name another one." in err
 
 
+def test_maps_are_saved_by_one_process_too(run, root, tmp_path):
+    arguments = ("predict", root / "export", root / "pictures", "--save-maps", tmp_path / "maps")
+    status, out, _ = run(*arguments, "--heatmaps", tmp_path / "heat", "--only", "defective")
+    assert (status, len(out.splitlines())) == (0, 1)
+    assert [path.name for path in (tmp_path / "heat").iterdir()] == ["0002-light.jpg"]
+    for name, level in (("0001-dark", 40), ("0002-light", 220)):
+        with np.load(tmp_path / "maps" / f"{name}.npz") as saved:
+            assert saved["map"].shape == (50, 40)
+            assert saved["map"] == pytest.approx(level / 255)
+            assert saved["score"] == pytest.approx(level / 255)
+            assert (saved["threshold"], str(saved["path"])) == (
+                *(0.5, str(root / "pictures" / f"{name[5:]}.png")),
+            )
+    status, _, err = run(*arguments, "--heatmaps", tmp_path / "other")
+    assert status == 1
+    assert "is not empty. Name another one, or remove it first." in err
+    assert not (tmp_path / "other").exists()
+    make_export(tmp_path / "whole", localises=False)
+    status, _, err = run(
+        *("predict", tmp_path / "whole", root / "pictures", "--maps", tmp_path / "none")
+    )
+    assert status == 1
+    assert "has no maps to save. Leave `--save-maps` (`save_maps`) out" in err
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_picture_that_is_gone_when_it_is_drawn_is_an_error_of_its_own(
     run, root, tmp_path, monkeypatch
 ):

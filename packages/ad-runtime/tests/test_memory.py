@@ -79,6 +79,16 @@ def test_a_turned_glimpse_is_turned(orientation):
     np.testing.assert_array_equal(glimpse(content)[..., :3], turned)
 
 
+@pytest.mark.parametrize("suffix", ["JPEG", "PNG", "TIFF"])
+def test_grey_is_repeated_in_every_channel(suffix):
+    grey = np.random.default_rng(0).integers(0, 256, (70, 33), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(grey).save(buffer, suffix)
+    np.testing.assert_array_equal(
+        glimpse(buffer.getvalue())[..., :3], _by_pillow(buffer.getvalue())
+    )
+
+
 def test_what_is_read_is_the_callers_to_write():
     image = Image.fromarray(np.full((4, 5, 3), 7, dtype=np.uint8))
     read_picture(image)[:] = 0

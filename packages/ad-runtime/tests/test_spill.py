@@ -1,16 +1,23 @@
 """What grows with the number of pictures: in memory, on disk, and where there is no room."""
 
 import gc
+import json
 import os
 import tempfile
 from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ad.runtime import spill
+from ad.runtime import findings, spill
+from ad.runtime.console import print_json
 from ad.runtime.errors import OutputError, SettingError
-from ad.runtime.spill import Arrays, Column, check_room, free_memory, memory_budget
+from ad.runtime.findings import Finding
+from ad.runtime.regions import Region
+from ad.runtime.results import Row, Rows, worst
+from ad.runtime.spill import Arrays, Column, at_most, check_room, free_memory, memory_budget
 
 
 @pytest.fixture
@@ -157,3 +164,87 @@ def test_a_disk_that_is_full_meanwhile_is_told_of(monkeypatch):
     words = r"The maps of this run need 36 bytes in .* \(No space left on device\)\. Make room"
     with pytest.raises(OutputError, match=words):
         column.append(np.ones(9, np.float32))
+
+
+ROWS = [
+    Row(
+        path=Path("a/\udcff b.png"),  # a name that is no valid text
+        score=0.1 + 0.2,
+        normalized=0.75,
+        verdict="defective",
+        heatmap=Path("maps/0001.png"),
+        error=None,
+        regions=(Region(1, 2, 3, 4, 5, 0.1), Region(0, 0, 9, 9, 1, 7.0)),
+        num_regions=200,
+    ),
+    Row(path=Path("b"), score=-3.5, normalized=0.0, verdict="good", heatmap=None, error=None),
+    Row(path=Path("c"), score=None, normalized=None, verdict="error", heatmap=None, error="gone"),
+    Row(
+        path=Path("d"),
+        score=1e-300,
+        normalized=None,
+        verdict="good",
+        heatmap=None,
+        error=None,
+        regions=(),
+        num_regions=0,
+    ),
+]
+
+
+@pytest.mark.parametrize("memory", ["0", "2500", "1G"])
+def test_rows_are_what_they_were_wherever_they_are(monkeypatch, memory):
+    monkeypatch.setenv("AD_MEMORY", memory)
+    rows = Rows()
+    for row in ROWS:
+        rows.add(row)
+    assert [*rows] == ROWS
+    assert (len(rows), rows[-1], rows[1:3]) == (4, ROWS[3], ROWS[1:3])
+    assert bool(rows._held) == (memory == "1G")
+    with pytest.raises(IndexError):
+        rows[4]
+    assert [*rows.scores] == [0.1 + 0.2, -3.5, 1e-300]
+    assert rows.verdicts == {"good": 2, "defective": 1, "error": 1}
+    assert rows.summary() == "4 pictures: 2 good, 1 defective, 1 not readable"
+
+
+def test_the_worst_rows_come_first_in_their_order_and_those_without_a_score_last():
+    scores = [0.5, None, -1.0, 0.5, 2.0, None, *[0.25] * 20]
+    rows = [replace(ROWS[1], path=Path(str(n)), score=score) for n, score in enumerate(scores)]
+    assert [row.path.name for row in worst(rows[:6])] == ["4", "0", "3", "2", "1", "5"]
+    assert [row.path.name for row in worst(rows)] == ["4", "0", "3", *map(str, range(6, 23))]
+    assert worst(iter(rows)) == worst(rows)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_what_is_printed_entry_by_entry_is_one_json_object(capsys, count):
+    entries = [{"path": "a\n\u00e9", "regions": [{"x": 1}], "none": []}] * count
+    print_json({"a": 1, "many": iter(entries), "last": {"b": [], "c": {}}})
+    streamed = capsys.readouterr().out
+    print_json({"a": 1, "many": entries, "last": {"b": [], "c": {}}})
+    assert streamed == capsys.readouterr().out
+    assert json.loads(streamed)["many"] == entries
+
+
+def test_a_cap_is_lower_where_the_variable_or_free_memory_says_so(monkeypatch):
+    monkeypatch.delenv("AD_MEMORY", raising=False)
+    for free, cap in ((None, 100), (201, 100), (120, 60)):
+        monkeypatch.setattr(spill, "free_memory", lambda free=free: free)
+        assert at_most(100) == cap
+    monkeypatch.setenv("AD_MEMORY", "30")
+    assert (at_most(100), at_most(20)) == (30, 20)
+
+
+def test_findings_that_are_about_to_fill_the_memory_are_told_of_once(monkeypatch):
+    monkeypatch.setattr(findings, "_MANY", 400)
+    looks = []
+    monkeypatch.setattr(findings, "free_memory", lambda: looks.append(1) or 5000)
+    map_ = np.zeros((10, 10), np.float32)  # 400 bytes
+    many = [Finding(path=None, score=1.0, map=map_), Finding(path=None, score=None)] * 30
+    words = r"the maps of the first 25 take 0\.0 GiB .* `stream` gives one finding at a time"
+    with pytest.warns(UserWarning, match=words) as told:
+        found = findings.all_findings(iter(many))
+    assert len(told) == 1
+    assert all(one is other for one, other in zip(found, many, strict=True))
+    assert 1 < len(looks) < 6  # not for each finding
+    assert len(findings.all_findings(iter(many[:20]))) == 20

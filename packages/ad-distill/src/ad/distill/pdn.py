@@ -128,7 +128,7 @@ def by_pictures(compute: Callable[..., Tensor], *batches: Tensor) -> Tensor:
     together = batches[0].device.type != "cpu" or torch.is_grad_enabled()
     if together or torch.compiler.is_compiling():  # whose graph is of any number of pictures
         return compute(*batches)
-    singles = zip(*(batch.split(1) for batch in batches), strict=True)
+    singles = zip(*(torch.split(batch, 1) for batch in batches), strict=True)
     return torch.cat([compute(*single) for single in singles])
 
 

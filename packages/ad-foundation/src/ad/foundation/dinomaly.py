@@ -40,7 +40,7 @@ from ad.core import (
     trained_flag,
 )
 from ad.core.errors import SettingError
-from ad.core.networks import FeatureExtractor, upsample
+from ad.core.networks import FeatureExtractor, fast_products, upsample
 from ad.foundation.stable_adamw import StableAdamW, warm_cosine
 
 _SIDE = 256
@@ -194,7 +194,7 @@ class DinomalyDetector(Detector):
 
     def rebuild(self, shallow: Tensor, deep: Tensor) -> tuple[Tensor, Tensor]:
         """The groups' means from the mean of both, ``[B, prefix + h * w, D]``, float32."""
-        with in_precision(self.encoder.precision, shallow.device):
+        with in_precision(self.encoder.precision, shallow.device), fast_products(shallow):
             rebuilt: tuple[Tensor, Tensor] = self.decoder((shallow + deep) / 2)
         return rebuilt
 

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import threading
 import weakref
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, final, overload
@@ -52,6 +53,17 @@ def memory_budget() -> int:
         )
         raise SettingError(msg)
     return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def at_most(size: int) -> int:
+    """Bytes up to so many that something may take in memory.
+
+    It is less where `MEMORY` says less, or where less than twice as much is free.
+    """
+    if os.environ.get(MEMORY, "").strip():
+        return min(size, memory_budget())
+    free = free_memory()
+    return size if free is None else min(size, free // 2)
 
 
 def free_memory() -> int | None:
@@ -152,13 +164,13 @@ class _File:
             raise _no_room(what, 0, str(error.strerror)) from error
         weakref.finalize(self, self._file.close)
 
-    def write(self, array: NDArray[Any], at: int | None = None) -> int:
+    def write(self, numbers: NDArray[Any], at: int | None = None) -> int:
         """Write an array, at the end if not told where; says where it is.
 
         Raises:
             OutputError: If the disk is full.
         """
-        left = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        left = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8).data
         with self._lock:
             at = start = self.size if at is None else at
             try:
@@ -177,8 +189,8 @@ class _File:
         Raises:
             OutputError: If it cannot be read any more.
         """
-        array = np.empty(shape, dtype)
-        left = array.reshape(-1).view(np.uint8).data
+        found = np.empty(shape, dtype)
+        left = found.reshape(-1).view(np.uint8).data
         with self._lock:
             while left:
                 self._file.seek(at)
@@ -186,7 +198,7 @@ class _File:
                 if not count:
                     raise _no_room(self._what, self.size, "the temporary file was cut off")
                 left, at = left[count:], at + count
-        return array
+        return found
 
 
 @final
@@ -214,15 +226,15 @@ class Arrays(Sequence["NDArray[Any] | None"]):
         """Bytes that are in a temporary file; 0 while all is in memory."""
         return 0 if self._file is None else self._file.size
 
-    def put(self, number: int, array: NDArray[Any]) -> None:
+    def put(self, number: int, kept: NDArray[Any]) -> None:
         """Keep the array of a number that has none yet.
 
         Raises:
             OutputError: If the disk is full.
         """
-        self._bytes += array.nbytes
+        self._bytes += kept.nbytes
         if self._file is None and self._bytes <= self._budget:
-            self._held[number] = array
+            self._held[number] = kept
             return
         if self._file is None:
             self._file = _File(self._what)
@@ -230,15 +242,15 @@ class Arrays(Sequence["NDArray[Any] | None"]):
                 if held is not None:
                     self._write(place, held)
             self._held.clear()
-        self._write(number, array)
+        self._write(number, kept)
 
-    def _write(self, number: int, array: NDArray[Any]) -> None:
+    def _write(self, number: int, kept: NDArray[Any]) -> None:
         assert self._file is not None
-        form = (array.shape, array.dtype)
+        form = (kept.shape, kept.dtype)
         if form not in self._forms:
             self._forms.append(form)
         self._form_of[number] = self._forms.index(form)
-        self._places[number] = self._file.write(array)
+        self._places[number] = self._file.write(kept)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -327,3 +339,32 @@ class Column:
         start, stop, step = part.indices(self.size)
         width = self.dtype.itemsize
         return self._file.read(start * width, (max(0, stop - start),), self.dtype)[::step]
+
+
+@final
+class Texts:
+    """Texts in a temporary file, added at the end.
+
+    Args:
+        what: What they are, in the plural.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._file = _File(what)
+        self._ends = array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def append(self, text: str) -> None:
+        """Add one.
+
+        Raises:
+            OutputError: If the disk is full.
+        """
+        self._file.write(np.frombuffer(text.encode(), np.uint8))
+        self._ends.append(self._file.size)
+
+    def __getitem__(self, number: int) -> str:
+        at, end = self._ends[number : number + 2]
+        return self._file.read(at, (end - at,), np.dtype(np.uint8)).tobytes().decode()

@@ -21,7 +21,7 @@ from ad.core.data.resizing import resize
 from ad.core.errors import PictureError
 from ad.runtime.pictures.opening import said
 from ad.runtime.pictures.reading import Sides, Source, glimpse, height_and_width, rgb_array
-from ad.runtime.spill import on_disk
+from ad.runtime.spill import at_most, on_disk
 
 View = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
 """From a decoded picture, as `ad.runtime.pictures.reading.glimpse` gives it, and its name, for an
@@ -173,6 +173,6 @@ def to_device(pictures: Tensor, device: torch.device) -> Tensor:
 
 
 def _storage(shape: tuple[int, ...], ram_budget: int) -> NDArray[np.uint8]:
-    if int(np.prod(shape)) <= ram_budget:
+    if int(np.prod(shape)) <= at_most(ram_budget):
         return np.empty(shape, dtype=np.uint8)
     return on_disk(int(np.prod(shape)), "pictures").reshape(shape)

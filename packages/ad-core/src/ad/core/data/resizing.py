@@ -22,6 +22,8 @@ def resize(picture: NDArray[np.uint8], size: Sides) -> Tensor:
     Returns:
         ``[H, W, 3]``, uint8.
     """
+    if picture.shape[2] == 4 and picture.shape[:2] == height_and_width(size):
+        return torch.from_numpy(three_channels(picture))
     # The channels-last view of uint8 takes torch's fast path: no copy, no detour over float.
     channels_first = torch.from_numpy(picture).permute(2, 0, 1)[None]
     small = F.interpolate(

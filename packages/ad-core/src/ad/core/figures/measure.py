@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -112,7 +113,7 @@ def measure(
     """
     budget = memory_budget()
     size = maps_beyond(budget, samples, detector.config.framing) if detector.localises else 0
-    told = size > 0 or not world.main
+    silent = size > 0 or not world.main
     if size and world.main:
         progress.tell(_on_disk(size))
     paths = [sample.path for sample in samples]
@@ -128,9 +129,9 @@ def measure(
                 # Without the truth of its pixels a map counts for nothing: do not keep it.
                 if batch_maps is not None and samples[index].has_truth:
                     maps.put(index, batch_maps[row])
-            if maps.on_disk and not told:
+            if maps.on_disk and not silent:
                 progress.tell(_on_disk(0))
-                told = True
+                silent = True
             if watch is not None:
                 paused = time.perf_counter()
                 watch(batch, batch_scores, batch_maps)
@@ -237,19 +238,29 @@ def _category(
     if labels.any() and not labels.all():  # of defective ones alone AP is 1, whatever they score
         metrics |= image_metrics(scores, labels)
     hidden: set[int] = set()
+    beyond_memory = maps.arrays.on_disk > 0
+    masks = Arrays(len(samples), "masks")
+
+    def truth_of(row: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        if (packed := masks[row]) is not None:
+            return np.unpackbits(packed, count=math.prod(shape)).reshape(shape).view(np.bool_)
+        truth = framing.truth(samples[row])
+        if beyond_memory and samples[row].masks:  # it is asked for again
+            masks.put(row, np.packbits(truth))
+        return truth
 
     def pictures(masked: bool) -> Iterator[Labelled]:
         for row, sample in enumerate(samples):
             map_ = None if masked and not sample.masks else maps[row]
             if map_ is None:
                 continue
-            truth = framing.truth(sample)
+            truth = truth_of(row, map_.shape)
             if sample.label == 0 or truth.any():  # a defect that no mask marks lies somewhere
                 yield map_, truth, None if framing.all_counts else framing.counted(sample.path)
             elif any(shows_defect(mask) for mask in sample.masks):
                 hidden.add(row)
 
-    if maps.arrays.on_disk:
+    if beyond_memory:
         metrics |= streamed_pixel_metrics(pictures)
         return metrics, len(hidden)
     found = list(pictures(False))

@@ -154,15 +154,6 @@ def settle(
         data_root=None if root is None else str(root),
         **given,
     )
-    if issubclass(trainer, OnePassTrainer):
-        _check_one_pass(settings)
-    elif settings.holdout == CROSS:
-        msg = (
-            f"`holdout` cross is for models that learn in one pass: it fits up to 20 detectors, "
-            f"and `{spec.name}` learns by gradient. Give a share to hold out (`--holdout 0.1`; "
-            "`holdout=0.1` in Python), or take a model such as `patchcore` or `padim`."
-        )
-        raise SettingError(msg)
     trackers = tuple(get_tracker(name) for name in dict.fromkeys(track))
     world = join_world()
     device = resolve_device(settings.device)
@@ -285,8 +276,9 @@ def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
         if left_out := inventory.not_read(_NAMED):
             progress.tell(f"left out: {left_out}")
     test = [sample for sample in samples if sample.split == "test"]
+    budget = memory_budget()  # what cannot be is refused before hours of learning
     if trainer.detector.localises:
-        maps_beyond(memory_budget(), test, plan.framing)  # before hours of learning
+        maps_beyond(budget, test, plan.framing)
     odd = check_pictures(samples, progress=progress)
     for sample in samples:
         plan.framing.check(sample.path)
@@ -338,17 +330,3 @@ _WHERE_DEFECTS_ARE = (
 
 def _needs_defects(plan: Plan) -> str:
     return f"`{plan.spec.name}` as it is set learns from labelled defective pictures, too"
-
-
-def _check_one_pass(settings: RunSettings) -> None:
-    for name, value, allowed in (
-        ("num_epochs", settings.num_epochs, 1),
-        ("num_steps", settings.num_steps, None),
-        ("patience", settings.patience, None),
-    ):
-        if value != allowed:
-            msg = (
-                f"`{settings.model}` learns in one pass over the pictures: `{name}` must be "
-                f"{allowed or 'left out'}; got {value}."
-            )
-            raise SettingError(msg)

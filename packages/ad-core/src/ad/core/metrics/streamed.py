@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.metrics.counting import (
+    F1Max,
     RankCounts,
     Scores,
     count_in,
@@ -31,6 +32,13 @@ Labelled = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_] | None]
 
 _EACH = 80
 """Bytes that counting takes for each positive in memory."""
+
+_COPIES = 3
+"""How often scores and truth are in memory when a threshold is found from them, about."""
+
+_FEWEST_AT_ONCE, _MOST_AT_ONCE = 1 << 24, 1 << 26
+"""Normal pixels that are held and sorted together: 64 to 256 MiB. Fewer would take longer where
+there are more scores of positives to look for among them each time."""
 
 _WHAT = "metrics"  # what temporary files are for
 
@@ -61,6 +69,58 @@ def count_streamed_pixels(pictures: Callable[[bool], Iterable[Labelled]]) -> Ran
             yield scores[~mask] if counted is None else scores[counted & ~mask]
 
     return positives.count(max(num_regions, 1), normals())
+
+
+@final
+class LabelledPixels:
+    """Pixels whose truth is known, one after another: in memory up to a budget, on disk past it."""
+
+    def __init__(self) -> None:
+        self._room = memory_budget() // _COPIES
+        self._held: list[tuple[Scores, NDArray[np.bool_]]] = []
+        self.columns: tuple[Column, Column] | None = None
+        """Scores and truth, if they are on disk."""
+        self.defective = 0
+        """How many of them are."""
+
+    def add(self, scores: Scores, truth: NDArray[np.bool_]) -> None:
+        """Take in some.
+
+        Args:
+            scores: ``[n]``, finite.
+            truth: ``[n]``, True where defective.
+
+        Raises:
+            OutputError: If the disk is full.
+        """
+        self.defective += int(np.count_nonzero(truth))
+        self._room -= scores.nbytes + truth.nbytes
+        self._held.append((scores, truth))
+        if self.columns is None and self._room >= 0:
+            return
+        if self.columns is None:
+            self.columns = Column(scores.dtype, _WHAT), Column(np.bool_, _WHAT)
+        for some in self._held:
+            for column, numbers in zip(self.columns, some, strict=True):
+                column.append(numbers)
+        self._held.clear()
+
+    def held(self) -> tuple[Scores, NDArray[np.bool_]]:
+        """Scores and truth, if they are in memory."""
+        scores, truths = zip(*self._held, strict=True)
+        return np.concatenate(scores), np.concatenate(truths)
+
+    def f1_max(self) -> F1Max | None:
+        """As `ad.core.metrics.f1_max`, of what is on disk."""
+        assert self.columns is not None
+        scores, truth = self.columns
+        positives = Positives()
+        for part in parts(scores.size):
+            found = scores[part][truth[part]]
+            positives.add(found, np.ones(found.size))
+        return positives.count(
+            1, (scores[part][~truth[part]] for part in parts(scores.size))
+        ).f1_max()
 
 
 @final
@@ -114,7 +174,7 @@ class Positives:
         above = np.zeros(thresholds.size, dtype=np.int64)
         at_or_above = np.zeros(thresholds.size, dtype=np.int64)
         num_normal = 0
-        for block in _together(normals):
+        for block in _together(normals, thresholds.size):
             more_above, more_from = count_negatives(block, thresholds, floor=thresholds[0])
             above += more_above
             at_or_above += more_from
@@ -128,9 +188,6 @@ class Positives:
             num_positives=self.size,
             num_negatives=num_normal,
         )
-
-
-_PIXELS_AT_ONCE = 1 << 26  # normal pixels that are held and sorted together: 256 MiB
 
 
 def _counted_on_disk(
@@ -149,7 +206,7 @@ def _counted_on_disk(
             column.append(np.zeros(part.stop - part.start, np.int64))
     floor = thresholds[thresholds.size - 1 : thresholds.size][0]
     num_normal = 0
-    for block in _together(normals):
+    for block in _together(normals, thresholds.size):
         num_normal += block.size
         blocks = sorted_blocks(block, floor)
         for part in parts(thresholds.size):
@@ -167,13 +224,17 @@ def _counted_on_disk(
     )
 
 
-def _together(some: Iterable[Scores]) -> Iterator[Scores]:
-    """Scores of as many pictures together as may be held at once."""
+def _together(some: Iterable[Scores], wanted: int) -> Iterator[Scores]:
+    """Scores of several pictures together: as many as wanted, if that is neither few nor many."""
     held: list[Scores] = []
+    size, enough = 0, min(max(wanted, _FEWEST_AT_ONCE), _MOST_AT_ONCE)
     for scores in some:
         held.append(scores)
-        if sum(one.size for one in held) >= _PIXELS_AT_ONCE:
-            yield np.concatenate(held)
+        size += scores.size
+        if size >= enough:
+            together = np.concatenate(held)
             held.clear()
+            size = 0
+            yield together
     if held:
         yield np.concatenate(held)

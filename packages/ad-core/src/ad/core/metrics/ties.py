@@ -94,6 +94,20 @@ def group_between(
     return _group(np.concatenate(scores), np.concatenate(weighing) if weighing else None)
 
 
+def median_of(numbers: Column) -> float:
+    """What `np.median` gives of numbers on disk, of which there is at least one."""
+    ranks = (numbers.size - 1) // 2, numbers.size // 2
+    middle, before = [], 0
+    for low, high in cuts_of(numbers):
+        values, counts, _ = group_between(numbers, None, low, high)
+        ends = before + np.cumsum(counts)
+        end = before + int(counts.sum())
+        inside = [rank for rank in ranks if before <= rank < end]
+        middle += [values[np.searchsorted(ends, rank, side="right")] for rank in inside]
+        before = end
+    return float(np.mean(np.array(middle)))
+
+
 def _of_one_score(
     positives: Scores | Column,
     weights: Weights | Column | None,

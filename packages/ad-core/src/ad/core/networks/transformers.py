@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ad.core.devices import in_precision
 from ad.core.errors import SettingError
-from ad.core.networks.attention import fast_attention
+from ad.core.networks.products import fast_products
 from ad.runtime.framing.size import Size
 
 
@@ -138,7 +138,7 @@ class TokenMaps(nn.Module):
         """
         x = self._embedded(images)
         found = []
-        with fast_attention(x):
+        with fast_products(x):
             for index, block in enumerate(self.model.blocks):
                 x = block(x)
                 if index in self.indices:

@@ -74,6 +74,12 @@ def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
     return np.frombuffer(memory, np.uint8).reshape(image.height, image.width, 4)
 
 
+def grey_pixels(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Grey levels ``[H, W]`` as colours ``[H, W, 4]``, whose fourth channel means nothing."""
+    # All four bytes of a number at once: half the time of Pillow's `convert`, and one copy less.
+    return np.multiply(grey, 0x01010101, dtype=np.uint32).view(np.uint8).reshape(*grey.shape, 4)
+
+
 def three_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Red, green and blue of pixels that may have a fourth channel.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import shlex
 import struct
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,12 +22,13 @@ from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ad.runtime.errors import PictureError
+from ad.runtime.pictures.frames import AS_PICTURES, is_frame, is_video
 
 WidthHeight = tuple[int, int]
 """Width and height, in pixels, as Pillow has them."""
 
 Encoded = Path | bytes | Image.Image
-"""A picture's file, the bytes of one, or an image that Pillow has opened or made."""
+"""A picture's file, a `Frame` of a video, the bytes of a file, or an image of Pillow's."""
 
 _ORIENTATION, _SUBFILE = 0x0112, 254  # tags of EXIF and of TIFF
 _SMALLER, _TRANSPARENCY = 1, 4  # bits of the latter: the page is a preview or a mask of another
@@ -192,6 +194,8 @@ def _quiet_open(noun: str, file: Encoded) -> AbstractContextManager[Image.Image]
     # Above Pillow's limit is an error here, not a warning that nobody sees. (Filters of warnings
     # belong to the process and cannot be set for a while by threads that decode.)
     limit = Image.MAX_IMAGE_PIXELS
+    if is_frame(file):
+        return nullcontext(file.image())
     if isinstance(file, Image.Image):
         if 0 in file.size:
             msg = f"{said(noun, file)} has no pixels."
@@ -263,6 +267,12 @@ def _unreadable(noun: str, file: Encoded, error: Exception) -> str:
             return f"{what} does not exist."
         if file.is_file() and file.stat().st_size == 0:
             return f"{what} is empty (0 bytes). Copy it again or remove it."
+        if is_video(file):
+            save = AS_PICTURES.format(video=shlex.quote(str(file)))
+            return (
+                f"{what} is a video, of which only prediction takes frames. Save those that are "
+                f"meant as pictures: {save}"
+            )
         return f"{what} {why}. It may be truncated, or no picture: copy it again or remove it."
     if isinstance(file, Image.Image):
         return f"{what} {why}."

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ad.runtime.errors import PictureError
 from ad.runtime.pictures.levels import check_upper, deep_values, depth_of, to_eight_bits
-from ad.runtime.pictures.memory import in_one_piece, pixels_of, three_channels
+from ad.runtime.pictures.memory import grey_pixels, in_one_piece, pixels_of, three_channels
 from ad.runtime.pictures.opening import Encoded, Stance, WidthHeight, opened, said, stance_of, turn
 
 Sides = int | tuple[int, int]
@@ -156,6 +156,8 @@ def _rgb(image: Image.Image, file: Encoded) -> NDArray[np.uint8]:
             raise PictureError(msg) from error
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
+    if image.mode == "L":
+        return grey_pixels(np.asarray(image))
     return pixels_of(image if image.mode == "RGB" else image.convert("RGB"))
 
 
