@@ -85,7 +85,7 @@ class Screen:
             near, norm, moved = self._rounded(rows[low : low + 8192])
             part = self.right[low : low + len(near)]
             part[:, :-6] = near * -2
-            part[:, -6:-3], part[:, -3:] = _in_three(norm), 1
+            part[:, -6:-3], part[:, -3:] = in_three(norm), 1
             self.moved = max(self.moved, float(moved.max()))
             self.largest = max(self.largest, float(norm.max()) ** 0.5)
 
@@ -115,7 +115,7 @@ class Screen:
             unsure[:] = True
         near[unsure], norm[unsure], moved[unsure] = 0, 0, 0
         one = torch.ones(len(queries), 3, dtype=torch.bfloat16)
-        left = torch.cat([near, one, _in_three(norm)], 1)
+        left = torch.cat([near, one, in_three(norm)], 1)
         tiles = len(self.right) // self.tile
         numbers = numbers[: tiles * len(left) * self.tile].view(tiles, len(left), self.tile)
         code, least = numbers.view(torch.int16), least[: len(left)]
@@ -202,7 +202,7 @@ def _least(codes: Tensor, count: int) -> Tensor:
     return codes.topk(count, dim=1, largest=False).indices
 
 
-def _in_three(numbers: Tensor) -> Tensor:
+def in_three(numbers: Tensor) -> Tensor:
     """Numbers as the sum of three of bfloat16, ``[N, 3]``: exact to 24 binary digits."""
     parts = []
     for _ in range(3):
