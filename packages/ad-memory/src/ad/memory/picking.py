@@ -33,11 +33,12 @@ PICKED = -1.0  # key of a row that was picked: below every squared distance
 
 _EXTRA = 7  # coordinates beside the axes: the others' norm and two squared norms
 _SHARED = 256  # rows that take part in one matmul, if there are as many
-_FEW_PICKS = 256  # that rows lack; a matmul in float64 is cheaper
+_FEW = 2**16  # picks that rows lack, times features; a matmul in float64 is cheaper
 _DIRECT = 100  # pairs that a matmul in float64 does in the time that one by itself takes; measured
+_GROUP = 128  # picks whose least number is kept, to look through
 _PAIRS = 128  # measured at once: more leave the processor's cache
-_SAMPLE = (128, 3968)  # rows and others of them that the number of coordinates is decided by
-_COST = 60_000  # coordinates multiplied in the time that a pair is measured in; measured
+_SAMPLE = 4096  # rows that the number of coordinates is decided by
+_COST = 60_000  # coordinates that are multiplied in the time that a pair is measured in
 
 
 @final
@@ -139,7 +140,7 @@ class Picks:
 
     def _lower(self, key: Tensor, index: Tensor, first: int) -> None:
         lacked = self.count - first
-        if lacked <= _FEW_PICKS:
+        if lacked * self.rows.features.shape[1] <= _FEW:
             self._lower_directly(key, index, first)
             return
         if self.bounds is None:
@@ -214,40 +215,50 @@ class _Bounds:
 
         These are rows too many of whose picks would have to be measured.
         """
-        size = min(self.pick_tile, -(-(len(picks) - first) // 64) * 64)
-        count = -(-(len(picks) - first) // size)
+        lacked = len(picks) - first
+        size = min(self.pick_tile, -(-lacked // _GROUP) * _GROUP)
+        steps = -(-lacked // size)
         left = self.left.index_select(0, some)
-        needed = count * len(some) * size
+        needed = steps * len(some) * size
         if len(self.numbers) < needed:  # kept: memory that is new to the process costs time
             self.numbers = self.numbers.new_empty(needed)
-        numbers = self.numbers[:needed].view(count, len(some), size)
-        code = numbers.view(self.code)
-        least = torch.empty(len(some), count, dtype=self.code, device=key.device)
-        for step in range(count):
+        numbers = self.numbers[:needed].view(steps, len(some), size)
+        code = numbers.view(self.code).view(steps, len(some), -1, _GROUP)
+        parts = size // _GROUP
+        least = torch.empty(steps, len(some), parts, dtype=self.code, device=key.device)
+        for step in range(steps):
             right = self.right[first + step * size : first + (step + 1) * size]
             torch.mm(left, right.T, out=numbers[step])
-            torch.amin(code[step], 1, out=least[:, step])
+            torch.amin(code[step], 2, out=least[step])
+        by_row = least.transpose(0, 1).reshape(len(some), -1)
+        code = code.view(-1, _GROUP)
+
+        def seen(row: Tensor, group: Tensor) -> Tensor:
+            """Where in ``code`` the numbers of a row and a group of picks are."""
+            step = group.div(parts, rounding_mode="floor")
+            return (step * len(some) + row) * parts + group % parts
 
         own, norm, moved = key[some], self.norm[some], self.moved[some]
-        best, step = least.min(1)
-        close = (best <= self._limit(own, norm, moved)).nonzero()[:, 0]
-        step = step[close]
-        place = code[step, close].argmin(1)
-        code[step, close, place] = torch.iinfo(self.code).max  # is measured
-        pick = picks[first + step * size + place]
-        nearest = self.rows.squared_distance(some[close], pick)
-        own[close] = torch.minimum(own[close], nearest)
+        best, group = by_row.min(1)
+        row = (best <= self._limit(own, norm, moved)).nonzero()[:, 0]
+        group = group[row]
+        where = seen(row, group)
+        place = code.index_select(0, where).argmin(1)
+        code[where, place] = torch.iinfo(self.code).max  # is measured
+        nearest = self.rows.squared_distance(some[row], picks[first + group * _GROUP + place])
+        own[row] = torch.minimum(own[row], nearest)
 
         limit = self._limit(own, norm, moved)
-        row, step = (least <= limit[:, None]).nonzero(as_tuple=True)
-        within = code[step, row] <= limit[row, None]
-        number = int(within.sum())
-        if number * _DIRECT > len(some) * (len(picks) - first):
+        row, group = (by_row <= limit[:, None]).nonzero(as_tuple=True)
+        if len(row) * _DIRECT > 5 * len(some) * lacked:  # a group is looked through in a fifth
             return some
+        within = code.index_select(0, seen(row, group)) <= limit[row, None]
         which, place = within.nonzero(as_tuple=True)
-        row, pick = row[which], picks[first + step[which] * size + place]
-        own.scatter_reduce_(0, row, self.rows.squared_distance(some[row], pick), "amin")
-        key[some] = own
+        if len(which) * _DIRECT > len(some) * lacked:
+            return some
+        row, group = row[which], group[which]
+        square = self.rows.squared_distance(some[row], picks[first + group * _GROUP + place])
+        key[some] = own.scatter_reduce_(0, row, square, "amin")
         return None
 
     def _limit(self, key: Tensor, norm: Tensor, moved: Tensor) -> Tensor:
@@ -280,30 +291,28 @@ def _shared(included: Tensor, count: int) -> Iterator[tuple[int, int]]:
 
 
 def _axes(rows: Rows) -> Tensor | None:
-    """Those that the cheapest bounds keep, ``[D, r]``; None for all coordinates as they are."""
-    width = rows.features.shape[1]
+    """Those that the cheapest bounds keep, ``[D, r]``; None for all coordinates as they are.
+
+    As many as make coordinates to multiply and pairs to measure fewest, for some of the rows in
+    place of picks. Any choice gives the same picks.
+    """
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randperm(len(rows.norm), generator=generator)[:4096].to(rows.norm.device)
-    sample = rows[drawn]
+    drawn = torch.randperm(len(rows.norm), generator=generator)[:_SAMPLE]
+    sample = rows[drawn.to(rows.norm.device)]
     axes = screening.leading_axes(sample, sample.mean(0), 1.0, whole=False)
-    few, many = _SAMPLE
-    few = min(few, len(sample) // 2)
-    rotated = sample[: few + many] @ axes
-    rotated = torch.cat([rotated, torch.zeros_like(rotated[:, :1])], 1)
-    left, right = rotated[:few], rotated[few:]
+    left, right = torch.split(
+        (sample @ axes).float(), [len(sample) // 32, len(sample) - len(sample) // 32]
+    )
     square = torch.cdist(left, right).square().amin(1, keepdim=True)
-    options: list[int] = []
-    costs: list[float] = []
-    for kept in range(32 - _EXTRA, axes.shape[1], 32):
-        rest = [part[:, kept:].norm(dim=1, keepdim=True) for part in (left, right)]
+    best, least = None, sample.shape[1] + _EXTRA + _COST / len(right)
+    for kept in range(32 - _EXTRA, int(0.8 * sample.shape[1]), 32):
+        rest = [part[:, kept:].norm(dim=1) for part in (left, right)]
         low = torch.cdist(left[:, :kept], right[:, :kept]).square()
-        low += (rest[0] - rest[1].T).square()
-        options.append(kept)
-        costs.append(kept + _EXTRA + _COST * float((low <= square).float().mean()))
-    best = min(range(len(costs)), key=costs.__getitem__, default=0)
-    if not costs or costs[best] > width + _EXTRA + _COST / max(1, len(right)):
-        return None
-    return axes[:, : options[best]].contiguous()
+        low += (rest[0][:, None] - rest[1]).square()
+        cost = kept + _EXTRA + _COST * float((low <= square).float().mean())
+        if cost < least:
+            best, least = axes[:, :kept].contiguous(), cost
+    return best
 
 
 def _reduced(z: Tensor, axes: Tensor | None) -> Tensor:
@@ -322,4 +331,4 @@ def tiles(num_rows: int, size: int = 8192) -> Iterator[slice]:
 _CACHED = {False: 512, True: 8192}  # rows at once; on a CPU, on a GPU
 # Rows and picks at once; on a CPU, on a GPU.
 _MATMUL_TILE = {False: (512, 1024), True: (8192, 4096)}
-_SCREEN_TILE = {False: (512, 512), True: (8192, 4096)}
+_SCREEN_TILE = {False: (512, 1024), True: (8192, 4096)}
