@@ -238,11 +238,43 @@ def speed() -> str:
         time = f"{row['cpu_seconds']:.2f} s of CPU, {row['peak_memory_bytes'] / 2**20:.0f} MiB"
         ratio = f"{1 / row['ratio']:.1f}x, memory {1 / row['memory_ratio']:.1f}x"
         rows.append(("start to verdict on a picture", f"`{row['case']}`", time, ratio))
+    for row in load("flat")["rows"]:
+        what = f"{row['case']} of {row['pictures']:,} pictures, maps of {row['side']} pixels"
+        how = "all in memory" if row["kept"] == "1T" else f"at most {row['kept']}iB of each kind"
+        time = f"{row['cpu_seconds']:.1f} s of CPU, {row['peak_mib']:.0f} MiB"
+        rows.append((what, how, time, f"memory {row['ratio']:.1f}x"))
     return _markdown(("what", "how", "takes", "against the baseline"), rows)
 
 
+def peer() -> str:
+    """The same work by anomalib and by this project."""
+    forms = ("anomalib fp32", "anomalib bf16", "ours fp32", "ours shipped")
+    pairs = ((0, 2), (1, 3), (0, 3))  # both in fp32, both in bf16, both as shipped
+    lines = []
+    for row in load("peer")["rows"]:
+        of_time = row["unit"] == "s"
+        values = [min(row["cpu" if of_time else "memory"].get(form, [0])) for form in forms]
+        told = [_cost(value, of_time) if value else "" for value in values]
+        if "extrapolated" in row["told"]["anomalib fp32"] and row["phase"] == "fit":
+            told[:2] = [f"about {one}" for one in told[:2]]
+        ratios = [
+            f"{values[one] / values[other]:.1f}" if values[one] and values[other] else ""
+            for one, other in pairs
+        ]
+        lines.append((row["what"], *told, *ratios))
+    titles = ("work", "anomalib", "its bf16", "ours in fp32", "ours as shipped")
+    return _markdown((*titles, "fp32", "bf16", "as shipped"), lines)
+
+
+def _cost(value: float, of_time: bool) -> str:
+    if not of_time:
+        return f"{value / 2**30:.1f} GiB"
+    return f"{value:,.3g} s" if value >= 1 else f"{value * 1000:.3g} ms"
+
+
 TABLES = {
-    one.__name__: one for one in (accuracy, short, toy, speed, mtd, labelled, latency, defaults)
+    one.__name__: one
+    for one in (accuracy, short, toy, speed, peer, mtd, labelled, latency, defaults)
 }
 
 

@@ -10,31 +10,15 @@ RUN has an export in it, as `ad export RUN` writes it.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
 
+from processes import measured
+
 AD = "import sys; from ad.core.cli import main; main()"
 LEAN = "import sys; from ad.runtime.cli import main; main()"
 BASELINE = "ad predict RUN"
-
-
-def measured(command: list[str]) -> tuple[float, int]:
-    """CPU seconds and largest resident bytes of a process.
-
-    Raises:
-        RuntimeError: If it failed.
-    """
-    out = os.open(os.devnull, os.O_WRONLY)
-    actions = [(os.POSIX_SPAWN_DUP2, out, number) for number in (1, 2)]
-    child = os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
-    _, status, usage = os.wait4(child, 0)
-    os.close(out)
-    if status:
-        msg = f"`{' '.join(command)}` failed: status {status}."
-        raise RuntimeError(msg)
-    return usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss
 
 
 def main() -> None:
@@ -56,9 +40,10 @@ def main() -> None:
                 "ad-runtime predict EXPORT": ["-c", LEAN, "predict", export, picture],
             }
             for name, words in cases.items():
-                seconds, memory = measured([sys.executable, *words])
-                before = best.get(name, (seconds, memory))
-                best[name] = min(before[0], seconds), min(before[1], memory)
+                cost = measured([sys.executable, *words])
+                found = cost.cpu_seconds, cost.peak_memory_bytes
+                before = best.get(name, found)
+                best[name] = min(before[0], found[0]), min(before[1], found[1])
     base = best[BASELINE]
     rows = [
         {

@@ -39,13 +39,13 @@ def test_files_and_arrays_mix(files):
 @pytest.mark.parametrize("ram_budget", [2**30, 0])
 def test_a_cached_picture_is_decoded_once(files, monkeypatch, ram_budget):
     decoded = []
-    real = batches.read_picture
+    real = batches.glimpse
 
     def counting(path, **options):
         decoded.append(path)
         return real(path, **options)
 
-    monkeypatch.setattr(batches, "read_picture", counting)
+    monkeypatch.setattr(batches, "glimpse", counting)
     pictures = PictureSet(files, 16, cache=True, ram_budget=ram_budget)
     first = torch.cat([batch.pictures for batch in pictures.batches(3)])
     second = torch.cat([batch.pictures for batch in pictures.batches(2)])
@@ -55,10 +55,10 @@ def test_a_cached_picture_is_decoded_once(files, monkeypatch, ram_budget):
 
 def test_without_a_cache_each_pass_decodes_again(files, monkeypatch):
     decoded = []
-    real = batches.read_picture
+    real = batches.glimpse
     monkeypatch.setattr(
         batches,
-        "read_picture",
+        "glimpse",
         lambda path, **options: decoded.append(path) or real(path, **options),
     )
     pictures = PictureSet(files, 16)

@@ -354,6 +354,11 @@ def test_the_command_says_what_failed_and_ends_with_1(mean_picture, roots, tmp_p
     several = ["bench", "mvtec,mtd", "toy", mean_picture, "--data-root", str(roots)]
     refused = CliRunner().invoke(app, several)
     assert "Of several data sets, `--data-root` takes NAME=DIR" in str(refused.exception)
+    refused = CliRunner().invoke(
+        app, [*words, "--device", "cuda:99", "--output", str(tmp_path / "o")]
+    )
+    assert "`cuda:99`" in str(refused.exception)
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.fixture

@@ -90,6 +90,25 @@ def test_an_option_for_all_is_set_where_it_is_and_told_where_it_is_not(mean_pict
     assert (other.label, other.options) == ("linear-student", {})
 
 
+def test_epochs_are_not_set_for_what_learns_in_one_pass(mean_picture, student, roots, tmp_path):
+    def planned(*models, **given):
+        return plan(["mvtec"], ["toy"], models, seeds=[0], output=tmp_path,
+                    data_roots={"mvtec": str(roots)}, **given)  # fmt: skip
+
+    words = r"`--epochs 2` \(`num_epochs`\) is not set for `mean-picture`: there is one pass"
+    with pytest.warns(UserWarning, match=words):
+        jobs = planned(mean_picture, student, num_epochs=2)
+    assert [job.settings.num_epochs for job in jobs] == [1, 2]
+    with pytest.warns(UserWarning, match="`--steps 1`"):
+        jobs = planned(mean_picture, student, num_steps=1)
+    assert [job.settings.num_steps for job in jobs] == [None, 1]
+    with pytest.raises(SettingError, match=r"`--epochs 2` .*: `mean-picture` learn in one"):
+        planned(mean_picture, num_epochs=2)
+    assert len(planned(mean_picture, student, num_epochs=1)) == 2
+    with pytest.raises(SettingError, match=r"`holdout` cross is for models that learn in one pass"):
+        planned(mean_picture, student, holdout="cross")
+
+
 def test_options_that_cannot_work_are_refused(mean_picture, student):
     words = r"No model here has an option `gian`: neither `linear-student`, `mean-picture`\. Did yo"
     with pytest.raises(SettingError, match=words):
@@ -112,6 +131,11 @@ def test_options_that_cannot_work_are_refused(mean_picture, student):
         (["{}[gian=1]"], "has no option `gian`. Did you mean `gain`?"),
         (["{}", "--set", "gian=1"], "has no option `gian`. Did you mean `gain`?"),
         (["{}", "--set", "gain"], "`--set` takes KEY=VALUE, such as"),
+        (["{}", "--set", "gain=1", "--set", "gain=2"], "`--set gain=...` is given twice"),
+        (["{}", "--data-root", "mvtec=."], "`--data-root` is given twice for `mvtec`: `."),
+        (["{}", "--gpus", "1"], "`--gpus 1` is for workers of a Ray cluster"),
+        (["{}", "--cores", "2"], "`--cores 2` is for workers of a Ray cluster"),
+        (["{}", "--jobs", "2", "--executor", "ray"], "`--jobs 2` is for processes here"),
         (["{}[gain"], "A model is NAME, or NAME[KEY=VALUE] with options of its own"),
         ([","], "No model is named"),
     ],

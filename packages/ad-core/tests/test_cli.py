@@ -281,7 +281,7 @@ def test_heat_maps_are_named_after_what_tells_pictures_apart(run_ad, trained, to
     run, _, _ = trained
     run_ad("predict", run, toy_root / "toy/test", "--output", tmp_path / "found")
     names = sorted(path.name for path in (tmp_path / "found/heatmaps").iterdir())
-    assert (names[0], names[-1]) == ("0001-good-000.png", "0008-square-003.png")
+    assert (names[0], names[-1]) == ("0001-good-000.jpg", "0008-square-003.jpg")
 
 
 def test_the_threshold_is_counted_on_screen(run_ad, trained):

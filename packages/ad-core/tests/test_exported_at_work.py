@@ -67,8 +67,21 @@ def test_many_pictures_of_an_export(run_ad, export, pictures, tmp_path):
     assert json.loads(out)["verdicts"] == {"defective": 1, "good": 1}
     assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 3
     assert len([*(tmp_path / "maps").iterdir()]) == 2
-    status, out, _ = run_ad(*given, "--save-maps", tmp_path / "maps", "--json", "--resume")
-    assert (status, json.loads(out)["before"]) == (0, 2)
+    again = (*given, "--save-maps", tmp_path / "maps", "--json", "--resume")
+    for declined, told in [
+        ((), "without heat maps and `report.html`, which are not written of many pictures"),
+        (("--no-heatmaps",), "without `report.html`, which"),
+        (("--no-heatmaps", "--no-report"), None),
+        (("--quiet",), None),
+    ]:
+        status, out, err = run_ad(*again, *declined)
+        assert (status, json.loads(out)["before"]) == (0, 2)
+        assert told in err if told else "without" not in err
+    for wanted in ("--heatmaps", "--report"):
+        status, _, err = run_ad(*again, wanted)
+        assert status == 1
+        assert f"`{wanted}`: many pictures (`--workers`" in err
+        assert "`--save-maps DIR` keeps the maps." in err
     status, _, err = run_ad(*given, "--shard", "1of2")
     assert status == 2
     assert "K/N" in err

@@ -104,6 +104,20 @@ def test_pictures_are_seen_as_without_torch(name, shape):
     np.testing.assert_array_equal(FRAMINGS[name].view(picture, "a"), without)
 
 
+@pytest.mark.parametrize("name", list(FRAMINGS))
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_file_is_seen_as_the_pixels_that_pillow_gives(tmp_path, name, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(noise(*WIDE)).save(path)
+    with Image.open(path) as image:
+        pixels = np.array(image)
+    without = fits.FRAMINGS[name].view(pixels, "a")
+    (batch,) = FRAMINGS[name].pictures([path, path.read_bytes(), pixels]).batches(3)
+    assert batch.pictures.shape[3] == 3
+    for seen in batch.pictures.numpy():
+        np.testing.assert_array_equal(seen, without)
+
+
 def test_what_is_made_of_a_framing_reads_pictures_too():
     whole = FRAMINGS["crop"]
     cut = Framing(size=Size(64, 64), tiling=Tiling.of(Size(64, 64)))

@@ -221,6 +221,10 @@ def test_masks_beside_a_folder_of_pictures_are_no_category(tmp_path):
 
 def test_folders_that_are_given_one_by_one_may_have_commas_in_their_paths(tmp_path):
     put(tmp_path, "M4, x/good/0.png", "M4, x/dent/0.png")
+    twice = f"normal={tmp_path}/a,normal={tmp_path}/b"
+    (tmp_path / "a").mkdir()
+    with pytest.raises(DataError, match=r"`normal=` is given twice: `.*/a` and `.*/b`\. Leave out"):
+        read(Path(twice))
     root = f"normal={tmp_path}/M4, x/good,abnormal={tmp_path}/M4, x/dent"
     name, found = locate(FOLDER, "all", root)
     assert read(found, name) == {("train", "good", 0): 1, ("test", "dent", 0): 1}

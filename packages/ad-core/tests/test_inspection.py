@@ -39,25 +39,25 @@ def test_a_name_of_any_length_gets_its_heat_map(trained, tmp_path, character):
     maps = [row.heatmap for row in result.rows]
     assert sorted(maps) == sorted((tmp_path / "out/heatmaps").iterdir())
     (long,) = (path.name for path in maps if character * 20 in path.name)
-    assert long.endswith(f"{character * 60}.png")
+    assert long.endswith(f"{character * 60}.jpg")
 
 
 @pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL])
 def test_a_heat_map_whose_name_the_file_system_refuses_has_its_number(
     trained, toy_root, tmp_path, monkeypatch, number
 ):
-    refuse(monkeypatch, number, lambda path: path.name == "0002-001.png")
+    refuse(monkeypatch, number, lambda path: path.name == "0002-001.jpg")
     inspect(trained, [toy_root / "toy/test/good"], output=tmp_path / "out")
     maps = [os.path.basename(row["heatmap"]) for row in table(tmp_path / "out")]
-    assert maps == ["0001-000.png", "0002.png", "0003-002.png", "0004-003.png"]
+    assert maps == ["0001-000.jpg", "0002.jpg", "0003-002.jpg", "0004-003.jpg"]
     assert sorted(os.listdir(tmp_path / "out/heatmaps")) == maps
 
 
 def test_a_heat_map_that_cannot_be_written_for_another_reason_ends_the_run(
     trained, toy_root, tmp_path, monkeypatch
 ):
-    refuse(monkeypatch, errno.ENOSPC, lambda path: path.name == "0002-001.png")
-    with pytest.raises(OutputError, match="0002-001.png` cannot be written .No space left"):
+    refuse(monkeypatch, errno.ENOSPC, lambda path: path.name == "0002-001.jpg")
+    with pytest.raises(OutputError, match="0002-001.jpg` cannot be written .No space left"):
         inspect(trained, [toy_root / "toy/test/good"], output=tmp_path / "out")
     assert [row["path"] for row in table(tmp_path / "out")] == [
         str(toy_root / "toy/test/good/000.png")
@@ -82,9 +82,9 @@ def test_a_picture_that_is_gone_once_it_was_scored_costs_its_row(
 ):
     picture, gone = inspection._picture, toy_root / "toy/test/good/001.png"
 
-    def late(finding, calibration):
+    def late(*given):
         gone.unlink(missing_ok=True)
-        return picture(finding, calibration)
+        return picture(*given)
 
     monkeypatch.setattr(inspection, "_picture", late)
     inspect(trained, [toy_root / "toy/test/good"], output=tmp_path / "out")

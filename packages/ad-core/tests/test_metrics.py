@@ -22,7 +22,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from ad.core import metrics
 from ad.core.errors import DataError, SettingError
-from ad.core.metrics import Defect, counting, saturated
+from ad.core.metrics import Defect, counting, streamed
 from ad.core.metrics.counting import RankCounts
 from ad.core.metrics.ranking import count_labelled
 from ad.core.metrics.regions import region_overlap_area
@@ -122,7 +122,7 @@ def test_au_spro_equals_the_area_under_an_explicit_curve(case, limit):
 def test_normal_pixels_counted_a_few_at_a_time_change_nothing(case):
     maps, defects = case
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(saturated, "_PIXELS_AT_ONCE", 5)
+        patch.setattr(streamed, "_MOST_AT_ONCE", 5)
         few = metrics.au_spro(maps, defects, 0.3)
     assert few == metrics.au_spro(maps, defects, 0.3)
 

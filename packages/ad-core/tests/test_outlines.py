@@ -81,7 +81,8 @@ def test_predicting_writes_it_and_says_what_it_is(trained, tmp_path, monkeypatch
     Image.fromarray(make_picture(0, size=256, defect=True)[0]).save(file)
     (row,) = inspect(trained.run, [file], output=tmp_path / "out").rows
     assert labels[0].endswith(f"blue: {WORDS}")
-    assert (np.asarray(Image.open(row.heatmap)) == SECOND).all(axis=2).any()
+    sheet = np.asarray(Image.open(row.heatmap)).astype(int)
+    assert (abs(sheet - SECOND) < 40).all(axis=2).any()  # it is lossy
 
 
 def test_the_report_holds_it_of_each_picture_that_it_shows(trained):

@@ -188,3 +188,11 @@ def test_reading_leaves_the_filters_of_warnings_alone(tmp_path, colours):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(read_picture, [path] * 200))
     assert warnings.filters == before
+
+
+@pytest.mark.parametrize("size", [(20, 30), (7, 9), (31, 40)])
+def test_resizing_leaves_out_a_fourth_channel(colours, size):
+    four = np.dstack([colours, np.random.default_rng(1).integers(0, 256, (20, 30), dtype=np.uint8)])
+    resized = resize(four, size)
+    assert resized.shape == (*size, 3)
+    np.testing.assert_array_equal(resized, resize(colours, size))

@@ -9,6 +9,7 @@ from PIL import Image
 from report_pages import Page, pixels
 
 from ad.core import load, train
+from ad.core.jobs import inspect as inspection
 from ad.core.jobs.inspect import inspect
 from ad.core.report import predictions
 from ad.core.report.predictions import NewPictures
@@ -92,6 +93,38 @@ def test_predicting_writes_what_it_found_to_look_at(trained, toy_root, run_ad, t
             x0, y0, x1, y1, *_ = finding.regions[0]
             heat = webp(one["heat"])[..., 0]
             assert heat[y0:y1, x0:x1].mean() > 127 > np.median(heat)
+
+
+def test_a_prediction_that_is_stopped_leaves_a_page_of_what_it_had_found(
+    trained, toy_root, run_ad, tmp_path, monkeypatch
+):
+    written, plain = [], inspection.write_numbered
+
+    def until_the_third(folder, name, content):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(name)
+        return plain(folder, name, content)
+
+    monkeypatch.setattr(inspection, "write_numbered", until_the_third)
+    out, new = tmp_path / "out", toy_root / "toy/test/good"
+    status, _, err = run_ad("predict", trained.run, new, "--output", out)
+    assert status == 130
+    assert f"stopped after 2 of 4 pictures; what was found is in {out}" in err
+    data = Page(out / "report.html").data
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert [one["name"] for one in data["gallery"]] == [
+        row["path"].rpartition("/")[2] for row in sorted(rows, key=lambda r: -float(r["score"]))
+    ]
+    assert len(rows) == data["numScored"] == 2
+    assert data["notes"][0].startswith("This was stopped by Ctrl-C after 2 of 4 pictures")
+
+
+def test_colours_of_heat_maps_that_are_not_written_are_refused(run_ad, tmp_path):
+    status, _, err = run_ad("predict", "run", tmp_path, "--colours", "picture", "--no-heatmaps")
+    assert status == 1
+    assert "`--colours picture` is for heat maps, and `--no-heatmaps` writes none." in err
 
 
 def test_no_report_leaves_none(trained, toy_root, run_ad, tmp_path):

@@ -65,8 +65,8 @@ def test_all_that_is_written_has_the_same_regions(trained, root, run_ad, tmp_pat
         own = [place for place in places if place["path"] == row["path"]]
         assert [{name: float(place[name]) for name in one} for place, one in
                 zip(own, one["regions"], strict=True)] == one["regions"]  # fmt: skip
-        sheet = np.asarray(Image.open(tmp_path / "out" / row["heatmap"]))
-        assert (sheet == FIRST).all(axis=2).any() == bool(areas)
+        sheet = np.asarray(Image.open(tmp_path / "out" / row["heatmap"])).astype(int)
+        assert (abs(sheet - FIRST) < 40).all(axis=2).any() == bool(areas)  # it is lossy
         some += bool(areas)
     assert 0 < some < len(findings) or min_area is None
 

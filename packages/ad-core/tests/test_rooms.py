@@ -50,8 +50,8 @@ RUNTIME = [
     ["regions"],
     ["framing"],
     ["calibration", "console", "files", "pictures", "resize"],
-    ["lines"],
-    ["errors", "printable", "progress"],
+    ["lines", "spill"],
+    ["errors", "ordered", "printable", "progress"],
 ]
 LEVELS = {
     house: {room: level for level, rooms in enumerate(reversed(order)) for room in rooms}

@@ -17,7 +17,7 @@ from ad.core.framing import Framing
 from ad.core.predict import ModelConfig
 from ad.core.testing.mean_picture import MeanPictureDetector
 from ad.runtime.framing.size import Size
-from ad.runtime.pictures.opening import drawn_png
+from ad.runtime.pictures.opening import drawn_jpeg, drawn_png
 
 SIDE = 16
 
@@ -245,6 +245,10 @@ def sheet(folder, opening):
     return opening(io.BytesIO(drawn_png(Image.new("RGB", (20, 20)))))
 
 
+def lossy_sheet(folder, opening):
+    return opening(io.BytesIO(drawn_jpeg(Image.new("RGB", (20, 20)))))
+
+
 def without_pixels(folder, opening):
     return Image.new("RGB", (0, 5))
 
@@ -267,6 +271,7 @@ def decoded_png(folder, opening):
         ),
         (wide, r"^The PIL image \(L, 200 x 60 pixels\) has more than 9,000 pixels, the most that"),
         (sheet, r"^The picture in \d+ bytes is a heat map or another sheet that `ad` drew"),
+        (lossy_sheet, r"^The picture in \d+ bytes is a heat map or another sheet that `ad` drew"),
         (without_pixels, r"^The PIL image \(RGB, 0 x 5 pixels\) has no pixels"),
         (decoded_png, r"16 bits a channel, of which Pillow keeps 8 .*the image as `Image\.open`"),
         (decoded_tiff, r"16 bits a channel, of which Pillow keeps 8 .*Pass the file's path or its"),

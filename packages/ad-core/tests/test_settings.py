@@ -91,6 +91,12 @@ class LimitedTrainer:
         pass
 
 
+def test_an_option_that_is_set_twice_is_refused():
+    assert parse_assignments(["a=1", "b=1"]) == {"a": 1, "b": 1}
+    with pytest.raises(SettingError, match=r"`--set a=\.\.\.` is given twice, .*as `a=1`\. Leave"):
+        parse_assignments(["a=1", "b=2", "a=1"])
+
+
 @pytest.mark.parametrize("text", ["ratio", "=3", "a b=3"])
 def test_what_is_no_assignment_is_refused(text):
     with pytest.raises(SettingError, match="`--set` takes KEY=VALUE"):

@@ -280,6 +280,24 @@ def test_a_score_does_not_depend_on_the_batch_and_nothing_is_dropped(trained):
     assert torch.equal(whole.map, again.map)
 
 
+def test_a_cpu_takes_pictures_one_by_one_and_a_graph_all_at_once(trained, monkeypatch):
+    """But for the auto-encoder, whose maps are small."""
+    seen = []
+    detector, some = trained.detector, images(3, start=70)
+    hooks = [
+        part.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+        for part in (detector.teacher.net.layers, detector.student.layers, detector.scale)
+    ]
+    with torch.no_grad():
+        by_ones = detector(some)
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+        at_once = detector(some)
+    for hook in hooks:
+        hook.remove()
+    assert seen == [1] * 9 + [3] * 3
+    torch.testing.assert_close(by_ones.map, at_once.map, rtol=1e-4, atol=1e-4)
+
+
 def test_a_defect_scores_higher_where_it_is(trained):
     picture, mask = make_picture(200, size=SIZE, defect=True)
     with torch.no_grad():

@@ -43,6 +43,25 @@ def test_every_row_within_reach_is_named(num_rows: int, scale: float) -> None:
     assert (distance.gather(1, looked)[:, 0] <= 1.3 * distance.amin(1)).all()
 
 
+def test_no_row_is_left_out_where_norms_differ_a_thousandfold_and_queries_are_cut_off() -> None:
+    far = torch.logspace(-1.5, 1.5, 900)[:, None]
+    bank = like_features(900, 40, seed=2) * far
+    queries = torch.cat([like_features(80, 40, seed=3), 300 * like_features(3, 40, seed=4)])
+    distance = torch.cdist(queries.double(), bank.double())
+    limit = distance.sort(dim=1).values[:, 2]
+    centre = bank.double().mean(0)
+
+    (found,) = Screen(bank, centre, leading_axes(bank, centre)).pairs(
+        queries, 1, lambda some, nearest: limit
+    )
+
+    named = torch.zeros_like(distance, dtype=torch.bool)
+    named[found.query, found.row] = True
+    assert not found.unsure.any()
+    assert named[distance <= limit[:, None]].all()
+    assert named[:80].sum() < 12 * 80
+
+
 def test_queries_that_it_cannot_judge_are_said_to_be_unsure() -> None:
     bank = like_features(200, 8)
     centre = bank.double().mean(0)

@@ -8,7 +8,7 @@ import ad.runtime.errors
 
 HOUSE = Path(ad.runtime.errors.__file__).parent
 HEAVY = {"torch", "scipy", "pydantic", "typer", "rich", "safetensors", "timm", "ad.core"}
-OF_EXTRAS = {"onnxruntime", "openvino", "starlette", "uvicorn", "prometheus_client", "ray"}
+OF_EXTRAS = {"onnxruntime", "openvino", "starlette", "uvicorn", "prometheus_client", "ray", "av"}
 ROOMS_OF_EXTRAS = ("engines", "serve")
 
 

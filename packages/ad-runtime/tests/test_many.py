@@ -207,7 +207,7 @@ def test_settings_that_cannot_be_are_refused(export, tmp_path, settings, words):
 def test_maps_of_a_model_without_maps_are_refused(tmp_path):
     whole = make_export(tmp_path / "e", localises=False).path
     write_pictures(tmp_path / "p", ["a"])
-    with pytest.raises(SettingError, match="has no maps to save. Leave `--maps` out"):
+    with pytest.raises(SettingError, match="has no maps to save. Leave `--save-maps` "):
         predict_many(whole, [tmp_path / "p"], output=tmp_path / "r.jsonl", maps=tmp_path / "m")
     assert not (tmp_path / "r.jsonl").exists()
 

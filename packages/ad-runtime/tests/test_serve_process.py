@@ -301,6 +301,9 @@ def test_without_its_extra_it_says_what_to_install(capsys, monkeypatch):
     assert importlib.util.find_spec("starlette")
 
 
+AREA = "document.getElementById('area')"
+
+
 class Address:
     """What the browser opens, as it opens files."""
 
@@ -343,6 +346,17 @@ def test_the_page_shows_what_was_found_and_asks_nobody_else(served, tmp_path):
             ".map(name => Number(r.getAttribute(name))))"
         )
         assert box == [64, 8, 16, 8]
+        area = browser.run("current.told.regions[0][5]")
+        assert 64 < area <= 128
+        told = {"": (1, "1 place"), area: (1, "1 place"), area + 1: (0, "0 of 1 place found")}
+        for least, (drawn, said) in told.items():
+            browser.run(f"{AREA}.value = '{least}'; {AREA}.dispatchEvent(new Event('input'))")
+            assert browser.run("document.querySelectorAll('#boxes rect').length") == drawn
+            assert said in browser.text("#facts")
+        for least in ("0", "1.5"):
+            browser.run(f"{AREA}.value = '{least}'; {AREA}.dispatchEvent(new Event('input'))")
+            assert "a whole number of pixels from 1" in browser.text("#message")
+            assert browser.run("document.querySelectorAll('#boxes rect').length") == 1
         assert browser.run("document.documentElement.scrollWidth") == 390
         own = (f"{served.address}/inspect", f"blob:{served.address}/")
         assert all(url.startswith(own) for url in browser.requests())

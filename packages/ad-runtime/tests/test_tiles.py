@@ -42,6 +42,20 @@ def test_beyond_a_picture_its_edge_goes_on():
     assert (tile[:38, 40] == picture[32:, 64]).all()
 
 
+@pytest.mark.parametrize("size", [(50, 40), (64, 64), (64, 150), (131, 70)])
+def test_each_tile_is_cut_where_it_lies(size):
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    how = tiling()
+    for place in how.places(Size(*size)):
+        rows, columns = (
+            [min(at + step, whole - 1) for step in range(64)]
+            for at, whole in zip(place, size, strict=True)
+        )
+        np.testing.assert_array_equal(
+            how.cut(picture, place), picture[np.array(rows)[:, None], columns]
+        )
+
+
 def joined(how, size, maps_of):
     whole = Joined(how, Size(*size))
     for place in how.places(Size(*size)):

@@ -105,13 +105,16 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     otherwise; for an option that takes several values, a comma list will do.
 
     Raises:
-        SettingError: If a text is no assignment.
+        SettingError: If a text is no assignment, or one sets again what another one has set.
     """
     options: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not (key.isidentifier() and equals):
             msg = f"`--set` takes KEY=VALUE, such as `--set coreset_ratio=0.01`; got `{text}`."
+            raise SettingError(msg)
+        if key in options:
+            msg = f"`--set {key}=...` is given twice, the second time as `{text}`. Leave out one."
             raise SettingError(msg)
         options[key] = json_or_text(value)
     return options

@@ -28,7 +28,8 @@ from ad.core.options import (
     refuse_unknown,
 )
 from ad.core.registry import ModelRegistry, ModelSpec
-from ad.core.trainer import Trainer
+from ad.core.thresholds.held_out import CROSS
+from ad.core.trainer import GradientTrainer, OnePassTrainer, Trainer
 from ad.runtime.errors import shown
 from ad.runtime.framing.fit import Fit, wrong_fit
 from ad.runtime.framing.region import Crop, Region, wrong_crop
@@ -208,7 +209,31 @@ def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: Any) -> RunSe
     if reason := wrong_fit(settings.fit, size_of(settings.img_size), resize):
         raise SettingError(reason)
     _check_tiling(spec, settings)
+    _check_passes(trainer, settings)
     return settings
+
+
+def _check_passes(trainer: type[Trainer], settings: RunSettings) -> None:
+    if issubclass(trainer, GradientTrainer) and settings.holdout == CROSS:
+        msg = (
+            f"`holdout` cross is for models that learn in one pass: it fits up to 20 detectors, "
+            f"and `{settings.model}` learns by gradient. Give a share to hold out (`--holdout "
+            "0.1`; `holdout=0.1` in Python), or take a model such as `patchcore` or `padim`."
+        )
+        raise SettingError(msg)
+    if not issubclass(trainer, OnePassTrainer):
+        return
+    for name, value, allowed in (
+        ("num_epochs", settings.num_epochs, 1),
+        ("num_steps", settings.num_steps, None),
+        ("patience", settings.patience, None),
+    ):
+        if value != allowed:
+            msg = (
+                f"`{settings.model}` learns in one pass over the pictures: `{name}` must be "
+                f"{allowed or 'left out'}; got {value}."
+            )
+            raise SettingError(msg)
 
 
 def _check_tiling(spec: ModelSpec, settings: RunSettings) -> None:

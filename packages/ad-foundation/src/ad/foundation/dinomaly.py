@@ -40,7 +40,7 @@ from ad.core import (
     trained_flag,
 )
 from ad.core.errors import SettingError
-from ad.core.networks import FeatureExtractor, upsample
+from ad.core.networks import FeatureExtractor, fast_products, upsample
 from ad.foundation.stable_adamw import StableAdamW, warm_cosine
 
 _SIDE = 256
@@ -87,11 +87,16 @@ class LinearAttention(nn.Module):
         batch, count, width = tokens.shape
         parts = self.qkv(tokens).reshape(batch, count, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        query, key = F.elu(query) + 1, F.elu(key) + 1
+        query, key = _positive(query), _positive(key)
         summary = key.mT @ value
         weight = query @ key.sum(dim=2, dtype=torch.float32)[..., None].to(query.dtype)
         read = (query @ summary) / (weight + 1e-6)  # the authors have no guard against 0
         return self.projection(read.transpose(1, 2).reshape(batch, count, width))  # type: ignore[no-any-return]
+
+
+def _positive(x: Tensor) -> Tensor:
+    """ELU plus 1, without the rounding of bf16 to steps of 1/256 where ELU is about -1."""
+    return x.clamp(max=0).exp() + x.relu()
 
 
 @final
@@ -189,7 +194,7 @@ class DinomalyDetector(Detector):
 
     def rebuild(self, shallow: Tensor, deep: Tensor) -> tuple[Tensor, Tensor]:
         """The groups' means from the mean of both, ``[B, prefix + h * w, D]``, float32."""
-        with in_precision(self.encoder.precision, shallow.device):
+        with in_precision(self.encoder.precision, shallow.device), fast_products(shallow):
             rebuilt: tuple[Tensor, Tensor] = self.decoder((shallow + deep) / 2)
         return rebuilt
 

@@ -148,8 +148,8 @@ class NearestNeighbors(nn.Module):
 class Index:
     """A bank made ready for many searches by torch; see `nearest` for the arguments.
 
-    A large bank is looked through by `ad.memory.screening` where the processor multiplies bfloat16;
-    what that leaves, and other banks, by bounds in float32.
+    A large bank is looked through by `ad.memory.screening` where the processor multiplies 8-bit
+    numbers; what that leaves, and other banks, by bounds in float32.
     """
 
     def __init__(self, bank: Tensor) -> None:
@@ -200,16 +200,15 @@ class Index:
             return _squared_distances(queries[some], self.bank, nearest).amax(1).sqrt()
 
         for found in screen.pairs(queries, k, reach):
-            own = queries[found.queries][found.query]
-            square = _squared_distances(own, self.bank, found.row[:, None])[:, 0]
-            order = found.row.argsort()
-            for greater in (square, found.query):  # ties go to the first row
-                order = order[greater[order].argsort(stable=True)]
-            count = found.query.bincount(minlength=len(found.unsure))
-            first = (count.cumsum(0) - count)[~found.unsure, None]
-            best = order[first + torch.arange(k)]
-            sure = (~found.unsure).nonzero()[:, 0] + found.queries.start
-            distance[sure], index[sure] = square[best].sqrt(), found.row[best]
+            own = queries[found.queries]
+            parts = [
+                _squared_distances(own[some], self.bank, row[:, None])[:, 0]
+                for some, row in zip(
+                    torch.split(found.query, 2048), torch.split(found.row, 2048), strict=True
+                )
+            ]
+            square, row = _least_of_each(len(own), found.query, torch.cat(parts), found.row, k)
+            distance[found.queries], index[found.queries] = square.sqrt_(), row
             unsure[found.queries] = found.unsure
         if unsure.any():
             distance[unsure], index[unsure] = self._search_by_bounds(queries[unsure], k, "exact")
@@ -365,6 +364,23 @@ def _squared_distances(queries: Tensor, bank: Tensor, index: Tensor) -> Tensor:
         for q, i in zip(torch.split(queries, few), torch.split(index, few), strict=True)
     ]
     return torch.cat(parts)
+
+
+def _least_of_each(
+    num_queries: int, query: Tensor, square: Tensor, row: Tensor, k: int
+) -> tuple[Tensor, Tensor]:
+    """Of pairs ``[P]`` the ``k`` least squares of each query, and their rows; the first of ties."""
+    least = square.new_empty(num_queries, k)
+    first = row.new_empty(num_queries, k)
+    for place in range(k):
+        own = square.new_full((num_queries,), torch.inf)
+        own.scatter_reduce_(0, query, square, "amin")
+        tie = square == own[query]
+        which = row.new_full((num_queries,), torch.iinfo(row.dtype).max)
+        which.scatter_reduce_(0, query[tie], row[tie], "amin")
+        least[:, place], first[:, place] = own, which
+        square = square.masked_fill(row == which[query], torch.inf)
+    return least, first
 
 
 @contextmanager

@@ -27,13 +27,14 @@ import torch
 from torch import Tensor
 
 from ad.core.errors import DataError
-from ad.memory import screening
+from ad.memory.screening import leading_axes
 
 PICKED = -1.0  # key of a row that was picked: below every squared distance
 
 _EXTRA = 7  # coordinates beside the axes: the others' norm and two squared norms
 _SHARED = 256  # rows that take part in one matmul, if there are as many
-_FEW = 2**16  # picks that rows lack, times features; a matmul in float64 is cheaper
+FEW = 2**16
+"""Picks that rows lack, times features, up to which a matmul in float64 is cheaper; measured."""
 _DIRECT = 32  # pairs that a matmul in float64 does in the time that one is measured in; measured
 _GROUP = 128  # picks whose least number is kept, to look through
 _PAIRS = 128  # measured at once: more leave the processor's cache
@@ -140,7 +141,7 @@ class Picks:
 
     def _lower(self, key: Tensor, index: Tensor, first: int) -> None:
         lacked = self.count - first
-        if lacked * self.rows.features.shape[1] <= _FEW:
+        if lacked * self.rows.features.shape[1] <= FEW:
             self._lower_directly(key, index, first)
             return
         if self.bounds is None:
@@ -172,7 +173,7 @@ class _Bounds:
     def __init__(self, rows: Rows, n: int) -> None:
         device = rows.norm.device
         self.rows = rows
-        self.dtype = torch.bfloat16 if screening.pays(device) else torch.float32
+        self.dtype = _fastest(device)
         self.code = torch.int16 if self.dtype == torch.bfloat16 else torch.int32
         axes = _axes(rows)
         width = rows.features.shape[1] if axes is None else axes.shape[1]
@@ -185,7 +186,7 @@ class _Bounds:
             exact = near.double()
             square = exact.square().sum(1)
             self.left[tile, :-6], self.left[tile, -6:-3] = near, 1
-            self.left[tile, -3:] = screening.in_three(square)
+            self.left[tile, -3:] = _in_three(square)
             # What rounding in float64 can have done to the others, whose square is a difference.
             moved = (reduced - exact).norm(dim=1) + 2.0**-25 * rows.norm[tile].sqrt()
             self.norm[tile], self.moved[tile] = square, moved * (1 + 1e-6)  # in float32
@@ -299,7 +300,7 @@ def _axes(rows: Rows) -> Tensor | None:
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randperm(len(rows.norm), generator=generator)[:_SAMPLE]
     sample = rows[drawn.to(rows.norm.device)]
-    axes = screening.leading_axes(sample, sample.mean(0), 1.0, whole=False)
+    axes = leading_axes(sample, sample.mean(0), 1.0, whole=False)
     left, right = torch.split(
         (sample @ axes).float(), [len(sample) // 32, len(sample) - len(sample) // 32]
     )
@@ -321,6 +322,25 @@ def _reduced(z: Tensor, axes: Tensor | None) -> Tensor:
     leading = z @ axes
     rest = z.square().sum(1, keepdim=True) - leading.square().sum(1, keepdim=True)
     return torch.cat([leading, rest.clamp_min_(0).sqrt_()], 1)
+
+
+def _in_three(numbers: Tensor) -> Tensor:
+    """Numbers as the sum of three of bfloat16, ``[N, 3]``: exact to 24 binary digits."""
+    parts = []
+    for _ in range(3):
+        parts.append(numbers.to(torch.bfloat16))
+        numbers = numbers - parts[-1].double()
+    return torch.stack(parts, 1)
+
+
+def _fastest(device: torch.device) -> torch.dtype:
+    """What the processor multiplies fastest, with sums in float32: a GPU's may be in bfloat16."""
+    fast = (
+        device.type == "cpu"
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # untyped in torch
+        and torch.cpu._is_avx512_bf16_supported()
+    )
+    return torch.bfloat16 if fast else torch.float32
 
 
 def tiles(num_rows: int, size: int = 8192) -> Iterator[slice]:

@@ -24,6 +24,7 @@ from ad.runtime.printable import in_one_line
 
 if TYPE_CHECKING:
     from ad.runtime.findings import Finding
+    from ad.runtime.map_files import MapFolder
     from ad.runtime.package import Package
     from ad.runtime.results import Row
     from ad.runtime.runtime import Runtime
@@ -71,7 +72,7 @@ def _add_predict(commands: Any) -> None:  # noqa: ANN401
         nargs="+",
         default=[],
         metavar="PATH",
-        help="Pictures, folders, quoted patterns ('new/**/*.png'); - reads names from stdin.",
+        help="Pictures, folders, videos, quoted patterns ('new/**/*.png'); - reads stdin.",
     )
     command.add_argument(
         "--list",
@@ -79,6 +80,11 @@ def _add_predict(commands: Any) -> None:  # noqa: ANN401
         type=_path,
         metavar="FILE",
         help="Names of pictures and folders, one a line, from the current folder on.",
+    )
+    command.add_argument(
+        "--every",
+        metavar="N|Ns",
+        help="Of videos, each N-th frame, or one each N seconds (1s, 0.5s, 40ms); default all.",
     )
     _add_engine(command)
     command.add_argument("--category", help="Take its threshold, where it has one of its own.")
@@ -101,6 +107,14 @@ def _add_predict(commands: Any) -> None:  # noqa: ANN401
     maps = command.add_mutually_exclusive_group()
     maps.add_argument("--heatmaps", type=_path, metavar="DIR", help="New folder for overlays.")
     maps.add_argument("--no-heatmaps", action="store_true", help="Write none (default).")
+    command.add_argument(
+        "--save-maps",
+        "--maps",
+        dest="maps",
+        type=_path,
+        metavar="DIR",
+        help="New folder for the maps of all, in the pictures' own pixels, as .npz.",
+    )
     command.add_argument(
         "--only",
         choices=("defective",),
@@ -180,13 +194,15 @@ def _predict(given: argparse.Namespace) -> int:
 
     from ad.runtime.drift import compare
     from ad.runtime.findings import Finding, check_batch_size
+    from ad.runtime.ordered import in_order
+    from ad.runtime.pictures.frames import check_every
     from ad.runtime.progress import SILENT
     from ad.runtime.results import (
         ResultFile,
         Row,
+        Rows,
         exit_status,
         refuse_without_threshold,
-        summary,
         worst,
     )
     from ad.runtime.sources import find_sources, named_sources
@@ -195,6 +211,7 @@ def _predict(given: argparse.Namespace) -> int:
         warnings.simplefilter("ignore")
     # A mistyped path is refused before anything is loaded or written.
     given.inputs = named_sources(given.inputs, listed=given.list)
+    check_every(given.every, given.inputs)
     if many.asked(given):
         return many.run(given)
     runtime = _load(given)
@@ -206,12 +223,14 @@ def _predict(given: argparse.Namespace) -> int:
         runtime.config.name,
     )
     check_batch_size(given.batch_size)
-    sources = find_sources(given.inputs)
+    sources = find_sources(given.inputs, every=given.every)
     pictures = [source for source in sources if isinstance(source, Path)]
+    limit = None if calibration is None else calibration.threshold
+    files = None if given.maps is None else _map_files(given.maps, pictures, runtime, limit)
     heatmaps = (
         None if given.heatmaps is None else _HeatMaps(given.heatmaps, pictures, runtime, least)
     )
-    rows = []
+    rows = Rows()
     whole = sys.stdout.isatty()  # a terminal gets the highest scores once all are known
     with contextlib.ExitStack() as stack:
         file = None if given.output is None else stack.enter_context(ResultFile(given.output))
@@ -223,16 +242,21 @@ def _predict(given: argparse.Namespace) -> int:
             min_area=given.min_area,
             progress=SILENT if given.quiet else LineProgress(),
         )
-        for number, finding in enumerate(findings):
-            heatmap = None
+
+        def drawn(numbered: tuple[int, Finding]) -> Row:
+            number, finding = numbered
             wanted = given.only in (None, finding.verdict)
-            if heatmaps is not None and finding.map is not None and wanted:
-                try:
-                    heatmap = heatmaps.write(number, finding, calibration)
-                except PictureError as error:  # it is not the one any more that was scored
-                    finding = Finding(path=finding.path, score=None, error=str(error))
-            row = Row.of(finding, heatmap)
-            rows.append(row)
+            try:
+                if files is not None and finding.map is not None and finding.score is not None:
+                    files.write(number, finding.score, finding.map)
+                if heatmaps is None or finding.map is None or not wanted:
+                    return Row.of(finding)
+                return Row.of(finding, heatmaps.write(number, finding, calibration))
+            except PictureError as error:  # it is not the one any more that was scored
+                return Row.of(Finding(path=finding.path, score=None, error=str(error)))
+
+        for row in in_order(enumerate(findings), drawn):
+            rows.add(row)
             if file is not None:
                 file.add(row)
             if not (whole or given.json or given.quiet) and given.only in (None, row.verdict):
@@ -240,8 +264,7 @@ def _predict(given: argparse.Namespace) -> int:
             if row.error is not None:
                 say(f"error: {row.error}")
     _, together = runtime.config.calibration_of(given.category)
-    scores = [row.score for row in rows if row.score is not None]
-    drift = compare(calibration, scores, categories=together)
+    drift = compare(calibration, rows.scores, categories=together)
     if given.json:
         threshold = None if calibration is None else calibration.threshold
         counted = None if calibration is None else calibration.false_regions
@@ -250,19 +273,20 @@ def _predict(given: argparse.Namespace) -> int:
                 "threshold": threshold,
                 "min_area": least,
                 "false_regions": None if counted is None else counted.to_json(),
-                "predictions": [row.to_json() for row in rows],
+                "predictions": (row.to_json() for row in rows),
                 "drift": drift.to_json(),
             }
         )
     elif whole and not given.quiet:
-        shown = [row for row in rows if given.only in (None, row.verdict)]
-        for row in worst(shown):
+        shown = worst(row for row in rows if given.only in (None, row.verdict))
+        for row in shown:
             put(_line(row))
-        if more := len(shown) - len(worst(shown)):
+        asked = len(rows) if given.only is None else rows.verdicts[given.only]
+        if more := asked - len(shown):
             where = f"in {given.output}" if given.output else "that `--output FILE.csv` keeps"
-            say(f"the {len(shown) - more} highest scores; {more} more {where}")
-    say(summary([row.verdict for row in rows]))
-    status = exit_status({row.verdict for row in rows}, fail_on_defect=given.fail_on_defect)
+            say(f"the {len(shown)} highest scores; {more} more {where}")
+    say(rows.summary())
+    status = exit_status(rows.verdicts, fail_on_defect=given.fail_on_defect)
     if given.quiet:
         return status
     regions = None if calibration is None else calibration.promise_of_regions(least)
@@ -277,6 +301,16 @@ def _line(row: Row) -> str:
     score = "-" if row.score is None else f"{row.score:.4g}"
     scaled = "-" if row.normalized is None else f"{row.normalized:.3f}"
     return f"{row.verdict:<9}  {score:>10}  {scaled:>5}  {in_one_line(row.path)}"
+
+
+def _map_files(
+    folder: Path, pictures: Sequence[Path], runtime: Runtime, threshold: float | None
+) -> MapFolder:
+    from ad.runtime.map_files import MapFolder, make_map_folder, refuse_without_maps
+
+    refuse_without_maps(runtime.config.name, localises=runtime.localises)
+    make_map_folder(folder)
+    return MapFolder(folder, pictures, framing=runtime.config.framing, threshold=threshold)
 
 
 class _HeatMaps:
@@ -303,20 +337,19 @@ class _HeatMaps:
         self.folder = folder
         self.runtime = runtime
         self.min_area = min_area
-        self.names = numbered_names(pictures, ".png")
+        self.names = numbered_names(pictures, ".jpg")
 
     def write(self, number: int, finding: Finding, calibration: Any) -> Path:  # noqa: ANN401
         from ad.runtime.numbered import write_numbered
         from ad.runtime.overlays import overlay_of
-        from ad.runtime.pictures.opening import drawn_png
-        from ad.runtime.pictures.reading import read_picture
+        from ad.runtime.pictures.opening import drawn_jpeg
+        from ad.runtime.pictures.reading import glimpse
 
         assert finding.path is not None
         config = self.runtime.config
-        picture = read_picture(finding.path, white=config.white_level)
+        picture = glimpse(finding.path, white=config.white_level)
         sheet = overlay_of(finding, picture, config.framing, calibration, min_area=self.min_area)
-        content = drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes
-        return write_numbered(self.folder, self.names[number], content)
+        return write_numbered(self.folder, self.names[number], drawn_jpeg(sheet))
 
 
 def _info(given: argparse.Namespace) -> int:

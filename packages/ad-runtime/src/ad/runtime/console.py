@@ -38,8 +38,31 @@ def print_error(error: Exception) -> None:
 
 
 def print_json(value: Mapping[str, object]) -> None:
-    """Print one JSON object to stdout; in ASCII, whatever the terminal or pipe can take."""
-    print(json.dumps({"schema": SCHEMA, **value}, indent=2, allow_nan=False))
+    """Print one JSON object to stdout; in ASCII, whatever the terminal or pipe can take.
+
+    Args:
+        value: What is in it. An iterator is printed as a list, an entry at a time.
+    """
+    entries = {"schema": SCHEMA, **value}
+    known = {key: _json(one) for key, one in entries.items() if not isinstance(one, Iterator)}
+    start = "{"
+    for key, one in entries.items():
+        print(f"{start}\n  {json.dumps(key)}: ", end="")
+        start = ","
+        if not isinstance(one, Iterator):
+            print(known[key].replace("\n", "\n  "), end="")
+            continue
+        first = True
+        for entry in one:
+            text = _json(entry).replace("\n", "\n    ")
+            print(f"{'[' if first else ','}\n    {text}", end="")
+            first = False
+        print("[]" if first else "\n  ]", end="")
+    print("\n}")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, allow_nan=False)
 
 
 def show_warning(

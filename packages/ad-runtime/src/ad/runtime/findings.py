@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +17,7 @@ from ad.runtime.errors import PictureError, SettingError
 from ad.runtime.framing import Framing, Size
 from ad.runtime.pictures.reading import Source
 from ad.runtime.regions import Region, check_min_area, regions_in
+from ad.runtime.spill import free_memory
 
 Maps = NDArray[np.float32] | None
 """``[B, h, w]`` of some pictures, or ``[h, w]`` of one; None where there are none."""
@@ -25,7 +28,7 @@ class Finding:
     """What was found in one picture."""
 
     path: Path | None
-    """The picture's file; None for an image, bytes or an array."""
+    """The picture's file, or a `Frame` of a video; None for an image, bytes or an array."""
     score: float | None
     """Raw anomaly score, higher is worse; None if the picture could not be read."""
     normalized: float | None = None
@@ -150,6 +153,33 @@ def finding_of(
         regions=regions,
         num_regions=count,
     )
+
+
+_MANY = 2**28
+"""Bytes of maps of findings from which on it is looked at whether they may fill the memory."""
+
+
+def all_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """All of them; warns, once, when what is kept of maps reaches half of the memory there was."""
+    kept: list[Finding] = []
+    size, limit = 0, _MANY
+    for finding in findings:
+        kept.append(finding)
+        size += sum(one.nbytes for one in (finding.map, finding.outline) if one is not None)
+        if size < limit:
+            continue
+        free = free_memory()
+        if free is None or size <= free:
+            limit = sys.maxsize if free is None else (size + free) // 2 + 1
+            continue
+        warnings.warn(
+            f"`predict` gives all findings at once: the maps of the first {len(kept):,} take "
+            f"{size / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are left. `stream` "
+            "gives one finding at a time.",
+            stacklevel=3,
+        )
+        limit = sys.maxsize
+    return kept
 
 
 def _path(source: Source) -> Path | None:

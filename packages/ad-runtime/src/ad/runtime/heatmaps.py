@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ad.runtime.calibration import Calibration
+from ad.runtime.pictures.memory import image_of
+from ad.runtime.pictures.opening import WidthHeight
 
 # From "nothing" over yellow to red; alpha too, so that what is normal stays visible.
 _STOPS = np.array([0.0, 0.35, 0.5, 0.75, 1.0])
@@ -54,7 +58,7 @@ def overlay(
     """Lay a heat map over a picture, beside the picture itself.
 
     Args:
-        picture: ``[H, W, 3]``, RGB.
+        picture: ``[H, W, 3]``, RGB; or ``[H, W, 4]``, whose fourth channel means nothing.
         heat: ``[h, w]`` in [0, 1]; 0.5 is the pixel threshold. NaN is left as it is.
         label: One line of text under the pictures: score and verdict.
         outline: Whether to outline where the heat passes the threshold; or, to outline in place of
@@ -65,17 +69,17 @@ def overlay(
         The picture on the left, the same under the heat map on the right, the label below.
         Small pictures are enlarged so that the label can be read, large ones reduced.
     """
-    plain = Image.fromarray(picture)
-    scale = max(1.0, _SHORT_SIDE / min(plain.size))
-    scale = min(scale, _LONG_SIDE / max(plain.size))
-    size = (max(1, round(plain.width * scale)), max(1, round(plain.height * scale)))
-    plain = plain.resize(size, Image.Resampling.BICUBIC)
-    # What is not looked at is cold, however hot it is beside it.
-    looked_at = np.asarray(Image.fromarray(~np.isnan(heat)).resize(size, Image.Resampling.NEAREST))
-    smooth = np.where(looked_at, _resized(np.nan_to_num(heat), size), np.float32(0))
-    shade = _table().astype(np.float32)[np.rint(smooth.clip(0, 1) * 255).astype(np.uint8)]
-    colour, alpha = shade[..., :3], shade[..., 3:]
-    mixed = np.asarray(plain) * (1 - alpha) + colour * alpha
+    plain = image_of(picture)
+    size = shown_size(plain.size)
+    if size != plain.size:
+        # The gap lets it first be reduced by a whole number: half the time, two grey levels apart.
+        plain = plain.resize(size, Image.Resampling.BICUBIC, reducing_gap=1.5)
+    plain = plain.convert("RGB")
+    smooth = _resized(np.nan_to_num(heat), size)
+    if (outside := np.isnan(heat)).any():  # what is not looked at is cold, however hot it is beside
+        nearest = Image.fromarray(outside).resize(size, Image.Resampling.NEAREST)
+        smooth = np.where(np.asarray(nearest), np.float32(0), smooth)
+    mixed = _mixed(np.asarray(plain), np.rint(smooth.clip(0, 1) * 255).astype(np.uint8))
     if not isinstance(outline, bool):
         mixed[_rim(_any(outline, size))] = FIRST
     elif outline:
@@ -86,9 +90,37 @@ def overlay(
     text_height = 22
     sheet = Image.new("RGB", (2 * size[0] + _GAP, size[1] + text_height), "white")
     sheet.paste(plain, (0, 0))
-    sheet.paste(Image.fromarray(np.rint(mixed).astype(np.uint8)), (size[0] + _GAP, 0))
+    sheet.paste(Image.fromarray(mixed), (size[0] + _GAP, 0))
     ImageDraw.Draw(sheet).text((4, size[1] + 3), label, fill="black", font_size=14)
     return sheet
+
+
+def shown_size(picture: WidthHeight) -> WidthHeight:
+    """Width and height at which `overlay` shows a picture of that width and height."""
+    scale = max(1.0, _SHORT_SIDE / min(picture))
+    scale = min(scale, _LONG_SIDE / max(picture))
+    return max(1, round(picture[0] * scale)), max(1, round(picture[1] * scale))
+
+
+def _mixed(picture: NDArray[np.uint8], levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Lay the colours of heat ``[H, W]``, 0 to 255, over a picture ``[H, W, 3]``."""
+    mixed = np.empty_like(picture)
+    row = levels.astype(np.uint16) << 8
+    for channel, mixtures in enumerate(_mixtures()):
+        mixed[..., channel] = mixtures.take(row | picture[..., channel])
+    return mixed
+
+
+@functools.cache
+def _mixtures() -> NDArray[np.uint8]:
+    """What becomes of each value of red, green and blue under each level of heat.
+
+    Returns:
+        ``[3, 65536]``: for level 0 the values 0 to 255, then for level 1, and so on.
+    """
+    colours, alpha = np.split(_table().astype(np.float32), [3], axis=1)
+    mixed = np.arange(256, dtype=np.uint8) * (1 - alpha) + (colours * alpha).T[..., None]
+    return np.rint(mixed).astype(np.uint8).reshape(3, -1)
 
 
 def _resized(map_: NDArray[np.floating], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -100,9 +132,16 @@ def _any(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
     """A mask at another width and height: where it is reduced nothing that is thin is lost."""
     for axis, want in enumerate(reversed(size)):
         have = mask.shape[axis]
-        if want <= have:
-            mask = np.logical_or.reduceat(mask, np.arange(want) * have // want, axis=axis)
-        else:
+        if want < have:
+            some = np.flatnonzero(mask.any(axis=1 - axis))  # of most rows and columns nothing
+            starts = np.arange(want) * have // want
+            places, firsts = np.unique(starts.searchsorted(some, "right") - 1, return_index=True)
+            whole = np.zeros((want, mask.shape[1]) if axis == 0 else (len(mask), want), dtype=bool)
+            if some.size:
+                parts = np.logical_or.reduceat(mask.take(some, axis=axis), firsts, axis=axis)
+                whole[(slice(None),) * axis + (places,)] = parts
+            mask = whole
+        elif want > have:
             mask = mask.take((np.arange(want) * 2 + 1) * have // (2 * want), axis=axis)
     return mask
 

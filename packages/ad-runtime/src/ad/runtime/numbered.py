@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ad.runtime.errors import OutputError
 from ad.runtime.files import write_atomic
+from ad.runtime.pictures.frames import without_suffix
 
 _NAME_LENGTH = 60  # characters of a name, the last ones: up to 240 bytes of 255
 _REFUSED_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)  # too long, or not in this text
@@ -19,7 +20,7 @@ def numbered_names(paths: Sequence[Path], suffix: str) -> list[str]:
     top = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
     names = []
     for number, path in enumerate(paths, start=1):
-        inside = "-".join(path.absolute().relative_to(top).with_suffix("").parts)
+        inside = "-".join(without_suffix(path).absolute().relative_to(top).parts)
         names.append(f"{number:04d}-{inside[-_NAME_LENGTH:]}{suffix}")
     return names
 

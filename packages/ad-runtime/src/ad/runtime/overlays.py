@@ -11,7 +11,7 @@ from PIL import Image
 from ad.runtime.calibration import Calibration
 from ad.runtime.findings import Finding
 from ad.runtime.framing import Framing, Size
-from ad.runtime.heatmaps import heat_of, overlay
+from ad.runtime.heatmaps import heat_of, overlay, shown_size
 from ad.runtime.regions import mask_of
 
 Colours = Literal["threshold", "picture"]
@@ -35,7 +35,7 @@ def overlay_of(
 
     Args:
         finding: With a map.
-        picture: ``[H, W, 3]``, RGB.
+        picture: ``[H, W, 3]``, RGB; or ``[H, W, 4]``, whose fourth channel means nothing.
         framing: How the picture became what was scored.
         calibration: What its verdict was made by.
         blue: What its outline, if it has one, is of.
@@ -54,8 +54,11 @@ def overlay_of(
     if finding.outline is not None:
         label += f"   blue: {blue}"
     size = Size(*picture.shape[:2])
-    heat = framing.back(heat_of(finding.map, None if own else calibration), size)
-    second = None if finding.outline is None else framing.back(finding.outline, size)
+    # Not at the size of a picture that is shown reduced: that would take longer than all else.
+    width, height = shown_size(size[::-1])
+    shown = Size(min(height, size.height), min(width, size.width))
+    heat = framing.back_small(heat_of(finding.map, None if own else calibration), size, shown)
+    second = None if finding.outline is None else framing.back_small(finding.outline, size, shown)
     if threshold is None:
         return overlay(picture, heat, label, outline=False, second=second)
     outline = mask_of(finding.map, size, framing, threshold, min_area)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import heapq
 import io
 import json
 import os
+from array import array
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, final, overload
 
 from ad.runtime.errors import OutputError, SettingError
 from ad.runtime.findings import Finding
 from ad.runtime.printable import escaped_json
 from ad.runtime.regions import Region
+from ad.runtime.spill import Texts, memory_budget
 
 SUFFIXES = (".csv", ".jsonl")
 """Of files of results: a table, or one JSON object a line."""
@@ -79,6 +83,72 @@ class Row:
             if self.regions is None
             else [region._asdict() for region in self.regions],
         }
+
+
+@final
+class Rows(Sequence[Row]):
+    """The rows of many pictures: in memory up to a budget, in a temporary file past it."""
+
+    def __init__(self) -> None:
+        self.verdicts: Counter[str] = Counter()
+        self.scores = array("d")
+        """Of all pictures that have one."""
+        self._room = memory_budget()
+        self._held: list[Row] = []
+        self._texts: Texts | None = None
+
+    def add(self, row: Row) -> None:
+        """Add one.
+
+        Raises:
+            OutputError: If the disk is full.
+        """
+        self.verdicts[row.verdict] += 1
+        if row.score is not None:
+            self.scores.append(row.score)
+        self._held.append(row)
+        self._room -= _ROW + _REGION * len(row.regions or ())
+        if self._texts is None and self._room >= 0:
+            return
+        if self._texts is None:
+            self._texts = Texts("rows")
+        for one in self._held:
+            self._texts.append(json.dumps([*one.to_json().values()]))
+        self._held.clear()
+
+    def summary(self) -> str:
+        """One line for a person: how many pictures got which verdict."""
+        return summary([*self.verdicts.elements()])
+
+    def __len__(self) -> int:
+        return len(self._held if self._texts is None else self._texts)
+
+    @overload
+    def __getitem__(self, number: int) -> Row: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Row]: ...
+
+    def __getitem__(self, number: int | slice) -> Row | Sequence[Row]:
+        if isinstance(number, slice):
+            return [self[one] for one in range(len(self))[number]]
+        if self._texts is None:
+            return self._held[number]
+        path, *values, regions = json.loads(self._texts[range(len(self))[number]])
+        score, normalized, verdict, heatmap, error, num_regions = values
+        return Row(
+            path=Path(path),
+            score=score,
+            normalized=normalized,
+            verdict=verdict,
+            heatmap=None if heatmap is None else Path(heatmap),
+            error=error,
+            regions=None if regions is None else tuple(Region(**one) for one in regions),
+            num_regions=num_regions,
+        )
+
+
+_ROW, _REGION = 1000, 300
+"""Bytes that a row takes in memory, about, and each of its regions."""
 
 
 class ResultFile:
@@ -190,11 +260,9 @@ def exit_status(verdicts: Collection[str], *, fail_on_defect: bool) -> int:
     return DEFECTIVE if fail_on_defect and "defective" in verdicts else 0
 
 
-def worst(rows: Sequence[Row]) -> list[Row]:
+def worst(rows: Iterable[Row]) -> list[Row]:
     """The `SHOWN` rows of the highest scores, highest first; those without a score come last."""
-    scored = [row for row in rows if row.score is not None]
-    ranked = sorted(scored, key=lambda row: row.score or 0.0, reverse=True)
-    return [*ranked, *(row for row in rows if row.score is None)][:SHOWN]
+    return heapq.nsmallest(SHOWN, rows, key=lambda row: (row.score is None, -(row.score or 0.0)))
 
 
 def refuse_without_threshold(asked: str, threshold: float | None, name: str) -> None:

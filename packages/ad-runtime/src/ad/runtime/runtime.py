@@ -22,12 +22,20 @@ from ad.runtime.config import ExportConfig
 from ad.runtime.engines import open_engine
 from ad.runtime.engines.base import Engine
 from ad.runtime.errors import PictureError, SettingError, UnknownNameError, listed, nearest
-from ad.runtime.findings import Finding, Maps, check_batch_size, finding_of, findings_of, least_area
+from ad.runtime.findings import (
+    Finding,
+    Maps,
+    all_findings,
+    check_batch_size,
+    finding_of,
+    findings_of,
+    least_area,
+)
 from ad.runtime.framing import Joined, Place, Size, Tiling
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
 from ad.runtime.pictures.opening import said
-from ad.runtime.pictures.reading import Source, read_picture, rgb_array
+from ad.runtime.pictures.reading import Source, glimpse, rgb_array
 from ad.runtime.progress import SILENT, Progress
 from ad.runtime.sources import Inputs, find_sources
 
@@ -188,7 +196,7 @@ class Runtime:
         if isinstance(source, np.ndarray):
             pixels, name = rgb_array(source, white=white), "The array"
         else:
-            pixels, name = read_picture(source, white=white), said("picture", source)
+            pixels, name = glimpse(source, white=white), said("picture", source)
         seen = np.asarray(framing.view(pixels, name))
         places = () if framing.tiling is None else tuple(framing.places(pixels))
         size = Size(*pixels.shape[:2])
@@ -238,20 +246,23 @@ class Runtime:
         category: str | None = None,
         threshold: float | None = None,
         min_area: int | None = None,
+        every: int | str | None = None,
         progress: Progress = SILENT,
     ) -> list[Finding]:
         """Score pictures.
 
         Args:
-            inputs: A picture's path, a folder (searched with its sub-folders), a PIL image, the
-                bytes of a picture's file, an array ``[H, W]``, ``[H, W, 3]`` or, for several,
-                ``[N, H, W, 3]``, or a sequence of such. The same picture has the same score,
-                whatever it comes as.
+            inputs: A picture's path, a folder (searched with its sub-folders), a video's path
+                (which stands for its frames), a PIL image, the bytes of a picture's file, an array
+                ``[H, W]``, ``[H, W, 3]`` or, for several, ``[N, H, W, 3]``, or a sequence of such.
+                The same picture has the same score, whatever it comes as.
             batch_size: Pictures, or tiles, scored at once; on a CPU more are no faster.
             category: Take the threshold of this one, where it has one of its own.
             threshold: Score above which pictures are called anomalous, in place of the saved one;
                 0-to-1 scores are 0.5 there.
             min_area: Leave out regions of fewer pixels of the picture; None for none.
+            every: Of videos, only every n-th frame (``10``), or the first of each stretch of time
+                (``"0.5s"``, ``"40ms"``); None for all.
             progress: Where to show how far it is.
 
         Returns:
@@ -260,16 +271,19 @@ class Runtime:
 
         Raises:
             DataError: If there is no picture, a path does not exist, or a score is not finite.
+            MissingExtraError: If there is a video, and PyAV is not installed.
             UnknownNameError: If the model was not trained on the category.
-            SettingError: If the batch size, the threshold or the area cannot be.
+            SettingError: If the batch size, the threshold, the area or the choice of frames cannot
+                be.
         """
-        return list(
+        return all_findings(
             self.stream(
                 inputs,
                 batch_size=batch_size,
                 category=category,
                 threshold=threshold,
                 min_area=min_area,
+                every=every,
                 progress=progress,
             )
         )
@@ -282,13 +296,14 @@ class Runtime:
         category: str | None = None,
         threshold: float | None = None,
         min_area: int | None = None,
+        every: int | str | None = None,
         progress: Progress = SILENT,
     ) -> Iterator[Finding]:
         """Like `predict`, one finding at a time: for more pictures than fit into memory."""
         calibration = self.calibration(category, threshold)
         config = self.config
         least = self.least_area(min_area, category, threshold)
-        sources = find_sources(inputs, white=config.white_level)
+        sources = find_sources(inputs, white=config.white_level, every=every)
         with progress.step("predicting", total=len(sources), unit="pictures") as advance:
             for batch, scores, maps in self.scored(sources, batch_size, on_error="record"):
                 found = findings_of(

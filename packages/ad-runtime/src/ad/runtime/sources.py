@@ -18,10 +18,19 @@ from PIL import Image
 
 from ad.runtime.errors import DataError
 from ad.runtime.paths import given_path
+from ad.runtime.pictures.frames import Every, check_every, is_frame, is_video
 from ad.runtime.pictures.masks import tell_apart
 from ad.runtime.pictures.opening import still_encoded
 from ad.runtime.pictures.reading import Source, rgb_array
-from ad.runtime.pictures.walking import NO_FILE, OURS, SUFFIXES, everything_below, is_ours
+from ad.runtime.pictures.reel import Reel, require
+from ad.runtime.pictures.walking import (
+    NO_FILE,
+    OURS,
+    SUFFIXES,
+    VIDEO,
+    everything_below,
+    is_ours,
+)
 
 Input = str | Path | NDArray[Any] | Image.Image | bytes | bytearray | memoryview
 Inputs = Input | Sequence[Input]
@@ -35,22 +44,33 @@ NOTHING = (
 _BYTES = (bytes, bytearray, memoryview)
 
 
-def find_sources(inputs: Inputs, *, white: int | None = None) -> list[Source]:
+def find_sources(
+    inputs: Inputs, *, white: int | None = None, every: int | str | None = None
+) -> list[Source]:
     """The pictures that a caller's paths, folders, images, bytes and arrays stand for, in order.
+
+    A video that is named stands for its frames, see `ad.runtime.pictures.frames`, which are taken
+    themselves, too.
 
     Args:
         inputs: As `LoadedDetector.predict` takes them.
         white: The value that is white in arrays of uint16; see
             `ad.runtime.pictures.reading.rgb_array`.
+        every: Which frames of videos, as of `Every.of`; None for all.
 
     Raises:
+        MissingExtraError: If there is a video, and PyAV is not installed.
+        SettingError: If `every` cannot be, or there is no video.
         PictureError: If an array is no picture, or none knows what is white in it.
         DataError: If a path does not exist, or a folder holds no picture.
         PathError: If a path is empty.
     """
     alone = isinstance(inputs, (str, Path, np.ndarray, Image.Image, *_BYTES))
+    given = [inputs] if alone or not isinstance(inputs, Sequence) else inputs
+    check_every(every, (Path(one) if isinstance(one, str) else one for one in given))
+    reel: Reel | None = None
     sources: list[Source] = []
-    for one in [inputs] if alone or not isinstance(inputs, Sequence) else inputs:
+    for one in given:
         if isinstance(one, np.ndarray):
             several = one if one.ndim == 4 else [one]
             sources += [rgb_array(picture, white=white) for picture in several]
@@ -67,9 +87,15 @@ def find_sources(inputs: Inputs, *, white: int | None = None) -> list[Source]:
                 f"a NumPy array; got {type(one).__name__}."
             )
             raise DataError(msg)
+        if is_frame(one):
+            sources.append(one)
+            continue
         path = given_path(one, "a picture")
         if path.is_dir():
             sources += _parts_below(path)
+        elif path.exists() and is_video(path):
+            reel = reel or Reel()
+            sources += reel.frames(path, Every.of(every))
         elif path.exists():
             sources.append(path)
         else:
@@ -84,8 +110,8 @@ def find_sources(inputs: Inputs, *, white: int | None = None) -> list[Source]:
 def named_sources(names: Sequence[str | Path], *, listed: str | Path | None = None) -> list[Path]:
     """The pictures and folders that a command's arguments name, in order, for `find_sources`.
 
-    A name is that of a picture or folder; or, where there is none of that name, a pattern of
-    `glob`, with ``**`` for all folders below; or ``-`` for the names that stdin holds.
+    A name is that of a picture, a folder or a video; or, where there is none of that name, a
+    pattern of `glob`, with ``**`` for all folders below; or ``-`` for the names that stdin holds.
     A list, and stdin, hold a name a line, or names that end in NUL (``find -print0``), which are
     taken as they are. Relative ones begin at the current folder.
 
@@ -94,6 +120,7 @@ def named_sources(names: Sequence[str | Path], *, listed: str | Path | None = No
         listed: A file of names.
 
     Raises:
+        MissingExtraError: If there is a video, and PyAV is not installed.
         DataError: If a name stands for nothing, a list cannot be read or holds no name, or there
             are neither names nor a list.
         PathError: If a name is empty.
@@ -117,6 +144,9 @@ def named_sources(names: Sequence[str | Path], *, listed: str | Path | None = No
             msg = f"The list `{file}` cannot be read ({error.strerror})."
             raise DataError(msg) from error
         paths += _names_in(content, f"the list `{file}`")
+    for path in paths:
+        if is_video(path) and not path.is_dir():
+            require(path)
     return paths
 
 
@@ -149,10 +179,16 @@ def _there(path: Path, where: str = "") -> Path:
 
 
 def _matches(pattern: str) -> list[Path]:
-    """Pictures that a pattern matches, and folders unless it goes into them itself."""
+    """Pictures that a pattern matches, and folders unless it goes into them itself.
+
+    Videos only if it ends as their names do.
+    """
     found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
     folders = [] if "**" in Path(pattern).parts else [path for path in found if path.is_dir()]
-    pictures = [path for path in found if path.suffix.lower() in SUFFIXES and not path.is_dir()]
+    videos = {path for path in found if is_video(path) and not path.is_dir()}
+    pictures = {path for path in found if path.suffix.lower() in SUFFIXES and not path.is_dir()}
+    if is_video(Path(pattern)):
+        pictures, videos = pictures | videos, set()
     first = next(i for i, part in enumerate(Path(pattern).parts) if glob.has_magic(part))
     ours = {
         path
@@ -162,14 +198,19 @@ def _matches(pattern: str) -> list[Path]:
     kept = [path for path in found if path in {*pictures, *folders} - ours]
     if not kept:
         others = f" It matches {len(found)} that are neither." if found else ""
+        if videos:
+            others += f" {len(videos)} are videos: let it end as they do, such as `*.mp4`."
         msg = (
             f"The pattern `{pattern}` matches no picture (.jpg, .png, .bmp, .tif, ...) and no "
             f"folder, and there is no file of that name.{others}"
         )
         raise DataError(msg)
-    if ours:
+    if ours or videos:
+        said = ", ".join(
+            f"{len(some)} ({why})" for some, why in ((ours, OURS), (videos, VIDEO)) if some
+        )
         warnings.warn(
-            f"Of what `{pattern}` matches, {len(ours)} ({OURS}) are no pictures of parts and are "
+            f"Of what `{pattern}` matches, {said} are no pictures of parts and are "
             "left out. Name a file or its folder to score it all the same.",
             stacklevel=3,
         )
@@ -186,7 +227,7 @@ def _parts_below(folder: Path) -> list[Path]:
     others = Counter(
         why
         for path, why in everything_below(folder)
-        if why in (OURS, NO_FILE) and path.suffix.lower() in SUFFIXES
+        if why == VIDEO or (why in (OURS, NO_FILE) and path.suffix.lower() in SUFFIXES)
     )
     if masks:
         others["masks"] = len(masks)

@@ -9,20 +9,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ad.core.bench.contenders import contenders
+from ad.core.bench.contenders import Contender, contenders
 from ad.core.data.places import find_places
 from ad.core.data.samples import collect, fingerprint
-from ad.core.errors import AdError
+from ad.core.errors import AdError, SettingError
+from ad.core.errors import listed as names_of
 from ad.core.jobs.run_directory import claim_run, command_line, folder_name
 from ad.core.registry import get_dataset
 from ad.core.saved.record import read_costs, read_run
 from ad.core.settings import DEFAULT_HOLDOUT, RunSettings, run_settings
 from ad.core.thresholds.verdicts import Verdicts
+from ad.core.trainer import OnePassTrainer
 from ad.runtime.files import to_json
 
 _LAST_WORDS = 2000
@@ -153,6 +156,7 @@ def plan(
     places = find_places(list(map(get_dataset, datasets)), categories, data_roots or {})
     given["holdout"] = DEFAULT_HOLDOUT if given.get("holdout") is None else given["holdout"]
     listed = contenders(models, options or {}, budget=given.get("budget") or "default")
+    without = _schedules(listed, given)
     jobs = []
     for place in places:
         dataset, title, root = place.dataset, place.title, place.root
@@ -167,7 +171,7 @@ def plan(
                     category=place.category,
                     data_root=None if root is None else str(root),
                     seed=seed,
-                    **given,
+                    **{**given, **(without if _in_one_pass(one) else {})},
                 )
                 values = settings.model_dump()
                 if not settings.supervised:  # so that runs are found again that knew nothing of it
@@ -179,6 +183,35 @@ def plan(
                 folder = output.absolute() / "runs" / folder_name(name)
                 jobs.append(Job(settings=settings, category=title, label=one.label, folder=folder))
     return jobs
+
+
+def _in_one_pass(one: Contender) -> bool:
+    return issubclass(one.trainer, OnePassTrainer)
+
+
+def _schedules(listed: Sequence[Contender], given: Mapping[str, Any]) -> dict[str, None]:
+    """How long to learn, which is not set for models that learn in one pass; warns of these.
+
+    Raises:
+        SettingError: If none of the models learns longer.
+    """
+    once = {one.spec.name for one in listed if _in_one_pass(one)}
+    longer = {
+        name: f"`--{name.removeprefix('num_')} {given[name]}` (`{name}`)"
+        for name, usual in (("num_epochs", 1), ("num_steps", None))
+        if given.get(name) not in (None, usual)
+    }
+    if not (once and longer):
+        return {}
+    said = " and ".join(longer.values())
+    if all(map(_in_one_pass, listed)):
+        msg = f"{said}: {names_of(once)} learn in one pass over the pictures. Leave it out."
+        raise SettingError(msg)
+    warnings.warn(
+        f"{said} is not set for {names_of(once)}: there is one pass over the pictures.",
+        stacklevel=3,
+    )
+    return dict.fromkeys(longer)
 
 
 def finished(job: Job) -> bool:

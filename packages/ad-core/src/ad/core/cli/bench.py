@@ -132,10 +132,12 @@ def bench(
     early.check_bench(*what, roots, set_ or [])
     early.check_files(weights, None)
     _check_limits(recommend=recommend, latency=latency, memory=memory)
+    _check_where(executor, jobs=jobs, cores=cores, gpus=gpus)
     with loading():
         from ad.core.bench import run_bench, summarise
         from ad.core.bench.executors import LocalExecutor, RayExecutor
         from ad.core.bench.jobs import plan
+        from ad.core.devices import resolve_device
         from ad.core.report.recommending import Limits
     planned = plan(
         *what,
@@ -153,6 +155,8 @@ def bench(
         device=device,
         precision=precision.value,
     )
+    if executor is Where.local:  # with Ray it is for the machines that run
+        resolve_device(device)
     how = LocalExecutor(jobs) if executor is Where.local else RayExecutor(cores, gpus)
     say(f"{len(planned)} runs, in {output}")
     with _watched(len(planned)) as tell:
@@ -239,6 +243,26 @@ def _check_limits(*, recommend: bool, latency: float | None, memory: float | Non
             raise SettingError(msg)
 
 
+def _check_where(executor: Where, *, jobs: int, cores: int, gpus: float) -> None:
+    """Refuse what the executor takes no notice of."""
+    from ad.core.errors import SettingError
+
+    msg = ""
+    if executor is Where.ray and jobs != 1:
+        msg = (
+            f"`--jobs {jobs}` is for processes here; Ray starts as many as there is room for: give "
+            "what a run takes (`--cores`, `--gpus`), or leave `--jobs` out."
+        )
+    elif executor is Where.local and (cores, gpus) != (1, 0):
+        name = f"`--cores {cores}`" if cores != 1 else f"`--gpus {gpus:g}`"
+        msg = (
+            f"{name} is for workers of a Ray cluster: add `--executor ray`, or leave it out. "
+            "Here, `--jobs N` is how many run at a time."
+        )
+    if msg:
+        raise SettingError(msg)
+
+
 def _parts(text: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
@@ -247,19 +271,24 @@ def _roots(datasets: Sequence[str], given: Sequence[str]) -> dict[str, str]:
     """Which folder is whose: ``DIR`` for the only data set, ``NAME=DIR`` for each of several."""
     from ad.core.errors import SettingError
 
-    roots = {}
+    roots: dict[str, str] = {}
     for text in given:
         name, equals, folder = text.partition("=")
-        if equals and name in datasets:
-            roots[name] = folder
-        elif len(datasets) == 1:
-            roots[datasets[0]] = text
-        else:
+        if not (equals and name in datasets):
+            if len(datasets) > 1:
+                msg = (
+                    f"Of several data sets, `--data-root` takes NAME=DIR, such as "
+                    f"`--data-root {datasets[0]}=./data`; got `{text}`."
+                )
+                raise SettingError(msg)
+            name, folder = datasets[0], text
+        if name in roots:
             msg = (
-                f"Of several data sets, `--data-root` takes NAME=DIR, such as "
-                f"`--data-root {datasets[0]}=./data`; got `{text}`."
+                f"`--data-root` is given twice for `{name}`: `{roots[name]}` and `{folder}`. Leave "
+                "out one."
             )
             raise SettingError(msg)
+        roots[name] = folder
     return roots
 
 

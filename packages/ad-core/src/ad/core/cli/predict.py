@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -61,12 +62,13 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def predict(
+    context: typer.Context,
     run: RunArgument,
     paths: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="PATH...",
-            help="Pictures, folders, quoted patterns ('new/**/*.png'); - reads names from stdin.",
+            help="Pictures, folders, videos, quoted patterns ('new/**/*.png'); - reads stdin.",
             show_default=False,
         ),
     ] = None,
@@ -77,6 +79,14 @@ def predict(
             parser=path_of("`--list`"),
             metavar="FILE",
             help="Names of pictures and folders, one a line, from the current folder on.",
+        ),
+    ] = None,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|Ns",
+            help="Of videos, each N-th frame, or one each N seconds (1s, 0.5s, 40ms); all by "
+            "default.",
         ),
     ] = None,
     output: Annotated[
@@ -176,6 +186,7 @@ def predict(
     from ad.core.cli import early
     from ad.core.cli.console import ConsoleProgress, loading, print_json, say
     from ad.core.registry import load_trainer
+    from ad.runtime.pictures.frames import check_every
     from ad.runtime.progress import SILENT
     from ad.runtime.results import exit_status
     from ad.runtime.sources import NOTHING, named_sources
@@ -185,11 +196,22 @@ def predict(
     if quiet:
         warnings.simplefilter("ignore")
     sources = named_sources(paths or [], listed=listed)
+    check_every(every, sources)
+    typed = {
+        name
+        for name in ("heatmaps", "report")
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
     if workers is not None or executor is not None or shard is not None or resume:
+        asked = [name for name, on in (("heatmaps", heatmaps), ("report", report)) if on]
+        many = "many pictures (`--workers`, `--executor`, `--shard`, `--resume`) are predicted"
         if colours is not ColoursChoice.threshold:
+            msg = f"`--colours {colours.value}` is for heat maps, and {many} without. Leave it out."
+            raise SettingError(msg)
+        for name in typed.intersection(asked):
             msg = (
-                f"`--colours {colours.value}` is for heat maps, and many pictures (`--workers`, "
-                "`--executor`, `--shard`, `--resume`) are predicted without. Leave it out."
+                f"`--{name}`: {many} without heat maps and without a report. Leave it out; "
+                "`--save-maps DIR` keeps the maps."
             )
             raise SettingError(msg)
         given = argparse.Namespace(
@@ -213,7 +235,18 @@ def predict(
             quiet=quiet,
             json=json,
         )
-        raise typer.Exit(_many(given, precision, compile=compiled))
+        status = _many(given, precision, compile=compiled)
+        if asked and not quiet:
+            words = {"heatmaps": "heat maps", "report": "`report.html`"}
+            without = " and ".join(words[name] for name in asked)
+            say(f"without {without}, which are not written of many pictures")
+        raise typer.Exit(status)
+    if colours is not ColoursChoice.threshold and not heatmaps:
+        msg = (
+            f"`--colours {colours.value}` is for heat maps, and `--no-heatmaps` writes none. Leave "
+            "one of them out; `report.html` has a switch of colours."
+        )
+        raise SettingError(msg)
     spec = early.check_run_or_export(run)
     with contextlib.nullcontext() if quiet else loading():
         from ad.core.jobs.inspect import inspect
@@ -227,6 +260,7 @@ def predict(
     result = inspect(
         run,
         sources,
+        every=every,
         output=output,
         device=device,
         precision=precision.value,
@@ -243,18 +277,19 @@ def predict(
         progress=SILENT if quiet else ConsoleProgress(),
     )
     if json:
-        print_json(result.to_json())
+        print_json(result.printed())
     elif not quiet:
-        _print(result, [row for row in result.rows if only in (None, row.verdict)])
-    for row in result.rows:
+        _print(result, only)
+    failed = result.rows.verdicts["error"]
+    for row in result.rows if failed else ():
         if row.error is not None:
             say(f"error: {row.error}")
     if quiet:
         say(result.summary())
-    elif failed := sum(row.error is not None for row in result.rows):
+    elif failed:
         say(f"{failed} of {len(result.rows)} pictures could not be read and have no verdict")
     # Or a script would take those that cannot be read for good ones.
-    if status := exit_status({r.verdict for r in result.rows}, fail_on_defect=fail_on_defect):
+    if status := exit_status(result.rows.verdicts, fail_on_defect=fail_on_defect):
         raise typer.Exit(status)
 
 
@@ -278,30 +313,21 @@ def _many(given: argparse.Namespace, precision: PrecisionChoice, *, compile: boo
     return predict_many(given, SILENT if given.quiet else ConsoleProgress())
 
 
-def _print(result: Inspection, rows: Sequence[Row]) -> None:
-    from rich.table import Table
-
-    from ad.core.cli.console import out, say
-    from ad.runtime.printable import in_one_line
+def _print(result: Inspection, only: Only | None) -> None:
+    from ad.core.cli.console import say
     from ad.runtime.results import worst
 
-    # A pipe gets all of them, in the order in which they were given.
-    shown = worst(rows) if sys.stdout.isatty() else rows
-
-    table = Table(header_style="bold")
-    table.add_column("picture", overflow="fold")
-    for title in ("score", "0 to 1", "verdict"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for row in shown:
-        if row.error is not None:
-            table.add_row(in_one_line(row.path), "-", "-", "error")
-            continue
-        scaled = "-" if row.normalized is None else f"{row.normalized:.3f}"
-        table.add_row(in_one_line(row.path), f"{row.score:.4g}", scaled, row.verdict)
-    if shown:
-        out().print(table)
-    if more := len(rows) - len(shown):
-        say(f"the {len(shown)} highest scores; {more} more in {result.output / 'predictions.csv'}")
+    rows = (row for row in result.rows if only in (None, row.verdict))
+    if sys.stdout.isatty():
+        shown = worst(rows)
+        _print_table(shown)
+        asked = len(result.rows) if only is None else result.rows.verdicts[only]
+        if more := asked - len(shown):
+            table = result.output / "predictions.csv"
+            say(f"the {len(shown)} highest scores; {more} more in {table}")
+    else:  # a pipe gets all of them, in the order in which they were given
+        while some := [*islice(rows, _TOGETHER)]:
+            _print_table(some)
     say(result.summary())
     if (regions := result.promise_of_regions()) is not None:
         say(regions)
@@ -310,3 +336,27 @@ def _print(result: Inspection, rows: Sequence[Row]) -> None:
     say(f"written to {result.output}")
     if result.report is not None:
         say(f"report to look at: {result.report}")
+
+
+_TOGETHER = 10_000
+"""Rows of a table, which is held as a whole to find the widths of its columns."""
+
+
+def _print_table(rows: Sequence[Row]) -> None:
+    from rich.table import Table
+
+    from ad.core.cli.console import out
+    from ad.runtime.printable import in_one_line
+
+    table = Table(header_style="bold")
+    table.add_column("picture", overflow="fold")
+    for title in ("score", "0 to 1", "verdict"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        if row.error is not None:
+            table.add_row(in_one_line(row.path), "-", "-", "error")
+            continue
+        scaled = "-" if row.normalized is None else f"{row.normalized:.3f}"
+        table.add_row(in_one_line(row.path), f"{row.score:.4g}", scaled, row.verdict)
+    if rows:
+        out().print(table)

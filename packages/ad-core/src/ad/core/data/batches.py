@@ -6,7 +6,6 @@ Batches travel as uint8 and become [0, 1] on the device.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ad.core.data.resizing import resize
-from ad.core.errors import OutputError, PictureError
+from ad.core.errors import PictureError
 from ad.runtime.pictures.opening import said
-from ad.runtime.pictures.reading import Sides, Source, height_and_width, read_picture, rgb_array
+from ad.runtime.pictures.reading import Sides, Source, glimpse, height_and_width, rgb_array
+from ad.runtime.spill import at_most, on_disk
 
 View = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
-"""From a decoded picture ``[H, W, 3]`` and its name, for an error, to what is seen of it
-``[h, w, 3]``, uint8."""
+"""From a decoded picture, as `ad.runtime.pictures.reading.glimpse` gives it, and its name, for an
+error, to what is seen of it ``[h, w, 3]``, uint8."""
 
 RAM_BUDGET = 2 * 2**30
 """Bytes of decoded pictures that are cached in memory; more go to a temporary file."""
@@ -133,7 +133,7 @@ class PictureSet:
         if isinstance(source, np.ndarray):
             pixels, name = rgb_array(source, white=self.white), "The array"
         else:
-            pixels, name = read_picture(source, white=self.white), said("picture", source)
+            pixels, name = glimpse(source, white=self.white), said("picture", source)
         self._sizes[index] = pixels.shape[:2]
         if self.view is None:
             return resize(pixels, self.size)
@@ -173,29 +173,6 @@ def to_device(pictures: Tensor, device: torch.device) -> Tensor:
 
 
 def _storage(shape: tuple[int, ...], ram_budget: int) -> NDArray[np.uint8]:
-    if int(np.prod(shape)) <= ram_budget:
+    if int(np.prod(shape)) <= at_most(ram_budget):
         return np.empty(shape, dtype=np.uint8)
     return on_disk(int(np.prod(shape)), "pictures").reshape(shape)
-
-
-def on_disk(size: int, what: str) -> NDArray[np.uint8]:
-    """Room in a temporary file, whose name is gone at once; freed when the array is.
-
-    Args:
-        size: In bytes.
-        what: What it is for, in the plural.
-
-    Raises:
-        OutputError: If there is not so much room.
-    """
-    try:
-        with tempfile.TemporaryFile(prefix=f"ad-{what}-") as file:
-            if hasattr(os, "posix_fallocate"):  # without it a full disk would kill the process
-                os.posix_fallocate(file.fileno(), 0, size)
-            return np.memmap(file, dtype=np.uint8, mode="w+", shape=(size,))
-    except OSError as error:
-        msg = (
-            f"The {what} of this run need {size:,} bytes in `{tempfile.gettempdir()}` "
-            f"({error.strerror}). Make room there, or set TMPDIR to a folder that has it."
-        )
-        raise OutputError(msg) from error

@@ -134,13 +134,16 @@ def _parts(root: Path) -> dict[str, Path] | None:
     text = str(root)
     if "=" not in text or root.exists():
         return None
-    parts = {}
+    parts: dict[str, Path] = {}
     for key, value in parts_of(text):
         if key not in _KEYS:
             msg = (
                 f"A data root of parts reads `normal=DIR,abnormal=DIR,masks=DIR`; got `{key}=`."
                 f"{nearest(key, _KEYS)}"
             )
+            raise DataError(msg)
+        if key in parts:
+            msg = f"`{key}=` is given twice: `{parts[key]}` and `{value}`. Leave out one."
             raise DataError(msg)
         if not Path(value).is_dir():
             msg = f"The folder `{value}` of `{key}=` does not exist."

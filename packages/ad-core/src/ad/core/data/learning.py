@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ad.core.data.batches import PictureSet, on_disk, to_device
+from ad.core.data.batches import PictureSet, to_device
 from ad.runtime.pictures.reading import Source
 from ad.runtime.progress import SILENT, Progress
+from ad.runtime.spill import at_most, on_disk
 
 FEATURE_BUDGET = 4 * 2**30
 """Bytes of frozen networks' outputs that are kept in memory; more go to a temporary file."""
@@ -265,7 +266,7 @@ class LearningData:
     def _room(self, output: Tensor) -> Tensor:
         shape = (self._num_rows, *_cells_first(output).shape[1:])
         size = self._num_rows * output[0].numel() * output.element_size()
-        if size * 4 <= self.budget:  # there are up to four layers
+        if size * 4 <= at_most(self.budget):  # there are up to four layers
             return torch.empty(shape, dtype=output.dtype)
         return torch.from_numpy(on_disk(size, "features")).view(output.dtype).view(shape)
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from ad.runtime.pictures.walking import OTHER_FORMAT, everything_below
+from ad.runtime.pictures.walking import OTHER_FORMAT, VIDEO, everything_below
 
 
 def parts_of(root: str | Path) -> list[tuple[str, str]]:
@@ -26,7 +26,7 @@ def not_read(root: Path) -> str:
     """Which formats lie there that are not read, for an error; empty if there are none."""
     found = (one for home in homes(root) for one in everything_below(home))
     others = Counter(
-        one.path.suffix for one in found if one.why == OTHER_FORMAT and one.path.suffix
+        one.path.suffix for one in found if one.why in (OTHER_FORMAT, VIDEO) and one.path.suffix
     )
     formats = ", ".join(f"{count} of `{suffix}`" for suffix, count in others.most_common(3))
     return f" There are files of formats that are not read: {formats}." if formats else ""

@@ -63,10 +63,10 @@ def kind_metrics(
         rows = [row for row, s in enumerate(samples) if s.label == 1 and s.group == kind]
         both = [*good, *rows]
         labels = np.array([samples[row].label for row in both])
-        known = [(samples[row], drawn) for row in both if (drawn := maps[row]) is not None]
+        known = [row for row in both if maps[row] is not None]
         found[kind] = {
             "image_auroc": auroc(scores[both], labels),
-            **_saturated(kind, known, framing, progress),
+            **_saturated(kind, samples, known, maps, framing, progress),
         }
     return found
 
@@ -82,7 +82,12 @@ def mean_of_kinds(kinds: Mapping[str, Mapping[str, float | None]]) -> dict[str, 
 
 
 def _saturated(
-    kind: str, known: Sequence[tuple[Sample, Map]], framing: Framing | None, progress: Progress
+    kind: str,
+    samples: Sequence[Sample],
+    known: Sequence[int],
+    maps: Sequence[Map | None],
+    framing: Framing | None,
+    progress: Progress,
 ) -> dict[str, float | None]:
     if not known:
         return dict.fromkeys(SATURATED_METRICS)
@@ -90,7 +95,9 @@ def _saturated(
 
         def pictures() -> Iterator[Picture]:
             # One at a time: at their own size, all of them would not fit into memory.
-            for sample, drawn in known:
+            for row in known:
+                sample, drawn = samples[row], maps[row]
+                assert drawn is not None
                 width, height = upright_size(sample.path)
                 of_map = framing or Framing(size=Size(*drawn.shape))
                 yield _seen(of_map.back(drawn, (height, width)), _defects(sample))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +19,14 @@ from ad.core.figures.kinds import SATURATED_METRICS, kind_metrics, mean_of_kinds
 from ad.core.framing import Framing
 from ad.core.learning.distributed import ALONE, World
 from ad.core.metrics import image_metrics, pixel_metrics
+from ad.core.metrics.streamed import Labelled
+from ad.core.metrics.summary import streamed_pixel_metrics
 from ad.core.predict import LoadedDetector
 from ad.core.thresholds.verdicts import Verdicts, false_alarm_notes
 from ad.runtime.framing.size import Sides, size_of
 from ad.runtime.pictures.drawn import shows_defect
 from ad.runtime.progress import SILENT, Progress
+from ad.runtime.spill import MEMORY, Arrays, Some, check_room, memory_budget
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_05")
@@ -91,7 +96,8 @@ def measure(
 
     Metrics are computed per category on raw scores, then averaged over the categories. Maps and
     masks are compared at the detector's input size, masks brought there by nearest neighbour; at
-    the size at which pictures are cut, where they are.
+    the size at which pictures are cut, where they are. Maps beyond a share of memory are in a
+    temporary file; see `ad.runtime.spill`.
 
     Args:
         detector: A fitted detector.
@@ -103,11 +109,17 @@ def measure(
 
     Raises:
         PictureError: If a picture or mask cannot be read.
+        OutputError: If the disk has no room for what does not fit into memory.
     """
+    budget = memory_budget()
+    size = maps_beyond(budget, samples, detector.config.framing) if detector.localises else 0
+    silent = size > 0 or not world.main
+    if size and world.main:
+        progress.tell(_on_disk(size))
     paths = [sample.path for sample in samples]
     own = range(world.rank, len(samples), world.size)
     scores = np.zeros(len(samples), dtype=np.float32)
-    maps: list[NDArray[np.float32] | None] = [None] * len(samples)
+    maps = Arrays(len(samples), "maps", budget=budget)
     watching = 0.0
     started = time.perf_counter()
     with progress.step("testing", total=len(own), unit="pictures") as advance:
@@ -116,16 +128,17 @@ def measure(
             for row, index in enumerate(batch.indices):
                 # Without the truth of its pixels a map counts for nothing: do not keep it.
                 if batch_maps is not None and samples[index].has_truth:
-                    maps[index] = batch_maps[row]
+                    maps.put(index, batch_maps[row])
+            if maps.on_disk and not silent:
+                progress.tell(_on_disk(0))
+                silent = True
             if watch is not None:
                 paused = time.perf_counter()
                 watch(batch, batch_scores, batch_maps)
                 watching += time.perf_counter() - paused
             advance(len(batch.indices))
-    for rows, found, drawn in world.gather((own, scores[own], [maps[row] for row in own])):
-        scores[rows] = found
-        for row, map_ in zip(rows, drawn, strict=True):
-            maps[row] = map_
+    if world.size > 1:
+        _gather(world, own, scores, maps)
     spent = time.perf_counter() - started - watching
     seconds = spent / len(samples) if samples else None
     told = world.tell(
@@ -135,11 +148,53 @@ def measure(
     return told
 
 
+def maps_beyond(budget: int, samples: Sequence[Sample], framing: Framing) -> int:
+    """Bytes of the maps of test pictures, if that is more than may be kept in memory; 0 if not.
+
+    Args:
+        budget: See `ad.runtime.spill.memory_budget`.
+        samples: To test with.
+        framing: How the detector sees them. Where they are cut into tiles, nothing is known: 0.
+
+    Raises:
+        OutputError: If the folder of temporary files has no room for them.
+    """
+    height, width = framing.size
+    size = 4 * height * width * sum(sample.has_truth for sample in samples)
+    if framing.tiling is not None or size <= budget:
+        return 0
+    check_room(size, "maps")
+    return size
+
+
+def _on_disk(size: int) -> str:
+    return (
+        f"maps of test pictures go to a temporary file in {tempfile.gettempdir()}"
+        f"{f': {size / 2**30:.1f} GiB' if size else ''} ({MEMORY} says how much is kept in memory)"
+    )
+
+
+_SENT = 32
+"""Maps of each process that are sent at once."""
+
+
+def _gather(world: World, own: range, scores: NDArray[np.float32], maps: Arrays) -> None:
+    """Bring what all processes found together in the first one."""
+    for start in range(0, -(-len(scores) // world.size), _SENT):
+        rows = own[start : start + _SENT]
+        others = world.gather((rows, scores[rows], [maps[row] for row in rows]))[1:]
+        for theirs, found, drawn in others:
+            scores[theirs] = found
+            for row, map_ in zip(theirs, drawn, strict=True):
+                if map_ is not None:
+                    maps.put(row, map_)
+
+
 def _evaluation(
     detector: LoadedDetector,
     samples: Sequence[Sample],
     scores: NDArray[np.float32],
-    maps: list[NDArray[np.float32] | None],
+    maps: Arrays,
     seconds_per_image: float | None,
     progress: Progress,
 ) -> Evaluation:
@@ -149,7 +204,7 @@ def _evaluation(
     framing = detector.config.framing
     for name in dict.fromkeys(sample.category for sample in samples):
         rows = [row for row, sample in enumerate(samples) if sample.category == name]
-        own, own_maps = [samples[row] for row in rows], [maps[row] for row in rows]
+        own, own_maps = [samples[row] for row in rows], maps.some(rows)
         categories[name], hidden = _category(own, scores[rows], own_maps, framing)
         unseen += hidden
         if any(sample.saturations for sample in own):
@@ -174,7 +229,7 @@ def _evaluation(
 def _category(
     samples: Sequence[Sample],
     scores: NDArray[np.float32],
-    maps: Sequence[NDArray[np.float32] | None],
+    maps: Some,
     framing: Framing,
 ) -> tuple[Metrics, int]:
     """Figures of one category, and how many marked defects lie where nothing is looked at."""
@@ -182,24 +237,37 @@ def _category(
     metrics: Metrics = dict.fromkeys((*IMAGE_METRICS, *PIXEL_METRICS))
     if labels.any() and not labels.all():  # of defective ones alone AP is 1, whatever they score
         metrics |= image_metrics(scores, labels)
-    known: list[NDArray[np.float32]] = []
-    truths: list[NDArray[np.bool_]] = []
-    counted: list[NDArray[np.bool_]] = []
-    unseen = 0
-    for sample, map_ in zip(samples, maps, strict=True):
-        if map_ is None:
-            continue
-        truth = framing.truth(sample)
-        if sample.label == 0 or truth.any():  # a defect that no mask marks lies somewhere
-            known.append(map_)
-            truths.append(truth)
-            if not framing.all_counts:
-                counted.append(framing.counted(sample.path))
-        elif any(shows_defect(mask) for mask in sample.masks):
-            unseen += 1
-    if any(truth.any() for truth in truths):
-        metrics |= pixel_metrics(known, truths, counted or None)
-    return metrics, unseen
+    hidden: set[int] = set()
+    beyond_memory = maps.arrays.on_disk > 0
+    masks = Arrays(len(samples), "masks")
+
+    def truth_of(row: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        if (packed := masks[row]) is not None:
+            return np.unpackbits(packed, count=math.prod(shape)).reshape(shape).view(np.bool_)
+        truth = framing.truth(samples[row])
+        if beyond_memory and samples[row].masks:  # it is asked for again
+            masks.put(row, np.packbits(truth))
+        return truth
+
+    def pictures(masked: bool) -> Iterator[Labelled]:
+        for row, sample in enumerate(samples):
+            map_ = None if masked and not sample.masks else maps[row]
+            if map_ is None:
+                continue
+            truth = truth_of(row, map_.shape)
+            if sample.label == 0 or truth.any():  # a defect that no mask marks lies somewhere
+                yield map_, truth, None if framing.all_counts else framing.counted(sample.path)
+            elif any(shows_defect(mask) for mask in sample.masks):
+                hidden.add(row)
+
+    if beyond_memory:
+        metrics |= streamed_pixel_metrics(pictures)
+        return metrics, len(hidden)
+    found = list(pictures(False))
+    if any(truth.any() for _, truth, _ in found):
+        known, truths, counted = zip(*found, strict=True)
+        metrics |= pixel_metrics(known, truths, None if framing.all_counts else counted)
+    return metrics, len(hidden)
 
 
 def _mean(categories: list[Metrics]) -> Metrics:

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ad.core.errors import PictureError, SettingError
 from ad.core.jobs.exported import refuse_for_exported
@@ -18,13 +21,14 @@ from ad.runtime.calibration import Calibration
 from ad.runtime.drift import Drift, compare
 from ad.runtime.findings import Finding, check_batch_size
 from ad.runtime.numbered import numbered_names, write_numbered
+from ad.runtime.ordered import in_order
 from ad.runtime.overlays import Colours, overlay_of
 from ad.runtime.package import is_exported
 from ad.runtime.paths import given_path
-from ad.runtime.pictures.opening import drawn_png
-from ad.runtime.pictures.reading import read_picture
+from ad.runtime.pictures.opening import drawn_jpeg
+from ad.runtime.pictures.reading import glimpse
 from ad.runtime.progress import SILENT, Progress
-from ad.runtime.results import ResultFile, Row, refuse_without_threshold, summary
+from ad.runtime.results import ResultFile, Row, Rows, refuse_without_threshold
 from ad.runtime.runtime import Runtime
 from ad.runtime.runtime import load as load_exported
 from ad.runtime.sources import find_sources
@@ -41,7 +45,7 @@ class Inspection:
     """Folder with ``predictions.csv`` and, if asked for, ``heatmaps``."""
     threshold: float | None
     """Score above which a picture is defective."""
-    rows: tuple[Row, ...]
+    rows: Rows
     """One per picture."""
     calibration: Calibration | None
     """What verdicts and regions were made by."""
@@ -54,21 +58,24 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """As ``ad predict --json`` prints it."""
-        rows = [row.to_json() for row in self.rows]
+        return {**self.printed(), "predictions": [row.to_json() for row in self.rows]}
+
+    def printed(self) -> dict[str, Any]:
+        """The same with an iterator of ``predictions``, which are many."""
         counted = None if self.calibration is None else self.calibration.false_regions
         return {
             "output": str(self.output),
             "threshold": self.threshold,
             "min_area": self.min_area,
             "false_regions": None if counted is None else counted.to_json(),
-            "predictions": rows,
+            "predictions": (row.to_json() for row in self.rows),
             "drift": self.drift.to_json(),
             "report": None if self.report is None else str(self.report),
         }
 
     def summary(self) -> str:
         """One line for a person: how many pictures got which verdict."""
-        return summary([row.verdict for row in self.rows])
+        return self.rows.summary()
 
     def promise_of_regions(self) -> str | None:
         """One line for a person: how many regions good pictures have; None without any at all."""
@@ -81,6 +88,7 @@ def inspect(
     run: str | Path,
     paths: Sequence[str | Path],
     *,
+    every: int | str | None = None,
     output: str | Path | None = None,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
@@ -96,18 +104,20 @@ def inspect(
     compile: bool = False,
     progress: Progress = SILENT,
 ) -> Inspection:
-    """Predict on pictures; write tables, ``heatmaps/*.png`` and ``report.html``.
+    """Predict on pictures; write tables, ``heatmaps/*.jpg`` and ``report.html``.
 
     The tables are ``predictions.csv``, a row a picture, and ``regions.csv``, a row a region.
 
     Heat maps are scaled so that 0.5 is the pixel threshold, which is outlined; without
     calibration they are scaled to each picture's own range, say so, and nothing is outlined but,
     in blue, what a test of the detector's own finds (`Detector.outline`).
-    The table grows with each picture, so that a run that is stopped has what it had found.
+    The tables grow with each picture, so that a run that is stopped has what it had found; by
+    Ctrl-C the page, too, which says so.
 
     Args:
         run: A run directory, or what `ad.core.export` wrote.
-        paths: Pictures and folders of pictures.
+        paths: Pictures, folders of pictures, and videos.
+        every: Which frames of videos, as of `LoadedDetector.predict`; None for all.
         output: Folder to make; ``predictions`` in the run directory by default, or beside what was
             exported, with a number behind it when that is taken.
         device: ``auto``, ``cpu`` or ``cuda[:N]``; for an exported model as `ad.runtime.load` has
@@ -146,64 +156,100 @@ def inspect(
     if batch_size is not None:
         check_batch_size(batch_size)
         work = replace(work, stream=partial(work.stream, batch_size=batch_size))
-    sources = find_sources(list(paths))  # a mistyped path is refused before anything is written
+    # A mistyped path is refused before anything is written.
+    sources = find_sources(list(paths), every=every)
     pictures = [source for source in sources if isinstance(source, Path)]
     files = None if save_maps is None else MapFiles(save_maps, pictures, work.detector, limit)
-    if isinstance(work.detector, Runtime):
-        wanted = path.absolute().with_name(f"{path.absolute().name}-predictions")
-    else:
-        from ad.core.jobs.run_directory import tidy
-
-        home = path.parent if (path / "manifest.json").exists() else path
-        tidy(home)
-        wanted = home / "predictions"
+    usual = _usual_output(path, work)
     if output is None:
-        folder = make_free_folder(wanted)
+        folder = make_free_folder(usual)
     else:
         folder = given_path(output, "the output")
         make_folder(folder)
-    names = numbered_names(pictures, ".png")
+    names = numbered_names(pictures, ".jpg")
     page = None
     if report:
         page = NewPictures(work.calibration, work.detector.config, work.outlines)
-    rows = []
-    with ResultFile(folder / "predictions.csv", folder / "regions.csv") as table:
-        if heatmaps != "none":
-            (folder / "heatmaps").mkdir()
-        for number, finding in enumerate(work.stream(sources, progress=progress)):
-            picture = finding.path
-            assert picture is not None  # only paths were given
-            heatmap = None
-            try:
-                if finding.map is not None:
-                    if heatmaps in ("all", finding.verdict):
-                        sheet = _picture(finding, work)
-                        heatmap = write_numbered(folder / "heatmaps", names[number], sheet)
-                    if files is not None and finding.score is not None:
-                        files.write(number, finding.score, finding.map)
+
+    def drawn(numbered: tuple[int, Finding]) -> _Drawn:
+        number, finding = numbered
+        pixels, heatmap = None, None
+        try:
+            if finding.path is not None and finding.map is not None:
+                if heatmaps in ("all", finding.verdict):
+                    pixels = glimpse(finding.path, white=work.detector.config.white_level)
+                    sheet = _picture(finding, pixels, work)
+                    heatmap = write_numbered(folder / "heatmaps", names[number], sheet)
+                if files is not None and finding.score is not None:
+                    files.write(number, finding.score, finding.map)
+        except PictureError as error:
+            return _Drawn(_gone(finding, error), None, None)
+        return _Drawn(finding, pixels if page is not None else None, heatmap)
+
+    rows = Rows()
+    try:
+        with ResultFile(folder / "predictions.csv", folder / "regions.csv") as table:
+            if heatmaps != "none":
+                (folder / "heatmaps").mkdir()
+            # Threads draw and write while this one scores the next pictures.
+            for finding, pixels, heatmap in in_order(
+                enumerate(work.stream(sources, progress=progress)), drawn
+            ):
                 if page is not None:
-                    page.see(finding)
-            except PictureError as error:  # it is not the one any more that was scored
-                finding, heatmap = Finding(path=picture, score=None, error=str(error)), None
-                if page is not None:
-                    page.see(finding)
-            rows.append(Row.of(finding, heatmap))
-            table.add(rows[-1])
-    scores = [row.score for row in rows if row.score is not None]
-    drift = compare(work.calibration, scores, categories=work.together)
-    written = None
-    if page is not None:
-        notes = [*calibration_notes(work.calibration), *drift.lines()]
-        written = page.write(folder, run=str(run), notes=notes)
+                    try:
+                        page.see(finding, pixels)
+                    except PictureError as error:
+                        finding, heatmap = _gone(finding, error), None
+                        page.see(finding)
+                row = Row.of(finding, heatmap)
+                rows.add(row)
+                table.add(row)
+    except KeyboardInterrupt:
+        done = f"{len(rows)} of {len(pictures)} pictures"
+        stopped = f"This was stopped by Ctrl-C after {done}: the others were not looked at."
+        _write_page(page if rows else None, folder, run, _drift(rows, work), work, [stopped])
+        progress.tell(f"stopped after {done}; what was found is in {folder}")
+        raise
+    drift = _drift(rows, work)
+    written = _write_page(page, folder, run, drift, work)
     return Inspection(
         output=folder,
         threshold=limit,
-        rows=tuple(rows),
+        rows=rows,
         calibration=work.calibration,
         min_area=work.min_area,
         drift=drift,
         report=written,
     )
+
+
+def _usual_output(path: Path, work: _Work) -> Path:
+    """Where it is written by default: in the run, which is tidied, or beside what was exported."""
+    if isinstance(work.detector, Runtime):
+        return path.absolute().with_name(f"{path.absolute().name}-predictions")
+    from ad.core.jobs.run_directory import tidy
+
+    home = path.parent if (path / "manifest.json").exists() else path
+    tidy(home)
+    return home / "predictions"
+
+
+def _drift(rows: Rows, work: _Work) -> Drift:
+    return compare(work.calibration, rows.scores, categories=work.together)
+
+
+def _write_page(
+    page: NewPictures | None,
+    folder: Path,
+    run: str | Path,
+    drift: Drift,
+    work: _Work,
+    notes: Sequence[str] = (),
+) -> Path | None:
+    if page is None:
+        return None
+    told = [*notes, *calibration_notes(work.calibration), *drift.lines()]
+    return page.write(folder, run=str(run), notes=told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,16 +317,28 @@ def _at_work(
     )
 
 
-def _picture(finding: Finding, work: _Work) -> bytes:
-    assert finding.path is not None
-    config = work.detector.config
+class _Drawn(NamedTuple):
+    """What is left to tell of a picture when its files are written."""
+
+    finding: Finding
+    pixels: NDArray[np.uint8] | None
+    """As `glimpse` gave them, if it was read."""
+    heatmap: Path | None
+
+
+def _gone(finding: Finding, error: PictureError) -> Finding:
+    """Of a picture that is not the one any more that was scored."""
+    return Finding(path=finding.path, score=None, error=str(error))
+
+
+def _picture(finding: Finding, pixels: NDArray[np.uint8], work: _Work) -> bytes:
     sheet = overlay_of(
         finding,
-        read_picture(finding.path, white=config.white_level),
-        config.framing,
+        pixels,
+        work.detector.config.framing,
         work.calibration,
         blue=work.outlines,
         min_area=work.min_area,
         colours=work.colours,
     )
-    return drawn_png(sheet, compress_level=4)  # half the time for a tenth more bytes
+    return drawn_jpeg(sheet)

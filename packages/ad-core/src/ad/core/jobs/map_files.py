@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.errors import SettingError
 from ad.core.saved.claims import make_folder
-from ad.runtime.map_files import map_file
-from ad.runtime.numbered import numbered_names, write_numbered
+from ad.runtime.map_files import MapFolder, refuse_without_maps
 from ad.runtime.paths import given_path
 from ad.runtime.runtime import Runtime
 
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @final
-class MapFiles:
+class MapFiles(MapFolder):
     """A ``.npz`` for each picture; see `ad.runtime.map_files`.
 
     Args:
@@ -43,18 +41,10 @@ class MapFiles:
         detector: LoadedDetector | Runtime,
         threshold: float | None,
     ) -> None:
-        if not detector.localises:
-            msg = (
-                f"`{detector.config.model}` judges pictures as a whole and has no maps to save. "
-                "Leave `save_maps` out, or take a model that localises: see `ad models`."
-            )
-            raise SettingError(msg)
-        self.folder = given_path(folder, "the folder for maps")
-        make_folder(self.folder)
-        self.paths = paths
-        self.framing = detector.config.framing
-        self.threshold = threshold
-        self._names = numbered_names(paths, ".npz")
+        refuse_without_maps(detector.config.model, localises=detector.localises)
+        path = given_path(folder, "the folder for maps")
+        make_folder(path)
+        super().__init__(path, paths, framing=detector.config.framing, threshold=threshold)
 
     def see(
         self, batch: Batch, scores: NDArray[np.float32], maps: NDArray[np.float32] | None
@@ -63,19 +53,3 @@ class MapFiles:
         for row, index in enumerate(batch.indices):
             if maps is not None:
                 self.write(index, float(scores[row]), maps[row])
-
-    def write(self, index: int, score: float, map_: NDArray[np.float32]) -> Path:
-        """Write the map of one picture.
-
-        Args:
-            index: Which of the paths.
-            score: Its raw score.
-            map_: ``[h, w]``, as the detector gave it.
-
-        Raises:
-            PictureError: If the picture is not there any more.
-            OutputError: If the file cannot be written.
-        """
-        path = self.paths[index]
-        content = map_file(path, score, map_, framing=self.framing, threshold=self.threshold)
-        return write_numbered(self.folder, self._names[index], content)

@@ -14,6 +14,7 @@ from ad.core.data.inventory import take_inventory
 from ad.core.data.samples import DatasetSpec, Sample, collect, defects_to_learn, locate
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, SettingError
+from ad.core.figures.measure import maps_beyond
 from ad.core.framing import Framing
 from ad.core.learning.distributed import World, join_world
 from ad.core.predict import ModelConfig
@@ -30,6 +31,7 @@ from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Precision, Setup, Trainer
 from ad.runtime.pictures.levels import find_white_level
 from ad.runtime.progress import Progress
+from ad.runtime.spill import memory_budget
 
 _FEW = 200
 """Good pictures up to which `holdout` ``auto`` may fit as many detectors as there are folds."""
@@ -152,15 +154,6 @@ def settle(
         data_root=None if root is None else str(root),
         **given,
     )
-    if issubclass(trainer, OnePassTrainer):
-        _check_one_pass(settings)
-    elif settings.holdout == CROSS:
-        msg = (
-            f"`holdout` cross is for models that learn in one pass: it fits up to 20 detectors, "
-            f"and `{spec.name}` learns by gradient. Give a share to hold out (`--holdout 0.1`; "
-            "`holdout=0.1` in Python), or take a model such as `patchcore` or `padim`."
-        )
-        raise SettingError(msg)
     trackers = tuple(get_tracker(name) for name in dict.fromkeys(track))
     world = join_world()
     device = resolve_device(settings.device)
@@ -229,6 +222,7 @@ def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
         DataError: If the data cannot be learnt from.
         PictureError: If a picture or mask cannot be opened.
         SettingError: If nothing is left to learn from.
+        OutputError: If the disk has no room for maps that do not fit into memory.
     """
     settings, progress = plan.settings, plan.progress
     samples = collect(
@@ -281,6 +275,10 @@ def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
             progress.tell(line)
         if left_out := inventory.not_read(_NAMED):
             progress.tell(f"left out: {left_out}")
+    test = [sample for sample in samples if sample.split == "test"]
+    budget = memory_budget()  # what cannot be is refused before hours of learning
+    if trainer.detector.localises:
+        maps_beyond(budget, test, plan.framing)
     odd = check_pictures(samples, progress=progress)
     for sample in samples:
         plan.framing.check(sample.path)
@@ -292,7 +290,7 @@ def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
         held_out=held_out,
         choosing=choosing,
         folds=folds,
-        test=[sample for sample in samples if sample.split == "test"],
+        test=test,
         white=white.value,
         read=inventory.to_json(),
         notes=(
@@ -332,17 +330,3 @@ _WHERE_DEFECTS_ARE = (
 
 def _needs_defects(plan: Plan) -> str:
     return f"`{plan.spec.name}` as it is set learns from labelled defective pictures, too"
-
-
-def _check_one_pass(settings: RunSettings) -> None:
-    for name, value, allowed in (
-        ("num_epochs", settings.num_epochs, 1),
-        ("num_steps", settings.num_steps, None),
-        ("patience", settings.patience, None),
-    ):
-        if value != allowed:
-            msg = (
-                f"`{settings.model}` learns in one pass over the pictures: `{name}` must be "
-                f"{allowed or 'left out'}; got {value}."
-            )
-            raise SettingError(msg)

@@ -26,6 +26,7 @@ from ad.core.jobs.recalibrate_export import (
     by_normals,
     refuse_for_exports,
 )
+from ad.core.metrics.streamed import LabelledPixels
 from ad.core.predict import (
     Conditions,
     LoadedDetector,
@@ -235,8 +236,7 @@ def _by_f1(
     paths = [sample.path for sample in samples]
     scores: list[NDArray[Any]] = []
     maxima: list[NDArray[Any]] = []
-    known: list[NDArray[np.float32]] = []
-    truths: list[NDArray[np.bool_]] = []
+    pixels = LabelledPixels()
     framing = detector.config.framing
     with progress.step("calibrating", total=len(samples), unit="pictures") as advance:
         for batch, batch_scores, maps in detector.scored(paths, batch_size):
@@ -250,12 +250,11 @@ def _by_f1(
                     truth = framing.truth(sample)
                     if sample.label == 0 or truth.any():
                         counted = framing.counted(sample.path)
-                        known.append(maps[row][counted])
-                        truths.append(truth[counted])
+                        pixels.add(maps[row][counted], truth[counted])
             advance(len(batch.indices))
     return calibrate_by_f1(
         np.concatenate(scores),
         [sample.label == 1 for sample in samples],
         np.concatenate(maxima) if maxima else None,
-        (np.concatenate(known), np.concatenate(truths)) if known else None,
+        pixels,
     )

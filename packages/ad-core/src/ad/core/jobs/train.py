@@ -6,6 +6,7 @@ What is tested is the saved model, loaded again: the figures are those of the fi
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ad.core.callbacks import Callback, Callbacks
 from ad.core.data.samples import Sample
 from ad.core.devices import peak_memory
 from ad.core.errors import DataError, OutputError, PictureError
-from ad.core.figures.measure import Evaluation, Metrics, measure
+from ad.core.figures.measure import Evaluation, Metrics, maps_beyond, measure
 from ad.core.jobs.calibrating import with_threshold
 from ad.core.jobs.good_pictures import CrossFitted, good_pictures
 from ad.core.jobs.plan import Plan, RunData, look_at_data, settle, supervise
@@ -41,6 +42,7 @@ from ad.runtime.framing.fit import Fit
 from ad.runtime.framing.size import Sides
 from ad.runtime.paths import given_path
 from ad.runtime.progress import SILENT, Progress
+from ad.runtime.spill import memory_budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,6 +366,8 @@ def _test(
     plan: Plan, data: RunData, run: _Run, detector: LoadedDetector, gallery: Gallery | None
 ) -> Evaluation:
     """Test what was saved; what the report shows is gathered meanwhile."""
+    if detector.localises and (size := maps_beyond(memory_budget(), data.test, plan.framing)):
+        run.log.write("maps_on_disk", bytes=size, folder=tempfile.gettempdir())
     try:
         evaluation = measure(
             detector,

@@ -17,6 +17,7 @@ from ad.core.data.learning import FEATURE_BUDGET
 from ad.core.detector import Detector
 from ad.core.learning.loop import finite
 from ad.core.trainer import OnePassTrainer
+from ad.runtime.spill import at_most
 
 
 def cross_fitted(
@@ -58,7 +59,7 @@ class _Features:
     def __init__(self, folds: Sequence[PictureSet], budget: int) -> None:
         self._folds = folds
         self._kept: list[list[Any]] = [[] for _ in folds]  # of each, its first batches
-        self._room: float = budget
+        self._room: float = at_most(budget)
 
     def of(self, number: int, trainer: OnePassTrainer) -> Iterator[Any]:
         """Those of a fold, for a trainer that may change them."""

@@ -24,6 +24,7 @@ from ad.core.devices import in_precision
 from ad.core.errors import Interrupted, LearningError
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.distributed import World
+from ad.core.learning.fused import fuse
 from ad.core.learning.signals import noted_signals
 from ad.core.saved.loading import load_tensors
 from ad.core.trainer import GradientTrainer, Optimization
@@ -75,6 +76,7 @@ class Descent:
             self._load(_below("now.", found[0]), "the checkpoint")
         optimizations = tuple(trainer.optimizers(self.total_steps))
         for optimization in optimizations:
+            fuse(optimization.optimizer)
             for group in optimization.optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
         if found is not None:

@@ -8,6 +8,7 @@ once and never argsorted. Knows nothing of images.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
@@ -15,9 +16,13 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
+from ad.core.metrics.ties import group_ties
+from ad.runtime.spill import Column
+
 Scores = NDArray[np.floating[Any]]
 Counts = NDArray[np.int64]
 
+_AT_ONCE = 1 << 20  # distinct scores whose counts are looked at together
 _MAX_THREADS = 8
 _SAMPLE = 100_000  # enough to know a quantile to a fraction of a percent
 _SCORES_PER_THREAD = 1 << 20  # below this, starting a thread costs more than it saves
@@ -37,6 +42,9 @@ class F1Max(NamedTuple):
 class RankCounts:
     """Counts at the K distinct scores of the positives, from the highest down.
 
+    Where there are too many for memory, they are columns in temporary files: the figures are the
+    same to the last bit.
+
     Attributes:
         thresholds: ``[K]``, the distinct scores.
         positives_at: ``[K]``, positives with exactly this score.
@@ -47,11 +55,11 @@ class RankCounts:
         num_negatives: All negatives.
     """
 
-    thresholds: Scores
-    positives_at: Counts
-    negatives_above: Counts
-    negatives_from: Counts
-    weights: NDArray[np.float64]
+    thresholds: Scores | Column
+    positives_at: Counts | Column
+    negatives_above: Counts | Column
+    negatives_from: Counts | Column
+    weights: NDArray[np.float64] | Column
     num_positives: int
     num_negatives: int
 
@@ -63,8 +71,14 @@ class RankCounts:
         """
         if not self.num_positives or not self.num_negatives:
             return None
-        outranked = (self.negatives_above + self.negatives_from) / (2 * self.num_negatives)
-        return float(np.sum(self.positives_at * (1 - outranked)) / self.num_positives)
+
+        def gained(part: slice) -> NDArray[np.float64]:
+            above, at_or_above = self.negatives_above[part], self.negatives_from[part]
+            outranked = (above + at_or_above) / (2 * self.num_negatives)
+            gain: NDArray[np.float64] = self.positives_at[part] * (1 - outranked)
+            return gain
+
+        return float(summed(gained, self.thresholds.size) / self.num_positives)
 
     def average_precision(self) -> float | None:
         """Precision averaged over the steps of recall, as scikit-learn defines it.
@@ -74,9 +88,12 @@ class RankCounts:
         """
         if not self.num_positives:
             return None
-        caught = np.cumsum(self.positives_at)
-        precision = caught / (caught + self.negatives_from)
-        return float(np.sum(self.positives_at * precision) / self.num_positives)
+
+        def gained(part: slice, at: Counts, caught: Counts) -> NDArray[np.float64]:
+            precision = caught / (caught + self.negatives_from[part])
+            return at * precision
+
+        return float(self._summed(gained) / self.num_positives)
 
     def precision_recall_area(self) -> float | None:
         """Area under the precision-recall curve by trapezoids, starting at precision 1.
@@ -88,13 +105,15 @@ class RankCounts:
         """
         if not self.num_positives:
             return None
-        caught = np.cumsum(self.positives_at)
-        caught_before = caught - self.positives_at
-        # The point before t has met every negative above t, also those between two positives.
-        alarms = caught_before + self.negatives_above
-        before = np.where(alarms == 0, 1.0, caught_before / np.maximum(alarms, 1))
-        at = caught / (caught + self.negatives_from)
-        return float(np.sum(self.positives_at * (before + at)) / (2 * self.num_positives))
+
+        def gained(part: slice, at: Counts, caught: Counts) -> NDArray[np.float64]:
+            caught_before = caught - at
+            # The point before t has met every negative above t, also those between two positives.
+            alarms = caught_before + self.negatives_above[part]
+            before = np.where(alarms == 0, 1.0, caught_before / np.maximum(alarms, 1))
+            return at * (before + caught / (caught + self.negatives_from[part]))
+
+        return float(self._summed(gained) / (2 * self.num_positives))
 
     def f1_max(self) -> F1Max | None:
         """The largest F1 score over all thresholds.
@@ -107,10 +126,54 @@ class RankCounts:
         """
         if not self.num_positives:
             return None
-        caught = np.cumsum(self.positives_at)
-        f1 = 2 * caught / (caught + self.negatives_from + self.num_positives)
-        best = int(np.argmax(f1))
-        return F1Max(float(f1[best]), float(self.thresholds[best]))
+        best, threshold, caught_before = -1.0, 0.0, 0
+        for part in parts(self.thresholds.size):
+            caught = caught_before + np.cumsum(self.positives_at[part])
+            f1 = 2 * caught / (caught + self.negatives_from[part] + self.num_positives)
+            highest = int(np.argmax(f1))
+            if f1[highest] > best:
+                best, threshold = float(f1[highest]), float(self.thresholds[part][highest])
+            caught_before = int(caught[-1])
+        return F1Max(best, threshold)
+
+    def _summed(self, gained: Callable[[slice, Counts, Counts], NDArray[np.float64]]) -> np.float64:
+        """Sum what each score brings, by how many positives have it and how many are caught."""
+        caught_before = 0
+
+        def of(part: slice) -> NDArray[np.float64]:
+            nonlocal caught_before  # parts come in their order
+            at = self.positives_at[part]
+            caught = caught_before + np.cumsum(at)
+            caught_before = int(caught[-1])
+            return gained(part, at, caught)
+
+        return summed(of, self.thresholds.size)
+
+
+def parts(size: int) -> Iterator[slice]:
+    """So many places, as many together as are looked at together."""
+    return (slice(at, min(at + _AT_ONCE, size)) for at in range(0, size, _AT_ONCE))
+
+
+def summed(terms: Callable[[slice], NDArray[np.float64]], stop: int) -> np.float64:
+    """What `np.sum` gives of so many terms, to the last bit, a part of them at a time.
+
+    It adds pairwise, halving what is more than 128 terms to whole eights; so do parts here.
+
+    Args:
+        terms: Those of places from one to another, asked for in their order.
+        stop: How many there are.
+    """
+
+    def between(first: int, last: int) -> np.float64:
+        if last - first <= _AT_ONCE:
+            part: np.float64 = np.sum(terms(slice(first, last))) if last > first else np.float64(0)
+            return part
+        half = (last - first) // 2
+        half -= half % 8
+        return between(first, first + half) + between(first + half, last)
+
+    return between(0, stop)
 
 
 def count_ranks(
@@ -144,29 +207,6 @@ def count_ranks(
     )
 
 
-def group_ties(
-    positives: Scores, weights: NDArray[np.float64] | None
-) -> tuple[Scores, Counts, NDArray[np.float64]]:
-    """Distinct scores, rising, with how many positives have each and what these weigh.
-
-    Args:
-        positives: ``[P]``, finite.
-        weights: ``[P]``, float64; 1 if None.
-    """
-    if weights is None:
-        ranked = np.sort(positives)
-    else:
-        order = np.argsort(positives)
-        ranked, weights = positives[order], weights[order]
-    is_first = np.ones(ranked.size, dtype=np.bool_)
-    is_first[1:] = ranked[1:] != ranked[:-1]
-    firsts = np.flatnonzero(is_first)
-    positives_at = np.diff(firsts, append=ranked.size)
-    if weights is None or not firsts.size:  # `reduceat` cannot take nothing at all
-        return ranked[firsts], positives_at, positives_at.astype(np.float64)
-    return ranked[firsts], positives_at, np.add.reduceat(weights, firsts)
-
-
 def _floor(negatives: Scores, limit: float) -> np.floating[Any] | None:
     """A score that at least the share `limit` of the negatives reach, and few more; or None."""
     sample = np.sort(negatives[:: max(1, negatives.size // _SAMPLE)])
@@ -185,20 +225,39 @@ def count_negatives(
         thresholds: ``[K]``, rising.
         floor: Negatives below it are left out: they count only for thresholds below it.
     """
-    # Counts of blocks add up, so blocks are sorted side by side and never merged.
+    return count_in(sorted_blocks(negatives, floor), thresholds)
+
+
+def sorted_blocks(negatives: Scores, floor: np.floating[Any] | None = None) -> list[Scores]:
+    """Negatives in sorted blocks: counts of blocks add up, so that they need not be merged.
+
+    Args:
+        negatives: As for `count_negatives`.
+        floor: As for it.
+    """
     wanted = -(-negatives.size // _SCORES_PER_THREAD)
     num_blocks = max(1, min(wanted, _MAX_THREADS, _usable_cpus()))
+
+    def in_order(block: Scores) -> Scores:
+        block = block if floor is None else block[block >= floor]
+        block.sort()
+        return block
+
+    with ThreadPoolExecutor(num_blocks) as pool:  # sorting releases the interpreter's lock
+        return [*pool.map(in_order, np.array_split(negatives, num_blocks))]
+
+
+def count_in(blocks: list[Scores], thresholds: Scores) -> tuple[Counts, Counts]:
+    """As `count_negatives`, of what `sorted_blocks` gave."""
     above = np.zeros(thresholds.size, dtype=np.int64)
     at_or_above = np.zeros(thresholds.size, dtype=np.int64)
 
     def count(block: Scores) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        block = block if floor is None else block[block >= floor]
-        block.sort()
         up_to, below = block.searchsorted(thresholds, "right"), block.searchsorted(thresholds)
         return np.subtract(block.size, up_to, out=up_to), np.subtract(block.size, below, out=below)
 
-    with ThreadPoolExecutor(num_blocks) as pool:  # sorting releases the interpreter's lock
-        for block_above, block_from in pool.map(count, np.array_split(negatives, num_blocks)):
+    with ThreadPoolExecutor(len(blocks)) as pool:
+        for block_above, block_from in pool.map(count, blocks):
             above += block_above
             at_or_above += block_from
     return above, at_or_above

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.errors import DataError, SettingError
-from ad.core.metrics.counting import RankCounts, count_ranks
+from ad.core.metrics.counting import RankCounts, count_ranks, parts, summed
 from ad.core.metrics.ranking import score_type
 
 
@@ -62,15 +62,30 @@ def region_overlap_area(counts: RankCounts, limit: float) -> float | None:
     check_limit(limit)
     if not counts.num_positives or not counts.num_negatives:
         return None
-    left = counts.negatives_above / counts.num_negatives  # false-positive rate before a score
-    right = counts.negatives_from / counts.num_negatives  # and after it
-    # Overlap gained at a score rises from `left` to `right` in a straight line, ties being
-    # undecided, and stays gained from there to the limit.
-    whole = right <= limit
-    area = np.sum(counts.weights[whole] * (limit - (left[whole] + right[whole]) / 2))
-    cut = (left < limit) & ~whole
-    width = right[cut] - left[cut]
-    area += np.sum(counts.weights[cut] * (limit - left[cut]) ** 2 / (2 * width))
+    # Overlap gained at a score rises from the false-positive rate before it to the one at it in a
+    # straight line, ties being undecided, and stays gained from there to the limit. Rates rise from
+    # score to score, so that the limit falls into the gain of one score at most.
+    whole = 0
+    for part in parts(counts.thresholds.size):
+        right = counts.negatives_from[part] / counts.num_negatives
+        inside = int(np.count_nonzero(right <= limit))
+        whole += inside
+        if inside < right.size:
+            break
+
+    def gained(part: slice) -> NDArray[np.float64]:
+        left = counts.negatives_above[part] / counts.num_negatives
+        right = counts.negatives_from[part] / counts.num_negatives
+        gain: NDArray[np.float64] = counts.weights[part] * (limit - (left + right) / 2)
+        return gain
+
+    area = summed(gained, whole)
+    if whole < counts.thresholds.size:
+        cut = slice(whole, whole + 1)
+        left = counts.negatives_above[cut] / counts.num_negatives
+        if left[0] < limit:
+            width = counts.negatives_from[cut] / counts.num_negatives - left
+            area += np.sum(counts.weights[cut] * (limit - left) ** 2 / (2 * width))
     return float(area / limit)
 
 

@@ -20,11 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.core.errors import DataError
-from ad.core.metrics.counting import RankCounts, Scores, count_negatives, group_ties
-from ad.core.metrics.ranking import score_type
+from ad.core.metrics.counting import RankCounts, Scores
 from ad.core.metrics.regions import check_limit, checked_pair, region_overlap_area
-
-_PIXELS_AT_ONCE = 1 << 26  # normal pixels that are held and sorted together: 256 MiB
+from ad.core.metrics.streamed import Positives
 
 
 class Defect(NamedTuple):
@@ -70,8 +68,8 @@ def count_saturated(pictures: Callable[[], Iterable[Picture]]) -> RankCounts:
     """Count the pixels that bring saturated overlap, and the normal ones above each of them.
 
     Of a defect that saturates at s pixels, only the s highest scores bring anything: 1 / s each,
-    divided by the number of defects. Memory is for those and for one picture at a time, however
-    many there are.
+    divided by the number of defects. Memory is for those, up to a budget, and for some millions of
+    the normal ones, however many there are.
 
     Args:
         pictures: Called twice, to go through all pictures once for the defects and once for what
@@ -80,36 +78,14 @@ def count_saturated(pictures: Callable[[], Iterable[Picture]]) -> RankCounts:
     Raises:
         DataError: As for `au_spro`.
     """
-    bringing: list[Scores] = []
-    shares: list[NDArray[np.float64]] = []
+    positives = Positives()
+    num_defects = 0
     for index, (scores, defects) in enumerate(pictures()):
         for defect in defects:
             found = _highest(index, scores, defect)
-            bringing.append(found)
-            shares.append(np.full(found.size, 1 / found.size))
-    if not bringing:
-        nothing = np.zeros(0, dtype=np.int64)
-        empty = np.zeros(0)
-        return RankCounts(empty, nothing, nothing, nothing, empty, 0, 0)
-    positives = np.concatenate(bringing, dtype=score_type(*bringing))
-    thresholds, at, weights = group_ties(positives, np.concatenate(shares) / len(shares))
-    above = np.zeros(thresholds.size, dtype=np.int64)
-    at_or_above = np.zeros(thresholds.size, dtype=np.int64)
-    num_normal = 0
-    for normal in _normal_pixels(pictures()):
-        more_above, more_from = count_negatives(normal, thresholds, floor=thresholds[0])
-        above += more_above
-        at_or_above += more_from
-        num_normal += normal.size
-    return RankCounts(
-        thresholds=thresholds[::-1],
-        positives_at=at[::-1],
-        negatives_above=above[::-1],
-        negatives_from=at_or_above[::-1],
-        weights=weights[::-1],
-        num_positives=positives.size,
-        num_negatives=num_normal,
-    )
+            positives.add(found, np.full(found.size, 1 / found.size))
+            num_defects += 1
+    return positives.count(num_defects, _normal_pixels(pictures()))
 
 
 def _highest(index: int, scores: NDArray[Any], defect: Defect) -> Scores:
@@ -126,16 +102,10 @@ def _highest(index: int, scores: NDArray[Any], defect: Defect) -> Scores:
 
 
 def _normal_pixels(pictures: Iterable[Picture]) -> Iterator[Scores]:
-    """Scores of the pixels in no defect, of as many pictures together as may be held at once."""
-    held: list[Scores] = []
+    """Scores of the pixels of each picture that are in no defect."""
     for index, (scores, defects) in enumerate(pictures):
         anywhere = np.zeros(np.shape(scores), dtype=np.bool_)
         for defect in defects:
             anywhere |= defect.mask
         scores, anywhere = checked_pair(index, scores, anywhere)
-        held.append(scores[~anywhere])
-        if sum(normal.size for normal in held) >= _PIXELS_AT_ONCE:
-            yield np.concatenate(held)
-            held.clear()
-    if held:
-        yield np.concatenate(held)
+        yield scores[~anywhere]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ad.core.metrics.counting import RankCounts
 from ad.core.metrics.ranking import count_labelled
 from ad.core.metrics.regions import count_pixels, region_overlap_area
+from ad.core.metrics.streamed import Labelled, count_streamed_pixels
 
 
 def image_metrics(scores: ArrayLike, labels: ArrayLike) -> dict[str, float | None]:
@@ -53,7 +54,25 @@ def pixel_metrics(
     Raises:
         DataError: If a map is not finite, a mask is not bool, or their shapes differ.
     """
-    counts = count_pixels(maps, masks, counted)
+    return _pixel_figures(count_pixels(maps, masks, counted))
+
+
+def streamed_pixel_metrics(
+    pictures: Callable[[bool], Iterable[Labelled]],
+) -> dict[str, float | None]:
+    """As `pixel_metrics`, to the last bit, of more maps than fit into memory.
+
+    Args:
+        pictures: See `ad.core.metrics.streamed.count_streamed_pixels`.
+
+    Raises:
+        DataError: As `pixel_metrics` does.
+        OutputError: If a temporary file does not fit onto its disk.
+    """
+    return _pixel_figures(count_streamed_pixels(pictures))
+
+
+def _pixel_figures(counts: RankCounts) -> dict[str, float | None]:
     return _ranking(counts, "pixel") | {
         "aupro": region_overlap_area(counts, 0.3),
         "aupro_05": region_overlap_area(counts, 0.05),

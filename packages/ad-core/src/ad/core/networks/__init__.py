@@ -6,12 +6,14 @@
 | `blocks`       | EfficientNets and MobileNets, of which any block can be used         |
 | `components`   | principal components                                                 |
 | `filter_bank`  | the backbone that needs no weights                                   |
+| `fused`        | convolutions and what follows them in one pass, where nothing learns  |
 | `layers`       | names of a network's layers                                          |
 | `maps`         | from a coarse anomaly map to one in the input's resolution, smoothed |
 | `normalize`    | pictures as networks that learnt from ImageNet want them             |
 | `of_timm`      | networks of timm, which is imported with it                          |
 | `patches`      | maps of several layers as one, of PatchCore's patches                |
 | `residual`     | decoders that mirror a ResNet                                        |
+| `products`     | attention and linear layers of transformers at work on CPUs in bf16  |
 | `resnets`      | ResNets, equal to timm's                                             |
 | `stored`       | pretrained weights that are on this machine, and the models they serve |
 | `subspace`     | a plane through the features of good pictures, and what is beside it |
@@ -37,6 +39,7 @@ from ad.core.networks.maps import (
 )
 from ad.core.networks.normalize import IMAGENET_MEAN, IMAGENET_STD, ImagenetNorm
 from ad.core.networks.patches import ConcatenatedPatches, PooledPatches
+from ad.core.networks.products import fast_products
 from ad.core.networks.residual import RESNETS, ResidualBlock, ResidualDecoder, halving
 from ad.core.networks.subspace import SubspaceDetector, pictures_of_plane
 from ad.core.networks.weights import (
@@ -63,6 +66,7 @@ __all__ = [
     "SigmaOrNone",
     "SubspaceDetector",
     "cells_looked_at",
+    "fast_products",
     "file_in_weights_folder",
     "fitting_weights",
     "fresh_network",

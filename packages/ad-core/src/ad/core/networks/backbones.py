@@ -35,6 +35,7 @@ from ad.core.data.learning import stream
 from ad.core.devices import in_precision
 from ad.core.errors import SettingError, WeightsError
 from ad.core.networks.filter_bank import FILTER_BANK, FilterBank
+from ad.core.networks.fused import why_not
 from ad.core.networks.normalize import ImagenetNorm
 from ad.core.networks.resnets import ResNetPlan, is_plain_resnet
 from ad.core.networks.stored import downloaded_before, downloaded_now, hub, no_weights, timm_name
@@ -110,6 +111,10 @@ class FeatureExtractor(nn.Module):
         self.net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         self.normalize = ImagenetNorm(scale=normalize)
         self.to(setup.device)
+        if setup.device.type == "cpu" and is_plain_resnet(self.name):
+            reason = why_not(self.precision)
+            if reason:
+                setup.progress.tell(f"Backbone `{self.name}` is computed layer by layer: {reason}")
 
     def train(self, mode: bool = True) -> FeatureExtractor:
         """Stay in eval mode whatever the detector around it does: batch statistics are frozen."""

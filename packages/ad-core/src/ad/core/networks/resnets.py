@@ -1,7 +1,9 @@
 """ResNets, which most methods stand on: timm's networks without timm, whose import takes seconds.
 
-Names of parameters, files of weights, random weights of a seed and what is computed are timm's, to
-the last bit; timm's ResNets of other kinds (deeper stems, groups, attention) are left to it.
+Names of parameters, files of weights, random weights of a seed, steps of learning and what is
+computed layer by layer are timm's, to the last bit; where nothing learns, `ad.core.networks.fused`
+does several layers at once. timm's ResNets of other kinds (deeper stems, groups, attention) are
+left to it.
 
 Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; Zagoruyko, Komodakis,
 "Wide Residual Networks", BMVC 2016.
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ad.core.networks.fused import conv_norm
 from ad.core.networks.layers import layer_indices
 
 PLAIN_RESNETS: Mapping[str, tuple[tuple[int, int, int, int], int | None]] = {
@@ -133,11 +136,12 @@ class ResNet(nn.Module):
         Returns:
             ``[B, D, h, w]`` for each layer.
         """
-        x = images
-        found = []
+        x = conv_norm(images, self.conv1, self.bn1, self.act1)
+        found = [x] if "act1" in self.layers else []
         for name, module in self.named_children():
-            x = module(x)
-            if name in self.layers:
+            if name == "maxpool" or name.startswith("layer"):
+                x = module(x)
+            if name.startswith("layer") and name in self.layers:
                 found.append(x)
         return found
 
@@ -170,11 +174,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, channels, h, w]`` to ``[B, planes, h', w']``."""
-        shortcut = x
-        x = self.act1(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
-        x += shortcut if self.downsample is None else self.downsample(shortcut)
-        return self.act2(x)  # type: ignore[no-any-return]
+        y = conv_norm(x, self.conv1, self.bn1, self.act1)
+        shortcut = x if self.downsample is None else conv_norm(x, *self.downsample)
+        return conv_norm(y, self.conv2, self.bn2, self.act2, shortcut)
 
 
 @final
@@ -209,12 +211,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, channels, h, w]`` to ``[B, 4 * planes, h', w']``."""
-        shortcut = x
-        x = self.act1(self.bn1(self.conv1(x)))
-        x = self.act2(self.bn2(self.conv2(x)))
-        x = self.bn3(self.conv3(x))
-        x += shortcut if self.downsample is None else self.downsample(shortcut)
-        return self.act3(x)  # type: ignore[no-any-return]
+        y = conv_norm(x, self.conv1, self.bn1, self.act1)
+        y = conv_norm(y, self.conv2, self.bn2, self.act2)
+        shortcut = x if self.downsample is None else conv_norm(x, *self.downsample)
+        return conv_norm(y, self.conv3, self.bn3, self.act3, shortcut)
 
 
 def _downsample(channels: int, out: int, stride: int) -> nn.Sequential | None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ad.core.devices import in_precision
 from ad.core.errors import SettingError
+from ad.core.networks.products import fast_products
 from ad.runtime.framing.size import Size
 
 
@@ -137,10 +138,11 @@ class TokenMaps(nn.Module):
         """
         x = self._embedded(images)
         found = []
-        for index, block in enumerate(self.model.blocks):
-            x = block(x)
-            if index in self.indices:
-                found.append(self.model.norm(x) if self.norm else x)
+        with fast_products(x):
+            for index, block in enumerate(self.model.blocks):
+                x = block(x)
+                if index in self.indices:
+                    found.append(self.model.norm(x) if self.norm else x)
         return found
 
     def _embedded(self, images: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ad.core.framing import Framing
 from ad.core.predict.config import ModelConfig
 from ad.runtime.conditions import other_tiles
 from ad.runtime.findings import Finding as Finding
-from ad.runtime.findings import check_batch_size, findings_of, least_area
+from ad.runtime.findings import all_findings, check_batch_size, findings_of, least_area
 from ad.runtime.framing.size import Size
 from ad.runtime.framing.tiles import Joined
 from ad.runtime.pictures.opening import said
@@ -76,18 +76,22 @@ class LoadedDetector:
         batch_size: int = 8,
         min_area: int | None = None,
         outlines: bool = False,
+        every: int | str | None = None,
         progress: Progress = SILENT,
     ) -> list[Finding]:
         """Score pictures.
 
         Args:
-            inputs: A picture's path, a folder (searched with its sub-folders), a PIL image, the
-                bytes of a picture's file, an array as `rgb_array` in `ad.runtime.pictures.reading`
-                takes it, ``[N, H, W, 3]`` for several, or a sequence of such. The same picture has
-                the same score, whatever it comes as.
+            inputs: A picture's path, a folder (searched with its sub-folders), a video's path
+                (which stands for its frames), a PIL image, the bytes of a picture's file, an array
+                as `rgb_array` in `ad.runtime.pictures.reading` takes it, ``[N, H, W, 3]`` for
+                several, or a sequence of such. The same picture has the same score, whatever it
+                comes as.
             batch_size: Pictures scored at once; does not change the results.
             min_area: Leave out regions of fewer pixels of the picture; None for none.
             outlines: Whether to ask for the detector's own outline, too, which takes its time.
+            every: Of videos, only every n-th frame (``10``), or the first of each stretch of time
+                (``"0.5s"``, ``"40ms"``); None for all.
             progress: Where to show how far it is.
 
         Returns:
@@ -96,14 +100,16 @@ class LoadedDetector:
 
         Raises:
             DataError: If there is no picture, or a path does not exist.
-            SettingError: If the batch size or the area cannot be.
+            MissingExtraError: If there is a video, and PyAV is not installed.
+            SettingError: If the batch size, the area or the choice of frames cannot be.
         """
-        return list(
+        return all_findings(
             self.stream(
                 inputs,
                 batch_size=batch_size,
                 min_area=min_area,
                 outlines=outlines,
+                every=every,
                 progress=progress,
             )
         )
@@ -115,6 +121,7 @@ class LoadedDetector:
         batch_size: int = 8,
         min_area: int | None = None,
         outlines: bool = False,
+        every: int | str | None = None,
         progress: Progress = SILENT,
     ) -> Iterator[Finding]:
         """Like `predict`, one finding at a time: for more pictures than fit into memory.
@@ -125,7 +132,7 @@ class LoadedDetector:
         check_batch_size(batch_size)
         config = self.config
         least = self.least_area(min_area)
-        sources = find_sources(inputs, white=config.white_level)
+        sources = find_sources(inputs, white=config.white_level, every=every)
         with progress.step("predicting", total=len(sources), unit="pictures") as advance:
             told = False
             for batch, scores, maps in self.scored(sources, batch_size, on_error="record"):

@@ -32,7 +32,7 @@ from ad.core.report.standings import (
 )
 from ad.core.report.webp import picture_webp
 from ad.core.thresholds.verdicts import Verdicts, renewed_notes
-from ad.runtime.pictures.reading import read_picture
+from ad.runtime.pictures.reading import glimpse
 
 _DOTS, _ALL_DOTS = 200, 20_000
 """Scores that are drawn, of a run's good and defective pictures each, and of all runs; of more,
@@ -314,7 +314,7 @@ def _pictured(wrong: Sequence[_Wrong]) -> list[dict[str, Any]]:
         picture = None
         if place < _THUMBNAILS:
             try:
-                picture = picture_webp(read_picture(Path(one.path), white=white), _SIDE)
+                picture = picture_webp(glimpse(Path(one.path), white=white), _SIDE)
             except PictureError:  # it is named all the same
                 picture = None
             left -= len(picture or b"")

@@ -24,7 +24,7 @@ from ad.runtime.calibration import Calibration
 from ad.runtime.findings import Finding
 from ad.runtime.framing.size import Size
 from ad.runtime.heatmaps import colour_table
-from ad.runtime.pictures.reading import read_picture
+from ad.runtime.pictures.reading import glimpse
 
 if TYPE_CHECKING:
     from ad.core.predict import ModelConfig
@@ -74,11 +74,12 @@ class NewPictures:
         self._unread: list[tuple[Path, str]] = []
         self._num_unread = 0
 
-    def see(self, finding: Finding) -> None:
+    def see(self, finding: Finding, pixels: NDArray[np.uint8] | None = None) -> None:
         """Look at what was found in a picture; keep what belongs on the page.
 
         Args:
-            finding: Of a file, which is read again if it is kept.
+            finding: Of a file.
+            pixels: The picture, as `glimpse` gives it; None: it is read again if it is kept.
 
         Raises:
             PictureError: If it cannot be read any more; then it was not looked at.
@@ -92,8 +93,9 @@ class NewPictures:
         full = finding.anomalous is not False
         index, shelf = len(self._scores), self._shelves[full]
         if shelf.wants(finding.score, index):
-            picture = read_picture(finding.path, white=self.config.white_level)
-            kept = _Kept(finding.path, self._shown(finding, picture, full=full))
+            if pixels is None:
+                pixels = glimpse(finding.path, white=self.config.white_level)
+            kept = _Kept(finding.path, self._shown(finding, pixels, full=full))
             if (gone := shelf.put(finding.score, index)) is not None:
                 del self._kept[gone]
             self._kept[index] = kept
@@ -157,10 +159,8 @@ class NewPictures:
         side, map_side = (SIDE, MAP_SIDE) if full else (_SMALL, _SMALL_MAP)
 
         def back(map_: NDArray[np.float32]) -> NDArray[np.float32]:
-            own, (across, down) = self.config.framing.of(Size(height, width)), (width, height)
-            if own.crop is None and max(width, height) > SIDE:  # a crop is in the picture's pixels
-                across, down = within((width, height), SIDE)
-            return own.back(map_, (down, across))
+            across, down = within((width, height), min(SIDE, max(width, height)))
+            return self.config.framing.back_small(map_, Size(height, width), (down, across))
 
         heat, own, outline = None, None, None
         if finding.map is not None:

@@ -16,8 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from ad.core.errors import DataError, SettingError
 from ad.core.metrics import f1_max
+from ad.core.metrics.counting import parts
+from ad.core.metrics.streamed import LabelledPixels
+from ad.core.metrics.ties import median_of
 from ad.runtime.calibration import MOST_SCORES, Calibration
 from ad.runtime.calibration.conformal import exact, promised_rate, rank_of
+from ad.runtime.spill import Column
 
 _LOW = math.log(9)  # the logistic function is 0.1 here, to the left of its middle
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)
@@ -86,7 +90,7 @@ def calibrate_by_f1(
     scores: ArrayLike,
     defective: ArrayLike,
     map_maxima: ArrayLike | None = None,
-    pixels: tuple[NDArray[Any], NDArray[np.bool_]] | None = None,
+    pixels: tuple[NDArray[Any], NDArray[np.bool_]] | LabelledPixels | None = None,
 ) -> Calibration:
     """Find the thresholds of the largest F1 score on labelled pictures.
 
@@ -99,7 +103,8 @@ def calibrate_by_f1(
         defective: ``[n]``, bool.
         map_maxima: ``[n]``, largest score of each of their maps; None if there are no maps.
         pixels: Scores of the pixels whose truth is known, of any shape, and whether each is
-            defective; None if there is no truth.
+            defective, or these as `ad.core.metrics.streamed.LabelledPixels` keeps many; None if
+            there is no truth.
 
     Raises:
         DataError: If there are no scores, one is not finite, they differ in length, or all
@@ -117,8 +122,7 @@ def calibrate_by_f1(
     pixel_threshold, pixel_scale = None, None
     if map_maxima is not None:
         pixel_scores = _checked("map_maxima", map_maxima, like=image_scores)
-        known = (pixel_scores, bad) if pixels is None or not pixels[1].any() else pixels
-        pixel_threshold, _ = _best_f1(*known)
+        pixel_threshold = _pixel_threshold(pixels, (pixel_scores, bad))
         pixel_scale = _scale(pixel_threshold, pixel_scores[~bad])
     return Calibration(
         threshold=threshold,
@@ -134,6 +138,18 @@ def calibrate_by_f1(
     )
 
 
+def _pixel_threshold(
+    pixels: tuple[NDArray[Any], NDArray[np.bool_]] | LabelledPixels | None,
+    pictures: tuple[NDArray[np.float64], NDArray[np.bool_]],
+) -> float:
+    """That of pixels, or of the largest of each map where no defective pixel is known."""
+    if isinstance(pixels, LabelledPixels):
+        if pixels.defective and pixels.columns is not None:
+            return _best_f1_on_disk(pixels, pixels.columns[0])
+        pixels = pixels.held() if pixels.defective else None
+    return _best_f1(*(pictures if pixels is None or not pixels[1].any() else pixels))[0]
+
+
 def _best_f1(scores: NDArray[Any], defective: NDArray[np.bool_]) -> tuple[float, float]:
     """A threshold to be above of, and its F1 score."""
     best = f1_max(scores, defective)
@@ -141,9 +157,29 @@ def _best_f1(scores: NDArray[Any], defective: NDArray[np.bool_]) -> tuple[float,
     below = scores[scores < best.threshold]
     if not below.size:  # all are called defective
         return best.threshold - _margin(best.threshold, scores), best.value
-    lower = float(below.max())
-    middle = (best.threshold + lower) / 2
-    return middle if middle < best.threshold else lower, best.value
+    return _midway(float(below.max()), best.threshold), best.value
+
+
+def _best_f1_on_disk(pixels: LabelledPixels, scores: Column) -> float:
+    """The threshold of `_best_f1`, of more scores than fit into memory."""
+    best = pixels.f1_max()
+    assert best is not None  # there are defective ones
+    lower, highest = -math.inf, -math.inf
+    for part in parts(scores.size):
+        some = scores[part]
+        below = some[some < best.threshold]
+        lower = max([lower, *([float(below.max())] if below.size else [])])
+        highest = max(highest, float(some.max()))
+    if math.isinf(lower):
+        # A margin is of their median and their ends; the lowest is the threshold.
+        those = np.array([best.threshold, median_of(scores), highest], scores.dtype)
+        return best.threshold - _margin(best.threshold, those)
+    return _midway(lower, best.threshold)
+
+
+def _midway(lower: float, upper: float) -> float:
+    middle = (upper + lower) / 2
+    return middle if middle < upper else lower
 
 
 def above_quantile(scores: NDArray[np.float64], rate: float) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ad.core import Detector, Prediction, Sides, Size, in_precision, learned_buffer, size_of
 from ad.core.errors import SettingError
 from ad.core.networks import ImagenetNorm, upsample
-from ad.distill.pdn import CHANNELS, ChannelScale, Pdn, Teacher
+from ad.distill.pdn import CHANNELS, ChannelScale, Pdn, Teacher, by_pictures
 
 MIN_SIZE = 64
 """Side of the smallest pictures: below it the maps have no cell whose patch fits."""
@@ -73,11 +73,10 @@ class EfficientadDetector(Detector):
         x = self.normalize(images)
         with in_precision(self.teacher.precision, x.device):
             learnt, rebuilt = self.student(x), self.autoencoder(x)
-        learnt = learnt.float()
         local, whole = learnt[:, :CHANNELS], learnt[:, CHANNELS:]
         return RawMaps(
-            (self.scale(taught) - local).square().mean(1),
-            (rebuilt.float() - whole).square().mean(1),
+            by_pictures(lambda own, other: gap(self.scale(own), other), taught, local),
+            by_pictures(gap, rebuilt, whole),
         )
 
     def forward(self, images: Tensor) -> Prediction:
@@ -117,6 +116,11 @@ class EfficientadDetector(Detector):
         largest = anomaly_map.amax(dim=(1, 2))
         score = torch.where(largest > 0, largest, inside.amax(dim=(1, 2)))
         return Prediction(score, anomaly_map)
+
+
+def gap(one: Tensor, other: Tensor) -> Tensor:
+    """Squared differences of two maps ``[B, C, h, w]``, the mean over channels, float32."""
+    return (one.float() - other.float()).square().mean(1)
 
 
 @final

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ad.runtime.console import LineProgress, print_json, say
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from ad.runtime.many.predicting import Many
     from ad.runtime.progress import Progress
 
-_ASK = ("workers", "executor", "shard", "maps", "resume")
+_ASK = ("workers", "executor", "shard", "resume")
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -24,14 +23,6 @@ def add_options(command: argparse.ArgumentParser) -> None:
     add("--workers", type=int, metavar="N", help="Processes that score; the cores are shared out.")
     add("--executor", choices=("local", "ray"), help="Here (default), or on a Ray cluster.")
     add("--shard", type=shard_of, metavar="K/N", help="Only the K-th of N parts, from 1 to N.")
-    add(
-        "--save-maps",
-        "--maps",
-        dest="maps",
-        type=Path,
-        metavar="DIR",
-        help="New folder for maps as .npz.",
-    )
     add("--resume", action="store_true", default=None, help="Go on with the output, if there.")
 
 

@@ -69,6 +69,11 @@ class Axis(NamedTuple):
     seen: int
     """Pixels of what is seen."""
 
+    @property
+    def all_seen(self) -> bool:
+        """Whether the resized part, all of it, is what is seen."""
+        return self.first == 0 and self.scaled == self.seen
+
     def shows(self) -> NDArray[np.bool_]:
         """Which pixels of what is seen show the part, ``[seen]``; the others repeat its edge."""
         at = np.arange(self.seen) - self.first

@@ -17,6 +17,7 @@ from ad.runtime.framing.lines import Line, between
 from ad.runtime.framing.region import Crop, Region, wrong_crop
 from ad.runtime.framing.size import Size, size_of, wrong_size
 from ad.runtime.framing.tiles import Place, Tiling, wrong_tiling
+from ad.runtime.pictures.memory import three_channels
 from ad.runtime.pictures.reading import Source, upright_size
 from ad.runtime.resize import resize
 
@@ -68,7 +69,8 @@ class Framing:
         """A decoded picture as a detector sees it, or as it is cut.
 
         Args:
-            pixels: ``[H, W, 3]``, the whole picture.
+            pixels: ``[H, W, 3]``, the whole picture; or ``[H, W, 4]`` as
+                `ad.runtime.pictures.reading.glimpse` gives it.
             name: Of the picture, for an error.
 
         Returns:
@@ -83,19 +85,20 @@ class Framing:
             down.start : down.start + down.part, across.start : across.start + across.part
         ]
         scaled = self.resized(np.ascontiguousarray(part), (down.scaled, across.scaled))
-        return np.asarray(scaled[down.from_scaled()][:, across.from_scaled()])
+        rows = scaled if down.all_seen else scaled[down.from_scaled()]
+        return rows if across.all_seen else rows[:, across.from_scaled()]
 
     def resized(self, part: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
         """A part of a picture at another size; whoever has a faster way to the same values has it.
 
         Args:
-            part: ``[H, W, 3]``.
+            part: ``[H, W, 3]``, or ``[H, W, 4]`` as `view` takes it.
             size: Height and width.
 
         Returns:
             ``[h, w, 3]``.
         """
-        return resize(part, size)
+        return resize(three_channels(part), size)
 
     @property
     def looked_at(self) -> NDArray[np.bool_] | None:
@@ -150,6 +153,23 @@ class Framing:
         whole = np.full(size, np.nan, dtype=np.float32)
         whole[down.span, across.span] = own.back_at(map_, size, down, across)
         return whole
+
+    def back_small(
+        self, map_: NDArray[np.float32], picture: Size, size: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """What `back` gives for people to look at, no finer than they look.
+
+        Args:
+            map_: As `back` takes it.
+            picture: Its size.
+            size: Height and width that would do, of the picture's proportions.
+
+        Returns:
+            ``[H, W]`` of that size; where pictures are cropped, which is in their own pixels, of
+            the picture's.
+        """
+        own = self.of(picture)
+        return own.back(map_, picture if own.crop is not None else size)
 
     def lines(self, picture: Size) -> tuple[Line, Line]:
         """The rows and the columns of a picture that are seen, and where they lie in its map.

@@ -90,13 +90,17 @@ class Tiling:
             place: Of the tile.
 
         Returns:
-            ``[h, w, 3]``, of the tile's size; beyond the picture its edge goes on.
+            ``[h, w, 3]``, of the tile's size; beyond the picture its edge goes on. A view where the
+            tile lies within.
         """
-        rows, columns = (
-            np.minimum(np.arange(at, at + side), whole - 1)
-            for at, side, whole in zip(place, self.tile, scaled.shape, strict=False)
-        )
-        return np.asarray(scaled[rows[:, None], columns])
+        tile = scaled
+        for axis, (at, side) in enumerate(zip(place, self.tile, strict=True)):
+            whole = scaled.shape[axis]
+            if at + side <= whole:
+                tile = tile[(slice(None),) * axis + (slice(at, at + side),)]
+            else:
+                tile = tile.take(np.minimum(np.arange(at, at + side), whole - 1), axis=axis)
+        return tile
 
     def to_json(self) -> dict[str, Any]:
         """As it is saved with a model."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -13,14 +14,16 @@ from typing import Any, Literal, final
 
 from ad.runtime.config import ExportConfig
 from ad.runtime.drift import Drift, compare
-from ad.runtime.errors import OutputError, SettingError
+from ad.runtime.errors import SettingError
 from ad.runtime.findings import check_batch_size
 from ad.runtime.many.ledger import Ledger
 from ad.runtime.many.scoring import line_of_error
 from ad.runtime.many.tasks import Crew, Load, Task, Use
+from ad.runtime.map_files import make_map_folder
 from ad.runtime.numbered import numbered_names
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
+from ad.runtime.pictures.frames import AS_PICTURES, is_video
 from ad.runtime.progress import SILENT, Progress
 from ad.runtime.results import refuse_without_threshold
 from ad.runtime.runtime import load, usable_threads
@@ -118,6 +121,15 @@ def predict_many(
     calibration, _ = package.config.calibration_of(category)
     limit = None if calibration is None else calibration.threshold
     refuse_without_threshold(verdicts_for, limit, package.config.name)
+    for one in inputs:
+        if is_video(Path(one)) and not Path(one).is_dir():
+            msg = (
+                f"`{one}` is a video, whose frames are decoded one after the other: it cannot be "
+                "shared out to processes. Leave `--workers`, `--executor`, `--shard` and "
+                "`--resume` out (`predict_many`: take `Runtime.stream`), or give pictures: "
+                f"{AS_PICTURES.format(video=shlex.quote(str(one)))}"
+            )
+            raise SettingError(msg)
     everything = [one for one in find_sources([*inputs]) if isinstance(one, Path)]
     names = numbered_names(everything, ".npz")
     part = slice(None) if shard is None else slice(shard[0] - 1, None, shard[1])
@@ -155,7 +167,7 @@ def predict_many(
             if chunk not in ledger.done
         ]
         if folder is not None:
-            _make(folder, resume=resume)
+            make_map_folder(folder, resume=resume)
         if chunks:
             crew = _crew(executor, use, load, min(workers, len(chunks)), package)
             _work(crew, chunks, ledger, progress, len(paths))
@@ -258,18 +270,6 @@ def _task(chunk: int, part: range, paths: Sequence[Path], names: Sequence[str] |
         paths=(*paths[part.start : part.stop],),
         names=() if names is None else (*names[part.start : part.stop],),
     )
-
-
-def _make(folder: Path, *, resume: bool) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        taken = any(folder.iterdir())
-    except OSError as error:
-        msg = f"The folder for maps `{folder}` cannot be made ({error.strerror})."
-        raise OutputError(msg) from error
-    if taken and not resume:
-        msg = f"The folder for maps `{folder}` is not empty. Name another one, or remove it first."
-        raise OutputError(msg)
 
 
 def _sha256(paths: Sequence[Path]) -> str:

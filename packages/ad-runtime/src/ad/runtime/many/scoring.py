@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
-from ad.runtime.errors import AdError, DataError, OutputError, PictureError, SettingError
+from ad.runtime.errors import AdError, DataError, OutputError, PictureError
 from ad.runtime.findings import Finding
 from ad.runtime.many.tasks import Answer, Load, Task, Use
-from ad.runtime.map_files import map_file
+from ad.runtime.map_files import map_file, refuse_without_maps
 from ad.runtime.numbered import write_numbered
 from ad.runtime.results import Row
 from ad.runtime.runtime import Runtime
@@ -38,12 +38,8 @@ class Scorer:
                 runtime = self._loaded()
                 use = self.use
                 runtime.least_area(use.min_area, use.category, use.threshold)
-                if self.use.maps is not None and not runtime.localises:
-                    msg = (
-                        f"`{runtime.config.name}` judges pictures as a whole and has no maps to "
-                        "save. Leave `--maps` out."
-                    )
-                    raise SettingError(msg)
+                if self.use.maps is not None:
+                    refuse_without_maps(runtime.config.name, localises=runtime.localises)
             except AdError as error:
                 return Answer(error=error, warnings=(*texts,))
         return Answer(warnings=(*texts,))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ad.runtime.errors import DataError
+from ad.runtime.pictures.frames import SUFFIXES as OF_VIDEOS
 from ad.runtime.pictures.names import is_left_out
 
 SUFFIXES = frozenset(
@@ -28,6 +29,7 @@ HIDDEN = "hidden, or made by a system, viewer or detector"
 OURS = "what `ad` wrote: runs, predictions, heat maps"
 ALIAS = "a link to a folder that is read already"
 NO_FILE = "a link to nothing, or no plain file"
+VIDEO = "videos: prediction takes those that are named, nothing else does"
 OTHER_FORMAT = "no format that is read"
 
 
@@ -136,7 +138,7 @@ def _below(
         elif not entry.is_file():  # what it is a link to may have been a folder of pictures
             yield Found(path, reason or NO_FILE)
         else:
-            yield Found(path, reason or (None if _suffix(entry) in SUFFIXES else OTHER_FORMAT))
+            yield Found(path, reason or _why_not_read(_suffix(entry)))
 
 
 def _listed(folder: Path) -> list[os.DirEntry[str]]:
@@ -149,6 +151,12 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
             "it out of the data."
         )
         raise DataError(msg) from error
+
+
+def _why_not_read(suffix: str) -> str | None:
+    if suffix in SUFFIXES:
+        return None
+    return VIDEO if suffix in OF_VIDEOS else OTHER_FORMAT
 
 
 def _suffix(entry: os.DirEntry[str]) -> str:

@@ -18,7 +18,7 @@ from ad.runtime.framing import Framing, Size
 from ad.runtime.heatmaps import colour_table, heat_of
 from ad.runtime.overlays import overlay_of
 from ad.runtime.pictures.opening import drawn_png
-from ad.runtime.pictures.reading import read_picture
+from ad.runtime.pictures.reading import glimpse
 from ad.runtime.runtime import Runtime
 from ad.runtime.serve.limits import Refused
 
@@ -77,7 +77,7 @@ def overlay_png(
         made_by: The calibration of its verdict.
         min_area: Of the smallest region.
     """
-    picture = read_picture(content, white=runtime.config.white_level)
+    picture = glimpse(content, white=runtime.config.white_level)
     framing = runtime.config.framing
     sheet = overlay_of(finding, picture, framing, made_by, min_area=min_area)
     return drawn_png(sheet, compress_level=1)
@@ -96,12 +96,10 @@ def heat_png(finding: Finding, size: Size, framing: Framing, made_by: Calibratio
         A PNG as a ``data:`` address.
     """
     assert finding.map is not None
-    own, reduced = framing.of(size), size
     step = max(1, math.ceil(max(size) / _LONG_SIDE))
-    if own.crop is None:  # which is in the pixels of the picture
-        reduced = Size(*(max(1, round(side / step)) for side in size))
-    heat = own.back(heat_of(finding.map, made_by), (reduced.height, reduced.width))
-    if reduced == size:
+    reduced = Size(*(max(1, round(side / step)) for side in size))
+    heat = framing.back_small(heat_of(finding.map, made_by), size, reduced)
+    if heat.shape == size:
         heat = heat[::step, ::step]
     levels: NDArray[np.uint8] = np.rint(np.nan_to_num(heat).clip(0, 1) * 255).astype(np.uint8)
     pixels = colour_table()[levels]

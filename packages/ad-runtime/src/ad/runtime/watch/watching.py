@@ -15,7 +15,7 @@ from ad.runtime.files import write_atomic
 from ad.runtime.findings import Finding
 from ad.runtime.lines import line_of
 from ad.runtime.paths import given_path
-from ad.runtime.pictures.walking import everything_below
+from ad.runtime.pictures.walking import VIDEO, everything_below
 from ad.runtime.results import Row
 from ad.runtime.runtime import Runtime
 from ad.runtime.watch.journal import Identity, Journal
@@ -162,6 +162,11 @@ class Watched:
     def _new(self) -> Iterable[Identity]:
         try:
             for found in everything_below(self.folder):
+                if found.why == VIDEO:
+                    self._trouble(
+                        f"There are videos in `{self.folder}`, which are not watched: score them "
+                        "by `ad-runtime predict EXPORT VIDEO`"
+                    )
                 identity = None if found.why else Identity.of(found.path)
                 if identity is not None and identity not in self.journal:
                     yield identity

@@ -36,10 +36,6 @@ function cell({ text, deviation, best, runs: behind, seeds, covered }) {
       linked(runs[place], runs[place] ? `seed ${runs[place].seed}` : "a run"), ` ${own}`))));
 }
 
-/** A model's name, which may be long: it breaks between its options. */
-const label = (row) => make("span", { class: "label" },
-  ...row.label.split(/(?<=[[;,=])/).flatMap((part) => [part, make("wbr")]));
-
 /** The heading of a row: a model, with its settings behind it. */
 const heading = (row) => make("details", { class: "cell" }, make("summary", {}, label(row)),
   make("dl", { class: "facts" }, ...pairs(row.settings)));

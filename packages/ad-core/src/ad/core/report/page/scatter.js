@@ -1,13 +1,18 @@
 
 // Accuracy against time: what a slower model buys.
 
-/** Numbers to write at an axis of times: 1, 2 and 5 of each power of ten between two. */
+/** Numbers to write at an axis of times: the roundest of which three are between two. */
 function roundTimes(low, high) {
-  const found = [];
-  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
-    found.push(...[1, 2, 5].map((digit) => digit * 10 ** power));
+  let between = [];
+  for (const digits of [[1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9]]) {
+    const found = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
+      found.push(...digits.map((digit) => digit * 10 ** power));
+    }
+    between = found.filter((time) => time >= low && time <= high);
+    if (between.length > 2) break;
   }
-  return found.filter((time) => time >= low && time <= high);
+  return between;
 }
 
 /** The largest step that gives at least three numbers between two. */
@@ -81,11 +86,11 @@ function showSpeeds() {
   at("speeds-section").hidden = points.length === 0;
   at("recommended").append(...words.map((line) => make("li", {}, line)));
   at("recommended").hidden = words.length === 0;
-  const known = (value) => (value === null ? "–" : short(value));
+  const known = (value) => (value === null ? "–" : String(Number(value.toPrecision(3))));
   const said = (one) => [one.chosen && "recommended", one.front && "none is both faster and better"];
   at("speeds").append(table(
     ["model", "image AUROC", "ms a picture", "GB of memory", "s to learn", "note"],
-    models.map((one) => [one.label, figure(one.auroc), known(one.milliseconds), known(one.gigabytes),
+    models.map((one) => [label(one), figure(one.auroc), known(one.milliseconds), known(one.gigabytes),
       known(one.learning), said(one).filter(Boolean).join("; ")])));
   if (!points.length) return;
   const redraw = () => at("scatter").replaceChildren(scatter(points, at("scatter").clientWidth || 800));

@@ -54,6 +54,10 @@ function table(headings, rows) {
     make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map(cell)))));
 }
 
+/** A model's name, which may be long: it breaks between its options. */
+const label = (row) => make("span", { class: "label" },
+  ...row.label.split(/(?<=[[;,=])/).flatMap((part) => [part, make("wbr")]));
+
 /** Pairs of a definition list. */
 const pairs = (list) =>
   list.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)));

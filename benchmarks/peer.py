@@ -1,0 +1,241 @@
+"""Side by side with anomalib: the same work on the same pictures, in turns, in fresh processes.
+
+    python benchmarks/peer.py [--only ROW,ROW] [--quick] [--rounds N] [--environment DIR]
+                              [--output FILE]
+
+`uv` makes the environment with anomalib and the torch of this one, in a temporary folder or in
+DIR, which is kept and used again; a package index is asked for nothing else. Weights are
+``resnet18.tv_in1k.safetensors`` in the folder `AD_WEIGHTS`, on both sides, or random on both.
+Pictures are made by code. CPU seconds are those of all threads together, the least of the rounds;
+a row whose sides did not do the same work is an error. With ``--only``, other rows of FILE stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from processes import Cost, measured
+
+ANOMALIB = "2.7.0"
+SHARED = ("torch", "torchvision", "timm", "numpy", "pillow", "scipy")
+"""Packages that both sides have in the same version."""
+HERE = Path(__file__).parent
+PROCESS = "process"
+"""The phase that is the whole process, from its start to its end."""
+FORMS = (("anomalib", "fp32"), ("ours", "fp32"), ("anomalib", "bf16"), ("ours", "shipped"))
+PLAIN = (("anomalib", "fp32"), ("ours", "shipped"))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One piece of work that both sides do."""
+
+    phases: Mapping[str, str]
+    """What is told of it, by the name of the phase; `{}` takes the counts."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    quick: Mapping[str, int] = field(default_factory=dict)
+    """What is less in a quick run."""
+    forms: tuple[tuple[str, str], ...] = FORMS
+    memory: str = ""
+    """What the peak memory of the process is told as; empty where it says little."""
+    work: str = ""
+    """The function of both sides, if it has another name than the row."""
+
+
+EIGHT = {"batch": 8, "at_once": 8, "test": 32}
+FEW = {"train": 64, "test": 8}
+ROWS: dict[str, Row] = {
+    "help": Row({PROCESS: "`--help`"}, forms=PLAIN, work="show_help"),
+    "import": Row({PROCESS: "import of one model's class"}, forms=PLAIN, work="import_class"),
+    "torch": Row({PROCESS: "`import torch`, alone"}, forms=PLAIN, work="import_torch"),
+    "verdict": Row({PROCESS: "start to verdict on one picture, PaDiM"}, forms=PLAIN,
+                   memory="start to verdict on one picture, peak memory"),
+    "padim": Row({"fit": "PaDiM, fit of {train} pictures", "test": "PaDiM, test, a picture"},
+                 {**EIGHT, "train": 400, "features": 100}, FEW, memory="PaDiM, peak memory"),
+    "patchcore": Row({"fit": "PatchCore, {bank:,} of {train} x 1,024 patches, fit",
+                      "test": "PatchCore, bank {bank:,}, test, a picture"},
+                     {**EIGHT, "train": 100, "bank": 1024}, {**FEW, "bank": 64}),
+    "patchcore-large": Row({"fit": "PatchCore, {bank:,} of {train} x 1,024 patches, fit",
+                            "test": "PatchCore, bank {bank:,}, test, a picture"},
+                           {**EIGHT, "train": 400, "bank": 40_960, "picks": 250},
+                           {**FEW, "bank": 6_553, "picks": 50},
+                           memory="PatchCore, {train} x 1,024 patches, peak memory",
+                           work="patchcore"),
+    "dfkde": Row({"fit": "DFKDE, fit of {train} pictures", "test": "DFKDE, test, a picture"},
+                 {**EIGHT, "train": 400}, FEW, forms=(*FORMS[:2], FORMS[3])),  # theirs needs fp32
+    "stfpm": Row({"step": "STFPM, a step of {batch}", "test": "STFPM, test, a picture"},
+                 {**EIGHT, "steps": 12}, {"steps": 3, "test": 8}, memory="STFPM, peak memory"),
+    "reverse-distillation": Row({"step": "Reverse Distillation, a step of {batch}",
+                                 "test": "Reverse Distillation, test, a picture"},
+                                {**EIGHT, "steps": 12}, {"steps": 3, "test": 8},
+                                work="reverse_distillation"),
+    "efficientad": Row({"step": "EfficientAD-S, a step of {batch}",
+                        "test": "EfficientAD-S, test, a picture"},
+                       {**EIGHT, "batch": 1, "steps": 8, "test": 16}, {"steps": 2, "test": 8}),
+    "draem": Row({"step": "DRAEM at 128 pixels, a step of {batch}",
+                  "test": "DRAEM at 128 pixels, test, a picture"},
+                 {**EIGHT, "batch": 4, "steps": 4, "test": 16}, {"steps": 2, "test": 8}),
+    "metrics": Row({"auroc": "pixel AUROC of {pixels:,} pixels",
+                    "aupro": "pixel AUPRO of {pixels:,} pixels"},
+                   {"pixels": 35_520_512}, {"pixels": 2_097_152}, forms=PLAIN),
+    "reading": Row({"jpeg512": "JPEG of 512 pixels to batches of 256, a picture",
+                    "jpeg1000": "JPEG of 1,000 pixels to batches of 256, a picture"},
+                   {"batch": 8, "files": 160}, {"files": 32}, forms=PLAIN),
+}  # fmt: skip
+
+
+def peer_environment(folder: Path) -> Path:
+    """Its Python, in an environment that is made if it is not there or of other versions.
+
+    Raises:
+        subprocess.CalledProcessError: If it cannot be made.
+    """
+    python, mark = folder / "bin/python", folder / "made-of.txt"
+    pins = [f"anomalib=={ANOMALIB}"]
+    pins += [f"{name}=={version(name).partition('+')[0]}" for name in SHARED]
+    if not mark.exists() or mark.read_text().split() != pins:
+        subprocess.run(["uv", "venv", "--clear", "--python", sys.executable, folder], check=True)
+        subprocess.run(["uv", "pip", "install", "--python", python, *pins], check=True)
+        mark.write_text("\n".join(pins))
+    return python
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """How each side is started."""
+
+    peer: Path
+    """The other side's Python."""
+    folder: Path
+    """Where both work."""
+    weights: str
+
+    def do(
+        self, work: str, side: str, form: str, counts: Mapping[str, int]
+    ) -> tuple[dict[str, Any], Cost]:
+        """One side's work in a fresh process: its answer, and what the process cost."""
+        answer, log = (self.folder / name for name in ("answer.json", "log.txt"))
+        order = {"row": work, "side": side, "form": form, "counts": dict(counts),
+                 "folder": str(self.folder), "weights": self.weights,
+                 "answer": str(answer)}  # fmt: skip
+        python, script = sys.executable, HERE / "peer_ours.py"
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        if side == "anomalib":
+            python, script = str(self.peer), HERE / "peer_anomalib.py"
+            environment.pop("PYTHONPATH", None)
+            environment["XDG_CACHE_HOME"] = str(self.folder / "cache")
+        try:
+            cost = measured([python, str(script), json.dumps(order)], environment, str(log))
+        except RuntimeError:
+            print(log.read_text(errors="replace")[-3000:], file=sys.stderr)
+            raise
+        return json.loads(answer.read_text()), cost
+
+
+def compared(name: str, sides: Sides, quick: bool, rounds: int) -> list[dict[str, Any]]:
+    """A row's phases, all forms in turns.
+
+    Raises:
+        RuntimeError: If a side failed, or they did not do the same work.
+    """
+    row = ROWS[name]
+    counts = {**row.counts, **(row.quick if quick else {})}
+    takes: dict[tuple[str, str], list[dict[str, Any]]] = {form: [] for form in row.forms}
+    for _ in range(rounds):
+        for form in row.forms:
+            answer, cost = sides.do(row.work or name, *form, counts)
+            answer["seconds"][PROCESS] = {"cpu": cost.cpu_seconds, "wall": cost.wall_seconds}
+            takes[form].append({**answer, "memory": cost.peak_memory_bytes})
+    facts = {f"{side} {form}": of[0]["facts"] for (side, form), of in takes.items()}
+    common = takes[row.forms[0]][0]["facts"]
+    if any(each != common for each in facts.values()):
+        told = "\n".join(f"{form}: {json.dumps(each)}" for form, each in facts.items())
+        msg = f"The sides did not do the same work in `{name}`:\n{told}"
+        raise RuntimeError(msg)
+    found = []
+    for phase, words in row.phases.items():
+        one = {"row": name, "phase": phase, "what": words.format(**counts), "unit": "s"}
+        for kind in ("cpu", "wall"):
+            one[kind] = {
+                f"{side} {form}": [take["seconds"][phase][kind] for take in of]
+                for (side, form), of in takes.items()
+            }
+        found.append(one)
+    if row.memory:
+        memory = {f"{s} {f}": [take["memory"] for take in of] for (s, f), of in takes.items()}
+        found.append({"row": name, "phase": "memory", "what": row.memory.format(**counts),
+                      "unit": "B", "memory": memory})  # fmt: skip
+    same = {"same": common, "counts": counts}
+    same["told"] = {f"{side} {form}": of[0]["told"] for (side, form), of in takes.items()}
+    return [{**one, **same} for one in found]
+
+
+def least(row: dict[str, Any], form: str) -> float | None:
+    """The least of a form's rounds: CPU seconds, or bytes."""
+    values = row["cpu" if row["unit"] == "s" else "memory"].get(form)
+    return min(values) if values else None
+
+
+def main() -> None:
+    """Measure, print, write the record."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", type=lambda names: names.split(","), default=list(ROWS),
+                        help=f"of {', '.join(ROWS)}")  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="few pictures and steps")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--environment", type=Path, help="anomalib's; kept and used again")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    if unknown := set(options.only) - set(ROWS):
+        parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up, as Ctrl-C does
+    weights = Path(os.environ.get("AD_WEIGHTS", ""), "resnet18.tv_in1k.safetensors").absolute()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as place:
+        python = peer_environment((options.environment or Path(place, "peer")).absolute())
+        sides = Sides(python, Path(place), str(weights) if weights.is_file() else "random")
+        sizes: dict[str, int] = {}
+        for name in options.only:
+            row = ROWS[name]
+            for key, count in {**row.counts, **(row.quick if options.quick else {})}.items():
+                sizes[key] = max(count, sizes.get(key, 0))
+        sides.do("prepare", "ours", "fp32", {"train": 16, "files": 1, "pixels": 0, **sizes})
+        if "verdict" in options.only:
+            for side in ("anomalib", "ours"):
+                sides.do("prepare_verdict", side, "fp32", {"batch": 8})
+        for name in options.only:
+            for row in compared(name, sides, options.quick, options.rounds):
+                rows.append({**row, "peer": f"anomalib {ANOMALIB}",
+                             "weights": Path(sides.weights).name})  # fmt: skip
+                told = ", ".join(
+                    f"{side} {form} {least(row, f'{side} {form}'):.4g}"
+                    for side, form in ROWS[name].forms
+                )
+                print(f"{row['what']:55} {row['unit']}: {told}", flush=True)
+    if options.output:
+        from record import record  # with torch, whose memory processes started before would inherit
+
+        before = []
+        if options.output.exists():
+            before = json.loads(options.output.read_text())["rows"]
+        order = list(ROWS)
+        kept = [row for row in before if row["row"] in order and row["row"] not in options.only]
+        record("peer", sorted([*rows, *kept], key=lambda row: order.index(row["row"])),
+               options.output)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

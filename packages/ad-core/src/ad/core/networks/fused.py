@@ -1,0 +1,223 @@
+"""Convolution, batch norm, sum and ReLU in one pass over memory, where nothing learns.
+
+Layer by layer, torch has oneDNN bring a convolution's weights into its own layout in every call,
+and each batch norm, sum and ReLU reads and writes the whole map once more. Here batch norm is
+folded into the weights, these are brought into the layout once, and the rest is done while a
+convolution's result is in the registers. What comes out differs by rounding alone: it is rounded
+once where the layers round up to four times.
+
+It is the form of every network on a CPU that neither learns nor lets gradients pass, wherever
+torch has oneDNN's operations, which its compiler uses and which are not public: `why_not` tries
+them first. What is exported or compiled is the layers.
+
+Weights stay where they are. Packed copies lie beside them, of half the bytes in bf16 and of as
+many in fp32, from the first call on; they are in no file and no copy of a module, and made anew
+when weights have changed. What changes them behind torch's back (``weight.data``) is not seen.
+
+Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2, for the folding.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import final
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ad.core.trainer import Precision
+
+_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def conv_norm(
+    x: Tensor,
+    conv: nn.Conv2d,
+    norm: nn.BatchNorm2d | None = None,
+    act: nn.ReLU | None = None,
+    plus: Tensor | None = None,
+) -> Tensor:
+    """A convolution and what follows it, in one pass where that can be.
+
+    Args:
+        x: ``[B, C, H, W]``.
+        conv: The convolution.
+        norm: Of its result.
+        act: Of the sum.
+        plus: What is added to the result, of its shape.
+
+    Returns:
+        ``act(norm(conv(x)) + plus)``.
+    """
+    packed = _packed(x, conv, norm, act)
+    if packed is not None:
+        return packed(x, relu=act is not None, plus=plus)
+    y: Tensor = conv(x) if norm is None else norm(conv(x))
+    if plus is not None:
+        y += plus
+    return y if act is None else act(y)  # type: ignore[no-any-return]  # untyped in torch
+
+
+@cache
+def why_not(precision: Precision) -> str:
+    """Why nothing is done in one pass on this CPU, in words; empty if it is."""
+    if not torch.backends.mkldnn.is_available():
+        return "this torch is built without oneDNN"
+    wanted = ("_reorder_convolution_weight", "_convolution_pointwise", "_convolution_pointwise_")
+    if not all(hasattr(torch.ops.mkldnn, name) for name in wanted):
+        return f"torch {torch.__version__} lacks the operations"
+    dtype = _DTYPES[precision]
+    ramp = torch.arange(-32.0, 32.0)  # whole numbers, so that nothing is rounded
+    x, plus = (ramp % 5).view(1, 4, 4, 4).to(dtype), (ramp % 7 - 3).view(1, 4, 4, 4)
+    conv = nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
+    conv.weight.copy_((torch.arange(144.0) % 3 - 1).view(4, 4, 3, 3))
+    conv.bias.copy_(torch.arange(4.0))  # type: ignore[union-attr]
+    due = F.conv2d(x.float(), conv.weight, conv.bias, padding=1)
+    try:
+        packed = _Packed(conv, None, dtype, x.shape)
+        right = torch.equal(packed(x, relu=True, plus=None).float(), due.relu())
+        right &= torch.equal(packed(x, relu=True, plus=plus).float(), (due + plus).relu())
+    except (RuntimeError, TypeError) as error:
+        return f"oneDNN refuses {precision} here ({str(error).partition(chr(10))[0]})"
+    return "" if right else f"oneDNN's {precision} result of a trial is wrong here"
+
+
+@final
+class _Packed:
+    """A convolution with its batch norm, packed.
+
+    Args:
+        conv: The convolution.
+        norm: Of its result, in eval mode.
+        dtype: In which it computes.
+        shape: Of what comes in, for which a layout is chosen; others go as well.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        norm: nn.BatchNorm2d | None,
+        dtype: torch.dtype,
+        shape: torch.Size,
+    ) -> None:
+        self._dtype = dtype
+        with torch.inference_mode():
+            weight, bias = _folded(conv, norm)
+            self._rest = (conv.padding, conv.stride, conv.dilation, conv.groups)
+            lying = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+            # Without the shape a layout is chosen that can be 20 times slower.
+            self._weight = torch.ops.mkldnn._reorder_convolution_weight(lying, *self._rest, shape)
+            self._bias = bias.to(dtype)
+        self._made_of = [(t, t._version, t.data_ptr()) for t in _tensors(conv, norm)]
+
+    def is_of(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, dtype: torch.dtype) -> bool:
+        """Whether it was made for this precision and of these tensors as they are."""
+        tensors = _tensors(conv, norm)
+        if dtype != self._dtype or len(tensors) != len(self._made_of):
+            return False
+        return all(
+            now is then and now._version == version and now.data_ptr() == place
+            for now, (then, version, place) in zip(tensors, self._made_of, strict=True)
+        )
+
+    def __call__(self, x: Tensor, *, relu: bool, plus: Tensor | None) -> Tensor:
+        x = self._lying(x)
+        y: Tensor
+        if plus is None:
+            y = torch.ops.mkldnn._convolution_pointwise(
+                x, self._weight, self._bias, *self._rest, "relu" if relu else "none", [], ""
+            )
+        else:
+            y = torch.ops.mkldnn._convolution_pointwise.binary(
+                *(x, self._lying(plus), self._weight, self._bias, *self._rest),
+                *("add", 1.0, "relu" if relu else None, [], ""),
+            )
+        return y
+
+    def _lying(self, x: Tensor) -> Tensor:
+        return x.to(self._dtype).contiguous(memory_format=torch.channels_last)
+
+
+_PACKED: WeakKeyDictionary[nn.Conv2d, _Packed] = WeakKeyDictionary()  # no part of any module
+
+
+def _packed(
+    x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, act: nn.ReLU | None
+) -> _Packed | None:
+    """A convolution packed as it is now; None where it goes layer by layer."""
+    if torch.compiler.is_compiling():
+        return None
+    dtype = _dtype(x, conv)
+    if dtype is None or not _is_plain(conv, norm, act) or _learns(x, conv, norm):
+        _PACKED.pop(conv, None)
+        return None
+    found = _PACKED.get(conv)
+    if found is not None and found.is_of(conv, norm, dtype):
+        return found
+    if why_not("bf16" if dtype == torch.bfloat16 else "fp32"):
+        return None
+    if any(tensor.is_inference() for tensor in _tensors(conv, norm)):
+        return None  # they do not count their changes
+    _PACKED[conv] = packed = _Packed(conv, norm, dtype, x.shape)
+    return packed
+
+
+def _dtype(x: Tensor, conv: nn.Conv2d) -> torch.dtype | None:
+    """In which a CPU computes it in one pass; None if in no such type, or elsewhere."""
+    if type(x) is not Tensor or not x.is_cpu or not conv.weight.is_cpu or x.ndim != 4:
+        return None
+    if conv.weight.dtype != torch.float32 or not torch.backends.mkldnn.enabled:
+        return None
+    if not torch.is_autocast_enabled("cpu"):
+        return x.dtype if x.dtype == torch.float32 else None
+    dtype = torch.get_autocast_dtype("cpu")
+    return dtype if dtype == torch.bfloat16 and x.dtype in _DTYPES.values() else None
+
+
+def _is_plain(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, act: nn.ReLU | None) -> bool:
+    """Whether these are the layers known here, with nothing hung on to them."""
+    for layer, kind in ((conv, nn.Conv2d), (norm, nn.BatchNorm2d), (act, nn.ReLU)):
+        if layer is None:
+            continue
+        if type(layer) is not kind or layer._forward_hooks or layer._forward_pre_hooks:
+            return False
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str) or conv.groups > 1:
+        return False
+    return norm is None or (norm.running_mean is not None and norm.affine)
+
+
+def _learns(x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> bool:
+    """Whether statistics are learnt, or gradients could be asked for."""
+    if norm is not None and norm.training:
+        return True
+    return torch.is_grad_enabled() and (
+        x.requires_grad or any(tensor.requires_grad for tensor in _tensors(conv, norm))
+    )
+
+
+def _tensors(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> list[Tensor]:
+    """All that a convolution and its batch norm are made of.
+
+    The count of steps, too: learning changes the statistics without torch's counting it.
+    """
+    some = [conv.weight, conv.bias]
+    if norm is not None:
+        some += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+        some += [norm.num_batches_tracked]
+    return [tensor for tensor in some if tensor is not None]
+
+
+def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+    """Weights and bias of a convolution that does what both do, in float64."""
+    weight = conv.weight.double()
+    bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.double()
+    if norm is None:
+        return weight, bias
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    bias = (bias - norm.running_mean.double()) * scale + norm.bias.double()
+    return weight * scale[:, None, None, None], bias

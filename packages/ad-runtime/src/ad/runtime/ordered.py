@@ -1,0 +1,51 @@
+"""Work on one thing after another by threads, with the results in the order of the things."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_order(
+    items: Iterator[Item], work: Callable[[Item], Result], *, threads: int | None = None
+) -> Iterator[Result]:
+    """Work on items while the next ones come, as many at once as there are threads.
+
+    Args:
+        items: Asked for the next one by the caller's thread alone.
+        work: Done by other threads.
+        threads: One for each core up to eight by default.
+
+    Yields:
+        A result for each item, in their order. If the items end by an error, the results of those
+        that had come are yielded before it is raised.
+    """
+    threads = threads or min(8, os.cpu_count() or 1)
+    ahead: deque[Future[Result]] = deque()
+    failure = None
+    with ThreadPoolExecutor(threads, thread_name_prefix="draw") as pool:
+        try:
+            while True:
+                try:
+                    item = next(items)
+                except StopIteration:
+                    break
+                except Exception as error:  # told once what was found before it is
+                    failure = error
+                    break
+                ahead.append(pool.submit(work, item))
+                if len(ahead) > threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:  # an error, or a caller that stops early: nobody wants the rest
+            for future in ahead:
+                future.cancel()
+    if failure is not None:
+        raise failure

@@ -1,0 +1,60 @@
+"""What `benchmarks/peer.py` refuses and tells, with sides that do nothing."""
+
+import json
+
+import peer
+import pytest
+from processes import Cost, measured
+
+
+class Sides:
+    """Answers as of two sides whose second round is the faster one."""
+
+    def __init__(self, **facts):
+        self.facts = facts
+        self.turns = []
+
+    def do(self, work, side, form, counts):
+        self.turns.append(f"{side} {form}")
+        cpu = 8.0 / len(self.turns)
+        seconds = {phase: {"cpu": cpu, "wall": 2 * cpu} for phase in ("fit", "test")}
+        facts = {"bank": counts["bank"], **(self.facts if side == "ours" else {})}
+        return {"seconds": seconds, "facts": facts, "told": {"threads": 1}}, Cost(1, 2, 3)
+
+
+def test_sides_take_turns_and_the_least_of_the_rounds_counts():
+    sides = Sides()
+    rows = peer.compared("patchcore-large", sides, quick=True, rounds=2)
+    turns = ["anomalib fp32", "ours fp32", "anomalib bf16", "ours shipped"]
+    assert sides.turns == 2 * turns
+    assert [row["phase"] for row in rows] == ["fit", "test", "memory"]
+    assert rows[0]["what"] == "PatchCore, 6,553 of 64 x 1,024 patches, fit"
+    assert rows[0]["cpu"]["ours fp32"] == [8 / 2, 8 / 6]
+    assert [peer.least(rows[0], form) for form in turns] == [8 / n for n in (5, 6, 7, 8)]
+    assert peer.least(rows[2], "ours fp32") == 3
+    json.dumps(rows)
+
+
+def test_sides_that_did_not_do_the_same_work_are_an_error_with_what_each_did():
+    with pytest.raises(RuntimeError, match=r"not do the same work in `patchcore`") as told:
+        peer.compared("patchcore", Sides(bank=63), quick=True, rounds=1)
+    lines = str(told.value).splitlines()[1:]
+    assert lines[0] == 'anomalib fp32: {"bank": 64}'
+    assert lines[3] == 'ours shipped: {"bank": 63}'
+
+
+def test_every_row_has_its_function_on_both_sides():
+    for file in ("peer_ours.py", "peer_anomalib.py"):
+        code = (peer.HERE / file).read_text()
+        for name, row in peer.ROWS.items():
+            assert f"def {row.work or name}(" in code
+
+
+def test_a_process_that_fails_is_an_error_and_what_it_printed_is_kept(tmp_path):
+    log = tmp_path / "log"
+    with pytest.raises(RuntimeError, match=r"^`/bin/sh -c echo no; exit 3` failed: status 768\.$"):
+        measured(["/bin/sh", "-c", "echo no; exit 3"], log=str(log))
+    assert log.read_text() == "no\n"
+    cost = measured(["/bin/sh", "-c", ":"])
+    assert 0 <= cost.cpu_seconds < cost.wall_seconds + 1
+    assert cost.peak_memory_bytes > 2**18
