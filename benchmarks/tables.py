@@ -231,6 +231,21 @@ def speed() -> str:
         rows.append((what, "picture by picture", f"{before:.1f} ms a picture", "1.0x"))
         how = f"ours, {row['batch_size']} at once on {row['device']}"
         rows.append((what, how, f"{ours:.1f} ms a picture", f"{row['ratio']:.1f}x"))
+    for row in load("reading")["rows"]:
+        side = f"{row['side']:,} x {row['side']:,} pixels"
+        limit, before, ours = (
+            f"{own:,.0f} ms of CPU" if (own := row.get(f"{name}_cpu_ms", 0)) >= 100
+            else f"{own:.1f} ms of CPU" for name in ("limit", "baseline", "ours")
+        )  # fmt: skip
+        if row["case"] == "heat maps":
+            what, how = f"a heat map of {side}", "blended in NumPy, PNG"
+            before += f", {row['baseline_kb']:,} kB"
+            ours += f", {row['ours_kb']:,} kB"
+        else:
+            what, how = f"a {row['format']} of {side} to a batch", "to float, torchvision's resize"
+            rows.append((what, "Pillow's decode alone", limit, f"{row['most_ratio']:.1f}x"))
+        rows.append((what, how, before, "1.0x"))
+        rows.append((what, "ours", ours, f"{row['ratio']:.1f}x"))
     for row in load("startup")["rows"]:
         time = f"{row['cpu_seconds']:.2f} s of CPU"
         rows.append(("start", f"`{row['case']}`", time, f"{1 / row['ratio']:.1f}x"))

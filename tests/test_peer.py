@@ -28,7 +28,7 @@ def test_sides_take_turns_and_the_least_of_the_rounds_counts():
     turns = ["anomalib fp32", "ours fp32", "anomalib bf16", "ours shipped"]
     assert sides.turns == 2 * turns
     assert [row["phase"] for row in rows] == ["fit", "test", "memory"]
-    assert rows[0]["what"] == "PatchCore, 6,553 of 64 x 1,024 patches, fit"
+    assert rows[0]["what"] == "PatchCore, fit of 64 pictures, bank 6,553"
     assert rows[0]["cpu"]["ours fp32"] == [8 / 2, 8 / 6]
     assert [peer.least(rows[0], form) for form in turns] == [8 / n for n in (5, 6, 7, 8)]
     assert peer.least(rows[2], "ours fp32") == 3

@@ -80,7 +80,7 @@ def test_a_video_is_gone_through_once_or_followed_by_a_second_reader(
     opened, decoded = [], []
     plain, upright = reel._open, reel._upright
     monkeypatch.setattr(reel, "_open", lambda video: opened.append(video) or plain(video))
-    monkeypatch.setattr(reel, "_upright", lambda frame: decoded.append(frame.pts) or upright(frame))
+    monkeypatch.setattr(reel, "_upright", lambda *one: decoded.append(one) or upright(*one))
     monkeypatch.setattr(reel, "KEPT_BYTES", 0)
     monkeypatch.setattr(reel, "KEPT", kept)
     frames = find_sources(clip[0], every=2)
@@ -218,7 +218,10 @@ def test_what_is_no_whole_video_is_a_row_with_its_error(runtime, clip, tmp_path,
             frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
             file.mux(stream.encode(frame))
             file.mux(stream.encode())
+    other = write_clip(tmp_path / "other.mkv", coloured(2)).read_bytes()
+    (tmp_path / "other.mkv").write_bytes(other.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XXX"))
     words = {
+        "other.mkv": "is coded in a way that this FFmpeg does not know",
         "empty.mp4": "is empty (0 bytes)",
         "text.avi": "cannot be read (Invalid data",
         "list.mp4": "cannot be read (",
@@ -304,6 +307,9 @@ def test_many_processes_take_no_video(export, tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"x")
     with pytest.raises(SettingError, match=r"a.mp4` is a video, .* Leave `--workers`, .*, or give"):
         predict_many(export, [tmp_path / "a.mp4"], output=tmp_path / "o.jsonl")
+    frame = Frame.of(tmp_path / "a.mp4", Image.new, 0, Fraction(1))
+    with pytest.raises(SettingError, match=r"a.mp4` is a video, "):
+        predict_many(export, [frame], output=tmp_path / "o.jsonl")
     assert not (tmp_path / "o.jsonl").exists()
 
 
