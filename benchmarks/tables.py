@@ -22,7 +22,11 @@ from ad.core import ModelRegistry
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs/choosing.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs/choosing.md",
+    ROOT / "packages/ad-distill/README.md",
+)
 
 TOY = "hazelnut_toy"
 """Data that rank nothing: a difference of pixels tells its defects apart."""
@@ -75,6 +79,21 @@ def mtd() -> str:
     plain.sort(key=lambda item: item[1][0]["seconds"]["test_per_image"])
     lines = [(name, *_costs(own), *_figures(own)) for name, own in plain]
     return _markdown(("model", *_COSTS, *_FIGURES), lines)
+
+
+def starts() -> str:
+    """Both starts of STFPM's student on MTD, at 128 pixels, after more and more steps."""
+    rows = [
+        row
+        for row in load("accuracy_distill")["rows"]
+        if row["model"].startswith("stfpm") and "--img-size 128" in row["command"]
+    ]
+    lines = [
+        (_steps([row]), "zero" if "zero_init_last=true" in row["command"] else "one",
+         *_figures([row]))
+        for row in rows
+    ]  # fmt: skip
+    return _markdown((_STEPS, "start", *_FIGURES), lines)
 
 
 def labelled() -> str:
@@ -193,6 +212,10 @@ def speed() -> str:
         how = f"{row['precision']}, features {'kept' if row['feature_cache'] else 'anew'}"
         how += ", compiled" if row.get("compiled") else ""
         rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
+    for row in load("steps")["rows"]:
+        what = f"`{row['model']}`, {row['what']}, {row['batch_size']} at once"
+        time = f"{row['cpu_seconds'] * 1000:.0f} ms of CPU"
+        rows.append((what, row["case"], time, f"{row['ratio']:.2f}x"))
     for row in load("inference")["rows"]:
         what = f"`{row['model']}`, inference, {row['batch_size']} at once"
         time = f"{row['seconds_per_image'] * 1000:.0f} ms a picture"
@@ -289,7 +312,7 @@ def _cost(value: float, of_time: bool) -> str:
 
 TABLES = {
     one.__name__: one
-    for one in (accuracy, short, toy, speed, peer, mtd, labelled, latency, defaults)
+    for one in (accuracy, short, toy, speed, peer, mtd, starts, labelled, latency, defaults)
 }
 
 
