@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from budgets import budget_of, is_whole
+from peer import least
 
 from ad.core import ModelRegistry
 
@@ -291,7 +292,7 @@ def peer() -> str:
     lines = []
     for row in load("peer")["rows"]:
         of_time = row["unit"] == "s"
-        values = [min(row["cpu" if of_time else "memory"].get(form, [0])) for form in forms]
+        values = [least(row, form) for form in forms]
         told = [_cost(value, of_time) if value else "" for value in values]
         if "extrapolated" in row["told"]["anomalib fp32"] and row["phase"] == "fit":
             told[:2] = [f"about {one}" for one in told[:2]]
