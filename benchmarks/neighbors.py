@@ -148,7 +148,9 @@ def _noise(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
 def _patches(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
     if options.keep and options.keep.exists():
         kept = torch.load(options.keep, weights_only=True)
-        return kept["bank"], kept["queries"][: options.queries]
+        pictures = kept["queries"].split(PATCHES)
+        count = min(len(pictures), -(-options.queries // PATCHES))
+        return kept["bank"], torch.cat(pictures[:: len(pictures) // count][:count])
     samples = get_dataset("mtd").samples(options.data, "all", 0)
     num_train = -(-10 * options.bank // PATCHES)
     train = [s.path for s in samples if s.split == "train"][:num_train]
