@@ -78,7 +78,7 @@ class Rows:
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         some = self.features
         some = some[index] if isinstance(index, slice) else some.index_select(0, index)
-        return some.double().sub_(self.centre).mul_(self.scale)  # [., D]; double() has copied
+        return (some.double() - self.centre).mul_(self.scale)  # [., D]
 
     def mean_distance(self, index: Tensor) -> Tensor:
         """Of every row to some rows, ``[N]``; not squared."""
