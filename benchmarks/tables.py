@@ -188,9 +188,10 @@ def speed() -> str:
     """Every benchmark's cases against its baseline."""
     rows: list[tuple[str, ...]] = []
     for row in load("coreset")["rows"]:
-        what = f"coreset: {row['picks']:,} of {row['rows']:,} x {row['features']}"
-        same = f"{row['same_picks'] / row['picks']:.1%} the same picks"
-        rows.append((what, row["case"], f"{row['seconds']:.1f} s", f"{row['ratio']:.1f}x, {same}"))
+        what = f"coreset: {row['picks']:,} of {row['rows']:,} x {row['features']}, {row['data']}"
+        same = row["same_picks"]
+        ratio = f"{row['ratio']:.1f}x" + ("" if same is None else f", {same:.1%} the same picks")
+        rows.append((what, row["case"], f"{row['seconds']:.1f} s", ratio))
     for row in load("neighbors")["rows"]:
         what = f"1,024 queries in {row['bank']:,} x {row['features']}"
         same = f"{row['same_row']:.2%} the same row"
