@@ -126,3 +126,29 @@ def test_copies_go_with_their_weights():
     count = len(products._PACKED)
     del weight
     assert len(products._PACKED) == count - 1
+
+
+@pytest.mark.parametrize(("precision", "lines"), [("bf16", 1), ("fp32", 0)])
+def test_a_transformer_whose_layers_cannot_be_packed_says_so(monkeypatch, precision, lines):
+    pytest.importorskip("timm", reason="pretrained backbones need timm, an extra of ad-core")
+    from ad.core import Setup
+    from ad.core.networks import FeatureExtractor
+
+    told = []
+
+    class Log:
+        tell = staticmethod(told.append)
+
+    def wrong(x, weight, bias, *_):
+        return F.linear(x, torch.zeros(3, 8, dtype=x.dtype), bias)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", wrong)
+    why_not.cache_clear()
+    setup = Setup(
+        img_size=32, normalize=True, weights="random", precision=precision, progress=Log()
+    )
+    FeatureExtractor("test_vit", ("blocks.0",), setup=setup)
+    why_not.cache_clear()
+    begin = "Weights of `test_vit.r160_in1k` are laid out in each call: oneDNN's result of a trial"
+    assert len(told) == lines
+    assert all(line.startswith(begin) for line in told)
