@@ -139,8 +139,8 @@ def test_a_transformer_whose_layers_cannot_be_packed_says_so(monkeypatch, precis
     class Log:
         tell = staticmethod(told.append)
 
-    def wrong(x, weight, bias, *_):
-        return F.linear(x, torch.zeros(3, 8, dtype=x.dtype), bias)
+    def wrong(x, *_):
+        return x.new_zeros(2, 3)
 
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", wrong)
     why_not.cache_clear()
@@ -148,7 +148,9 @@ def test_a_transformer_whose_layers_cannot_be_packed_says_so(monkeypatch, precis
         img_size=32, normalize=True, weights="random", precision=precision, progress=Log()
     )
     FeatureExtractor("test_vit", ("blocks.0",), setup=setup)
+    monkeypatch.undo()
     why_not.cache_clear()
-    begin = "Weights of `test_vit.r160_in1k` are laid out in each call: oneDNN's result of a trial"
+    why_not()  # others replace what it tries
+    begin = f"Weights of `test_vit` are laid out in each call: oneDNN's result of a trial"
     assert len(told) == lines
-    assert all(line.startswith(begin) for line in told)
+    assert [line[: len(begin)] for line in told] == [begin] * lines
