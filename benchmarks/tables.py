@@ -23,7 +23,11 @@ from ad.core import ModelRegistry
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs/choosing.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs/choosing.md",
+    ROOT / "packages/ad-distill/README.md",
+)
 
 TOY = "hazelnut_toy"
 """Data that rank nothing: a difference of pixels tells its defects apart."""
@@ -76,6 +80,21 @@ def mtd() -> str:
     plain.sort(key=lambda item: item[1][0]["seconds"]["test_per_image"])
     lines = [(name, *_costs(own), *_figures(own)) for name, own in plain]
     return _markdown(("model", *_COSTS, *_FIGURES), lines)
+
+
+def starts() -> str:
+    """Both starts of STFPM's student on MTD, at 128 pixels, after more and more steps."""
+    rows = [
+        row
+        for row in load("accuracy_distill")["rows"]
+        if row["model"].startswith("stfpm") and "--img-size 128" in row["command"]
+    ]
+    lines = [
+        (_steps([row]), "zero" if "zero_init_last=true" in row["command"] else "one",
+         *_figures([row]))
+        for row in rows
+    ]  # fmt: skip
+    return _markdown((_STEPS, "start", *_FIGURES), lines)
 
 
 def labelled() -> str:
@@ -169,9 +188,10 @@ def speed() -> str:
     """Every benchmark's cases against its baseline."""
     rows: list[tuple[str, ...]] = []
     for row in load("coreset")["rows"]:
-        what = f"coreset: {row['picks']:,} of {row['rows']:,} x {row['features']}"
-        same = f"{row['same_picks'] / row['picks']:.1%} the same picks"
-        rows.append((what, row["case"], f"{row['seconds']:.1f} s", f"{row['ratio']:.1f}x, {same}"))
+        what = f"coreset: {row['picks']:,} of {row['rows']:,} x {row['features']}, {row['data']}"
+        same = row["same_picks"]
+        ratio = f"{row['ratio']:.1f}x" + ("" if same is None else f", {same:.1%} the same picks")
+        rows.append((what, row["case"], f"{row['seconds']:.1f} s", ratio))
     for row in load("neighbors")["rows"]:
         what = f"1,024 queries in {row['bank']:,} x {row['features']}"
         same = f"{row['same_row']:.2%} the same row"
@@ -194,6 +214,10 @@ def speed() -> str:
         how = f"{row['precision']}, features {'kept' if row['feature_cache'] else 'anew'}"
         how += ", compiled" if row.get("compiled") else ""
         rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
+    for row in load("steps")["rows"]:
+        what = f"`{row['model']}`, {row['what']}, {row['batch_size']} at once"
+        time = f"{row['cpu_seconds'] * 1000:.0f} ms of CPU"
+        rows.append((what, row["case"], time, f"{row['ratio']:.2f}x"))
     for row in load("inference")["rows"]:
         what = f"`{row['model']}`, inference, {row['batch_size']} at once"
         time = f"{row['seconds_per_image'] * 1000:.0f} ms a picture"
@@ -232,6 +256,21 @@ def speed() -> str:
         rows.append((what, "picture by picture", f"{before:.1f} ms a picture", "1.0x"))
         how = f"ours, {row['batch_size']} at once on {row['device']}"
         rows.append((what, how, f"{ours:.1f} ms a picture", f"{row['ratio']:.1f}x"))
+    for row in load("reading")["rows"]:
+        side = f"{row['side']:,} x {row['side']:,} pixels"
+        limit, before, ours = (
+            f"{own:,.0f} ms of CPU" if (own := row.get(f"{name}_cpu_ms", 0)) >= 100
+            else f"{own:.1f} ms of CPU" for name in ("limit", "baseline", "ours")
+        )  # fmt: skip
+        if row["case"] == "heat maps":
+            what, how = f"a heat map of {side}", "blended in NumPy, PNG"
+            before += f", {row['baseline_kb']:,} kB"
+            ours += f", {row['ours_kb']:,} kB"
+        else:
+            what, how = f"a {row['format']} of {side} to a batch", "to float, torchvision's resize"
+            rows.append((what, "Pillow's decode alone", limit, f"{row['most_ratio']:.1f}x"))
+        rows.append((what, how, before, "1.0x"))
+        rows.append((what, "ours", ours, f"{row['ratio']:.1f}x"))
     for row in load("startup")["rows"]:
         time = f"{row['cpu_seconds']:.2f} s of CPU"
         rows.append(("start", f"`{row['case']}`", time, f"{1 / row['ratio']:.1f}x"))
@@ -275,7 +314,7 @@ def _cost(value: float, of_time: bool) -> str:
 
 TABLES = {
     one.__name__: one
-    for one in (accuracy, short, toy, speed, peer, mtd, labelled, latency, defaults)
+    for one in (accuracy, short, toy, speed, peer, mtd, starts, labelled, latency, defaults)
 }
 
 

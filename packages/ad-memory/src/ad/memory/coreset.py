@@ -7,15 +7,14 @@ rows, each once, and is repeatable from its seed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import final
 
 import torch
 from torch import Tensor
 
 from ad.core import Advance
-from ad.core.errors import DataError, SettingError
+from ad.core.errors import SettingError
 from ad.memory.neighbors import Index
+from ad.memory.picking import PICKED, Picks, Rows, tiles
 
 
 def k_center_greedy(
@@ -30,7 +29,8 @@ def k_center_greedy(
     The picks are exactly those of this rule in float64, but no pick costs a pass over all rows.
     Keys only ever shrink, so an outdated key is an upper bound. In turns,
 
-    1. the rows with the largest keys, a twelfth of all, are brought up to date by matmuls;
+    1. the rows with the largest keys, a twelfth of all, are brought up to date by matmuls, most of
+       them of few coordinates in bfloat16, whose error is known (`ad.memory.picking`);
     2. rows are picked among the best of those, by the distances between them, for as long as
        the best key exceeds every key left outside, outdated or not.
 
@@ -43,7 +43,8 @@ def k_center_greedy(
     rounded to 2**-42 of the largest squared norm: equal rows then have equal keys, whatever the
     order of summation in a matmul.
 
-    Needs ``[n, D]`` float64 and some 32 bytes a row beyond ``features``.
+    Needs some 30 bytes a row beyond ``features``, and 2 (on processors without bfloat16, 4) for each
+    coordinate that is kept.
 
     Args:
         features: ``[N, D]``, any floating type.
@@ -67,15 +68,15 @@ def k_center_greedy(
     if start < 1:
         msg = f"`start` must be at least 1; got {start}."
         raise SettingError(msg)
-    rows = _Rows(features)
+    rows = Rows(features)
     num_rows = len(features)
     num_dated = max(4096, num_rows // 12)  # rows brought up to date in one turn; measured
     num_inside = min(2048, num_dated // 4)  # rows that one turn picks among; measured
     key = rows.mean_distance(_random(features, min(start, num_rows), seed)).square_().round_()
-    picks = _Picks(rows, n)
+    picks = Picks(rows, n)
     while picks.count < n:
         dated, bound = _largest(key, num_dated)
-        _bring_up_to_date(key, dated, rows, picks)
+        picks.bring_up_to_date(key, dated)
         inside, inner_bound = _largest(key[dated], num_inside)
         inside, bound = dated[inside], max(bound, inner_bound)
         inside = inside[key[inside] > bound]
@@ -84,7 +85,7 @@ def k_center_greedy(
         between = rows.squared_distances(inside)
         chosen = inside[_pick_while_above(bound, key[inside], between, n - picks.count)]
         picks.add(chosen)
-        key[chosen] = _PICKED
+        key[chosen] = PICKED
         if advance is not None:
             advance(len(chosen))
     return picks.index
@@ -188,87 +189,9 @@ def project(features: Tensor, *, num_dims: int = 128, seed: int = 0) -> Tensor:
     matrix = torch.randn(features.shape[1], num_dims, generator=generator) / math.sqrt(num_dims)
     matrix = matrix.to(features.device)
     projected = torch.empty(len(features), num_dims, device=features.device)
-    for tile in _tiles(len(features)):
+    for tile in tiles(len(features)):
         torch.mm(features[tile].float(), matrix, out=projected[tile])
     return projected
-
-
-_PICKED = -1.0  # key of a row that was picked: below every squared distance
-
-
-@final
-class _Rows:
-    """Rows in float64, a few at a time, centred and scaled so that squares can be rounded.
-
-    Centring and scaling by a power of two leave the order of distances as it was. The largest
-    squared norm is near 2**42, so that the error of a squared distance, a few times
-    2**42 * 2**-53, is far below the 1 it is rounded to.
-    """
-
-    def __init__(self, features: Tensor) -> None:
-        self.features = features
-        total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-        for tile in _tiles(len(features)):
-            total += features[tile].double().sum(0)
-        if not total.isfinite().all():
-            bad = (~features.isfinite().all(1)).nonzero()[0].item()
-            msg = f"`features` must be finite numbers; row {bad} has others."
-            raise DataError(msg)
-        self.centre = total / len(features)
-        self.scale = 1.0
-        self.norm = self._norms()
-        largest = self.norm.max().item()
-        if largest > 0:
-            self.scale = 2.0 ** ((42 - round(math.log2(largest))) // 2)
-        self.norm = self.norm * self.scale**2
-        """Squared norms, ``[N]``."""
-
-    def _norms(self) -> Tensor:
-        norm = torch.empty(len(self.features), dtype=torch.float64, device=self.features.device)
-        for tile in _tiles(len(norm)):  # a list of results would leave the heap in pieces
-            norm[tile] = self[tile].square().sum(1)
-        return norm
-
-    def __getitem__(self, index: Tensor | slice) -> Tensor:
-        return (self.features[index].double() - self.centre).mul_(self.scale)  # [., D]
-
-    def mean_distance(self, index: Tensor) -> Tensor:
-        """Of every row to some rows, ``[N]``; not squared."""
-        others = self[index]
-        total = torch.zeros_like(self.norm)
-        for tile in _tiles(len(self.features)):
-            z = self[tile]
-            difference = torch.empty_like(z)
-            for other in others:
-                torch.sub(z, other, out=difference)
-                total[tile] += torch.linalg.vector_norm(difference, dim=1)
-        return total / len(others)
-
-    def squared_distances(self, index: Tensor) -> Tensor:
-        """Between some rows, ``[M, M]``, rounded; `_PICKED` from a row to itself."""
-        z, norm = self[index], self.norm[index]
-        squares = torch.addmm(norm + norm[:, None], z, z.T, alpha=-2).round_()
-        return squares.fill_diagonal_(_PICKED)
-
-
-@final
-class _Picks:
-    """What was picked so far, with the features at hand for matmuls."""
-
-    def __init__(self, rows: _Rows, n: int) -> None:
-        device = rows.norm.device
-        self.rows = rows
-        self.count = 0
-        self.index = torch.empty(n, dtype=torch.int64, device=device)
-        self.z = torch.empty(n, len(rows.centre), dtype=torch.float64, device=device)
-        self.included = torch.zeros(len(rows.norm), dtype=torch.int32, device=device)
-        """How many of the picks each row's key takes account of."""
-
-    def add(self, index: Tensor) -> None:
-        new = slice(self.count, self.count + len(index))
-        self.index[new] = index
-        self.z[new] = self.rows[index]
-        self.count = new.stop
 
 
 def _largest(key: Tensor, count: int) -> tuple[Tensor, float]:
@@ -278,30 +201,12 @@ def _largest(key: Tensor, count: int) -> tuple[Tensor, float]:
     larger, or equal and its index smaller. Keys are whole numbers.
     """
     if count >= len(key):
-        return (key > _PICKED).nonzero()[:, 0], _PICKED
+        return (key > PICKED).nonzero()[:, 0], PICKED
     bound = key.topk(count + 1).values[-1].item()
     inside = (key > bound).nonzero()[:, 0]
     if len(inside) == 0:
         return (key == bound).nonzero()[:count, 0], bound - 0.5
     return inside, bound
-
-
-def _bring_up_to_date(key: Tensor, index: Tensor, rows: _Rows, picks: _Picks) -> None:
-    row_tile, pick_tile = _MATMUL_TILE[index.device.type == "cuda"]
-    product = torch.empty(row_tile * pick_tile, dtype=key.dtype, device=key.device)
-    pick_norm = rows.norm[picks.index[: picks.count]]
-    included = picks.included[index]
-    for first in torch.unique(included).tolist():  # rows that lack the same picks share a matmul
-        for some in torch.split(index[included == first], row_tile):
-            z, norm = rows[some], rows.norm[some]
-            least = key[some] - norm
-            for low in range(first, picks.count, pick_tile):
-                new = slice(low, min(low + pick_tile, picks.count))
-                out = product[: len(some) * (new.stop - low)].view(len(some), -1)
-                torch.addmm(pick_norm[new], z, picks.z[new].T, alpha=-2, out=out)
-                least = torch.minimum(least, out.amin(1))
-            key[some] = (least + norm).round_()
-    picks.included[index] = picks.count
 
 
 def _pick_while_above(bound: float, key: Tensor, between: Tensor, limit: int) -> Tensor:
@@ -320,7 +225,6 @@ def _pick_while_above(bound: float, key: Tensor, between: Tensor, limit: int) ->
     return order
 
 
-_MATMUL_TILE = {False: (512, 1024), True: (8192, 4096)}  # rows and picks; on a CPU, on a GPU
 _STEPS_PER_CHECK = 32
 
 
@@ -328,7 +232,7 @@ def _assign(features: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     index = Index(centres)
     distance = torch.empty(len(features), device=features.device)
     label = torch.empty(len(features), dtype=torch.int64, device=features.device)
-    for tile in _tiles(len(features)):
+    for tile in tiles(len(features)):
         near, cluster = index.search(features[tile], 1)
         distance[tile], label[tile] = near[:, 0], cluster[:, 0]
     return distance, label
@@ -336,7 +240,7 @@ def _assign(features: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 def _means(features: Tensor, label: Tensor, centres: Tensor) -> Tensor:
     total = torch.zeros_like(centres, dtype=torch.float64)
-    for tile in _tiles(len(features)):
+    for tile in tiles(len(features)):
         total.index_add_(0, label[tile], features[tile].double())
     members = label.bincount(minlength=len(centres))[:, None]
     return torch.where(members > 0, total / members.clamp_min(1), centres).float()
@@ -352,7 +256,3 @@ def _check_count(features: Tensor, n: int) -> None:
     if not 1 <= n <= len(features):
         msg = f"`n` must be between 1 and the number of rows, {len(features)}; got {n}."
         raise SettingError(msg)
-
-
-def _tiles(num_rows: int, size: int = 8192) -> Iterator[slice]:
-    return (slice(low, min(low + size, num_rows)) for low in range(0, num_rows, size))
