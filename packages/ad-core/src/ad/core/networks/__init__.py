@@ -30,7 +30,7 @@ from ad.core.networks.components import (
     principal_components,
 )
 from ad.core.networks.filter_bank import FilterBank
-from ad.core.networks.fused import in_one_pass
+from ad.core.networks.fused import OnePass
 from ad.core.networks.maps import (
     GaussianBlur,
     Sigma,
@@ -58,6 +58,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "ImagenetNorm",
+    "OnePass",
     "PooledPatches",
     "PrincipalComponents",
     "RESNETS",
@@ -73,7 +74,6 @@ __all__ = [
     "fresh_network",
     "given_file",
     "halving",
-    "in_one_pass",
     "leading_directions",
     "pictures_of_plane",
     "principal_components",

@@ -85,6 +85,15 @@ def in_one_pass(x: Tensor, layers: Iterable[nn.Module]) -> Tensor:
     return x
 
 
+@final
+class OnePass(nn.Sequential):
+    """An `nn.Sequential` that computes its layers as `in_one_pass` does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to what the layers make of it."""
+        return in_one_pass(x, self)
+
+
 @cache
 def why_not(precision: Precision) -> str:
     """Why nothing is done in one pass on this CPU, in words; empty if it is."""
