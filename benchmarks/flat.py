@@ -29,11 +29,9 @@ import numpy as np
 from PIL import Image
 from record import record
 
-from ad.core import ModelRegistry, load, train
-from ad.core.data.samples import Sample
+from ad.core import ModelRegistry, Sample, load, train
 from ad.core.figures.measure import measure
 from ad.core.jobs.inspect import inspect
-from ad.core.testing.pictures import write_mvtec_tree
 
 MOST = {"metrics": 100_000, "predict": 10_000, "heat maps": 2_000}
 """Each case with the pictures up to which it is measured."""
@@ -86,14 +84,16 @@ def main() -> None:
 
 def make(folder: Path, count: int, side: int) -> None:
     """Write a trained run, and pictures with masks: every second one has a defect."""
-    register(side)
-    data = write_mvtec_tree(folder / "data", size=_PICTURE)
-    train("mvtec", "toy", "mean-picture", data_root=data, output_dir=folder / "run", report=False)
     rng = np.random.default_rng(0)
-    for name in ("new", "masks"):
-        (folder / name).mkdir()
+    for name in ("data/good", "new", "masks"):
+        (folder / name).mkdir(parents=True)
+    for number in range(30):
+        write(folder / "data/good" / f"{number:02d}.png", texture(rng))
+    register(side)
+    data = folder / "data"
+    train("folder", str(data), "mean-picture", output_dir=folder / "run", report=False)
     for number in range(count):
-        pixels = rng.integers(90, 130, (_PICTURE, _PICTURE, 3), dtype=np.uint8)
+        pixels = texture(rng)
         if number % 2:
             mask = np.zeros((_PICTURE, _PICTURE), np.uint8)
             row, column = rng.integers(0, _PICTURE - 3, 2)
@@ -101,6 +101,11 @@ def make(folder: Path, count: int, side: int) -> None:
             pixels[mask > 0] += np.uint8(40)
             write(folder / "masks" / f"{number:06d}.png", mask)
         write(folder / "new" / f"{number:06d}.png", pixels)
+
+
+def texture(rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    """A good picture."""
+    return rng.integers(90, 130, (_PICTURE, _PICTURE, 3), dtype=np.uint8)
 
 
 def write(path: Path, pixels: np.ndarray[Any, Any]) -> None:

@@ -255,9 +255,8 @@ def _descent(work: Work, module: AnomalibModule, name: str = "train") -> None:
     engine = _engine(work, callbacks=[Clock()], max_steps=work.counts["steps"] + 2,
                      log_every_n_steps=10**6)  # fmt: skip
     engine.fit(module, datamodule=_data(pictures, work.counts["batch"]))
-    stepped = [
-        one for each in engine.trainer.optimizers for one in each.state
-    ]  # some it never uses
+    # Only what was stepped: some of its parameters are never used.
+    stepped = [one for each in engine.trainer.optimizers for one in each.state]
     work.facts["learnt parameters"] = sum(each.numel() for each in stepped)
     work.steps(marks)
     _test(work, module, "small" if name == "small" else "test")

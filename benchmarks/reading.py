@@ -177,7 +177,7 @@ def measure(sizes: list[int], rounds: int, folder: Path) -> list[dict[str, Any]]
     """A row for each size and format, and one for heat maps of each size."""
     rows = []
     for side in sizes:
-        count = max(1, min(8, 8_000_000 // side**2))
+        count = max(1, min(64, 24_000_000 // side**2))  # threads take their time to start
         for kind in FORMATS:
             paths = made(folder, side, kind, count)
             pixels = [read_picture(path) for path in paths]
@@ -206,7 +206,7 @@ def measure(sizes: list[int], rounds: int, folder: Path) -> list[dict[str, Any]]
                 }
             )
             print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-        paths = made(folder, side, "JPEG", max(1, count // 4))
+        paths = made(folder, side, "JPEG", max(1, count // 8))
         found = least(
             {
                 "ours": lambda paths=paths: draw(paths, folder),

@@ -7,7 +7,7 @@
 * A picture of EfficientAD, alone and of a batch of eight: all at once, and one by one.
 
 Seeded noise as pictures and random weights: neither changes the time. The sides take turns, and the
-median counts. The share of a step that the optimiser has is of the step before.
+median counts.
 """
 
 from __future__ import annotations

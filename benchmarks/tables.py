@@ -17,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from budgets import budget_of, is_whole
+from peer import least
 
 from ad.core import ModelRegistry
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs/choosing.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs/choosing.md",
+    ROOT / "packages/ad-distill/README.md",
+)
 
 TOY = "hazelnut_toy"
 """Data that rank nothing: a difference of pixels tells its defects apart."""
@@ -75,6 +80,21 @@ def mtd() -> str:
     plain.sort(key=lambda item: item[1][0]["seconds"]["test_per_image"])
     lines = [(name, *_costs(own), *_figures(own)) for name, own in plain]
     return _markdown(("model", *_COSTS, *_FIGURES), lines)
+
+
+def starts() -> str:
+    """Both starts of STFPM's student on MTD, at 128 pixels, after more and more steps."""
+    rows = [
+        row
+        for row in load("accuracy_distill")["rows"]
+        if row["model"].startswith("stfpm") and "--img-size 128" in row["command"]
+    ]
+    lines = [
+        (_steps([row]), "zero" if "zero_init_last=true" in row["command"] else "one",
+         *_figures([row]))
+        for row in rows
+    ]  # fmt: skip
+    return _markdown((_STEPS, "start", *_FIGURES), lines)
 
 
 def labelled() -> str:
@@ -196,6 +216,10 @@ def speed() -> str:
         how = f"{row['precision']}, features {'kept' if row['feature_cache'] else 'anew'}"
         how += ", compiled" if row.get("compiled") else ""
         rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
+    for row in load("steps")["rows"]:
+        what = f"`{row['model']}`, {row['what']}, {row['batch_size']} at once"
+        time = f"{row['cpu_seconds'] * 1000:.0f} ms of CPU"
+        rows.append((what, row["case"], time, f"{row['ratio']:.2f}x"))
     for row in load("inference")["rows"]:
         what = f"`{row['model']}`, inference, {row['batch_size']} at once"
         time = f"{row['seconds_per_image'] * 1000:.0f} ms a picture"
@@ -234,6 +258,21 @@ def speed() -> str:
         rows.append((what, "picture by picture", f"{before:.1f} ms a picture", "1.0x"))
         how = f"ours, {row['batch_size']} at once on {row['device']}"
         rows.append((what, how, f"{ours:.1f} ms a picture", f"{row['ratio']:.1f}x"))
+    for row in load("reading")["rows"]:
+        side = f"{row['side']:,} x {row['side']:,} pixels"
+        limit, before, ours = (
+            f"{own:,.0f} ms of CPU" if (own := row.get(f"{name}_cpu_ms", 0)) >= 100
+            else f"{own:.1f} ms of CPU" for name in ("limit", "baseline", "ours")
+        )  # fmt: skip
+        if row["case"] == "heat maps":
+            what, how = f"a heat map of {side}", "blended in NumPy, PNG"
+            before += f", {row['baseline_kb']:,} kB"
+            ours += f", {row['ours_kb']:,} kB"
+        else:
+            what, how = f"a {row['format']} of {side} to a batch", "to float, torchvision's resize"
+            rows.append((what, "Pillow's decode alone", limit, f"{row['most_ratio']:.1f}x"))
+        rows.append((what, how, before, "1.0x"))
+        rows.append((what, "ours", ours, f"{row['ratio']:.1f}x"))
     for row in load("startup")["rows"]:
         time = f"{row['cpu_seconds']:.2f} s of CPU"
         rows.append(("start", f"`{row['case']}`", time, f"{1 / row['ratio']:.1f}x"))
@@ -256,7 +295,7 @@ def peer() -> str:
     lines = []
     for row in load("peer")["rows"]:
         of_time = row["unit"] == "s"
-        values = [min(row["cpu" if of_time else "memory"].get(form, [0])) for form in forms]
+        values = [least(row, form) for form in forms]
         told = [_cost(value, of_time) if value else "" for value in values]
         if "extrapolated" in row["told"]["anomalib fp32"] and row["phase"] == "fit":
             told[:2] = [f"about {one}" for one in told[:2]]
@@ -277,7 +316,7 @@ def _cost(value: float, of_time: bool) -> str:
 
 TABLES = {
     one.__name__: one
-    for one in (accuracy, short, toy, speed, peer, mtd, labelled, latency, defaults)
+    for one in (accuracy, short, toy, speed, peer, mtd, starts, labelled, latency, defaults)
 }
 
 

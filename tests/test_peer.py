@@ -28,7 +28,7 @@ def test_sides_take_turns_and_the_least_of_the_rounds_counts():
     turns = ["anomalib fp32", "ours fp32", "anomalib bf16", "ours shipped"]
     assert sides.turns == 2 * turns
     assert [row["phase"] for row in rows] == ["fit", "test", "memory"]
-    assert rows[0]["what"] == "PatchCore, 6,553 of 64 x 1,024 patches, fit"
+    assert rows[0]["what"] == "PatchCore, fit of 64 pictures, bank 6,553"
     assert rows[0]["cpu"]["ours fp32"] == [8 / 2, 8 / 6]
     assert [peer.least(rows[0], form) for form in turns] == [8 / n for n in (5, 6, 7, 8)]
     assert peer.least(rows[2], "ours fp32") == 3
@@ -41,6 +41,14 @@ def test_sides_that_did_not_do_the_same_work_are_an_error_with_what_each_did():
     lines = str(told.value).splitlines()[1:]
     assert lines[0] == 'anomalib fp32: {"bank": 64}'
     assert lines[3] == 'ours shipped: {"bank": 63}'
+
+
+def test_rows_that_are_measured_anew_take_the_place_of_the_old_ones(tmp_path):
+    file = tmp_path / "peer.json"
+    peer.write([{"row": "stfpm", "turn": 1}, {"row": "help", "turn": 1}], file)
+    peer.write([{"row": "draem", "turn": 2}, {"row": "help", "turn": 2}], file)
+    rows = [(row["row"], row["turn"]) for row in json.loads(file.read_text())["rows"]]
+    assert rows == [("help", 2), ("stfpm", 1), ("draem", 2)]
 
 
 def test_every_row_has_its_function_on_both_sides():

@@ -24,7 +24,12 @@ SURFACE |= {
 }
 
 INTERNALS = {
-    ("benchmarks/demo.py", "ad.core.cli.demo"): "measures what `ad demo` trains, as it is set there"
+    (
+        "benchmarks/demo.py",
+        "ad.core.cli.demo",
+    ): "measures what `ad demo` trains, as it is set there",
+    ("benchmarks/flat.py", "ad.core.figures.measure"): "measures figures without all else of a run",
+    ("benchmarks/flat.py", "ad.core.jobs.inspect"): "`ad predict` by a model that is made there",
 }
 """Files and modules that may be imported there though they may move, with the reason."""
 

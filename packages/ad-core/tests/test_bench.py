@@ -1,6 +1,7 @@
 """Many runs: what is planned, what is skipped, and that a failure costs only itself."""
 
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -413,6 +414,24 @@ def test_the_command_compares_models_with_options_and_says_what_differs(bench_he
     assert one["signs"] is None
     assert (one["difference"], one["low"], one["high"]) == (0.0, 0.0, 0.0)
     assert ": +0.000 (95 %: 0.000 to 0.000) on these pictures; may be chance.\n" in err
+
+
+def test_a_bench_that_is_stopped_leaves_a_page_of_the_runs_that_had_ended(
+    bench_here, tmp_path, monkeypatch
+):
+    run = HereExecutor.run
+
+    def stopped(self, jobs):
+        yield from itertools.islice(run(self, jobs), 1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HereExecutor, "run", stopped)
+    status, _, err = bench_here()
+    page = tmp_path / "out/report.html"
+    assert status == 130
+    assert f"1 of 2 runs had ended; report to look at: {page}" in err
+    assert "The bench was stopped when 1 of 2 runs had ended" in page.read_text()
+    assert "The bench was stopped" in (tmp_path / "out/summary.md").read_text()
 
 
 def test_no_report_is_written_where_none_is_wanted_or_no_run_is_done(bench_here, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import ad.runtime
-from ad.core import ModelRegistry, export, load, recalibrate, train
+from ad.core import Detector, ModelRegistry, export, load, recalibrate, train
 from ad.core.errors import (
     DataError,
     ExportError,
@@ -338,8 +338,9 @@ def test_a_threshold_that_somebody_set_is_not_set_anew_from_other_pictures(run, 
     assert "set by hand by `ad calibrate`" in kept(run, tmp_path / "by_hand")
 
 
-def test_a_run_without_threshold_has_an_export_without(home, tmp_path):
+def test_a_run_without_threshold_has_an_export_without(home, tmp_path, monkeypatch):
     run = tmp_path / "run"
+    monkeypatch.setattr(Detector, "prepare_export", lambda self: ("It is another way now.",))
     train("mvtec", "toy", MODEL, data_root=home / "data", output_dir=run, holdout=0)
     result = export(run)
     assert result.output == run / "export"
@@ -347,6 +348,7 @@ def test_a_run_without_threshold_has_an_export_without(home, tmp_path):
     assert result.parity["verdicts"] is None
     assert "There is no threshold" in result.notes[0]
     assert "compared on noise" in result.notes[1]
+    assert result.notes[2] == "It is another way now."
     assert ad.runtime.load(run / "export").predict(home / "data/toy/test")[0].anomalous is None
 
 

@@ -7,7 +7,7 @@ import pytest
 from clips import WITHOUT_AV, coloured, write_clip
 from report_pages import Page
 
-from ad.core import load, train
+from ad.core import load, recalibrate, train
 from ad.core.errors import DataError
 from ad.core.jobs.inspect import inspect
 
@@ -61,3 +61,5 @@ def test_videos_among_pictures_to_learn_from_are_told(mean_picture, toy_root, tm
     (tmp_path / "parts/good/line.mp4").write_bytes(b"x")
     with pytest.raises(DataError, match=r"1 of `\.mp4`"):
         train("folder", tmp_path / "parts", mean_picture, output_dir=tmp_path / "other")
+    with pytest.raises(DataError, match=r"no pictures .* that are not read: 1 of `\.mp4`"):
+        recalibrate(tmp_path / "run", normals=tmp_path / "parts/good")

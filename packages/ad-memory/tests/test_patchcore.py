@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from ad.core import Setup, load, train
+from ad.core.cli import main
 from ad.core.errors import DataError, ModelFileError, NotFittedError, SettingError
 from ad.core.saved.files import read_config, rewrite_config
 from ad.core.saved.loading import load_tensors
@@ -293,6 +296,54 @@ def test_scores_of_faiss_are_those_of_torch() -> None:
     torch.testing.assert_close(with_faiss(probe).score, with_torch(probe).score)
 
 
+def test_a_search_that_is_not_exact_is_told_shown_saved_and_exported_as_an_exact_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    root, run = write_mvtec_tree(tmp_path / "data", size=SIZE), tmp_path / "run"
+    options = {"backbone": "filter_bank", "layers": ("fine",), "knn": "faiss", "index": "ivf",
+               "nlist": 40, "nprobe": 1, "coreset_ratio": 1.0}  # fmt: skip
+    result = train(
+        "mvtec", "toy", "patchcore", output_dir=run, data_root=root, img_size=SIZE, model=options
+    )
+
+    (note,) = [note for note in result.notes if "faiss" in note]
+    assert "(index=ivf, nlist=40, nprobe=1) finds" in note
+    assert "--set nprobe=N" in note
+    monkeypatch.setenv("COLUMNS", "1000")
+    monkeypatch.setattr(sys, "argv", ["ad", "show", str(run)])
+    with contextlib.suppress(SystemExit):
+        main()
+    assert note in capsys.readouterr().out
+
+    saved, images = load(run).detector, noise(8, 3, SIZE, SIZE, seed=5)
+    assert isinstance(saved, PatchcoreDetector)
+    missed = saved(images)
+    (told,) = saved.prepare_export()
+    assert "it is exact, which faiss (index=ivf, nlist=40, nprobe=1) is not" in told
+    whole = saved(images)
+    assert missed.map is not None
+    assert whole.map is not None
+    assert (missed.map - whole.map).max() > 1e-3
+    graph = torch.export.export(saved, (images,)).module()
+    torch.testing.assert_close(graph(images).score, whole.score)
+
+
+def test_an_exact_search_exports_without_a_word() -> None:
+    assert fitted(noise(2, 3, SIZE, SIZE)).prepare_export() == ()
+
+
+def test_an_index_without_faiss_is_refused() -> None:
+    with pytest.raises(SettingError, match="`index=hnsw` is an index of faiss, and `knn` is `torc"):
+        trainer(index="hnsw")
+
+
+def test_the_fast_search_of_before_is_exact_now_and_that_is_told() -> None:
+    with pytest.warns(UserWarning, match="`knn_precision=fast` had become slower .* Leave it out"):
+        now = trainer(knn_precision="fast")
+    assert now.detector.memory.faiss is None
+
+
 def test_scoring_before_learning_is_refused() -> None:
     with pytest.raises(NotFittedError, match=r"`memory\.bank` is empty"):
         trainer().detector(noise(1, 3, SIZE, SIZE))
@@ -376,7 +427,8 @@ def test_a_negative_number_of_dimensions_is_refused() -> None:
         ("embedding", "'pooled' or 'concatenated'"),
         ("coreset", "'greedy', 'random' or 'kmeans'"),
         ("score", "'max' or 'reweight'"),
-        ("knn_precision", "'exact' or 'fast'"),
+        ("knn_precision", "'exact'"),
+        ("index", "'flat', 'ivf' or 'hnsw'"),
         ("knn", "'torch' or 'faiss'"),
     ],
 )

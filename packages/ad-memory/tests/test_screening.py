@@ -43,6 +43,22 @@ def test_every_row_within_reach_is_named(num_rows: int, scale: float) -> None:
     assert (distance.gather(1, looked)[:, 0] <= 1.3 * distance.amin(1)).all()
 
 
+def test_no_row_is_left_out_where_rounding_moves_queries_as_far_as_rows_are_apart() -> None:
+    bank, queries = like_features(200, 2), like_features(2000, 2, seed=1)
+    distance = torch.cdist(queries.double(), bank.double())
+    limit, nearest = distance.min(1)
+    centre = bank.double().mean(0)
+
+    (found, rest) = Screen(bank, centre, leading_axes(bank, centre)).pairs(
+        queries, 1, lambda some, nearest: limit[some]
+    )
+
+    named = torch.zeros_like(distance, dtype=torch.bool)
+    for part in (found, rest):
+        named[part.queries][part.query, part.row] = True
+    assert named[torch.arange(2000), nearest].all()
+
+
 def test_no_row_is_left_out_where_norms_differ_a_thousandfold_and_queries_are_cut_off() -> None:
     far = torch.logspace(-1.5, 1.5, 900)[:, None]
     bank = like_features(900, 40, seed=2) * far

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, _imaging
 
+from ad.runtime.pictures import memory
 from ad.runtime.pictures.memory import three_channels
 from ad.runtime.pictures.reading import glimpse, read_picture
 
@@ -56,8 +57,9 @@ def test_rows_with_gaps_between_them_are_not_taken_for_pixels():
 
 
 def test_a_pillow_that_does_not_show_its_memory_is_copied_from(monkeypatch):
-    monkeypatch.delattr(Image.Image, "__arrow_c_array__")
+    monkeypatch.setattr(memory, "_SHOWS_MEMORY", False)
     content = _encoded("JPEG")
+    assert glimpse(content).shape == (70, 33, 3)
     np.testing.assert_array_equal(glimpse(content), _by_pillow(content))
 
 
@@ -87,6 +89,22 @@ def test_grey_is_repeated_in_every_channel(suffix):
     np.testing.assert_array_equal(
         glimpse(buffer.getvalue())[..., :3], _by_pillow(buffer.getvalue())
     )
+
+
+def test_what_is_decoded_already_keeps_its_pixels():
+    content = _encoded("JPEG")
+    with Image.open(io.BytesIO(content)) as image:
+        image.load()
+        memory.in_one_piece(image)
+        np.testing.assert_array_equal(memory.pixels_of(image)[..., :3], _by_pillow(content))
+
+
+def test_an_image_that_a_caller_made_is_copied_from():
+    # Of one that Pillow borrows from other memory it cannot show that, and would end the process.
+    borrowed = Image.fromarrow(
+        Image.fromarray(np.full((4, 5, 3), 7, dtype=np.uint8)), "RGB", (5, 4)
+    )
+    assert (glimpse(borrowed) == 7).all()
 
 
 def test_what_is_read_is_the_callers_to_write():

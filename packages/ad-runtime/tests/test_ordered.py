@@ -35,15 +35,15 @@ def test_items_are_asked_for_by_one_thread_and_no_further_ahead_than_there_are_t
     assert len(workers) == 9
 
 
-def test_what_had_come_before_the_items_failed_is_yielded_first():
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
+def test_what_had_come_before_the_items_failed_is_yielded_first(kind):
     def items():
         yield from range(3)
-        msg = "no more"
-        raise ValueError(msg)
+        raise kind
 
     results = in_order(items(), str, threads=8)
     assert [next(results) for _ in range(3)] == ["0", "1", "2"]
-    with pytest.raises(ValueError, match="no more"):
+    with pytest.raises(kind):
         next(results)
 
 

@@ -21,7 +21,7 @@ from ad.runtime.errors import DataError, MissingExtraError, PictureError, Settin
 from ad.runtime.many.predicting import predict_many
 from ad.runtime.numbered import numbered_names
 from ad.runtime.pictures import reel
-from ad.runtime.pictures.frames import Every, Frame, is_frame
+from ad.runtime.pictures.frames import Every, Frame, frame_named, is_frame
 from ad.runtime.pictures.reading import read_picture, upright_size
 from ad.runtime.sources import find_sources, named_sources
 from ad.runtime.watch.watching import Watched
@@ -80,7 +80,7 @@ def test_a_video_is_gone_through_once_or_followed_by_a_second_reader(
     opened, decoded = [], []
     plain, upright = reel._open, reel._upright
     monkeypatch.setattr(reel, "_open", lambda video: opened.append(video) or plain(video))
-    monkeypatch.setattr(reel, "_upright", lambda frame: decoded.append(frame.pts) or upright(frame))
+    monkeypatch.setattr(reel, "_upright", lambda *one: decoded.append(one) or upright(*one))
     monkeypatch.setattr(reel, "KEPT_BYTES", 0)
     monkeypatch.setattr(reel, "KEPT", kept)
     frames = find_sources(clip[0], every=2)
@@ -113,6 +113,31 @@ def test_frames_come_in_the_order_in_which_they_are_shown(av, tmp_path):
     assert stored != sorted(stored)
     found = read_all(find_sources(path)).mean(axis=(1, 2, 3))
     assert np.abs(found - levels).max() < 4
+
+
+def test_a_frame_is_found_again_by_its_name(runtime, clip, tmp_path):
+    path, pictures = clip
+    (tmp_path / "l.txt").write_text(f"{path}#t=1.700\n{path}#t=0.000\n{path}#t=1.700000\n")
+    given = named_sources([f"{path}#t=0.300"], listed=tmp_path / "l.txt")
+    found = runtime.predict(given)
+    assert [one.path.index for one in found] == [3, 17, 0, 17]
+    assert [one.score for one in found] == [
+        one.score for one in runtime.predict([*pictures[[3, 17, 0, 17]]])
+    ]
+    with pytest.raises(
+        DataError, match=r"has no picture at 0\.340 s; the nearest is `.*#t=0\.300`"
+    ):
+        runtime.predict(f"{path}#t=0.340")
+    close = find_sources(write_clip(tmp_path / "a.mkv", coloured(2)))
+    close[1].seconds = 0.0001
+    with pytest.raises(DataError, match=r"has 2 pictures at 0\.000 s"):
+        frame_named(tmp_path / "a.mkv#t=0.000", close)
+    for name in ("none.mp4#t=0.000", "clip.mp4#t=1", "clip.png#t=0.000"):
+        with pytest.raises(DataError, match=r"^There is no picture or folder `.*#t="):
+            runtime.predict(path.with_name(name))
+    (tmp_path / "b.mp4").touch()
+    (broken,) = runtime.predict(tmp_path / "b.mp4#t=0.000")
+    assert "is empty (0 bytes)" in broken.error
 
 
 def test_names_tell_frames_apart_that_follow_each_other_at_once(av, tmp_path):
@@ -218,7 +243,10 @@ def test_what_is_no_whole_video_is_a_row_with_its_error(runtime, clip, tmp_path,
             frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
             file.mux(stream.encode(frame))
             file.mux(stream.encode())
+    other = write_clip(tmp_path / "other.mkv", coloured(2)).read_bytes()
+    (tmp_path / "other.mkv").write_bytes(other.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XXX"))
     words = {
+        "other.mkv": "is coded in a way that this FFmpeg does not know",
         "empty.mp4": "is empty (0 bytes)",
         "text.avi": "cannot be read (Invalid data",
         "list.mp4": "cannot be read (",
@@ -304,6 +332,10 @@ def test_many_processes_take_no_video(export, tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"x")
     with pytest.raises(SettingError, match=r"a.mp4` is a video, .* Leave `--workers`, .*, or give"):
         predict_many(export, [tmp_path / "a.mp4"], output=tmp_path / "o.jsonl")
+    frame = Frame.of(tmp_path / "a.mp4", Image.new, 0, Fraction(1))
+    for one in (frame, str(frame)):
+        with pytest.raises(SettingError, match=r"a.mp4` is a video, "):
+            predict_many(export, [one], output=tmp_path / "o.jsonl")
     assert not (tmp_path / "o.jsonl").exists()
 
 

@@ -88,6 +88,17 @@ class Detector(nn.Module, abc.ABC):
         """
         raise NotImplementedError
 
+    def prepare_export(self) -> tuple[str, ...]:
+        """Compute as the exported graph will, where that is another way; for good.
+
+        For what a graph cannot hold, such as an index of another library. An export is compared
+        with the detector after this.
+
+        Returns:
+            What a user should know of it.
+        """
+        return ()
+
     def require_fitted(self) -> None:
         """Check that fitting has filled every learned buffer.
 

@@ -12,6 +12,7 @@ import inspect
 import json
 import re
 import typing
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -57,7 +58,7 @@ Minutes = Annotated[float, Field(ge=0, le=10**6)]
 """A span of time; a million minutes are two years."""
 
 
-def renamed(values: Mapping[str, str]) -> BeforeValidator:
+def renamed(values: Mapping[str, str], *, told: str | None = None) -> BeforeValidator:
     """For an annotation: values that had another name, in saved models and in what people type.
 
     ``Annotated[Literal["pooled"], renamed({"official1024": "pooled"})]`` takes both and gives
@@ -65,8 +66,17 @@ def renamed(values: Mapping[str, str]) -> BeforeValidator:
 
     Args:
         values: The new name of each old one.
+        told: What is warned of where an old one is given, if it meant something else.
     """
-    return BeforeValidator(lambda value: values.get(value, value) if type(value) is str else value)
+
+    def now(value: object) -> object:
+        if type(value) is not str or value not in values:
+            return value
+        if told is not None:
+            warnings.warn(told, stacklevel=2)
+        return values[value]
+
+    return BeforeValidator(now)
 
 
 _FINITE = ConfigDict(allow_inf_nan=False)

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from ad.core import FROM_MODEL_FILE, Precision, Setup, in_precision, learned_buffer
 from ad.core.errors import DataError, WeightsError
 from ad.core.networks import (
+    OnePass,
     file_in_weights_folder,
     fitting_weights,
     given_file,
@@ -77,7 +78,7 @@ class Pdn(nn.Module):
             pad = pad if padding else 0
             layers += [nn.Conv2d(inputs, outputs, kernel, padding=pad), nn.ReLU()]
             inputs = outputs
-        self.layers = nn.Sequential(*layers[:-1])  # the outputs are of any sign
+        self.layers = OnePass(*layers[:-1])  # the outputs are of any sign
 
     def trunk(self, x: Tensor) -> Tensor:
         """All but the last convolution.

@@ -23,48 +23,42 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from ad.core import learned_buffer
-from ad.core.errors import DataError, MissingExtraError, SettingError, how_to_install
+from ad.core.errors import DataError, SettingError
 from ad.memory import exported_search, screening
-
-Precision = Literal["exact", "fast"]
-Backend = Literal["torch", "faiss"]
+from ad.memory.bounds import Bound
+from ad.memory.distances import squared_distances
+from ad.memory.faiss_index import FaissIndex, FaissSettings, import_faiss
 
 # Measured on features of real pictures, bank 40,960 x 384; see benchmarks/neighbors.py.
 _KEPT_VARIANCE = 0.94  # share of the variance in the leading axes of the first bound
 _MEMBERS = 4  # rows of a group
 _EXACT_LOOKS = (3, 15, 63)  # groups looked into beyond the k that can hold the nearest
 _FEW_ROWS = 4096  # a smaller bank is multiplied through sooner than candidates are looked at
-_FAST_LOOK = 7
 
 _PRECISION_LOCK = threading.Lock()
 
 
-def nearest(
-    queries: Tensor, bank: Tensor, k: int, *, precision: Precision = "exact"
-) -> tuple[Tensor, Tensor]:
+def nearest(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Find the nearest rows of a bank by Euclidean distance.
 
     Args:
         queries: ``[Q, D]``, floating point.
         bank: ``[M, D]``, floating point.
         k: How many neighbours; from 1 to M.
-        precision: ``"exact"``: the nearest, but for ties. ``"fast"``: the nearest among the
-            candidates that the first bound proposes, without the proof, its matmul in bf16
-            (TF32 on CUDA) where the processor has that; the distances given are true ones.
 
     Returns:
         Distances ``[Q, k]``, float32, ascending, and indices ``[Q, k]``, int64.
 
     Raises:
-        SettingError: If ``k`` or ``precision`` is out of range or the shapes do not fit.
+        SettingError: If ``k`` is out of range or the shapes do not fit.
     """
-    return Index(bank).search(queries, k, precision)
+    return Index(bank).search(queries, k)
 
 
 def as_stored(rows: Tensor) -> Tensor:
@@ -102,10 +96,8 @@ class NearestNeighbors(nn.Module):
     1 in 1000. It is made ready for the search once, at the first call.
 
     Args:
-        precision: See `nearest`.
-        backend: ``"faiss"`` searches with faiss's flat index instead, which is also exact; for
-            comparison. An exported model searches as `ad.memory.exported_search` does, whatever
-            both say.
+        faiss: Search by an index of faiss instead, which is exact if that is flat. An exported
+            model searches as `ad.memory.exported_search` does, whatever this says.
 
     Raises:
         MissingExtraError: If faiss is asked for and not installed.
@@ -113,13 +105,12 @@ class NearestNeighbors(nn.Module):
 
     bank: Tensor
 
-    def __init__(self, *, precision: Precision = "exact", backend: Backend = "torch") -> None:
+    def __init__(self, *, faiss: FaissSettings | None = None) -> None:
         super().__init__()
         learned_buffer(self, "bank", torch.float16, shape=("M", "D"))
-        self.precision: Precision = precision
-        self.backend: Backend = backend
-        if backend == "faiss":
-            _import_faiss()
+        self.faiss = faiss
+        if faiss is not None:
+            import_faiss()
         self._index: Index | FaissIndex | None = None
         self.register_load_state_dict_post_hook(_forget_index)  # type: ignore[no-untyped-call]  # untyped in torch
 
@@ -132,6 +123,10 @@ class NearestNeighbors(nn.Module):
         with torch.inference_mode(False):
             self.bank = as_stored(bank).clone()
 
+    def forget_index(self) -> None:
+        """Make the index anew at the next search, since the bank or the search is another."""
+        self._index = None
+
     def forward(self, queries: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         """Find the ``k`` nearest rows; see `nearest`."""
         with torch.autocast(queries.device.type, enabled=False):  # distances are always fp32
@@ -139,9 +134,13 @@ class NearestNeighbors(nn.Module):
                 _check(self.bank, queries, k)
                 return exported_search.search(queries.float(), self.bank, k)
             if self._index is None or self._index.bank is not self.bank:
-                maker = FaissIndex if self.backend == "faiss" else Index
-                self._index = maker(self.bank)
-            return self._index.search(queries, k, self.precision)
+                self._index = None  # its memory is free before the next one's is taken
+                if self.faiss is None:
+                    self._index = Index(self.bank)
+                else:
+                    self._index = FaissIndex(self.bank, self.faiss)
+            _check(self.bank, queries, k)
+            return self._index.search(queries, k)
 
 
 @final
@@ -162,32 +161,28 @@ class Index:
         self.groups = -(-len(bank) // self.members)
         self.centre = bank.float().mean(0)
         self.screen: screening.Screen | None = None
-        if not self.few and screening.pays(bank.device) and self.centre.isfinite().all():
+        large = len(bank) >= _FEW_ROWS // 2  # the screen pays sooner; measured
+        if large and screening.pays(bank.device) and self.centre.isfinite().all():
             axes = screening.leading_axes(bank, self.centre)
             self.screen = screening.Screen(bank, self.centre, axes)
 
     @cached_property
-    def bounds(self) -> list[_Bound]:
+    def bounds(self) -> list[Bound]:
         """Bounds on all distances, the cheap one first; made when the screen leaves queries."""
-        bounds = [_Bound(self.bank, self.centre, None)]
+        bounds = [Bound(self.bank, self.centre, None)]
         if not self.few and self.bank.device.type != "mps":  # which has no float64
             axes = screening.leading_axes(self.bank, self.centre, _KEPT_VARIANCE, whole=False)
             if 2 * axes.shape[1] < self.bank.shape[1]:
-                bounds.insert(0, _Bound(self.bank, self.centre, axes))
+                bounds.insert(0, Bound(self.bank, self.centre, axes))
         return bounds
 
-    def search(
-        self, queries: Tensor, k: int, precision: Precision = "exact"
-    ) -> tuple[Tensor, Tensor]:
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Find the ``k`` nearest rows of each query; see `nearest`."""
         _check(self.bank, queries, k)
-        if precision not in ("exact", "fast"):
-            msg = f"`precision` must be `exact` or `fast`; got `{precision}`."
-            raise SettingError(msg)
         queries = queries.float()
-        if precision == "exact" and self.screen is not None and k <= _most_screened(self.bank):
+        if self.screen is not None and k <= _most_screened(self.bank):
             return self._search_screened(self.screen, queries, k)
-        return self._search_by_bounds(queries, k, precision)
+        return self._search_by_bounds(queries, k)
 
     def _search_screened(
         self, screen: screening.Screen, queries: Tensor, k: int
@@ -197,12 +192,12 @@ class Index:
         unsure = torch.zeros(len(queries), dtype=torch.bool)
 
         def reach(some: slice, nearest: Tensor) -> Tensor:
-            return _squared_distances(queries[some], self.bank, nearest).amax(1).sqrt()
+            return squared_distances(queries[some], self.bank, nearest).amax(1).sqrt()
 
         for found in screen.pairs(queries, k, reach):
             own = queries[found.queries]
             parts = [
-                _squared_distances(own[some], self.bank, row[:, None])[:, 0]
+                squared_distances(own[some], self.bank, row[:, None])[:, 0]
                 for some, row in zip(
                     torch.split(found.query, 2048), torch.split(found.row, 2048), strict=True
                 )
@@ -211,22 +206,14 @@ class Index:
             distance[found.queries], index[found.queries] = square.sqrt_(), row
             unsure[found.queries] = found.unsure
         if unsure.any():
-            distance[unsure], index[unsure] = self._search_by_bounds(queries[unsure], k, "exact")
+            distance[unsure], index[unsure] = self._search_by_bounds(queries[unsure], k)
         return distance, index
 
-    def _search_by_bounds(
-        self, queries: Tensor, k: int, precision: Precision
-    ) -> tuple[Tensor, Tensor]:
-        search_tile = self._search_exact if precision == "exact" else self._search_fast
+    def _search_by_bounds(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         tile = max(64, min(1024, 2**23 // self.groups))
-        with _matmul_precision(precision):
-            parts = [search_tile(some, k) for some in torch.split(queries, tile)]
+        with _float32_matmuls():
+            parts = [self._search_exact(some, k) for some in torch.split(queries, tile)]
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-
-    def _search_fast(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        least, margin = self.bounds[0].least_of_groups(queries, self.groups)
-        found = self._look(queries, least, margin, k, _FAST_LOOK)
-        return found.distance, found.row
 
     def _search_exact(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         distance = queries.new_empty(len(queries), k)
@@ -242,7 +229,7 @@ class Index:
                 if len(unsure) == 0:
                     return distance, index
         index[unsure] = self._search_in_float64(queries[unsure], k)
-        square = _squared_distances(queries[unsure], self.bank, index[unsure])
+        square = squared_distances(queries[unsure], self.bank, index[unsure])
         square, order = square.sort(dim=1, stable=True)
         distance[unsure], index[unsure] = square.sqrt_(), index[unsure].gather(1, order)
         return distance, index
@@ -271,36 +258,13 @@ class Index:
         bound, group = least.topk(shown, dim=1, largest=False)
         member = torch.arange(self.members, device=group.device) * self.groups
         index = (group[:, :count, None] + member).flatten(1)  # [Q, candidates]
-        square = _squared_distances(queries, self.bank, index.clamp_max(len(self.bank) - 1))
+        square = squared_distances(queries, self.bank, index.clamp_max(len(self.bank) - 1))
         square = square.masked_fill(index >= len(self.bank), torch.inf)
         square, order = square.topk(k, dim=1, largest=False)
         proven = torch.ones_like(margin, dtype=torch.bool)
         if shown > count:
             proven = ~(bound[:, count] - margin < square[:, -1])  # NaN needs no second look
         return _Found(square.sqrt(), index.gather(1, order), proven)
-
-
-@final
-class FaissIndex:
-    """A bank in faiss's ``IndexFlatL2``; the same answers as `Index` to rounding."""
-
-    def __init__(self, bank: Tensor) -> None:
-        self.bank = bank
-        self.centre = bank.float().mean(0)
-        self.flat = _import_faiss().IndexFlatL2(bank.shape[1])
-        self.flat.add((bank.float() - self.centre).cpu().numpy())
-
-    def search(
-        self, queries: Tensor, k: int, precision: Precision = "exact"
-    ) -> tuple[Tensor, Tensor]:
-        """Find the ``k`` nearest rows; ``precision`` makes no difference."""
-        _check(self.bank, queries, k)
-        queries = queries.float()
-        _, place = self.flat.search((queries - self.centre).cpu().numpy(), k)
-        index = torch.from_numpy(place).to(queries.device)
-        # faiss gives squared distances, by norms and products; near 0 those have no digit left.
-        square, order = _squared_distances(queries, self.bank, index).sort(dim=1, stable=True)
-        return square.sqrt(), index.gather(1, order)
 
 
 class _Found(NamedTuple):
@@ -310,60 +274,6 @@ class _Found(NamedTuple):
     """``[Q, k]``, int64: rows of the bank."""
     proven: Tensor
     """``[Q]``: whether no row outside can be nearer."""
-
-
-@final
-class _Bound:
-    """Rows whose distances are at most those of the bank's rows.
-
-    Args:
-        bank: ``[M, D]``.
-        centre: ``[D]``; taken off all rows, since rounding errors grow with their norms.
-        axes: ``[D, r]``, orthonormal, float64; None keeps all coordinates as they are.
-    """
-
-    def __init__(self, bank: Tensor, centre: Tensor, axes: Tensor | None) -> None:
-        self.centre = centre
-        self.axes = axes
-        self.rows = torch.cat([self._reduced(some) for some in torch.split(bank, 16384)])
-        self.norm = self.rows.square().sum(1)
-        self.largest = self.norm.max().sqrt()
-
-    def _reduced(self, rows: Tensor) -> Tensor:
-        if self.axes is None:
-            return rows.float() - self.centre
-        centred = rows.double() - self.centre
-        leading = centred @ self.axes
-        rest = centred.square().sum(1, keepdim=True) - leading.square().sum(1, keepdim=True)
-        return torch.cat([leading, rest.clamp_min_(0).sqrt_()], 1).float()
-
-    def least_of_groups(self, queries: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-        """The least bound of each group, ``[Q, groups]``, squared, and its error, ``[Q]``.
-
-        Row ``i`` of the bank is in group ``i % groups``, so that groups are columns of tiles.
-        """
-        q = self._reduced(queries)
-        q_norm = q.square().sum(1, keepdim=True)
-        least = torch.addmm(self.norm[:groups], q, self.rows[:groups].T, alpha=-2)
-        product = torch.empty_like(least)
-        for low in range(groups, len(self.rows), groups):
-            rows, norm = self.rows[low : low + groups], self.norm[low : low + groups]
-            part, so_far = product[:, : len(rows)], least[:, : len(rows)]
-            torch.addmm(norm, q, rows.T, alpha=-2, out=part)
-            torch.minimum(so_far, part, out=so_far)
-        # The textbook bound on the error of a sum of products, with room for the norms.
-        margin = (q.shape[1] + 8) * 2.0**-23 * (q_norm.sqrt() + self.largest) ** 2
-        return least.add_(q_norm), margin[:, 0]
-
-
-def _squared_distances(queries: Tensor, bank: Tensor, index: Tensor) -> Tensor:
-    """From each query to its own rows of the bank, ``[Q, K]``."""
-    few = max(1, 2048 // index.shape[1])  # as many as the processor's cache holds
-    parts = [
-        (bank[i].float() - q[:, None]).square_().sum(2)
-        for q, i in zip(torch.split(queries, few), torch.split(index, few), strict=True)
-    ]
-    return torch.cat(parts)
 
 
 def _least_of_each(
@@ -384,17 +294,16 @@ def _least_of_each(
 
 
 @contextmanager
-def _matmul_precision(precision: Precision) -> Iterator[None]:
+def _float32_matmuls() -> Iterator[None]:
     # What is inside a matmul of float32 numbers; its result is float32 in any case. These are
     # settings of the process: one search at a time, and matmuls of others feel them for as long.
     settings: Any = torch.backends  # untyped in part
     backends = (settings.mkldnn.matmul, settings.cuda.matmul)
-    wanted = ("ieee", "ieee") if precision == "exact" else ("bf16", "tf32")
     with _PRECISION_LOCK:
         before = [backend.fp32_precision for backend in backends]
         try:
-            for backend, value in zip(backends, wanted, strict=True):
-                backend.fp32_precision = value
+            for backend in backends:
+                backend.fp32_precision = "ieee"
             yield
         finally:
             for backend, value in zip(backends, before, strict=True):
@@ -402,8 +311,8 @@ def _matmul_precision(precision: Precision) -> Iterator[None]:
 
 
 def _most_screened(bank: Tensor) -> int:
-    # Beyond, groups with rows may be too few; and all pairs that were looked at are sorted.
-    return max(1, min(16, len(bank) // 16))
+    # Beyond, bundles with rows may be too few; and pairs are gone through for each neighbour.
+    return max(1, min(16, len(bank) // 32))
 
 
 def _check(bank: Tensor, queries: Tensor, k: int) -> None:
@@ -415,18 +324,5 @@ def _check(bank: Tensor, queries: Tensor, k: int) -> None:
         raise SettingError(msg)
 
 
-def _import_faiss() -> Any:  # noqa: ANN401 - faiss has no types
-    try:
-        import faiss
-    except ImportError as error:
-        msg = (
-            '`knn="faiss"` needs faiss, which is not installed.\n'
-            'hint: choose `knn="torch"`, equally exact, or '
-            f"{how_to_install('ad-memory', 'faiss')}"
-        )
-        raise MissingExtraError(msg) from error
-    return faiss
-
-
 def _forget_index(module: NearestNeighbors, incompatible_keys: object) -> None:
-    module._index = None  # the bank's content changed, in the same tensor
+    module.forget_index()  # the bank's content changed, in the same tensor

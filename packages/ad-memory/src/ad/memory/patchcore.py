@@ -38,7 +38,9 @@ from ad.core.networks import (
     upsample,
 )
 from ad.memory.coreset import k_center_greedy, k_means_medoids, project, random_rows
-from ad.memory.neighbors import Backend, NearestNeighbors, Precision, as_stored
+from ad.memory.faiss_index import FaissSettings, Kind
+from ad.memory.neighbors import NearestNeighbors, as_stored
+from ad.memory.recall import Recall, measured
 
 Embedding = Annotated[
     Literal["pooled", "concatenated"],
@@ -47,6 +49,16 @@ Embedding = Annotated[
 ]
 Coreset = Literal["greedy", "random", "kmeans"]
 Score = Literal["max", "reweight"]
+Knn = Literal["torch", "faiss"]
+Precision = Annotated[
+    Literal["exact"],
+    renamed(
+        {"fast": "exact"},
+        told="`knn_precision=fast` had become slower than the exact search and is gone: the search "
+        "is exact. Leave it out; for a search that is not exact: `--set knn=faiss --set "
+        "index=hnsw`.",
+    ),
+]
 
 MAX_PATCHES = 1_000_000
 """Patches that are kept for choosing the coreset; of more, a random part is."""
@@ -65,8 +77,7 @@ class PatchcoreDetector(Detector):
         n_neighbors: Over how many nearest patches the distance is averaged.
         score: ``"max"``: an image's score is its largest patch score, before smoothing.
             ``"reweight"``: that distance is lowered where the remembered patches are sparse.
-        knn_precision: See `ad.memory.neighbors.nearest`.
-        knn: What searches.
+        faiss: How faiss searches; None for the exact search of `ad.memory.neighbors`.
     """
 
     def __init__(
@@ -76,14 +87,13 @@ class PatchcoreDetector(Detector):
         embedding: Embedding,
         n_neighbors: int,
         score: Score,
-        knn_precision: Precision,
-        knn: Backend,
+        faiss: FaissSettings | None,
     ) -> None:
         super().__init__()
         self.extractor = extractor
         kind = PooledPatches if embedding == "pooled" else ConcatenatedPatches
         self.patches = kind(extractor.channels)
-        self.memory = NearestNeighbors(precision=knn_precision, backend=knn)
+        self.memory = NearestNeighbors(faiss=faiss)
         self.blur = GaussianBlur(_SIGMA)
         self.n_neighbors = n_neighbors
         self.score: Score = score
@@ -121,6 +131,15 @@ class PatchcoreDetector(Detector):
         size = (images.shape[2], images.shape[3])
         anomaly_map = self.blur(upsample(patch_score.view(batch, height, width), size))
         return Prediction(score, anomaly_map)
+
+    def prepare_export(self) -> tuple[str, ...]:
+        """Have it search as its graph will; see `Detector.prepare_export`."""
+        faiss, self.memory.faiss = self.memory.faiss, None
+        self.memory.forget_index()
+        if faiss is None or faiss.index == "flat":
+            return ()
+        how = faiss.described(len(self.memory.bank))
+        return (f"The graph goes through the whole bank: it is exact, which faiss ({how}) is not.",)
 
     def _reweighted(
         self, patch: Tensor, score: Tensor, distance: Tensor, nearest: Tensor
@@ -163,8 +182,15 @@ class PatchcoreTrainer(OnePassTrainer):
             chosen; 0 for none, which is slower and often scores a little better.
         n_neighbors: Over how many nearest patches a distance is averaged; the paper's 1.
         score: ``"max"`` as in the authors' code, ``"reweight"`` as in the paper's equation 7.
-        knn_precision: See `ad.memory.neighbors.nearest`.
-        knn: ``"faiss"`` needs the extra of that name.
+        knn_precision: ``"exact"``; there is no other any more.
+        knn: What searches: ``"torch"``, exactly, or ``"faiss"``, which needs the extra of that
+            name.
+        index: Of faiss: ``"flat"`` is exact, ``"ivf"`` and ``"hnsw"`` look at some rows. How many
+            nearest those find of patches that were learnt from is measured and noted.
+        nlist: Cells of ``"ivf"``; 0 for 4 times the root of the bank's rows.
+        nprobe: Cells of ``"ivf"`` that are looked into.
+        hnsw_m: Neighbours of a row in the graph of ``"hnsw"``.
+        ef_search: Candidates that a walk in that graph keeps.
 
     Raises:
         SettingError: If an option has a value that cannot work.
@@ -187,9 +213,21 @@ class PatchcoreTrainer(OnePassTrainer):
         n_neighbors: Annotated[int, Field(ge=1, le=1000)] = 1,
         score: Score = "max",
         knn_precision: Precision = "exact",
-        knn: Backend = "torch",
+        knn: Knn = "torch",
+        index: Kind = "flat",
+        nlist: Annotated[int, Field(ge=0, le=2**20)] = 0,
+        nprobe: Annotated[int, Field(ge=1, le=2**20)] = 16,
+        hnsw_m: Annotated[int, Field(ge=2, le=512)] = 16,
+        ef_search: Annotated[int, Field(ge=1, le=2**20)] = 32,
     ) -> None:
         super().__init__(setup)
+        faiss = FaissSettings(index, nlist, nprobe, hnsw_m, ef_search)
+        if knn != "faiss" and index != "flat":
+            msg = (
+                f"`index={index}` is an index of faiss, and `knn` is `{knn}`. Choose `knn=faiss`, "
+                "or leave `index` out: `torch` searches exactly."
+            )
+            raise SettingError(msg)
         self.coreset_ratio = coreset_ratio
         self.coreset: Coreset = coreset
         self.proj_dim = proj_dim
@@ -198,13 +236,18 @@ class PatchcoreTrainer(OnePassTrainer):
             embedding=embedding,
             n_neighbors=n_neighbors,
             score=score,
-            knn_precision=knn_precision,
-            knn=knn,
+            faiss=faiss if knn == "faiss" else None,
         ).to(setup.device)
         self.detector.eval()
         self._num_images = 0
         self._collected: _Collected | None = None
         self._cells: Tensor | None = None
+        self._recall: Recall | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How much an index that is not exact finds; see `Trainer.notes`."""
+        return () if self._recall is None else (self._recall.told(),)
 
     def begin(self, num_images: int) -> None:
         """Forget what was collected before; see `OnePassTrainer.begin`."""
@@ -254,10 +297,14 @@ class PatchcoreTrainer(OnePassTrainer):
         n = max(1, int(self.coreset_ratio * len(patches)))
         with self.setup.progress.step("coreset", total=n, unit="patches") as advance:
             chosen = self._choose(patches, n, advance)
-        bank = patches[chosen]
-        del patches
+        memory = self.detector.memory
+        memory.remember(patches[chosen].to(self.setup.device))
         self._collected = None
-        self.detector.memory.remember(bank.to(self.setup.device))
+        if memory.faiss is not None and memory.faiss.index != "flat":
+            k = min(self.detector.n_neighbors, n)
+            with self.setup.progress.step("recall", total=1, unit="measurement") as advance:
+                self._recall = measured(memory, patches, chosen, k, seed=self.setup.seed)
+                advance(1)
 
     def _choose(self, patches: Tensor, n: int, advance: Advance) -> Tensor:
         seed = self.setup.seed

@@ -154,15 +154,14 @@ class Screen:
         tiles, part = self.norms.shape
         product = torch.empty(size, self.tile, dtype=torch.int32)
         least = torch.empty(size, tiles * part)
-        bundle = torch.empty(size, tiles * part // _BUNDLE)
         for low in range(0, len(queries), size):
             some = slice(low, min(low + size, len(queries)))
             count = some.stop - low
-            room = product[:count], least[:count], bundle[:count]
+            room = product[:count], least[:count]
             yield self._pairs(queries[some], some, room, looked_at, reach)
 
     def _pairs(
-        self, queries: Tensor, some: slice, room: tuple[Tensor, Tensor, Tensor], looked_at: int,
+        self, queries: Tensor, some: slice, room: tuple[Tensor, Tensor], looked_at: int,
         reach: Reach,
     ) -> Pairs:  # fmt: skip
         q = self._reduced(queries)
@@ -178,18 +177,8 @@ class Screen:
         error, square = (q - rounded).norm(dim=1) + _REST * norm, rounded.square().sum(1)
         least, bundle = self._least(code.to(torch.int8), float(scale), room)
 
-        best = _best(bundle, looked_at)
-        group = self._groups(best)  # [Q, c, groups of a bundle]
-        own = torch.arange(len(q))[:, None, None]
-        group = group.gather(2, least[own, group].argmin(2, keepdim=True))[..., 0]
         q = q.float()
-        parts = [
-            self._distances(some.repeat_interleave(looked_at, 0), which.flatten())
-            for some, which in zip(torch.split(q, _PAIRS), torch.split(group, _PAIRS), strict=True)
-        ]
-        place = torch.cat(parts).argmin(1).view_as(group)
-        nearest = self.row[group * _MEMBERS + place]
-        limit = reach(some, nearest).double()
+        limit = reach(some, self._nearest(q, least, bundle, looked_at)).double()
         unsure |= ~(limit < _HUGE)
         limit[unsure] = 0
         limit *= 1 + (len(self.centre) + 8) * 2.0**-24  # it was summed in float32
@@ -199,36 +188,44 @@ class Screen:
         bound += 2.0**-20 * size.square_() + 1e-30  # the error of sums in float32
         bound = bound.float()  # [Q, tiles]
         tiles = len(self.norms)
-        within = bundle.view(len(q), tiles, -1) <= bound[:, :, None]
-        within = within.flatten(1)
+        within = (bundle.view(len(q), tiles, -1) <= bound[:, :, None]).flatten(1)
         unsure |= within.sum(1) > _MOST
         within[unsure] = False
         query, which = within.nonzero(as_tuple=True)
         group = self._groups(which)
-        close = (
-            least[query[:, None], group] <= bound[query, which // (bundle.shape[1] // tiles), None]
-        )
+        tile = which // (bundle.shape[1] // tiles)
+        close = least[query[:, None], group] <= bound[query, tile, None]
         which, place = close.nonzero(as_tuple=True)
         query, group = query[which], group[which, place]
         query, place = self._looked_into(q, query, group, limit + 2 * _REST * norm)
         return Pairs(some, query, self.row[place], unsure)
 
     def _least(
-        self, code: Tensor, scale: float, room: tuple[Tensor, Tensor, Tensor]
+        self, code: Tensor, scale: float, room: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Squared distances less the query's own square: of groups and of bundles of those."""
-        product, least, bundle = room
+        product, least = room
         part = self.norms.shape[1]
-        few = part // _BUNDLE
         for step, (rows, norm) in enumerate(zip(self.codes, self.norms, strict=True)):
             torch._int_mm(code, rows.T, out=product)
             largest = product.view(len(code), _MEMBERS, part).amax(1)
             own = least[:, step * part : (step + 1) * part]
             torch.add(norm, largest, alpha=-2 * scale * self.scale[step], out=own)
-            torch.amin(
-                own.view(len(code), _BUNDLE, few), 1, out=bundle[:, step * few : (step + 1) * few]
+        few = part // _BUNDLE
+        return least, least.view(len(code), -1, _BUNDLE, few).amin(2).flatten(1)
+
+    def _nearest(self, queries: Tensor, least: Tensor, bundle: Tensor, count: int) -> Tensor:
+        """The row that looks nearest in each of the ``count`` best bundles, ``[Q, count]``."""
+        group = self._groups(_best(bundle, count))  # [Q, count, groups of a bundle]
+        query = torch.arange(len(queries))[:, None, None]
+        group = group.gather(2, least[query, group].argmin(2, keepdim=True))[..., 0]
+        parts = [
+            self._distances(some.repeat_interleave(count, 0), which.flatten())
+            for some, which in zip(
+                torch.split(queries, _PAIRS), torch.split(group, _PAIRS), strict=True
             )
-        return least, bundle
+        ]
+        return self.row[group * _MEMBERS + torch.cat(parts).argmin(1).view_as(group)]
 
     def _groups(self, bundle: Tensor) -> Tensor:
         """The groups of bundles, ``[..., _BUNDLE]``."""

@@ -28,7 +28,7 @@ def in_order(
     """
     threads = threads or min(8, os.cpu_count() or 1)
     ahead: deque[Future[Result]] = deque()
-    failure = None
+    failure: BaseException | None = None
     with ThreadPoolExecutor(threads, thread_name_prefix="draw") as pool:
         try:
             while True:
@@ -36,7 +36,7 @@ def in_order(
                     item = next(items)
                 except StopIteration:
                     break
-                except Exception as error:  # told once what was found before it is
+                except (Exception, KeyboardInterrupt) as error:  # once what was before it is told
                     failure = error
                     break
                 ahead.append(pool.submit(work, item))

@@ -59,7 +59,7 @@ class Row:
         """That of a picture that is a file."""
         assert finding.path is not None
         return cls(
-            path=finding.path,
+            path=Path(finding.path),  # of a frame the name alone: itself it holds decoded pictures
             score=finding.score,
             normalized=finding.normalized,
             verdict=finding.verdict,

@@ -202,7 +202,7 @@ class _File:
 
 
 @final
-class Arrays(Sequence["NDArray[Any] | None"]):
+class Arrays:
     """An array for each number, or None: the same whether it is in memory or on disk.
 
     Args:
@@ -255,16 +255,7 @@ class Arrays(Sequence["NDArray[Any] | None"]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, number: int) -> NDArray[Any] | None: ...
-    @overload
-    def __getitem__(self, number: slice) -> Sequence[NDArray[Any] | None]: ...
-
-    def __getitem__(
-        self, number: int | slice
-    ) -> NDArray[Any] | None | Sequence[NDArray[Any] | None]:
-        if isinstance(number, slice):
-            return self.some(range(len(self))[number])
+    def __getitem__(self, number: int) -> NDArray[Any] | None:
         if self._file is None:
             return self._held[number]
         place = int(self._places[number])

@@ -161,11 +161,23 @@ def recommendation(
     return choose(rows, columns, limits, [label for label in labels if label not in done])
 
 
-def failures(outcomes: Sequence[Outcome]) -> list[str]:
-    """What a reader of figures must know of the runs that are not done."""
+def failures(outcomes: Sequence[Outcome], planned: int | None = None) -> list[str]:
+    """What a reader of figures must know of the runs that are not done.
+
+    Args:
+        outcomes: Of those that have ended.
+        planned: How many there were to be, if not so many.
+    """
+    told = []
+    if planned is not None and planned > len(outcomes):
+        told.append(
+            f"The bench was stopped when {len(outcomes)} of {planned} runs had ended, and the "
+            "others are not here; the same command goes on with them."
+        )
     failed = sum(outcome.error is not None for outcome in outcomes)
-    told = f"{failed} of {len(outcomes)} runs failed and are not here: see results.csv."
-    return [told] if failed else []
+    if failed:
+        told.append(f"{failed} of {len(outcomes)} runs failed and are not here: see results.csv.")
+    return told
 
 
 def compare(
@@ -174,6 +186,7 @@ def compare(
     *,
     compared: Compared | None = None,
     recommended: Recommendation | None = None,
+    planned: int | None = None,
 ) -> Path | None:
     """Write ``report.html``: all runs that are done, as a table of models and categories.
 
@@ -182,6 +195,7 @@ def compare(
         output: Folder of the file, which replaces an older one.
         compared: What `read_done` read of them, if it was.
         recommended: Which model to take, if that was asked.
+        planned: How many runs there were to be, if not so many.
 
     Returns:
         The file; None, and nothing is written, if no run is done.
@@ -194,7 +208,7 @@ def compare(
     if compared is None:
         return None
     path = output / REPORT
-    write_comparison(path, compared, failures(outcomes), recommended)
+    write_comparison(path, compared, failures(outcomes, planned), recommended)
     return path
 
 

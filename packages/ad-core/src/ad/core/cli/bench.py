@@ -138,6 +138,7 @@ def bench(
         from ad.core.bench.executors import LocalExecutor, RayExecutor
         from ad.core.bench.jobs import plan
         from ad.core.devices import resolve_device
+        from ad.core.errors import Interrupted
         from ad.core.report.recommending import Limits
     planned = plan(
         *what,
@@ -159,8 +160,15 @@ def bench(
         resolve_device(device)
     how = LocalExecutor(jobs) if executor is Where.local else RayExecutor(cores, gpus)
     say(f"{len(planned)} runs, in {output}")
-    with _watched(len(planned)) as tell:
-        outcomes = run_bench(planned, how, output=output, told=tell)
+    ended: list[Outcome] = []
+    try:
+        with _watched(len(planned), ended) as tell:
+            outcomes = run_bench(planned, how, output=output, told=tell)
+    except (KeyboardInterrupt, Interrupted):
+        page, *_ = _written(ended, output, report=report, limits=None, planned=len(planned))
+        if page is not None:
+            say(f"{len(ended)} of {len(planned)} runs had ended; report to look at: {page}")
+        raise
     failed = sum(outcome.error is not None for outcome in outcomes)
     limits = Limits(
         seconds=None if latency is None else latency / 1000,
@@ -196,7 +204,12 @@ def bench(
 
 
 def _written(
-    outcomes: Sequence[Outcome], output: Path, *, report: bool, limits: Limits | None
+    outcomes: Sequence[Outcome],
+    output: Path,
+    *,
+    report: bool,
+    limits: Limits | None,
+    planned: int | None = None,
 ) -> tuple[Path | None, list[Path], list[Contrast], Recommendation | None]:
     """Write page and summaries; if they cannot be, the figures of hours are shown all the same.
 
@@ -217,9 +230,9 @@ def _written(
         if compared is None:
             return None, [], [], found
         if report:
-            page = compare(outcomes, output, compared=compared, recommended=found)
+            page = compare(outcomes, output, compared=compared, recommended=found, planned=planned)
             wanted.remove("report")
-        files = write_summaries(output, compared, failures(outcomes))
+        files = write_summaries(output, compared, failures(outcomes, planned))
     except AdError as error:
         for what in wanted:
             say(f"warning: no {what} was written: {error}")
@@ -293,16 +306,18 @@ def _roots(datasets: Sequence[str], given: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _watched(total: int) -> Iterator[Callable[[Outcome], None]]:
-    """Say what came of each run; on a terminal, with a table of all figures so far below."""
+def _watched(total: int, ended: list[Outcome]) -> Iterator[Callable[[Outcome], None]]:
+    """Say what came of each run; on a terminal, with a table of all figures so far below.
+
+    Args:
+        total: How many runs there are to be.
+        ended: Where those are added that have ended.
+    """
     from ad.core.cli.console import console, say
 
-    count = 0
-
     def tell(outcome: Outcome) -> None:
-        nonlocal count
-        count += 1
-        say(f"{count} of {total}: {_line(outcome)}")
+        ended.append(outcome)
+        say(f"{len(ended)} of {total}: {_line(outcome)}")
 
     if not sys.stderr.isatty():
         yield tell

@@ -91,13 +91,15 @@ def _show_run(run: str, *, json: bool) -> None:
     from ad.core.jobs.calibrations import calibrations_before
     from ad.core.predict import ModelConfig
     from ad.core.saved.files import read_config
-    from ad.core.saved.record import model_folder
+    from ad.core.saved.record import model_folder, read_notes, run_around
 
     folder = model_folder(run)
     config = ModelConfig.from_json(read_config(folder), folder)
     before = calibrations_before(folder, config)
+    notes = read_notes(run_around(folder))
     if json:
-        print_json({**config.to_json(), "before": [kept.to_json() for kept in before]})
+        others = [kept.to_json() for kept in before]
+        print_json({**config.to_json(), "before": others, "notes": notes})
         return
     table = Table(title=run, show_header=False, title_justify="left", title_style="bold")
     for key, value in (
@@ -116,6 +118,10 @@ def _show_run(run: str, *, json: bool) -> None:
         table.add_section()
     for number, kept in enumerate(reversed(before), start=1):
         table.add_row(f"{number} before", Text(_plain(described(kept.calibration))))
+    if notes:
+        table.add_section()
+    for note in notes:
+        table.add_row("note", Text(note))
     out().print(table)
     if before:
         say(f"hint: to take back the one before: ad calibrate {run} --undo")

@@ -140,6 +140,7 @@ def export(
         )
         raise SettingError(msg)
     wanted = Input(dtype="uint8" if input == "uint8" else "float32", max_batch=max_batch)
+    prepared = detector.detector.prepare_export()
     with _scratch(target) as part:
         with progress.step("exporting", total=2, unit="steps") as advance:
             traced = trace(detector.detector, saved.model, saved.framing.size, wanted)
@@ -179,6 +180,7 @@ def export(
                 "There were no pictures to compare scores on: they were compared on noise. Give "
                 "some: --check DIR."
             )
+        notes += prepared
         config = runtime.config
         del runtime  # it has the files open that are moved
         package = write_package(target, files, config, parity=parity)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ad.core.data.contents import copies_of
 from ad.core.data.good import not_good
+from ad.core.data.roots import not_read
 from ad.core.data.samples import Sample, collect, refuse_one_file_twice
 from ad.core.errors import DataError
 from ad.core.jobs.data_now import data_now
@@ -15,6 +16,7 @@ from ad.runtime.pictures.masks import tell_apart
 from ad.runtime.pictures.names import meaning_of
 from ad.runtime.progress import Progress
 
+_NO_PICTURES = "The folder `{folder}` holds no pictures (.jpg, .png, .bmp, .tif, ...)."
 _UNCHECKED = "so it could not be checked that these pictures are new to it."
 _GONE = f"The run's data are not where they were, {_UNCHECKED}"
 
@@ -37,8 +39,7 @@ def good_pictures(folder: Path) -> list[Sample]:
         raise DataError(msg)
     found, masks = tell_apart(folder)
     if not found:
-        msg = f"The folder `{folder}` holds no pictures (.jpg, .png, .bmp, .tif, ...)."
-        raise DataError(msg)
+        raise DataError(_NO_PICTURES.format(folder=folder) + not_read(folder))
     if (other := _not_good(folder, found, masks)) is not None:
         msg = (
             f"`{folder}` does not hold good pictures alone: `{other.relative_to(folder)}` lies in "
@@ -139,6 +140,5 @@ def any_pictures(folder: Path) -> tuple[list[Sample], bool]:
     except DataError:
         found, _ = tell_apart(folder)
     if not found:
-        msg = f"The folder `{folder}` holds no pictures (.jpg, .png, .bmp, .tif, ...)."
-        raise DataError(msg)
+        raise DataError(_NO_PICTURES.format(folder=folder) + not_read(folder))
     return [Sample(path, 0, "test", folder.name) for path in found], False

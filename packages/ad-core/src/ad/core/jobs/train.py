@@ -359,7 +359,7 @@ def _save(
         save_model(run.path / "model", trainer.detector, config.to_json(), roi=roi)
         if watch is not None:
             watch.write(run.path)
-    run.log.write("saved")
+    run.log.write("saved", notes=list(trainer.notes))
 
 
 def _test(

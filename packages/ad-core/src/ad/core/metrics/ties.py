@@ -23,7 +23,7 @@ Ties = tuple[Scores, NDArray[np.int64], Weights]
 Cut = np.floating[Any] | None
 """A score that is above all before it; None for no end."""
 
-_SORTED_AT_ONCE = 1 << 22  # positives, about: some 200 MiB
+_SORTED_AT_ONCE = 1 << 23  # positives, about: some 400 MiB
 _READ_AT_ONCE = 1 << 20
 _SAMPLE = 100_000
 

@@ -30,6 +30,7 @@ from ad.core.networks.components import (
     principal_components,
 )
 from ad.core.networks.filter_bank import FilterBank
+from ad.core.networks.fused import OnePass
 from ad.core.networks.maps import (
     GaussianBlur,
     Sigma,
@@ -57,6 +58,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "ImagenetNorm",
+    "OnePass",
     "PooledPatches",
     "PrincipalComponents",
     "RESNETS",

@@ -193,13 +193,18 @@ def licences(network: nn.Module) -> dict[str, str | None]:
     return {name: licence(name) for name in sorted(names)}
 
 
-def fresh_network(backbone: str, layers: Sequence[str], *, seed: int) -> nn.Module:
+def fresh_network(
+    backbone: str, layers: Sequence[str], *, seed: int, zero_init_last: bool = False
+) -> nn.Module:
     """A backbone's architecture with random weights, to be trained: a student.
 
     Args:
         backbone: A timm model name.
         layers: Names of the layers whose maps it returns, from shallow to deep.
         seed: Seed of the weights; they differ from those of ``weights="random"``.
+        zero_init_last: Whether the last batch norm of each residual block starts at zero, as timm
+            starts it, so that a block is its shortcut at first; at one, as torchvision does, if
+            not.
 
     Returns:
         A module from ``[B, 3, H, W]`` to a list of maps, ``[B, D, h, w]`` each.
@@ -211,9 +216,10 @@ def fresh_network(backbone: str, layers: Sequence[str], *, seed: int) -> nn.Modu
         msg = f"Backbone `{FILTER_BANK}` has nothing to learn; name a timm model such as resnet18."
         raise SettingError(msg)
     net = _plan(timm_name(backbone), layers).random(stream(seed, 3))
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()  # timm starts the last one of a block at zero
+    if not zero_init_last:
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
     return net.to(memory_format=torch.channels_last)
 
 

@@ -20,6 +20,8 @@ Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2, for the folding.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from functools import cache
 from typing import final
 from weakref import WeakKeyDictionary
@@ -35,18 +37,18 @@ _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bf
 
 def conv_norm(
     x: Tensor,
-    conv: nn.Conv2d,
-    norm: nn.BatchNorm2d | None = None,
-    act: nn.ReLU | None = None,
+    conv: nn.Module,
+    norm: nn.Module | None = None,
+    act: nn.Module | None = None,
     plus: Tensor | None = None,
 ) -> Tensor:
     """A convolution and what follows it, in one pass where that can be.
 
     Args:
         x: ``[B, C, H, W]``.
-        conv: The convolution.
-        norm: Of its result.
-        act: Of the sum.
+        conv: The convolution, an `nn.Conv2d`; other kinds go layer by layer.
+        norm: Of its result, an `nn.BatchNorm2d`.
+        act: Of the sum, an `nn.ReLU`.
         plus: What is added to the result, of its shape.
 
     Returns:
@@ -58,17 +60,60 @@ def conv_norm(
     y: Tensor = conv(x) if norm is None else norm(conv(x))
     if plus is not None:
         y += plus
-    return y if act is None else act(y)  # type: ignore[no-any-return]  # untyped in torch
+    return y if act is None else act(y)
+
+
+def in_one_pass(x: Tensor, layers: Iterable[nn.Module]) -> Tensor:
+    """Layers one after the other, each convolution at once with the batch norm and ReLU behind it.
+
+    Args:
+        x: ``[B, C, H, W]``.
+        layers: Such as those of an `nn.Sequential`.
+
+    Returns:
+        What the layers make of it; see `conv_norm`.
+    """
+    todo = deque(layers)
+    while todo:
+        layer = todo.popleft()
+        if isinstance(layer, nn.Conv2d):
+            norm = todo.popleft() if todo and isinstance(todo[0], nn.BatchNorm2d) else None
+            act = todo.popleft() if todo and isinstance(todo[0], nn.ReLU) else None
+            x = conv_norm(x, layer, norm, act)
+        else:
+            x = layer(x)
+    return x
+
+
+@final
+class OnePass(nn.Sequential):
+    """An `nn.Sequential` that computes its layers as `in_one_pass` does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to what the layers make of it."""
+        return in_one_pass(x, self)
 
 
 @cache
 def why_not(precision: Precision) -> str:
     """Why nothing is done in one pass on this CPU, in words; empty if it is."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return "this torch is built without oneDNN"
     wanted = ("_reorder_convolution_weight", "_convolution_pointwise", "_convolution_pointwise_")
     if not all(hasattr(torch.ops.mkldnn, name) for name in wanted):
         return f"torch {torch.__version__} lacks the operations"
+    # The first to ask may be anywhere, and its generator must not notice.
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.inference_mode(mode=False),
+        torch.autocast("cpu", enabled=False),
+        torch.device("cpu"),
+    ):
+        return _trial(precision)
+
+
+def _trial(precision: Precision) -> str:
+    """What is wrong with a small convolution in one pass; empty if nothing is."""
     dtype = _DTYPES[precision]
     ramp = torch.arange(-32.0, 32.0)  # whole numbers, so that nothing is rounded
     x, plus = (ramp % 5).view(1, 4, 4, 4).to(dtype), (ramp % 7 - 3).view(1, 4, 4, 4)
@@ -145,10 +190,12 @@ _PACKED: WeakKeyDictionary[nn.Conv2d, _Packed] = WeakKeyDictionary()  # no part 
 
 
 def _packed(
-    x: Tensor, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, act: nn.ReLU | None
+    x: Tensor, conv: nn.Module, norm: nn.Module | None, act: nn.Module | None
 ) -> _Packed | None:
     """A convolution packed as it is now; None where it goes layer by layer."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not isinstance(conv, nn.Conv2d):
+        return None
+    if not isinstance(norm, nn.BatchNorm2d | None):
         return None
     dtype = _dtype(x, conv)
     if dtype is None or not _is_plain(conv, norm, act) or _learns(x, conv, norm):
@@ -177,7 +224,7 @@ def _dtype(x: Tensor, conv: nn.Conv2d) -> torch.dtype | None:
     return dtype if dtype == torch.bfloat16 and x.dtype in _DTYPES.values() else None
 
 
-def _is_plain(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, act: nn.ReLU | None) -> bool:
+def _is_plain(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, act: nn.Module | None) -> bool:
     """Whether these are the layers known here, with nothing hung on to them."""
     for layer, kind in ((conv, nn.Conv2d), (norm, nn.BatchNorm2d), (act, nn.ReLU)):
         if layer is None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import final
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ad.core.networks.fused import OnePass, conv_norm, in_one_pass
 
 RESNETS: Mapping[str, tuple[tuple[int, int, int], int | None]] = {
     "resnet18": ((2, 2, 2), None),
@@ -83,12 +84,15 @@ class ResidualBlock(nn.Module):
                 *_resizing(inner, out, 1, None),
             ]  # fmt: skip
         self.main = nn.Sequential(*layers)
+        self.act = nn.ReLU()
         same = resize is None and channels == out
-        self.side = nn.Identity() if same else nn.Sequential(*_resizing(channels, out, 1, resize))
+        self.side = nn.Identity() if same else OnePass(*_resizing(channels, out, 1, resize))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, channels, h, w]`` to ``[B, out, h', w']``."""
-        return F.relu(self.main(x) + self.side(x))
+        *layers, conv, norm = self.main
+        y = in_one_pass(x, layers)
+        return conv_norm(y, conv, norm, self.act, self.side(x))
 
 
 def _resizing(channels: int, out: int, kernel: int, resize: str | None) -> list[nn.Module]:

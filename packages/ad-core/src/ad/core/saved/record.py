@@ -164,6 +164,12 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     return events
 
 
+def read_notes(run: Path) -> list[str]:
+    """What the trainer had users know of the learning, as the run's log has it; see `Trainer`."""
+    events = {event["event"]: event for event in read_log(run)}  # the last one of each kind
+    return [str(note) for note in events.get("saved", {}).get("notes", [])]
+
+
 class Costs(NamedTuple):
     """What a run took, as its log has it; None where it does not say."""
 

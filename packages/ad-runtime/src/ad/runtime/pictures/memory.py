@@ -3,7 +3,9 @@
 Pillow keeps a colour picture with four bytes a pixel and hands NumPy a copy of three of them, which
 for a large JPEG takes as long as to decode it: the memory is new each time. By the Arrow PyCapsule
 interface (https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html) it shows its
-own memory, if that is in one piece. Where it cannot, there is a copy of the same values.
+own memory, if that is in one piece. Where it cannot, there is a copy of the same values: so with a
+Pillow below 12, of which some never free what they have shown
+(https://github.com/python-pillow/Pillow/pull/8953).
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from __future__ import annotations
 import ctypes
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
-from PIL import Image, _imaging
+from PIL import Image, ImageFile, _imaging
 
 _FILLS_GIVEN_MEMORY = ("JPEG", "MPO", "PNG")  # formats whose readers take what memory there is
 
 _LARGEST_PIECE = 2**31  # bytes
+_SHOWS_MEMORY = int(PIL.__version__.partition(".")[0]) >= 12
 
 
 class _ArrowArray(ctypes.Structure):
@@ -37,12 +41,14 @@ _pointer_in = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char
 
 
 def in_one_piece(image: Image.Image) -> None:
-    """Have the pixels of an open file, not decoded yet, decoded into memory that is in one piece.
+    """Have the pixels of an open file decoded into memory that is in one piece, unless they are.
 
     By itself Pillow takes pieces of 16 MiB: 2,048 x 2,048 pixels in colour.
     """
     if (
-        image.format in _FILLS_GIVEN_MEMORY
+        isinstance(image, ImageFile.ImageFile)
+        and image.tile  # it is not decoded yet
+        and image.format in _FILLS_GIVEN_MEMORY
         and _shows_memory(image)
         and 4 * image.width * image.height < _LARGEST_PIECE
     ):
@@ -53,7 +59,8 @@ def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
     """The colours of an image, decoded if need be.
 
     Args:
-        image: Of mode RGB.
+        image: Of mode RGB, opened or made here: one that a caller made of memory of other kinds
+            would end the process (https://github.com/python-pillow/Pillow/issues/9896).
 
     Returns:
         ``[H, W, 4]``, Pillow's own memory, not to be written, which lives as long as the array;
@@ -113,5 +120,5 @@ def image_of(pixels: NDArray[np.uint8]) -> Image.Image:
 def _shows_memory(image: Image.Image) -> bool:
     # Of other modes Pillow may have mapped a file into memory, which it cannot show and would try
     # to. Rows that are aligned (PILLOW_ALIGNMENT) have gaps between them that it does not tell of.
-    shows = image.mode == "RGB" and 0 not in image.size and hasattr(image, "__arrow_c_array__")
-    return shows and _imaging.get_alignment() == 1
+    colours = image.mode == "RGB" and 0 not in image.size
+    return colours and _SHOWS_MEMORY and _imaging.get_alignment() == 1

@@ -262,7 +262,7 @@ def _too_large(noun: str, file: Encoded) -> str:
 def _unreadable(noun: str, file: Encoded, error: Exception) -> str:
     what = said(noun, file)
     why = f"cannot be read ({type(error).__name__}: {error})"
-    if isinstance(file, Path):
+    if isinstance(file, Path) and not is_frame(file):
         if not file.exists():
             return f"{what} does not exist."
         if file.is_file() and file.stat().st_size == 0:

@@ -56,7 +56,7 @@ def glimpse(file: Encoded, *, white: int | None = None) -> NDArray[np.uint8]:
 
     Returns:
         ``[H, W, 3]``, or ``[H, W, 4]``, of which the fourth channel means nothing. It may be the
-        decoder's own memory, or the caller's image: it is not to be written.
+        decoder's own memory, which is not to be written.
 
     Raises:
         PictureError: As `read_picture` does.
@@ -158,6 +158,8 @@ def _rgb(image: Image.Image, file: Encoded) -> NDArray[np.uint8]:
         image = image.convert("RGBA")
     if image.mode == "L":
         return grey_pixels(np.asarray(image))
+    if image is file and image.mode == "RGB":
+        return np.array(image)
     return pixels_of(image if image.mode == "RGB" else image.convert("RGB"))
 
 

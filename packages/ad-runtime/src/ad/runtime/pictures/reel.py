@@ -50,7 +50,7 @@ _ORIENTATIONS: dict[tuple[float, ...], int] = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Clip:
     """A video that was looked through."""
 
@@ -60,6 +60,9 @@ class _Clip:
     first: int
     last: int
     """The lowest and the highest of these."""
+    orientation: int | None = None
+    """EXIF's number for how it is turned, 0 if by no multiple of 90 degrees; None until a frame was
+    asked: what is read of a frame beside its pixels keeps all of it until the next collection."""
 
 
 @final
@@ -107,8 +110,6 @@ class Reel:
             pixels = self._kept.get((clip, stamp))
             if pixels is None:
                 pixels = self._decoded(clip, stamp)
-            else:
-                self._kept.move_to_end((clip, stamp))
         if isinstance(pixels, str):
             msg = f"Picture {index} of the video `{clip.video}`, counted from 0, {pixels}."
             raise PictureError(msg)
@@ -125,7 +126,9 @@ class Reel:
         found: NDArray[np.uint8] | str | None = None
         for at, frame in reader:
             if at in clip.wanted:
-                pixels = _upright(frame)
+                if clip.orientation is None:
+                    clip.orientation = _orientation(frame)
+                pixels = _upright(frame, clip.orientation)
                 self._keep(clip, at, pixels)
                 found = pixels if at == stamp else None
             if at >= stamp:
@@ -229,11 +232,13 @@ def _open(video: Path) -> tuple[Any, Any]:
         raise PictureError(_unreadable(video, error)) from error
     still = Disposition.attached_pic | Disposition.timed_thumbnails  # a cover, and previews
     streams = [one for one in container.streams.video if not one.disposition & still]
-    if len(streams) == 1:
+    if len(streams) == 1 and streams[0].codec_context is not None:
         streams[0].thread_type = "AUTO"
         return container, streams[0]
     container.close()
-    if not streams:
+    if len(streams) == 1:
+        msg = f"The video `{video}` is coded in a way that this FFmpeg does not know."
+    elif not streams:
         msg = f"The video `{video}` holds no pictures that move (sound, or a cover, alone)."
     else:
         msg = (
@@ -335,7 +340,12 @@ def _said_to_last(container: Any, stream: Any) -> float:  # noqa: ANN401
     return 0.0 if others or container.duration is None else container.duration / 1e6
 
 
-def _upright(frame: Any) -> NDArray[np.uint8] | str:  # noqa: ANN401
+def _orientation(frame: Any) -> int:  # noqa: ANN401
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return 1 if matrix is None else _ORIENTATIONS.get(_axes(bytes(matrix)), 0)
+
+
+def _upright(frame: Any, orientation: int) -> NDArray[np.uint8] | str:  # noqa: ANN401
     """Pixels of a frame ``[H, W, 3]``, RGB, as it is meant to be seen; or why there are none."""
     if frame.is_corrupt:
         return "is damaged: a part of it cannot be decoded"
@@ -344,13 +354,13 @@ def _upright(frame: Any) -> NDArray[np.uint8] | str:  # noqa: ANN401
             f"is of `{frame.format.name}`, of which 16 bits are stored and nobody says how many "
             "the camera filled. Save it as pictures (PNG or TIFF)"
         )
-    orientation = 1
-    if (matrix := frame.side_data.get("DISPLAYMATRIX")) is not None:
-        found = _ORIENTATIONS.get(_axes(bytes(matrix)))
-        if found is None:
-            return "is said to be shown askew, by no multiple of 90 degrees. Save it as it is shown"
-        orientation = found
-    return np.ascontiguousarray(turn(frame.to_ndarray(format="rgb24"), orientation))
+    if not orientation:
+        return "is said to be shown askew, by no multiple of 90 degrees. Save it as it is shown"
+    try:
+        pixels = frame.to_ndarray(format="rgb24")
+    except (OSError, ValueError) as error:  # FFmpeg's own are of these
+        return f"cannot be brought from `{frame.format.name}` to RGB ({error})"
+    return np.ascontiguousarray(turn(pixels, orientation))
 
 
 def _axes(matrix: bytes) -> tuple[float, ...]:
