@@ -10,8 +10,8 @@ processor. `norm loop` is the plain way: `norm(rows - rows[pick])`, its minimum 
 `argmax`. `product loop` uses |a|^2 - 2 a b + |b|^2, one matrix-vector product for each pick. `all
 pairs, float32` is the bare matmul of all rows and all picks. These three do the same for each pick,
 so that some of them are made and their seconds are scaled. `ours, float64` brings outdated keys up
-to date by matmuls in float64 alone. All start from the same keys. `same picks` is the share of
-places where a case picks what `ours, float64` does, or the loops do, of those made.
+to date by matmuls in float64 alone. All start from the same keys. `same picks` is at how many
+places of those compared a case picks what `ours, float64` does, or the norm loop.
 """
 
 from __future__ import annotations
@@ -118,11 +118,11 @@ def _measure(data: str, rows: Tensor, picks: int, loop_picks: int | None) -> lis
         start = time.process_time()
         found = case(some, count)
         seconds = (time.process_time() - start) * picks / count
-        same = None
+        same = compared = None
         if found is not None:
             known = truth.setdefault(some.shape[1], found)
-            length = min(len(known), len(found))
-            same = float((known[:length] == found[:length]).float().mean())
+            compared = min(len(known), len(found))
+            same = int((known[:compared] == found[:compared]).sum())
             if name == BEFORE:
                 truth[some.shape[1]] = found  # all of them
         results.append(
@@ -132,6 +132,7 @@ def _measure(data: str, rows: Tensor, picks: int, loop_picks: int | None) -> lis
                 "features": rows.shape[1],
                 "picks": picks,
                 "picks_made": count,
+                "compared": compared,
                 "data": data,
                 "seconds": seconds,
                 "ratio": results[0]["seconds"] / seconds if results else 1.0,
@@ -139,7 +140,10 @@ def _measure(data: str, rows: Tensor, picks: int, loop_picks: int | None) -> lis
             }
         )
         row = results[-1]
-        print(f"{data:6} {name:20} {seconds:9.2f} s {row['ratio']:8.1f} {same}", flush=True)
+        print(
+            f"{data:6} {name:20} {seconds:9.2f} s {row['ratio']:8.1f} {same} of {compared}",
+            flush=True,
+        )
     return results
 
 

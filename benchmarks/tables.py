@@ -189,8 +189,10 @@ def speed() -> str:
     rows: list[tuple[str, ...]] = []
     for row in load("coreset")["rows"]:
         what = f"coreset: {row['picks']:,} of {row['rows']:,} x {row['features']}, {row['data']}"
-        same = row["same_picks"]
-        ratio = f"{row['ratio']:.1f}x" + ("" if same is None else f", {same:.1%} the same picks")
+        ratio = f"{row['ratio']:.1f}x"
+        if row["same_picks"] is not None:
+            compared = row.get("compared", row["picks"])
+            ratio += f", {row['same_picks'] / compared:.1%} the same picks"
         rows.append((what, row["case"], f"{row['seconds']:.1f} s", ratio))
     for row in load("neighbors")["rows"]:
         what = f"1,024 queries in {row['bank']:,} x {row['features']}"

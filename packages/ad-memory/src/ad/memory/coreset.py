@@ -43,8 +43,8 @@ def k_center_greedy(
     rounded to 2**-42 of the largest squared norm: equal rows then have equal keys, whatever the
     order of summation in a matmul.
 
-    Needs some 30 bytes a row beyond ``features``, and 2 (on processors without bfloat16, 4) for each
-    coordinate that is kept.
+    Needs some 30 bytes a row beyond ``features``, and 2 (on processors without bfloat16, 4) for
+    each coordinate that is kept.
 
     Args:
         features: ``[N, D]``, any floating type.

@@ -38,7 +38,7 @@ _DIRECT = 32  # pairs that a matmul in float64 does in the time that one is meas
 _GROUP = 128  # picks whose least number is kept, to look through
 _PAIRS = 128  # measured at once: more leave the processor's cache
 _SAMPLE = 4096  # rows that the number of coordinates is decided by
-_COST = 60_000  # coordinates that are multiplied in the time that a pair is measured in
+_COST = 120_000  # coordinates that are multiplied in the time that a pair is measured in
 
 
 @final
