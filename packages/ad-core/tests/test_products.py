@@ -151,6 +151,6 @@ def test_a_transformer_whose_layers_cannot_be_packed_says_so(monkeypatch, precis
     monkeypatch.undo()
     why_not.cache_clear()
     why_not()  # others replace what it tries
-    begin = f"Weights of `test_vit` are laid out in each call: oneDNN's result of a trial"
+    begin = "Weights of `test_vit` are laid out in each call: oneDNN's result of a trial"
     assert len(told) == lines
     assert [line[: len(begin)] for line in told] == [begin] * lines
