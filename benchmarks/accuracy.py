@@ -53,6 +53,9 @@ RESNET18 = ["--set", "backbone=resnet18"]
 # One layer of three: many more steps in the same time.
 DEEP_FASTFLOW = ["--batch-size", "2", "--set", "layers=layer3", "--set", "flow_steps=4"]
 DEEP_CFLOW = ["--set", "layers=layer3", "--set", "fiber_batch=256"]
+# Where the last batch norm of each block of STFPM's student starts: at one, as its authors have it,
+# by default.
+ZERO = ["--set", "zero_init_last=true"]
 SEEDS = [["--seed", "0"], ["--seed", "1"], ["--seed", "2"]]
 RUNS = {
     "memory": [
@@ -70,6 +73,11 @@ RUNS = {
     "distill": [
         ("mtd", "all", "fre-resnet18", []),
         ("mtd", "all", "stfpm-resnet18", ["--steps", "300"]),
+        *(
+            ("mtd", "all", "stfpm-resnet18", ["--img-size", "128", *start, *steps])
+            for steps in (["--steps", "40"], ["--steps", "200"], [])
+            for start in ([], ZERO)
+        ),
         ("mtd", "all", "reverse-distillation-resnet18", ["--steps", "300"]),
         ("mtd", "all", "efficientad-small", ["--steps", "500"]),
         ("mvtec", "hazelnut_toy", "fre-resnet18", []),

@@ -126,6 +126,8 @@ def main() -> None:
             rows.append(row)
             print(f"{name:30} batch {batch}  {precision}  {form:12} {each / batch * 1000:7.1f} ms"
                   f" of CPU a picture  {ratio:4.2f}x", flush=True)  # fmt: skip
+        if options.output:  # at once: compiling takes long, and what is stopped keeps the rest
+            record("backbones", rows, options.output)
 
     for precision in options.precisions:
         for name in options.networks:
@@ -154,8 +156,6 @@ def main() -> None:
             for batch in BATCHES:
                 images = torch.rand(batch, 3, SIZE, SIZE)
                 show(name, batch, precision, in_turns(forms, images, options.rounds))
-    if options.output:
-        record("backbones", rows, options.output)
 
 
 if __name__ == "__main__":

@@ -145,28 +145,31 @@ def _noise(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
     return bank, queries
 
 
+def patches_of(paths: list[Path], embedding: str = "concatenated") -> Tensor:
+    """What a pretrained resnet18 says of pictures, as PatchCore takes it, ``[N, D]``, float16."""
+    cpu = torch.device("cpu")
+    setup = Setup(img_size=256, normalize=True, precision=resolve_precision("auto", cpu))
+    detector = PatchcoreTrainer(setup, backbone="resnet18", embedding=embedding).detector
+    batches = PictureSet(paths, 256).batches(8)
+    return torch.cat(
+        [detector.embed(to_device(b.pictures, cpu)).flatten(0, 2).half() for b in batches]
+    )
+
+
 def _patches(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
     if options.keep and options.keep.exists():
         kept = torch.load(options.keep, weights_only=True)
-        return kept["bank"], kept["queries"][: options.queries]
+        pictures = kept["queries"].split(PATCHES)
+        count = min(len(pictures), -(-options.queries // PATCHES))
+        return kept["bank"], torch.cat(pictures[:: len(pictures) // count][:count])
     samples = get_dataset("mtd").samples(options.data, "all", 0)
     num_train = -(-10 * options.bank // PATCHES)
     train = [s.path for s in samples if s.split == "train"][:num_train]
     test = [s.path for s in samples if s.split == "test"]
     test = test[:: max(1, len(test) * PATCHES // options.queries)]
-    cpu = torch.device("cpu")
-    setup = Setup(img_size=256, normalize=True, precision=resolve_precision("auto", cpu))
-    detector = PatchcoreTrainer(setup, backbone="resnet18", embedding=options.embedding).detector
-
-    def embed(paths: list[Path]) -> Tensor:
-        batches = PictureSet(paths, 256).batches(8)
-        return torch.cat(
-            [detector.embed(to_device(b.pictures, cpu)).flatten(0, 2).half() for b in batches]
-        )
-
-    rows = embed(train)
+    rows = patches_of(train, options.embedding)
     bank = rows[k_center_greedy(project(rows), options.bank)]
-    queries = embed(test)[: options.queries].float()
+    queries = patches_of(test, options.embedding)[: options.queries].float()
     if options.keep:
         torch.save({"bank": bank, "queries": queries}, options.keep)
     return bank, queries

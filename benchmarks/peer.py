@@ -52,6 +52,10 @@ class Row:
     work: str = ""
     """The function of both sides, if it has another name than the row."""
 
+    def taken(self, quick: bool) -> dict[str, int]:
+        """The counts of a run."""
+        return {**self.counts, **(self.quick if quick else {})}
+
 
 EIGHT = {"batch": 8, "at_once": 8, "test": 32}
 FEW = {"train": 64, "test": 8}
@@ -150,41 +154,40 @@ def compared(name: str, sides: Sides, quick: bool, rounds: int) -> list[dict[str
         RuntimeError: If a side failed, or they did not do the same work.
     """
     row = ROWS[name]
-    counts = {**row.counts, **(row.quick if quick else {})}
-    takes: dict[tuple[str, str], list[dict[str, Any]]] = {form: [] for form in row.forms}
+    counts = row.taken(quick)
+    takes: dict[str, list[dict[str, Any]]] = {" ".join(form): [] for form in row.forms}
     for _ in range(rounds):
-        for form in row.forms:
-            answer, cost = sides.do(row.work or name, *form, counts)
+        for side, form in row.forms:
+            answer, cost = sides.do(row.work or name, side, form, counts)
             answer["seconds"][PROCESS] = {"cpu": cost.cpu_seconds, "wall": cost.wall_seconds}
-            takes[form].append({**answer, "memory": cost.peak_memory_bytes})
-    facts = {f"{side} {form}": of[0]["facts"] for (side, form), of in takes.items()}
-    common = takes[row.forms[0]][0]["facts"]
-    if any(each != common for each in facts.values()):
+            takes[f"{side} {form}"].append({**answer, "memory": cost.peak_memory_bytes})
+    facts = {form: of[0]["facts"] for form, of in takes.items()}
+    common, *others = facts.values()
+    if any(each != common for each in others):
         told = "\n".join(f"{form}: {json.dumps(each)}" for form, each in facts.items())
         msg = f"The sides did not do the same work in `{name}`:\n{told}"
         raise RuntimeError(msg)
-    found = []
+    found: list[dict[str, Any]] = []
     for phase, words in row.phases.items():
-        one = {"row": name, "phase": phase, "what": words.format(**counts), "unit": "s"}
-        for kind in ("cpu", "wall"):
-            one[kind] = {
-                f"{side} {form}": [take["seconds"][phase][kind] for take in of]
-                for (side, form), of in takes.items()
+        seconds = {
+            kind: {
+                form: [take["seconds"][phase][kind] for take in of] for form, of in takes.items()
             }
-        found.append(one)
+            for kind in ("cpu", "wall")
+        }
+        found.append({"phase": phase, "what": words, "unit": "s", **seconds})
     if row.memory:
-        memory = {f"{s} {f}": [take["memory"] for take in of] for (s, f), of in takes.items()}
-        found.append({"row": name, "phase": "memory", "what": row.memory.format(**counts),
-                      "unit": "B", "memory": memory})  # fmt: skip
-    same = {"same": common, "counts": counts}
-    same["told"] = {f"{side} {form}": of[0]["told"] for (side, form), of in takes.items()}
-    return [{**one, **same} for one in found]
+        memory = {form: [take["memory"] for take in of] for form, of in takes.items()}
+        found.append({"phase": "memory", "what": row.memory, "unit": "B", "memory": memory})
+    told_of = {form: of[0]["told"] for form, of in takes.items()}
+    same = {"same": common, "counts": counts, "told": told_of}
+    return [{"row": name, **one, "what": one["what"].format(**counts), **same} for one in found]
 
 
-def least(row: dict[str, Any], form: str) -> float | None:
-    """The least of a form's rounds: CPU seconds, or bytes."""
-    values = row["cpu" if row["unit"] == "s" else "memory"].get(form)
-    return min(values) if values else None
+def least(row: dict[str, Any], form: str) -> float:
+    """The least of a form's rounds, CPU seconds or bytes; 0 if the row has no such form."""
+    values: list[float] = row["cpu" if row["unit"] == "s" else "memory"].get(form, [0.0])
+    return min(values)
 
 
 def main() -> None:
@@ -204,37 +207,43 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # cleans up, as Ctrl-C does
     weights = Path(os.environ.get("AD_WEIGHTS", ""), "resnet18.tv_in1k.safetensors").absolute()
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as place:
-        python = peer_environment((options.environment or Path(place, "peer")).absolute())
-        sides = Sides(python, Path(place), str(weights) if weights.is_file() else "random")
-        sizes: dict[str, int] = {}
-        for name in options.only:
-            row = ROWS[name]
-            for key, count in {**row.counts, **(row.quick if options.quick else {})}.items():
-                sizes[key] = max(count, sizes.get(key, 0))
-        sides.do("prepare", "ours", "fp32", {"train": 16, "files": 1, "pixels": 0, **sizes})
-        if "verdict" in options.only:
-            for side in ("anomalib", "ours"):
-                sides.do("prepare_verdict", side, "fp32", {"batch": 8})
-        for name in options.only:
-            for row in compared(name, sides, options.quick, options.rounds):
-                rows.append({**row, "peer": f"anomalib {ANOMALIB}",
-                             "weights": Path(sides.weights).name})  # fmt: skip
-                told = ", ".join(
-                    f"{side} {form} {least(row, f'{side} {form}'):.4g}"
-                    for side, form in ROWS[name].forms
-                )
-                print(f"{row['what']:55} {row['unit']}: {told}", flush=True)
-    if options.output:
-        from record import record  # with torch, whose memory processes started before would inherit
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            python = peer_environment((options.environment or Path(place, "peer")).absolute())
+            sides = Sides(python, Path(place), str(weights) if weights.is_file() else "random")
+            prepare(sides, options.only, options.quick)
+            for name in options.only:
+                for row in compared(name, sides, options.quick, options.rounds):
+                    rows.append({**row, "peer": f"anomalib {ANOMALIB}",
+                                 "weights": Path(sides.weights).name})  # fmt: skip
+                    forms = (" ".join(form) for form in ROWS[name].forms)
+                    told = ", ".join(f"{form} {least(row, form):.4g}" for form in forms)
+                    print(f"{row['what']:55} {row['unit']}: {told}", flush=True)
+    finally:  # what was measured before a row failed is kept
+        if options.output and rows:
+            write(rows, options.output)
 
-        before = []
-        if options.output.exists():
-            before = json.loads(options.output.read_text())["rows"]
-        order = list(ROWS)
-        kept = [row for row in before if row["row"] in order and row["row"] not in options.only]
-        record("peer", sorted([*rows, *kept], key=lambda row: order.index(row["row"])),
-               options.output)  # fmt: skip
+
+def prepare(sides: Sides, names: list[str], quick: bool) -> None:
+    """Make what rows work on, as much of it as the largest takes."""
+    sizes: dict[str, int] = {"train": 16, "files": 1, "pixels": 0}
+    for name in names:
+        for key, count in ROWS[name].taken(quick).items():
+            sizes[key] = max(count, sizes.get(key, 0))
+    sides.do("prepare", "ours", "fp32", sizes)
+    if "verdict" in names:
+        for side in ("anomalib", "ours"):
+            sides.do("prepare_verdict", side, "fp32", {"batch": 8})
+
+
+def write(rows: list[dict[str, Any]], file: Path) -> None:
+    """Put rows into a record, in the place of those of the same name."""
+    from record import record  # with torch, whose memory processes started before would inherit
+
+    before = json.loads(file.read_text())["rows"] if file.exists() else []
+    order, new = list(ROWS), {row["row"] for row in rows}
+    kept = [row for row in before if row["row"] in order and row["row"] not in new]
+    record("peer", sorted([*rows, *kept], key=lambda row: order.index(row["row"])), file)
 
 
 if __name__ == "__main__":

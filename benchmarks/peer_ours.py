@@ -75,8 +75,8 @@ def prepare_verdict(work: Work) -> None:
     """A run to predict by."""
     from ad.core import train
 
-    train("folder", Path(work.folder) / "parts", "padim-resnet18", batch_size=work.counts["batch"],
-          weights=work.weights, output_dir=Path(work.folder) / "run")  # fmt: skip
+    train("folder", f"{work.folder}/parts", "padim-resnet18", batch_size=work.counts["batch"],
+          weights=work.weights, output_dir=f"{work.folder}/run")  # fmt: skip
 
 
 def verdict(work: Work) -> None:

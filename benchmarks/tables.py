@@ -17,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from budgets import budget_of, is_whole
+from peer import least
 
 from ad.core import ModelRegistry
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs/choosing.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs/choosing.md",
+    ROOT / "packages/ad-distill/README.md",
+)
 
 TOY = "hazelnut_toy"
 """Data that rank nothing: a difference of pixels tells its defects apart."""
@@ -75,6 +80,21 @@ def mtd() -> str:
     plain.sort(key=lambda item: item[1][0]["seconds"]["test_per_image"])
     lines = [(name, *_costs(own), *_figures(own)) for name, own in plain]
     return _markdown(("model", *_COSTS, *_FIGURES), lines)
+
+
+def starts() -> str:
+    """Both starts of STFPM's student on MTD, at 128 pixels, after more and more steps."""
+    rows = [
+        row
+        for row in load("accuracy_distill")["rows"]
+        if row["model"].startswith("stfpm") and "--img-size 128" in row["command"]
+    ]
+    lines = [
+        (_steps([row]), "zero" if "zero_init_last=true" in row["command"] else "one",
+         *_figures([row]))
+        for row in rows
+    ]  # fmt: skip
+    return _markdown((_STEPS, "start", *_FIGURES), lines)
 
 
 def labelled() -> str:
@@ -168,9 +188,12 @@ def speed() -> str:
     """Every benchmark's cases against its baseline."""
     rows: list[tuple[str, ...]] = []
     for row in load("coreset")["rows"]:
-        what = f"coreset: {row['picks']:,} of {row['rows']:,} x {row['features']}"
-        same = f"{row['same_picks'] / row['picks']:.1%} the same picks"
-        rows.append((what, row["case"], f"{row['seconds']:.1f} s", f"{row['ratio']:.1f}x, {same}"))
+        what = f"coreset: {row['picks']:,} of {row['rows']:,} x {row['features']}, {row['data']}"
+        ratio = f"{row['ratio']:.1f}x"
+        if row["same_picks"] is not None:
+            compared = row.get("compared", row["picks"])
+            ratio += f", {row['same_picks'] / compared:.1%} the same picks"
+        rows.append((what, row["case"], f"{row['seconds']:.1f} s", ratio))
     for row in load("neighbors")["rows"]:
         what = f"1,024 queries in {row['bank']:,} x {row['features']}"
         same = f"{row['same_row']:.2%} the same row"
@@ -193,6 +216,10 @@ def speed() -> str:
         how = f"{row['precision']}, features {'kept' if row['feature_cache'] else 'anew'}"
         how += ", compiled" if row.get("compiled") else ""
         rows.append((what, how, f"{row['seconds_per_step']:.2f} s", f"{row['ratio']:.1f}x"))
+    for row in load("steps")["rows"]:
+        what = f"`{row['model']}`, {row['what']}, {row['batch_size']} at once"
+        time = f"{row['cpu_seconds'] * 1000:.0f} ms of CPU"
+        rows.append((what, row["case"], time, f"{row['ratio']:.2f}x"))
     for row in load("inference")["rows"]:
         what = f"`{row['model']}`, inference, {row['batch_size']} at once"
         time = f"{row['seconds_per_image'] * 1000:.0f} ms a picture"
@@ -269,7 +296,7 @@ def peer() -> str:
     lines = []
     for row in load("peer")["rows"]:
         of_time = row["unit"] == "s"
-        values = [min(row["cpu" if of_time else "memory"].get(form, [0])) for form in forms]
+        values = [least(row, form) for form in forms]
         told = [_cost(value, of_time) if value else "" for value in values]
         if "extrapolated" in row["told"]["anomalib fp32"] and row["phase"] == "fit":
             told[:2] = [f"about {one}" for one in told[:2]]
@@ -290,7 +317,7 @@ def _cost(value: float, of_time: bool) -> str:
 
 TABLES = {
     one.__name__: one
-    for one in (accuracy, short, toy, speed, peer, mtd, labelled, latency, defaults)
+    for one in (accuracy, short, toy, speed, peer, mtd, starts, labelled, latency, defaults)
 }
 
 

@@ -43,6 +43,14 @@ def test_sides_that_did_not_do_the_same_work_are_an_error_with_what_each_did():
     assert lines[3] == 'ours shipped: {"bank": 63}'
 
 
+def test_rows_that_are_measured_anew_take_the_place_of_the_old_ones(tmp_path):
+    file = tmp_path / "peer.json"
+    peer.write([{"row": "stfpm", "turn": 1}, {"row": "help", "turn": 1}], file)
+    peer.write([{"row": "draem", "turn": 2}, {"row": "help", "turn": 2}], file)
+    rows = [(row["row"], row["turn"]) for row in json.loads(file.read_text())["rows"]]
+    assert rows == [("help", 2), ("stfpm", 1), ("draem", 2)]
+
+
 def test_every_row_has_its_function_on_both_sides():
     for file in ("peer_ours.py", "peer_anomalib.py"):
         code = (peer.HERE / file).read_text()

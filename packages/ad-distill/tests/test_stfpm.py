@@ -54,8 +54,20 @@ def test_the_student_starts_from_other_weights_than_a_random_teacher():
     one = trainer()
     theirs, ours = one.detector.teacher.net.state_dict(), one.detector.student.state_dict()
     assert not torch.equal(theirs["conv1.weight"], ours["conv1.weight"])
-    norms = [m for m in one.detector.student.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert all(torch.equal(m.weight, torch.ones_like(m.weight)) for m in norms)
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_the_last_norm_of_each_block_starts_at_one_as_the_authors_or_at_zero(zero):
+    options = {"zero_init_last": True} if zero else {}
+    one = StfpmTrainer(setup(), backbone="resnet18", **options)
+    norms = {
+        name: module.weight.unique().tolist()
+        for name, module in one.detector.student.named_modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    }
+    last = [f"layer{stage}.{block}.bn2" for stage in (1, 2, 3) for block in (0, 1)]
+    assert {name for name, start in norms.items() if start == [0.0]} == ({*last} if zero else set())
+    assert all(start in ([0.0], [1.0]) for start in norms.values())
 
 
 def test_the_map_is_the_product_of_the_layers_gaps_on_the_first_grid():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ad.core.errors import DataError, SettingError
+from ad.memory import picking
 from ad.memory.coreset import k_center_greedy, k_means_medoids, project, random_rows
 
 
@@ -61,6 +62,61 @@ def test_greedy_picks_stay_those_of_the_rule_when_most_rows_are_left_outdated() 
     picks = k_center_greedy(features, 1500, seed=1, start=4)
 
     assert picks.tolist() == by_the_rule(features, 1500, seed=1, start=4)
+
+
+def few_axes(num_rows: int, num_features: int) -> Tensor:
+    """Rows with most of their variance in some axes, and each of them twice."""
+    variance = torch.arange(1, num_features + 1).float().pow(-1.5)
+    mixing = torch.linalg.qr(noise(num_features, num_features, seed=7)).Q
+    return (noise(-(-num_rows // 2), num_features) * variance @ mixing).repeat(2, 1)[:num_rows]
+
+
+@pytest.fixture(params=[torch.bfloat16, torch.float32], ids=str)
+def bounds_alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are never lowered by a matmul in float64; products are of one type."""
+    monkeypatch.setattr(picking, "FEW", 0)
+    monkeypatch.setattr(picking, "_DIRECT", 0)
+    monkeypatch.setattr(picking, "_fastest", lambda device: request.param)
+
+
+@pytest.mark.usefixtures("bounds_alone")
+@pytest.mark.parametrize("make", [noise, clusters, with_duplicates, whole_numbers, few_axes])
+def test_greedy_picks_by_bounds_alone_are_those_of_the_rule(make: object) -> None:
+    features = make(1200, 96)  # type: ignore[operator]
+
+    picks = k_center_greedy(features, 400, seed=3)
+
+    assert picks.tolist() == by_the_rule(features, 400, seed=3, start=10)
+
+
+@pytest.mark.usefixtures("bounds_alone")
+@pytest.mark.parametrize("make", [noise, clusters, whole_numbers, few_axes])
+def test_keys_by_bounds_alone_are_the_least_squared_distances(make: object) -> None:
+    features = make(700, 96).half()  # type: ignore[operator]
+    rows = picking.Rows(features)
+    picks = picking.Picks(rows, 330)
+    key = torch.full((700,), 2.0**46, dtype=torch.float64)
+    some, others = torch.arange(0, 700, 2), torch.arange(700)
+
+    picks.add(torch.arange(0, 30))
+    picks.bring_up_to_date(key, some)  # so that rows lack different picks
+    picks.add(torch.arange(30, 330))
+    picks.bring_up_to_date(key, others)
+
+    z = features.double().numpy() * rows.scale
+    square = [((z - z[pick]) ** 2).sum(1) for pick in range(330)]
+    np.testing.assert_allclose(key.numpy(), np.min(square, axis=0), rtol=0, atol=0.51)
+
+
+def test_greedy_picks_are_those_that_float64_alone_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Bounds and, where too many pairs are close, a matmul in float64 after them.
+    monkeypatch.setattr(picking, "FEW", 0)
+
+    picks = k_center_greedy(few_axes(6000, 64), 700, seed=2)
+
+    assert picks[:6].tolist() == [23, 1275, 1270, 2646, 1457, 2376]
+    assert picks[-3:].tolist() == [2322, 1865, 1954]
+    assert int((picks * torch.arange(1, 701)).sum()) == 371_871_031
 
 
 def test_greedy_picks_do_not_depend_on_where_the_features_lie() -> None:

@@ -21,7 +21,7 @@ from ad.runtime.errors import DataError, MissingExtraError, PictureError, Settin
 from ad.runtime.many.predicting import predict_many
 from ad.runtime.numbered import numbered_names
 from ad.runtime.pictures import reel
-from ad.runtime.pictures.frames import Every, Frame, is_frame
+from ad.runtime.pictures.frames import Every, Frame, frame_named, is_frame
 from ad.runtime.pictures.reading import read_picture, upright_size
 from ad.runtime.sources import find_sources, named_sources
 from ad.runtime.watch.watching import Watched
@@ -113,6 +113,31 @@ def test_frames_come_in_the_order_in_which_they_are_shown(av, tmp_path):
     assert stored != sorted(stored)
     found = read_all(find_sources(path)).mean(axis=(1, 2, 3))
     assert np.abs(found - levels).max() < 4
+
+
+def test_a_frame_is_found_again_by_its_name(runtime, clip, tmp_path):
+    path, pictures = clip
+    (tmp_path / "l.txt").write_text(f"{path}#t=1.700\n{path}#t=0.000\n{path}#t=1.700000\n")
+    given = named_sources([f"{path}#t=0.300"], listed=tmp_path / "l.txt")
+    found = runtime.predict(given)
+    assert [one.path.index for one in found] == [3, 17, 0, 17]
+    assert [one.score for one in found] == [
+        one.score for one in runtime.predict([*pictures[[3, 17, 0, 17]]])
+    ]
+    with pytest.raises(
+        DataError, match=r"has no picture at 0\.340 s; the nearest is `.*#t=0\.300`"
+    ):
+        runtime.predict(f"{path}#t=0.340")
+    close = find_sources(write_clip(tmp_path / "a.mkv", coloured(2)))
+    close[1].seconds = 0.0001
+    with pytest.raises(DataError, match=r"has 2 pictures at 0\.000 s"):
+        frame_named(tmp_path / "a.mkv#t=0.000", close)
+    for name in ("none.mp4#t=0.000", "clip.mp4#t=1", "clip.png#t=0.000"):
+        with pytest.raises(DataError, match=r"^There is no picture or folder `.*#t="):
+            runtime.predict(path.with_name(name))
+    (tmp_path / "b.mp4").touch()
+    (broken,) = runtime.predict(tmp_path / "b.mp4#t=0.000")
+    assert "is empty (0 bytes)" in broken.error
 
 
 def test_names_tell_frames_apart_that_follow_each_other_at_once(av, tmp_path):
@@ -308,8 +333,9 @@ def test_many_processes_take_no_video(export, tmp_path):
     with pytest.raises(SettingError, match=r"a.mp4` is a video, .* Leave `--workers`, .*, or give"):
         predict_many(export, [tmp_path / "a.mp4"], output=tmp_path / "o.jsonl")
     frame = Frame.of(tmp_path / "a.mp4", Image.new, 0, Fraction(1))
-    with pytest.raises(SettingError, match=r"a.mp4` is a video, "):
-        predict_many(export, [frame], output=tmp_path / "o.jsonl")
+    for one in (frame, str(frame)):
+        with pytest.raises(SettingError, match=r"a.mp4` is a video, "):
+            predict_many(export, [one], output=tmp_path / "o.jsonl")
     assert not (tmp_path / "o.jsonl").exists()
 
 

@@ -32,10 +32,10 @@ from torch import Tensor, nn
 from ad.core import FROM_MODEL_FILE, Precision, Setup, in_precision, learned_buffer
 from ad.core.errors import DataError, WeightsError
 from ad.core.networks import (
+    OnePass,
     file_in_weights_folder,
     fitting_weights,
     given_file,
-    in_one_pass,
     read_weights,
 )
 
@@ -78,7 +78,7 @@ class Pdn(nn.Module):
             pad = pad if padding else 0
             layers += [nn.Conv2d(inputs, outputs, kernel, padding=pad), nn.ReLU()]
             inputs = outputs
-        self.layers = nn.Sequential(*layers[:-1])  # the outputs are of any sign
+        self.layers = OnePass(*layers[:-1])  # the outputs are of any sign
 
     def trunk(self, x: Tensor) -> Tensor:
         """All but the last convolution.
@@ -86,7 +86,8 @@ class Pdn(nn.Module):
         Args:
             x: ``[B, 3, H, W]``, normalised.
         """
-        return in_one_pass(x, self.layers[:-1])
+        features: Tensor = self.layers[:-1](x)
+        return features
 
     def head(self, features: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """The last convolution, or a part of its outputs at a part of the cost.
@@ -111,7 +112,7 @@ class Pdn(nn.Module):
         Returns:
             ``[B, channels, ceil(H / 4) - 8, ceil(W / 4) - 8]``, or ``H / 4`` with padding.
         """
-        return by_pictures(lambda picture: in_one_pass(picture, self.layers), x)
+        return by_pictures(self.layers, x)
 
 
 def by_pictures(compute: Callable[..., Tensor], *batches: Tensor) -> Tensor:

@@ -36,10 +36,10 @@ from ad.core.networks import (
     RESNETS,
     FeatureExtractor,
     GaussianBlur,
+    OnePass,
     ResidualBlock,
     ResidualDecoder,
     halving,
-    in_one_pass,
 )
 
 STRIDE = 32
@@ -206,16 +206,14 @@ class Bottleneck(nn.Module):
         super().__init__()
         expansion = 1 if width is None else 4
         c1, c2, c3 = (channels * expansion for channels in (64, 128, 256))
-        self.from_first = nn.Sequential(*halving(c1, c2), *halving(c2, c3))
-        self.from_second = nn.Sequential(*halving(c2, c3))
+        self.from_first = OnePass(*halving(c1, c2), *halving(c2, c3))
+        self.from_second = OnePass(*halving(c2, c3))
         stage = [ResidualBlock(3 * c3, 512, width, resize="halve")]
         stage += [ResidualBlock(512 * expansion, 512, width) for _ in range(num_blocks - 1)]
         self.stage = nn.Sequential(*stage)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Squeeze ``[B, C, h, w]`` of strides 4, 8 and 16 into ``[B, 512 E, h / 8, w / 8]``."""
-        first = in_one_pass(maps[0], self.from_first)
-        second = in_one_pass(maps[1], self.from_second)
-        fused = torch.cat([first, second, maps[2]], 1)
+        fused = torch.cat([self.from_first(maps[0]), self.from_second(maps[1]), maps[2]], 1)
         code: Tensor = self.stage(fused)
         return code

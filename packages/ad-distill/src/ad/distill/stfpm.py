@@ -95,6 +95,10 @@ class StfpmTrainer(GradientTrainer):
         layers: From shallow to deep; the first one's grid is where maps are multiplied.
         lr: Learning rate of SGD with momentum 0.9.
         weight_decay: Its weight decay.
+        zero_init_last: Whether the last batch norm of each of the student's residual blocks starts
+            at zero, as timm starts it, so that blocks are their shortcuts at first; at one, as the
+            authors have it, if not. The package's README has what either reached. Backbones
+            without such blocks start as timm starts them.
 
     Raises:
         SettingError: If an option has a value that cannot work, or pictures are too small.
@@ -111,6 +115,7 @@ class StfpmTrainer(GradientTrainer):
         layers: Layers = ("layer1", "layer2", "layer3"),
         lr: LearningRate = 0.4,
         weight_decay: WeightDecay = 1e-4,
+        zero_init_last: bool = False,
     ) -> None:
         super().__init__(setup)
         self.lr = lr
@@ -124,7 +129,7 @@ class StfpmTrainer(GradientTrainer):
                 "`layers`."
             )
             raise SettingError(msg)
-        student = fresh_network(backbone, layers, seed=setup.seed)
+        student = fresh_network(backbone, layers, seed=setup.seed, zero_init_last=zero_init_last)
         self.detector = StfpmDetector(teacher, student).to(setup.device)
         self.detector.eval()
 

@@ -29,7 +29,8 @@ def k_center_greedy(
     The picks are exactly those of this rule in float64, but no pick costs a pass over all rows.
     Keys only ever shrink, so an outdated key is an upper bound. In turns,
 
-    1. the rows with the largest keys, a twelfth of all, are brought up to date by matmuls;
+    1. the rows with the largest keys, a twelfth of all, are brought up to date by matmuls, most of
+       them of few coordinates in bfloat16, whose error is known (`ad.memory.picking`);
     2. rows are picked among the best of those, by the distances between them, for as long as
        the best key exceeds every key left outside, outdated or not.
 
@@ -42,7 +43,8 @@ def k_center_greedy(
     rounded to 2**-42 of the largest squared norm: equal rows then have equal keys, whatever the
     order of summation in a matmul.
 
-    Needs ``[n, D]`` float64 and some 32 bytes a row beyond ``features``.
+    Needs some 30 bytes a row beyond ``features``, and 2 (on processors without bfloat16, 4) for
+    each coordinate that is kept.
 
     Args:
         features: ``[N, D]``, any floating type.

@@ -161,7 +161,8 @@ class Index:
         self.groups = -(-len(bank) // self.members)
         self.centre = bank.float().mean(0)
         self.screen: screening.Screen | None = None
-        if not self.few and screening.pays(bank.device) and self.centre.isfinite().all():
+        large = len(bank) >= _FEW_ROWS // 2  # the screen pays sooner; measured
+        if large and screening.pays(bank.device) and self.centre.isfinite().all():
             axes = screening.leading_axes(bank, self.centre)
             self.screen = screening.Screen(bank, self.centre, axes)
 

@@ -166,7 +166,7 @@ class PatchcoreDetector(Detector):
 class PatchcoreTrainer(OnePassTrainer):
     """Collects the patches of all normal pictures and keeps a coreset of them.
 
-    Memory: the patches in float16, at most `MAX_PATCHES`, and some 550 bytes each for choosing
+    Memory: the patches in float16, at most `MAX_PATCHES`, and some 750 bytes each for choosing
     the coreset. Of more patches a random part, drawn from the seed, is collected, with a warning.
 
     Args:

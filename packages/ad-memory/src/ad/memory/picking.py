@@ -4,8 +4,7 @@ A key is the squared distance to the nearest pick. For rows that lack some picks
 
 1. Rows are rotated to principal axes; the leading coordinates are kept, and the norm of the others
    is one coordinate more. By the triangle inequality no distance becomes larger. They are rounded
-   to bfloat16 (where the processor multiplies that faster, else to float32), and how far each
-   thereby moved is noted. That is done once for the whole choice.
+   to bfloat16, and how far each thereby moved is noted. That is done once for the whole choice.
 2. Matmuls give the squared distances between what was rounded, since squared norms are coordinates,
    too: each as three numbers of bfloat16, whose sum has the digits of a float32.
 3. The pick that looks nearest is measured in float64, and so are all others whose distance, less
@@ -39,7 +38,7 @@ _DIRECT = 32  # pairs that a matmul in float64 does in the time that one is meas
 _GROUP = 128  # picks whose least number is kept, to look through
 _PAIRS = 128  # measured at once: more leave the processor's cache
 _SAMPLE = 4096  # rows that the number of coordinates is decided by
-_COST = 60_000  # coordinates that are multiplied in the time that a pair is measured in
+_COST = 120_000  # coordinates that are multiplied in the time that a pair is measured in
 
 
 @final
@@ -79,7 +78,7 @@ class Rows:
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         some = self.features
         some = some[index] if isinstance(index, slice) else some.index_select(0, index)
-        return some.double().sub_(self.centre).mul_(self.scale)  # [., D]; double() has copied
+        return (some.double() - self.centre).mul_(self.scale)  # [., D]
 
     def mean_distance(self, index: Tensor) -> Tensor:
         """Of every row to some rows, ``[N]``; not squared."""
@@ -182,7 +181,7 @@ class _Bounds:
         self.moved = torch.empty(len(rows.norm), dtype=torch.float32, device=device)
         for tile in tiles(len(rows.norm), _CACHED[device.type == "cuda"]):
             reduced = _reduced(rows[tile], axes)
-            near = reduced.to(self.dtype)
+            near = reduced.to(torch.bfloat16)  # in float32, too: products are exact, even in TF32
             exact = near.double()
             square = exact.square().sum(1)
             self.left[tile, :-6], self.left[tile, -6:-3] = near, 1
@@ -264,8 +263,8 @@ class _Bounds:
 
     def _limit(self, key: Tensor, norm: Tensor, moved: Tensor) -> Tensor:
         """The code above which no distance can be below that of the key."""
-        # The textbook bound on the error of a sum of products, with room for the norms.
-        error = (self.left.shape[1] + 8) * 2.0**-23 * (norm.double().sqrt() + self.largest) ** 2
+        # Twice the textbook bound on the error of a sum of products, with room for the norms.
+        error = (self.left.shape[1] + 8) * 2.0**-22 * (norm.double().sqrt() + self.largest) ** 2
         square = (key.sqrt() + moved + self.most_moved).square() + error
         ulp = torch.finfo(self.dtype).eps / 2
         return (square / (1 - ulp)).to(self.dtype).view(self.code) + 1  # the next number

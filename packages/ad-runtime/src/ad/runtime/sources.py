@@ -18,7 +18,15 @@ from PIL import Image
 
 from ad.runtime.errors import DataError
 from ad.runtime.paths import given_path
-from ad.runtime.pictures.frames import Every, check_every, is_frame, is_video
+from ad.runtime.pictures.frames import (
+    Every,
+    Frame,
+    check_every,
+    frame_named,
+    is_frame,
+    is_video,
+    video_of,
+)
 from ad.runtime.pictures.masks import tell_apart
 from ad.runtime.pictures.opening import still_encoded
 from ad.runtime.pictures.reading import Source, rgb_array
@@ -50,7 +58,7 @@ def find_sources(
     """The pictures that a caller's paths, folders, images, bytes and arrays stand for, in order.
 
     A video that is named stands for its frames, see `ad.runtime.pictures.frames`, which are taken
-    themselves, too.
+    themselves, and by their names, too.
 
     Args:
         inputs: As `LoadedDetector.predict` takes them.
@@ -69,6 +77,7 @@ def find_sources(
     given = [inputs] if alone or not isinstance(inputs, Sequence) else inputs
     check_every(every, (Path(one) if isinstance(one, str) else one for one in given))
     reel: Reel | None = None
+    looked_through: dict[Path, list[Frame]] = {}
     sources: list[Source] = []
     for one in given:
         if isinstance(one, np.ndarray):
@@ -93,9 +102,14 @@ def find_sources(
         path = given_path(one, "a picture")
         if path.is_dir():
             sources += _parts_below(path)
-        elif path.exists() and is_video(path):
+        elif (video := video_of(path)) is not None:
             reel = reel or Reel()
-            sources += reel.frames(path, Every.of(every))
+            if video == path:
+                sources += reel.frames(path, Every.of(every))
+                continue
+            if video not in looked_through:
+                looked_through[video] = reel.frames(video, Every())
+            sources.append(frame_named(path, looked_through[video]))
         elif path.exists():
             sources.append(path)
         else:
@@ -145,8 +159,8 @@ def named_sources(names: Sequence[str | Path], *, listed: str | Path | None = No
             raise DataError(msg) from error
         paths += _names_in(content, f"the list `{file}`")
     for path in paths:
-        if is_video(path) and not path.is_dir():
-            require(path)
+        if (video := video_of(path)) is not None:
+            require(video)
     return paths
 
 
@@ -170,7 +184,7 @@ def _names_in(content: bytes, what: str) -> list[Path]:
 
 
 def _there(path: Path, where: str = "") -> Path:
-    if path.exists():
+    if path.exists() or video_of(path) is not None:
         return path
     msg = f"{where}There is no picture or folder `{path}`."
     if where and not path.is_absolute():

@@ -11,6 +11,7 @@
 | `maps`         | from a coarse anomaly map to one in the input's resolution, smoothed |
 | `normalize`    | pictures as networks that learnt from ImageNet want them             |
 | `of_timm`      | networks of timm, which is imported with it                          |
+| `onednn`       | whether operations that are not public do what is known of them      |
 | `patches`      | maps of several layers as one, of PatchCore's patches                |
 | `residual`     | decoders that mirror a ResNet                                        |
 | `products`     | attention and linear layers of transformers at work on CPUs in bf16  |
@@ -30,7 +31,7 @@ from ad.core.networks.components import (
     principal_components,
 )
 from ad.core.networks.filter_bank import FilterBank
-from ad.core.networks.fused import in_one_pass
+from ad.core.networks.fused import OnePass
 from ad.core.networks.maps import (
     GaussianBlur,
     Sigma,
@@ -58,6 +59,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "ImagenetNorm",
+    "OnePass",
     "PooledPatches",
     "PrincipalComponents",
     "RESNETS",
@@ -73,7 +75,6 @@ __all__ = [
     "fresh_network",
     "given_file",
     "halving",
-    "in_one_pass",
     "leading_directions",
     "pictures_of_plane",
     "principal_components",

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from ad.core.data.learning import stream
 from ad.core.devices import in_precision
 from ad.core.errors import SettingError, WeightsError
+from ad.core.networks import products
 from ad.core.networks.filter_bank import FILTER_BANK, FilterBank
 from ad.core.networks.fused import why_not
 from ad.core.networks.normalize import ImagenetNorm
@@ -115,6 +116,10 @@ class FeatureExtractor(nn.Module):
             reason = why_not(self.precision)
             if reason:
                 setup.progress.tell(f"Backbone `{self.name}` is computed layer by layer: {reason}")
+        if setup.device.type == "cpu" and self.has_tokens and self.precision == "bf16":
+            reason = products.why_not()
+            if reason:
+                setup.progress.tell(f"Weights of `{self.name}` are laid out in each call: {reason}")
 
     def train(self, mode: bool = True) -> FeatureExtractor:
         """Stay in eval mode whatever the detector around it does: batch statistics are frozen."""
@@ -193,13 +198,18 @@ def licences(network: nn.Module) -> dict[str, str | None]:
     return {name: licence(name) for name in sorted(names)}
 
 
-def fresh_network(backbone: str, layers: Sequence[str], *, seed: int) -> nn.Module:
+def fresh_network(
+    backbone: str, layers: Sequence[str], *, seed: int, zero_init_last: bool = False
+) -> nn.Module:
     """A backbone's architecture with random weights, to be trained: a student.
 
     Args:
         backbone: A timm model name.
         layers: Names of the layers whose maps it returns, from shallow to deep.
         seed: Seed of the weights; they differ from those of ``weights="random"``.
+        zero_init_last: Whether the last batch norm of each residual block starts at zero, as timm
+            starts it, so that a block is its shortcut at first; at one, as torchvision does, if
+            not.
 
     Returns:
         A module from ``[B, 3, H, W]`` to a list of maps, ``[B, D, h, w]`` each.
@@ -211,9 +221,10 @@ def fresh_network(backbone: str, layers: Sequence[str], *, seed: int) -> nn.Modu
         msg = f"Backbone `{FILTER_BANK}` has nothing to learn; name a timm model such as resnet18."
         raise SettingError(msg)
     net = _plan(timm_name(backbone), layers).random(stream(seed, 3))
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()  # timm starts the last one of a block at zero
+    if not zero_init_last:
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
     return net.to(memory_format=torch.channels_last)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ad.core import Detector, Prediction, in_precision, trained_flag
 from ad.core.errors import SettingError
-from ad.core.networks import FeatureExtractor, GaussianBlur, halving, in_one_pass
+from ad.core.networks import FeatureExtractor, GaussianBlur, OnePass, halving
 
 STRIDE = 32
 """Pixels along the side of a cell of the code."""
@@ -160,8 +160,8 @@ class Bottleneck(nn.Module):
         expansion = 1 if width is None else 4
         c1, c2, c3, out = (channels * expansion for channels in (64, 128, 256, 512))
         inner = 256 * (width or 1)
-        self.from_first = nn.Sequential(*halving(c1, c2), *halving(c2, c3))
-        self.from_second = nn.Sequential(*halving(c2, c3))
+        self.from_first = OnePass(*halving(c1, c2), *halving(c2, c3))
+        self.from_second = OnePass(*halving(c2, c3))
         self.stage = nn.Sequential(
             TwoBranchBlock(3 * c3, inner, out, stride=2),
             *(TwoBranchBlock(out, inner, out) for _ in range(num_blocks - 1)),
@@ -169,9 +169,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Squeeze ``[B, C, h, w]`` of strides 4, 8 and 16 into ``[B, 512 E, h / 8, w / 8]``."""
-        first = in_one_pass(maps[0], self.from_first)
-        second = in_one_pass(maps[1], self.from_second)
-        fused = torch.cat([first, second, maps[2]], 1)
+        fused = torch.cat([self.from_first(maps[0]), self.from_second(maps[1]), maps[2]], 1)
         code: Tensor = self.stage(fused)
         return code
 
@@ -192,20 +190,19 @@ class TwoBranchBlock(nn.Module):
 
     def __init__(self, channels: int, inner: int, out: int, *, stride: int = 1) -> None:
         super().__init__()
-        self.first = nn.Sequential(*_branch(channels // 2, inner, stride, bias=False))
-        self.second = nn.Sequential(*_branch(channels // 2, inner, stride, bias=True))
-        self.merge = nn.Sequential(nn.Conv2d(2 * inner, out, 1, bias=False), nn.BatchNorm2d(out))
+        self.first = OnePass(*_branch(channels // 2, inner, stride, bias=False))
+        self.second = OnePass(*_branch(channels // 2, inner, stride, bias=True))
+        self.merge = OnePass(nn.Conv2d(2 * inner, out, 1, bias=False), nn.BatchNorm2d(out))
         self.side: nn.Module = nn.Identity()
         if stride != 1 or channels != out:
             conv = nn.Conv2d(channels, out, 1, stride, bias=False)
-            self.side = nn.Sequential(conv, nn.BatchNorm2d(out))
+            self.side = OnePass(conv, nn.BatchNorm2d(out))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, channels, h, w]`` to ``[B, out, h', w']``."""
         first, second = x.chunk(2, dim=1)
-        branches = [in_one_pass(first, self.first), in_one_pass(second, self.second)]
-        merged = in_one_pass(torch.cat(branches, dim=1), self.merge)
-        return F.relu(merged + in_one_pass(x, self.side.children()))
+        merged = self.merge(torch.cat([self.first(first), self.second(second)], dim=1))
+        return F.relu(merged + self.side(x))
 
 
 def _branch(channels: int, inner: int, stride: int, *, bias: bool) -> list[nn.Module]:

@@ -23,7 +23,7 @@ from ad.runtime.map_files import make_map_folder
 from ad.runtime.numbered import numbered_names
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
-from ad.runtime.pictures.frames import AS_PICTURES, is_frame, is_video
+from ad.runtime.pictures.frames import AS_PICTURES, is_frame, video_of
 from ad.runtime.progress import SILENT, Progress
 from ad.runtime.results import refuse_without_threshold
 from ad.runtime.runtime import load, usable_threads
@@ -122,8 +122,7 @@ def predict_many(
     limit = None if calibration is None else calibration.threshold
     refuse_without_threshold(verdicts_for, limit, package.config.name)
     for one in inputs:
-        video = one.video if is_frame(one) else Path(one)
-        if is_video(video) and not video.is_dir():
+        if (video := one.video if is_frame(one) else video_of(Path(one))) is not None:
             msg = (
                 f"`{video}` is a video, whose frames are decoded one after the other: it cannot be "
                 "shared out to processes. Leave `--workers`, `--executor`, `--shard` and "

@@ -7,13 +7,13 @@ A frame goes where the path of a picture goes: to a finding, a table, the name o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeGuard, final
 
-from ad.runtime.errors import SettingError, shown
+from ad.runtime.errors import DataError, SettingError, shown
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,6 +33,7 @@ SUFFIXES = frozenset(
 AS_PICTURES = "ffmpeg -i {video} -vf fps=1 frame-%04d.png"
 """What makes pictures of a video, one a second, where only pictures are taken."""
 
+_NAME = re.compile(r"(?P<video>.+)#t=(?P<time>[0-9]+\.[0-9]{3,12})")
 _EVERY = re.compile(r"(?P<count>[0-9]{1,9})|(?P<time>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?P<unit>m?s)")
 
 
@@ -89,6 +90,39 @@ def is_frame(path: object) -> TypeGuard[Frame]:
 def is_video(path: Path) -> bool:
     """Whether a path is named like a video."""
     return path.suffix.lower() in SUFFIXES
+
+
+def video_of(path: Path) -> Path | None:
+    """The video that a path is or names a frame of; None for anything else, such as a folder."""
+    found = path
+    if (named := _NAME.fullmatch(path.name)) is not None and not path.exists():
+        found = path.with_name(named["video"])
+    return found if is_video(found) and found.is_file() else None
+
+
+def frame_named(path: Path, frames: Sequence[Frame]) -> Frame:
+    """The frame that a path names, as a table does.
+
+    Args:
+        path: Such a name: ``clip.mp4#t=12.480``.
+        frames: All of the video.
+
+    Raises:
+        DataError: If there is no such frame, or several are at that time.
+    """
+    named = _NAME.fullmatch(path.name)
+    assert named is not None
+    if frames[0].seconds is None:  # it cannot be read, and says so
+        return frames[0]
+    time, places = named["time"], len(named["time"].partition(".")[2])
+    there = [one for one in frames if one.seconds is not None]
+    found = [one for one in there if f"{one.seconds:.{places}f}" == time]
+    if len(found) == 1:
+        return found[0]
+    nearest = min(there, key=lambda one: abs((one.seconds or 0.0) - float(time)))
+    how = f"{len(found)} pictures" if found else "no picture"
+    msg = f"The video `{there[0].video}` has {how} at {time} s; the nearest is `{nearest}`."
+    raise DataError(msg)
 
 
 def without_suffix(path: Path) -> Path:
