@@ -109,8 +109,9 @@ def test_keys_by_bounds_alone_are_the_least_squared_distances(make: object) -> N
 
 
 def test_greedy_picks_are_those_that_float64_alone_gave(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Bounds and, where too many pairs are close, a matmul in float64 after them.
+    # Half by bounds, half by a matmul in float64 after bounds that left too many pairs close.
     monkeypatch.setattr(picking, "FEW", 0)
+    monkeypatch.setattr(picking, "_DIRECT", 120)
 
     picks = k_center_greedy(few_axes(6000, 64), 700, seed=2)
 
