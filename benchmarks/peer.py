@@ -155,39 +155,33 @@ def compared(name: str, sides: Sides, quick: bool, rounds: int) -> list[dict[str
     """
     row = ROWS[name]
     counts = row.taken(quick)
-    takes: dict[tuple[str, str], list[dict[str, Any]]] = {form: [] for form in row.forms}
+    takes: dict[str, list[dict[str, Any]]] = {" ".join(form): [] for form in row.forms}
     for _ in range(rounds):
-        for form in row.forms:
-            answer, cost = sides.do(row.work or name, *form, counts)
+        for side, form in row.forms:
+            answer, cost = sides.do(row.work or name, side, form, counts)
             answer["seconds"][PROCESS] = {"cpu": cost.cpu_seconds, "wall": cost.wall_seconds}
-            takes[form].append({**answer, "memory": cost.peak_memory_bytes})
-    facts = {f"{side} {form}": of[0]["facts"] for (side, form), of in takes.items()}
-    common = takes[row.forms[0]][0]["facts"]
-    if any(each != common for each in facts.values()):
+            takes[f"{side} {form}"].append({**answer, "memory": cost.peak_memory_bytes})
+    facts = {form: of[0]["facts"] for form, of in takes.items()}
+    common, *others = facts.values()
+    if any(each != common for each in others):
         told = "\n".join(f"{form}: {json.dumps(each)}" for form, each in facts.items())
         msg = f"The sides did not do the same work in `{name}`:\n{told}"
         raise RuntimeError(msg)
-    found = []
+    found: list[dict[str, Any]] = []
     for phase, words in row.phases.items():
-        one: dict[str, Any] = {
-            "row": name,
-            "phase": phase,
-            "what": words.format(**counts),
-            "unit": "s",
-        }
-        for kind in ("cpu", "wall"):
-            one[kind] = {
-                f"{side} {form}": [take["seconds"][phase][kind] for take in of]
-                for (side, form), of in takes.items()
+        seconds = {
+            kind: {
+                form: [take["seconds"][phase][kind] for take in of] for form, of in takes.items()
             }
-        found.append(one)
+            for kind in ("cpu", "wall")
+        }
+        found.append({"phase": phase, "what": words, "unit": "s", **seconds})
     if row.memory:
-        memory = {f"{s} {f}": [take["memory"] for take in of] for (s, f), of in takes.items()}
-        found.append({"row": name, "phase": "memory", "what": row.memory.format(**counts),
-                      "unit": "B", "memory": memory})  # fmt: skip
-    same = {"same": common, "counts": counts}
-    same["told"] = {f"{side} {form}": of[0]["told"] for (side, form), of in takes.items()}
-    return [{**one, **same} for one in found]
+        memory = {form: [take["memory"] for take in of] for form, of in takes.items()}
+        found.append({"phase": "memory", "what": row.memory, "unit": "B", "memory": memory})
+    told_of = {form: of[0]["told"] for form, of in takes.items()}
+    same = {"same": common, "counts": counts, "told": told_of}
+    return [{"row": name, **one, "what": one["what"].format(**counts), **same} for one in found]
 
 
 def least(row: dict[str, Any], form: str) -> float:

@@ -313,7 +313,7 @@ def test_where_the_operations_do_not_do_what_they_should_layers_are_taken_and_it
         def __call__(self, *_):
             raise RuntimeError(" not on this processor\nand more".strip())
 
-    wrong, refusing = "oneDNN's fp32 result of a trial is wrong here", "oneDNN refuses fp32 here"
+    wrong, refusing = "oneDNN's result of a trial is wrong here", "oneDNN refuses them here"
     assert told(monkeypatch, right) == ([], True)
     assert told(monkeypatch, Wrong()) == ([start + wrong], False)
     lines, packed = told(monkeypatch, Refusing())

@@ -126,3 +126,31 @@ def test_copies_go_with_their_weights():
     count = len(products._PACKED)
     del weight
     assert len(products._PACKED) == count - 1
+
+
+@pytest.mark.parametrize(("precision", "lines"), [("bf16", 1), ("fp32", 0)])
+def test_a_transformer_whose_layers_cannot_be_packed_says_so(monkeypatch, precision, lines):
+    pytest.importorskip("timm", reason="pretrained backbones need timm, an extra of ad-core")
+    from ad.core import Setup
+    from ad.core.networks import FeatureExtractor
+
+    told = []
+
+    class Log:
+        tell = staticmethod(told.append)
+
+    def wrong(x, *_):
+        return x.new_zeros(2, 3)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", wrong)
+    why_not.cache_clear()
+    setup = Setup(
+        img_size=32, normalize=True, weights="random", precision=precision, progress=Log()
+    )
+    FeatureExtractor("test_vit", ("blocks.0",), setup=setup)
+    monkeypatch.undo()
+    why_not.cache_clear()
+    why_not()  # others replace what it tries
+    begin = "Weights of `test_vit` are laid out in each call: oneDNN's result of a trial"
+    assert len(told) == lines
+    assert [line[: len(begin)] for line in told] == [begin] * lines

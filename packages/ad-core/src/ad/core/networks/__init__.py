@@ -11,6 +11,7 @@
 | `maps`         | from a coarse anomaly map to one in the input's resolution, smoothed |
 | `normalize`    | pictures as networks that learnt from ImageNet want them             |
 | `of_timm`      | networks of timm, which is imported with it                          |
+| `onednn`       | whether operations that are not public do what is known of them      |
 | `patches`      | maps of several layers as one, of PatchCore's patches                |
 | `residual`     | decoders that mirror a ResNet                                        |
 | `products`     | attention and linear layers of transformers at work on CPUs in bf16  |

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from ad.core.data.learning import stream
 from ad.core.devices import in_precision
 from ad.core.errors import SettingError, WeightsError
+from ad.core.networks import products
 from ad.core.networks.filter_bank import FILTER_BANK, FilterBank
 from ad.core.networks.fused import why_not
 from ad.core.networks.normalize import ImagenetNorm
@@ -115,6 +116,10 @@ class FeatureExtractor(nn.Module):
             reason = why_not(self.precision)
             if reason:
                 setup.progress.tell(f"Backbone `{self.name}` is computed layer by layer: {reason}")
+        if setup.device.type == "cpu" and self.has_tokens and self.precision == "bf16":
+            reason = products.why_not()
+            if reason:
+                setup.progress.tell(f"Weights of `{self.name}` are laid out in each call: {reason}")
 
     def train(self, mode: bool = True) -> FeatureExtractor:
         """Stay in eval mode whatever the detector around it does: batch statistics are frozen."""

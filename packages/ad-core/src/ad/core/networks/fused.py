@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from typing import final
 from weakref import WeakKeyDictionary
 
@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ad.core.networks import onednn
 from ad.core.trainer import Precision
 
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -97,23 +98,12 @@ class OnePass(nn.Sequential):
 @cache
 def why_not(precision: Precision) -> str:
     """Why nothing is done in one pass on this CPU, in words; empty if it is."""
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return "this torch is built without oneDNN"
     wanted = ("_reorder_convolution_weight", "_convolution_pointwise", "_convolution_pointwise_")
-    if not all(hasattr(torch.ops.mkldnn, name) for name in wanted):
-        return f"torch {torch.__version__} lacks the operations"
-    # The first to ask may be anywhere, and its generator must not notice.
-    with (
-        torch.random.fork_rng(devices=[]),
-        torch.inference_mode(mode=False),
-        torch.autocast("cpu", enabled=False),
-        torch.device("cpu"),
-    ):
-        return _trial(precision)
+    return onednn.why_not(wanted, partial(_trial, precision))
 
 
-def _trial(precision: Precision) -> str:
-    """What is wrong with a small convolution in one pass; empty if nothing is."""
+def _trial(precision: Precision) -> bool:
+    """Whether a small convolution in one pass is right."""
     dtype = _DTYPES[precision]
     ramp = torch.arange(-32.0, 32.0)  # whole numbers, so that nothing is rounded
     x, plus = (ramp % 5).view(1, 4, 4, 4).to(dtype), (ramp % 7 - 3).view(1, 4, 4, 4)
@@ -121,13 +111,9 @@ def _trial(precision: Precision) -> str:
     conv.weight.copy_((torch.arange(144.0) % 3 - 1).view(4, 4, 3, 3))
     conv.bias.copy_(torch.arange(4.0))  # type: ignore[union-attr]
     due = F.conv2d(x.float(), conv.weight, conv.bias, padding=1)
-    try:
-        packed = _Packed(conv, None, dtype, x.shape)
-        right = torch.equal(packed(x, relu=True, plus=None).float(), due.relu())
-        right &= torch.equal(packed(x, relu=True, plus=plus).float(), (due + plus).relu())
-    except (RuntimeError, TypeError) as error:
-        return f"oneDNN refuses {precision} here ({str(error).partition(chr(10))[0]})"
-    return "" if right else f"oneDNN's {precision} result of a trial is wrong here"
+    packed = _Packed(conv, None, dtype, x.shape)
+    right = torch.equal(packed(x, relu=True, plus=None).float(), due.relu())
+    return right and torch.equal(packed(x, relu=True, plus=plus).float(), (due + plus).relu())
 
 
 @final

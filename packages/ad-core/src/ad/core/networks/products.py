@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ad.core.devices import in_precision
+from ad.core.networks import onednn
 
 _SAMPLED = 8
 """Of so many keys one is looked at for what a query's largest logit is about."""
@@ -102,19 +102,14 @@ _PACKED: Any = WeakTensorKeyDictionary()  # untyped in torch
 @cache
 def why_not() -> str:
     """Why linear layers are not packed on this CPU, in words; empty if they are."""
-    if not torch.backends.mkldnn.is_available():
-        return "this torch is built without oneDNN"
-    names = ("_reorder_linear_weight", "_linear_pointwise")
-    if not all(hasattr(torch.ops.mkldnn, name) for name in names):
-        return f"torch {torch.__version__} lacks the operations"
-    with torch.inference_mode(mode=False), in_precision("fp32", torch.device("cpu")):
-        weight = (torch.arange(24.0) % 5 - 2).view(3, 8)  # whole numbers: nothing is rounded
-        x, bias = (torch.arange(16.0) % 3).view(2, 8), torch.arange(3.0)
-        try:
-            right = torch.equal(linear(x, weight, bias).float(), x @ weight.mT + bias)
-        except (RuntimeError, TypeError) as error:
-            return f"oneDNN refuses bf16 here ({str(error).partition(chr(10))[0]})"
-    return "" if right else "oneDNN's result of a trial is wrong here"
+    return onednn.why_not(("_reorder_linear_weight", "_linear_pointwise"), _trial)
+
+
+def _trial() -> bool:
+    """Whether a small linear layer is right."""
+    weight = (torch.arange(24.0) % 5 - 2).view(3, 8)  # whole numbers, so that nothing is rounded
+    x, bias = (torch.arange(16.0) % 3).view(2, 8), torch.arange(3.0)
+    return torch.equal(linear(x, weight, bias).float(), x @ weight.mT + bias)
 
 
 @final
