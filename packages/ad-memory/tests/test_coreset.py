@@ -71,6 +71,13 @@ def few_axes(num_rows: int, num_features: int) -> Tensor:
     return (noise(-(-num_rows // 2), num_features) * variance @ mixing).repeat(2, 1)[:num_rows]
 
 
+def sphere(num_rows: int, num_features: int) -> Tensor:
+    """The first half on a sphere but for less than bfloat16 tells, the others at its centre."""
+    radius = 1 + 1e-4 * noise(num_rows, 1, seed=2)
+    radius[num_rows // 2 :] *= 1e-4
+    return radius * torch.nn.functional.normalize(noise(num_rows, num_features))
+
+
 @pytest.fixture(params=[torch.bfloat16, torch.float32], ids=str)
 def bounds_alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys are never lowered by a matmul in float64; products are of one type."""
@@ -90,9 +97,14 @@ def test_greedy_picks_by_bounds_alone_are_those_of_the_rule(make: object) -> Non
 
 
 @pytest.mark.usefixtures("bounds_alone")
-@pytest.mark.parametrize("make", [noise, clusters, whole_numbers, few_axes])
-def test_keys_by_bounds_alone_are_the_least_squared_distances(make: object) -> None:
-    features = make(700, 96).half()  # type: ignore[operator]
+@pytest.mark.parametrize(
+    ("make", "num_features"),
+    [(noise, 96), (clusters, 96), (whole_numbers, 96), (few_axes, 96), (sphere, 3)],
+)
+def test_keys_by_bounds_alone_are_the_least_squared_distances(
+    make: object, num_features: int
+) -> None:
+    features = make(700, num_features)  # type: ignore[operator]
     rows = picking.Rows(features)
     picks = picking.Picks(rows, 330)
     key = torch.full((700,), 2.0**46, dtype=torch.float64)
@@ -109,8 +121,9 @@ def test_keys_by_bounds_alone_are_the_least_squared_distances(make: object) -> N
 
 
 def test_greedy_picks_are_those_that_float64_alone_gave(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Bounds and, where too many pairs are close, a matmul in float64 after them.
+    # Half by bounds, half by a matmul in float64 after bounds that left too many pairs close.
     monkeypatch.setattr(picking, "FEW", 0)
+    monkeypatch.setattr(picking, "_DIRECT", 120)
 
     picks = k_center_greedy(few_axes(6000, 64), 700, seed=2)
 
