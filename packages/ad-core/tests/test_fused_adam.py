@@ -92,3 +92,15 @@ def test_learning_takes_it():
     picture = np.zeros((32, 32, 3), np.uint8)
     fit(Watched(Setup(img_size=32, normalize=False, num_steps=1)), PictureSet([picture], 32))
     assert made[0].param_groups[0]["fused"] is True
+
+
+@pytest.mark.parametrize("kind", [Adam, SGD], ids=["fused here", "fused by its maker"])
+def test_changes_are_counted_for_those_who_keep_copies(kind):
+    parameter = Parameter(numbers(0))
+    one = kind([parameter], RATE, fused=None if kind is Adam else True)
+    fuse(one)
+    parameter.grad = numbers(1)
+    before = parameter._version
+    one.step()
+    assert one.param_groups[0]["fused"] is True
+    assert parameter._version > before

@@ -74,7 +74,7 @@ def test_training_on_a_full_disk(mean_picture, toy_root, tmp_path, limit, words,
 @linux
 @pytest.mark.parametrize(
     ("limit", "words", "lines"),
-    [(20, "predictions.csv` cannot be written", 0), (300, "png` cannot be written", 1)],
+    [(20, "predictions.csv` cannot be written", 0), (300, "jpg` cannot be written", 1)],
 )
 def test_predicting_on_a_full_disk(trained, toy_root, limit, words, lines):
     before = everything(trained)

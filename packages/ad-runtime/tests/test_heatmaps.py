@@ -4,7 +4,7 @@ from PIL import Image
 
 from ad.runtime.findings import finding_of
 from ad.runtime.framing import Framing, Size
-from ad.runtime.framing.region import Crop
+from ad.runtime.framing.region import Crop, Region
 from ad.runtime.heatmaps import FIRST, colour_table, overlay
 from ad.runtime.overlays import overlay_of
 
@@ -115,3 +115,12 @@ def test_heat_of_a_picture_that_is_shown_reduced_lies_where_it_is_in_the_picture
     differs = abs(sheet - expected)[:96, -1024:].max(axis=2)
     assert differs[~edge].max() <= 3
     assert (differs[edge] > 3).mean() < 0.02 if edge.any() else True
+
+
+def test_a_region_of_a_long_picture_is_no_hindrance_to_its_heat_map():
+    inside = np.ones((100, 5000), dtype=bool)  # 20 x 1024 where it is shown: no longer its shape
+    framing = Framing(size=Size(8, 64), region=Region(inside))
+    picture = np.zeros((100, 5000, 3), dtype=np.uint8)
+    map_ = np.random.default_rng(0).random((8, 64)).astype(np.float32)
+    finding = finding_of("a", 1.0, map_, None, size=Size(100, 5000), framing=framing)
+    assert overlay_of(finding, picture, framing, None).width == 2 * 1024 + 8

@@ -1,4 +1,5 @@
 import threading
+from concurrent.futures import Future
 
 import pytest
 
@@ -52,3 +53,21 @@ def test_work_that_fails_is_told_in_its_place():
     assert next(results) == 1
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_what_was_under_way_when_a_person_stops_the_wait_is_yielded_first(monkeypatch):
+    whole_result, waits = Future.result, []
+
+    def stopped_once(future, timeout=None):
+        waits.append(future)
+        if len(waits) == 2:
+            raise KeyboardInterrupt
+        return whole_result(future, timeout)
+
+    monkeypatch.setattr(Future, "result", stopped_once)
+    asked = iter(range(9))
+    results = in_order(asked, str, threads=2)
+    assert [next(results) for _ in range(4)] == ["0", "1", "2", "3"]
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    assert next(asked) == 4

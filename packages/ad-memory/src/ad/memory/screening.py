@@ -14,8 +14,8 @@ Knows rows and nothing of what is near enough. How it goes, for some hundred que
    distances are taken between reduced rows that moved far less, and all rows are named whose
    distance, less that, is not beyond the limit. No row left out is within it.
 
-Cells of the bank that the triangle inequality leaves out whole were tried on 77,926 random patches of
-MTD: of 1,024 cells those within reach of a query hold nine rows in ten, and of 64 queries all.
+Cells of the bank that the triangle inequality leaves out whole were tried on 77,926 random patches
+of MTD: of 1,024 cells those within reach of a query hold nine rows in ten, and of 64 queries all.
 """
 
 from __future__ import annotations

@@ -29,9 +29,21 @@ def in_order(
     threads = threads or min(8, os.cpu_count() or 1)
     ahead: deque[Future[Result]] = deque()
     failure: BaseException | None = None
+
+    def first() -> Result:
+        """What is next, even where a person stops the wait for it."""
+        nonlocal failure
+        try:
+            result = ahead[0].result()
+        except KeyboardInterrupt as error:
+            failure = error
+            result = ahead[0].result()
+        ahead.popleft()
+        return result
+
     with ThreadPoolExecutor(threads, thread_name_prefix="draw") as pool:
         try:
-            while True:
+            while failure is None:
                 try:
                     item = next(items)
                 except StopIteration:
@@ -41,9 +53,9 @@ def in_order(
                     break
                 ahead.append(pool.submit(work, item))
                 if len(ahead) > threads:
-                    yield ahead.popleft().result()
+                    yield first()
             while ahead:
-                yield ahead.popleft().result()
+                yield first()
         finally:  # an error, or a caller that stops early: nobody wants the rest
             for future in ahead:
                 future.cancel()

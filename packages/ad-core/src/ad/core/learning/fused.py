@@ -2,7 +2,8 @@
 
 The numbers are the same but for rounding. torch's passes for CPUs trust that a parameter, its
 gradient and its running means lie alike in memory, and mix up numbers without a word where they do
-not, as after a checkpoint, which keeps no strides: here they are laid alike before each step.
+not, as after a checkpoint, which keeps no strides: here they are laid alike before each step. Nor
+do they count that parameters have changed, which packed copies of weights go by: here it is done.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def fuse(optimizer: Optimizer) -> None:
     Args:
         optimizer: Fresh; one that is restored afterwards goes on in the form that it was saved in.
     """
+    optimizer.register_step_post_hook(_count_changes)
     if type(optimizer) not in _GAINS:
         return
     for group in optimizer.param_groups:
@@ -41,6 +43,13 @@ def _can_be_fused(parameter: Tensor) -> bool:
     dense = torch.empty_like(parameter, device="meta").stride() == parameter.stride()
     kind = parameter.dtype in (torch.float32, torch.float64)
     return parameter.device.type == "cpu" and kind and dense
+
+
+def _count_changes(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Count that parameters have changed, where torch's fused passes do not."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("fused") else ():
+            torch.autograd.graph.increment_version(parameter)
 
 
 def _lay_alike(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -34,10 +34,10 @@ from torch import Tensor, nn
 from ad.core.data.learning import stream
 from ad.core.devices import in_precision
 from ad.core.errors import SettingError, WeightsError
-from ad.core.networks import products
 from ad.core.networks.filter_bank import FILTER_BANK, FilterBank
 from ad.core.networks.fused import why_not
 from ad.core.networks.normalize import ImagenetNorm
+from ad.core.networks.products import why_not as why_not_packed
 from ad.core.networks.resnets import ResNetPlan, is_plain_resnet
 from ad.core.networks.stored import downloaded_before, downloaded_now, hub, no_weights, timm_name
 from ad.core.networks.weights import (
@@ -117,7 +117,7 @@ class FeatureExtractor(nn.Module):
             if reason:
                 setup.progress.tell(f"Backbone `{self.name}` is computed layer by layer: {reason}")
         if setup.device.type == "cpu" and self.has_tokens and self.precision == "bf16":
-            reason = products.why_not()
+            reason = why_not_packed()
             if reason:
                 setup.progress.tell(f"Weights of `{self.name}` are laid out in each call: {reason}")
 

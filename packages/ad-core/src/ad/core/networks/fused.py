@@ -12,7 +12,8 @@ them first. What is exported or compiled is the layers.
 
 Weights stay where they are. Packed copies lie beside them, of half the bytes in bf16 and of as
 many in fp32, from the first call on; they are in no file and no copy of a module, and made anew
-when weights have changed. What changes them behind torch's back (``weight.data``) is not seen.
+when weights have changed. What changes them behind torch's back is not seen: ``weight.data``, and
+torch's fused optimisers, whose changes `ad.core.learning.fused` counts.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2, for the folding.
@@ -30,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ad.core.networks import onednn
+from ad.core.networks.onednn import refusal
 from ad.core.trainer import Precision
 
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -99,7 +100,7 @@ class OnePass(nn.Sequential):
 def why_not(precision: Precision) -> str:
     """Why nothing is done in one pass on this CPU, in words; empty if it is."""
     wanted = ("_reorder_convolution_weight", "_convolution_pointwise", "_convolution_pointwise_")
-    return onednn.why_not(wanted, partial(_trial, precision))
+    return refusal(wanted, partial(_trial, precision))
 
 
 def _trial(precision: Precision) -> bool:
@@ -142,11 +143,15 @@ class _Packed:
             # Without the shape a layout is chosen that can be 20 times slower.
             self._weight = torch.ops.mkldnn._reorder_convolution_weight(lying, *self._rest, shape)
             self._bias = bias.to(dtype)
+        self._eps = None if norm is None else norm.eps
         self._made_of = [(t, t._version, t.data_ptr()) for t in _tensors(conv, norm)]
 
     def is_of(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, dtype: torch.dtype) -> bool:
         """Whether it was made for this precision and of these tensors as they are."""
         tensors = _tensors(conv, norm)
+        settings = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        if settings != self._rest or (None if norm is None else norm.eps) != self._eps:
+            return False
         if dtype != self._dtype or len(tensors) != len(self._made_of):
             return False
         return all(

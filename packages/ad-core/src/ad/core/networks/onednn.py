@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 
-def why_not(names: Sequence[str], trial: Callable[[], bool]) -> str:
+def refusal(names: Sequence[str], trial: Callable[[], bool]) -> str:
     """Why operations cannot be used on this CPU, in words; empty if they can.
 
     Args:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ad.core.networks import onednn
+from ad.core.networks.onednn import refusal
 
 _SAMPLED = 8
 """Of so many keys one is looked at for what a query's largest logit is about."""
@@ -102,7 +102,7 @@ _PACKED: Any = WeakTensorKeyDictionary()  # untyped in torch
 @cache
 def why_not() -> str:
     """Why linear layers are not packed on this CPU, in words; empty if they are."""
-    return onednn.why_not(("_reorder_linear_weight", "_linear_pointwise"), _trial)
+    return refusal(("_reorder_linear_weight", "_linear_pointwise"), _trial)
 
 
 def _trial() -> bool:
@@ -124,7 +124,7 @@ class _Products(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - whatever the function returns
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and _plain(*args, **kwargs):
+        if func is F.scaled_dot_product_attention and len(args) == 3 and _plain(*args, **kwargs):
             query, key, value = args
             return attention(query, key, value, kwargs.get("scale") or query.shape[3] ** -0.5)
         if func is F.linear and not kwargs and _packable(*args):

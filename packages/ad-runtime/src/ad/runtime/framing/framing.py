@@ -17,6 +17,7 @@ from ad.runtime.framing.lines import Line, between
 from ad.runtime.framing.region import Crop, Region, wrong_crop
 from ad.runtime.framing.size import Size, size_of, wrong_size
 from ad.runtime.framing.tiles import Place, Tiling, wrong_tiling
+from ad.runtime.pictures.drawn import same_shape
 from ad.runtime.pictures.memory import three_channels
 from ad.runtime.pictures.reading import Source, upright_size
 from ad.runtime.resize import resize
@@ -165,11 +166,13 @@ class Framing:
             size: Height and width that would do, of the picture's proportions.
 
         Returns:
-            ``[H, W]`` of that size; where pictures are cropped, which is in their own pixels, of
-            the picture's.
+            ``[H, W]`` of that size; of the picture's where pictures are cropped, which is in their
+            own pixels, and where a region has no longer their proportions, for the rounding of
+            ``size``.
         """
         own = self.of(picture)
-        return own.back(map_, picture if own.crop is not None else size)
+        odd = own.region is not None and not same_shape(own.region.size[::-1], size[::-1])
+        return own.back(map_, picture if own.crop is not None or odd else size)
 
     def lines(self, picture: Size) -> tuple[Line, Line]:
         """The rows and the columns of a picture that are seen, and where they lie in its map.

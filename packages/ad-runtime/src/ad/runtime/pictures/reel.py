@@ -233,7 +233,8 @@ def _open(video: Path) -> tuple[Any, Any]:
     still = Disposition.attached_pic | Disposition.timed_thumbnails  # a cover, and previews
     streams = [one for one in container.streams.video if not one.disposition & still]
     if len(streams) == 1 and streams[0].codec_context is not None:
-        streams[0].thread_type = "AUTO"
+        # Not several frames at once: where a file is cut off, those under way would be lost.
+        streams[0].thread_type = "SLICE"
         return container, streams[0]
     container.close()
     if len(streams) == 1:
