@@ -59,6 +59,8 @@ class Row:
 
 EIGHT = {"batch": 8, "at_once": 8, "test": 32}
 FEW = {"train": 64, "test": 8}
+UNTAUGHT = ("efficientad", "draem")
+"""Rows without a pretrained network on either side."""
 ROWS: dict[str, Row] = {
     "help": Row({PROCESS: "`--help`"}, forms=PLAIN, work="show_help"),
     "import": Row({PROCESS: "import of one model's class"}, forms=PLAIN, work="import_class"),
@@ -215,7 +217,8 @@ def main() -> None:
             for name in options.only:
                 for row in compared(name, sides, options.quick, options.rounds):
                     rows.append({**row, "peer": f"anomalib {ANOMALIB}",
-                                 "weights": Path(sides.weights).name})  # fmt: skip
+                                 "weights": "random" if name in UNTAUGHT
+                                            else Path(sides.weights).name})  # fmt: skip
                     forms = (" ".join(form) for form in ROWS[name].forms)
                     told = ", ".join(f"{form} {least(row, form):.4g}" for form in forms)
                     print(f"{row['what']:55} {row['unit']}: {told}", flush=True)

@@ -320,7 +320,7 @@ def metrics(work: Work) -> None:
         with work.phase(name):
             for batch in batches:
                 metric.update(batch)
-            work.told[name] = float(metric.compute())
+            work.facts[name] = round(float(metric.compute()), 5)
 
 
 def reading(work: Work) -> None:

@@ -210,9 +210,9 @@ def metrics(work: Work) -> None:
     maps, masks = (np.load(f"{work.folder}/{name}.npy") for name in ("maps", "masks"))
     work.facts["pixels"] = maps.size
     with work.phase("auroc"):
-        work.told["auroc"] = ours.auroc(maps, masks)
+        work.facts["auroc"] = round(ours.auroc(maps, masks), 5)
     with work.phase("aupro"):
-        work.told["aupro"] = ours.aupro(maps, masks, 0.3)
+        work.facts["aupro"] = round(ours.aupro(maps, masks, 0.3), 5)
 
 
 def reading(work: Work) -> None:

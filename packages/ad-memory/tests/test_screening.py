@@ -106,3 +106,24 @@ def test_distances_have_the_same_bits_whichever_way_they_were_found(
     for ours, theirs in zip(*found, strict=True):
         assert torch.equal(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
+
+
+def test_queries_far_from_all_rows_are_left_to_cheaper_ways() -> None:
+    bank = like_features(3000, 60)
+    queries = 5 + 30 * torch.randn(50, 60, generator=torch.Generator().manual_seed(2))
+    limit = torch.cdist(queries.double(), bank.double()).amin(1)
+    centre = bank.double().mean(0)
+
+    (found,) = Screen(bank, centre, leading_axes(bank, centre)).pairs(
+        queries, 1, lambda some, nearest: limit[some]
+    )
+
+    assert found.unsure.all()
+
+
+@pytest.mark.parametrize("scale", [1e-23, 1e-21])
+def test_distances_whose_squares_float32_cannot_hold_are_still_of_rows(scale: float) -> None:
+    queries = scale * torch.randn(40, 64, generator=torch.Generator().manual_seed(0))
+    distance, row = Index(torch.zeros(2500, 64)).search(queries, 1)
+    assert ((row >= 0) & (row < 2500)).all()
+    assert distance.isfinite().all()

@@ -250,8 +250,6 @@ class _Bounds:
 
         limit = self._limit(own, norm, moved)
         row, group = (by_row <= limit[:, None]).nonzero(as_tuple=True)
-        if len(row) * _DIRECT > 5 * len(some) * lacked:  # a group is looked through in a fifth
-            return some
         within = code.index_select(0, seen(row, group)) <= limit[row, None]
         which, place = within.nonzero(as_tuple=True)
         if len(which) * _DIRECT > len(some) * lacked:

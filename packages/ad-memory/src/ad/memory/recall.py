@@ -81,7 +81,8 @@ def measured(
     distance, found = (part[:, skipped:] for part in memory(queries, k + skipped))
     # Of rows equally far either will do, so that what counts is the distance.
     first = (distance[:, 0] <= true[:, 0]) | (found[:, 0] == exact[:, 0])
-    every = ((found[:, :, None] == exact[:, None]).any(2) | (distance <= true[:, -1:])).float()
+    hit = torch.stack([(exact == one[:, None]).any(1) for one in found.unbind(1)], dim=1)
+    every = (hit | (distance <= true[:, -1:])).float()
     excess = (distance.sum() / true.sum().clamp_min(torch.finfo(true.dtype).tiny) - 1).clamp_min(0)
     return Recall(
         memory.faiss or FaissSettings(),

@@ -32,7 +32,7 @@ _TILE = 512  # rows that one matmul goes through: products stay in the processor
 _MEMBERS = 8  # rows of a group
 _BUNDLE = 4  # groups of which the least number is looked at first
 _WIDTH = 32  # a matmul's inner size is a multiple of this
-_MOST = 1024  # bundles within reach of a query; beyond, to look closer is dearer than other ways
+_MOST = 1024  # bundles within reach of a query, or a third of all: beyond, other ways are cheaper
 _PAIRS = 256  # groups that are looked into at a time
 _HUGE = 1e12  # norms beyond are left to others: their squares end float32
 _REST = 2.0**-20  # of norms: more than the root of a rounded difference, and than float32, can err
@@ -189,7 +189,7 @@ class Screen:
         bound = bound.float()  # [Q, tiles]
         tiles = len(self.norms)
         within = (bundle.view(len(q), tiles, -1) <= bound[:, :, None]).flatten(1)
-        unsure |= within.sum(1) > _MOST
+        unsure |= within.sum(1) > min(_MOST, max(32, within.shape[1] // 3))
         within[unsure] = False
         query, which = within.nonzero(as_tuple=True)
         group = self._groups(which)
@@ -197,7 +197,8 @@ class Screen:
         close = least[query[:, None], group] <= bound[query, tile, None]
         which, place = close.nonzero(as_tuple=True)
         query, group = query[which], group[which, place]
-        query, place = self._looked_into(q, query, group, limit + 2 * _REST * norm)
+        # A square below 1e-45 is 0 in float32: a limit of 0 may be of a row that is so near.
+        query, place = self._looked_into(q, query, group, limit + 2 * _REST * norm + 1e-15)
         return Pairs(some, query, self.row[place], unsure)
 
     def _least(
