@@ -62,7 +62,7 @@ def test_on_a_terminal_lines_are_said_above_a_table(mean_picture, roots, tmp_pat
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     jobs = planned(mean_picture, roots, tmp_path, ["toy"], seeds=range(2))
-    with bench._watched(len(jobs)) as tell:
+    with bench._watched(len(jobs), []) as tell:
         for outcome in outcomes_of(jobs):
             tell(outcome)
     said = terminal.getvalue()

@@ -323,3 +323,16 @@ def test_where_the_operations_do_not_do_what_they_should_layers_are_taken_and_it
         why_not.cache_clear()
         assert why_not("fp32") == "this torch is built without oneDNN"
     why_not.cache_clear()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_not_made_one(value):
+    images = maps(channels=3, side=32)
+    images[1, 0, 5, 5] = value
+    with torch.inference_mode():
+        for found in network()(images):
+            assert found[0].isfinite().all() or value == float("inf")
+            assert not found[1].isfinite().all()
+    conv, norm = layers()
+    conv.weight[0, 0, 0, 0] = value
+    assert not conv_norm(maps(), conv, norm, nn.ReLU()).isfinite().all()

@@ -36,6 +36,7 @@ from ad.core.networks import (
     file_in_weights_folder,
     fitting_weights,
     given_file,
+    one_pass_if_finite,
     read_weights,
 )
 
@@ -86,7 +87,8 @@ class Pdn(nn.Module):
         Args:
             x: ``[B, 3, H, W]``, normalised.
         """
-        features: Tensor = self.layers[:-1](x)
+        with one_pass_if_finite(x):
+            features: Tensor = self.layers[:-1](x)
         return features
 
     def head(self, features: Tensor, first: int = 0, last: int | None = None) -> Tensor:

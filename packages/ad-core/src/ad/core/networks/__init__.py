@@ -31,7 +31,7 @@ from ad.core.networks.components import (
     principal_components,
 )
 from ad.core.networks.filter_bank import FilterBank
-from ad.core.networks.fused import OnePass
+from ad.core.networks.fused import OnePass, one_pass_if_finite
 from ad.core.networks.maps import (
     GaussianBlur,
     Sigma,
@@ -75,6 +75,7 @@ __all__ = [
     "fresh_network",
     "given_file",
     "halving",
+    "one_pass_if_finite",
     "leading_directions",
     "pictures_of_plane",
     "principal_components",

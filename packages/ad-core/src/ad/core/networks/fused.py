@@ -21,8 +21,10 @@ Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2, for the folding.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import final
 from weakref import WeakKeyDictionary
@@ -63,6 +65,30 @@ def conv_norm(
     if plus is not None:
         y += plus
     return y if act is None else act(y)
+
+
+@contextmanager
+def one_pass_if_finite(x: Tensor) -> Iterator[None]:
+    """For a network inside of it: layer by layer where what it is given is not finite.
+
+    oneDNN makes 0 of what is no number, as torch's ReLU does not, and a picture that holds some
+    would get a verdict.
+
+    Args:
+        x: What the network is given.
+    """
+    if torch.compiler.is_compiling() or not x.is_cpu or bool(x.detach().sum().isfinite()):
+        yield
+        return
+    before = getattr(_LAYERS, "wanted", False)
+    _LAYERS.wanted = True
+    try:
+        yield
+    finally:
+        _LAYERS.wanted = before
+
+
+_LAYERS = threading.local()
 
 
 def in_one_pass(x: Tensor, layers: Iterable[nn.Module]) -> Tensor:
@@ -139,6 +165,7 @@ class _Packed:
         with torch.inference_mode():
             weight, bias = _folded(conv, norm)
             self._rest = (conv.padding, conv.stride, conv.dilation, conv.groups)
+            self.finite = bool(weight.isfinite().all() and bias.isfinite().all())
             lying = weight.to(dtype).contiguous(memory_format=torch.channels_last)
             # Without the shape a layout is chosen that can be 20 times slower.
             self._weight = torch.ops.mkldnn._reorder_convolution_weight(lying, *self._rest, shape)
@@ -186,6 +213,8 @@ def _packed(
     """A convolution packed as it is now; None where it goes layer by layer."""
     if torch.compiler.is_compiling() or not isinstance(conv, nn.Conv2d):
         return None
+    if getattr(_LAYERS, "wanted", False):
+        return None
     if not isinstance(norm, nn.BatchNorm2d | None):
         return None
     dtype = _dtype(x, conv)
@@ -199,7 +228,10 @@ def _packed(
         return None
     if any(tensor.is_inference() for tensor in _tensors(conv, norm)):
         return None  # they do not count their changes
-    _PACKED[conv] = packed = _Packed(conv, norm, dtype, x.shape)
+    packed = _Packed(conv, norm, dtype, x.shape)
+    if not packed.finite:
+        return None  # what is no number must stay none, see `one_pass_if_finite`
+    _PACKED[conv] = packed
     return packed
 
 
