@@ -85,7 +85,7 @@ DSR = ModelSpec(
     by_gradient=True,
     extra_data=("textures", "quantiser weights"),
     check={
-        "num_epochs": 60,
+        "num_epochs": 80,
         "options": {
             "latent_anomaly_strength": 1.0,
             "embedding_dim": 32,
