@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -80,13 +81,14 @@ def refuse(monkeypatch, number, which):
 def test_a_picture_that_is_gone_once_it_was_scored_costs_its_row(
     trained, toy_root, tmp_path, monkeypatch
 ):
-    picture, gone = inspection._picture, toy_root / "toy/test/good/001.png"
+    glimpse, gone = inspection.glimpse, toy_root / "toy/test/good/001.png"
 
-    def late(*given):
-        gone.unlink(missing_ok=True)
-        return picture(*given)
+    def late(source, **options):  # which is what is drawn on
+        if Path(source).name == gone.name:
+            gone.unlink()
+        return glimpse(source, **options)
 
-    monkeypatch.setattr(inspection, "_picture", late)
+    monkeypatch.setattr(inspection, "glimpse", late)
     inspect(trained, [toy_root / "toy/test/good"], output=tmp_path / "out")
     rows = table(tmp_path / "out")
     assert [row["verdict"] == "error" for row in rows] == [False, True, False, False]
