@@ -6,6 +6,7 @@ It runs in both environments and imports nothing that costs: a row may measure a
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -90,6 +91,7 @@ class Work:
 def run(rows: dict[str, Callable[[Work], None]]) -> None:
     """Do what the command line orders as JSON, and leave the answer where it says."""
     order = json.loads(sys.argv[1])
+    os.chdir(order["folder"])  # anomalib writes results where it is started
     place = Path(order.pop("answer"))
     work = Work(**order)
     try:
