@@ -3,7 +3,7 @@
     python benchmarks/steps.py [--rounds N] [--models A,B] [--output FILE]
 
 * A step of models that learn by Adam: torch's own form of it, and the one pass of
-  `ad.core.learning.fused`. Features of frozen networks are kept, precision is bf16.
+  `ad.core.learning.fused_adam`. Features of frozen networks are kept, precision is bf16.
 * A picture of EfficientAD, alone and of a batch of eight: all at once, and one by one.
 
 Seeded noise as pictures and random weights: neither changes the time. The sides take turns, and the

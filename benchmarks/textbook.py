@@ -67,10 +67,18 @@ def patches(paths: list[Path]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def greedy(rows: torch.Tensor, count: int, seed: int) -> tuple[torch.Tensor, float]:
-    """Picks of a greedy coreset, and the largest distance of a row to the nearest pick."""
+def first_gap(rows: torch.Tensor, seed: int) -> torch.Tensor:
+    """What a greedy coreset starts from: each row's mean distance to ten random ones, ``[N]``."""
     start = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:10]
-    gap = torch.stack([torch.linalg.norm(rows - rows[i], dim=1) for i in start]).mean(dim=0)
+    return torch.stack([torch.linalg.norm(rows - rows[i], dim=1) for i in start]).mean(dim=0)
+
+
+def greedy(rows: torch.Tensor, count: int, seed: int) -> tuple[torch.Tensor, float]:
+    """Picks of a greedy coreset, and the largest gap that it leaves.
+
+    A row's gap is its distance to the nearest pick, or what it started from where that is less.
+    """
+    gap = first_gap(rows, seed)
     picks = []
     for _ in range(count):
         pick = int(gap.argmax())

@@ -5,7 +5,7 @@ from torch.nn import Parameter
 from torch.optim import SGD, Adam, AdamW
 
 from ad.core import Optimization, PictureSet, Setup, fit
-from ad.core.learning.fused import fuse
+from ad.core.learning.fused_adam import fuse
 from ad.core.testing.linear_student import LinearStudentTrainer
 
 SHAPE = (4, 3, 2, 2)

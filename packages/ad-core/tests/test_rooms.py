@@ -51,6 +51,7 @@ RUNTIME = [
     ["framing"],
     ["calibration", "console", "files", "pictures", "resize"],
     ["lines", "spill"],
+    ["budget"],
     ["errors", "ordered", "printable", "progress"],
 ]
 LEVELS = {

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ad.memory import screening
 from ad.memory.neighbors import Index
-from ad.memory.screening import Screen, leading_axes
+from ad.memory.screening import Screen
 
 
 def like_features(num_rows: int, num_features: int, *, seed: int = 0) -> Tensor:
@@ -25,7 +25,7 @@ def test_every_row_within_reach_is_named(num_rows: int, scale: float) -> None:
     # As far as the fourth nearest: a reach that falls exactly onto a row.
     limit = distance.sort(dim=1).values[:, 3]
     centre = bank.double().mean(0)
-    screen = Screen(bank, centre, leading_axes(bank, centre))
+    screen = Screen(bank, centre)
     shown = []
 
     def reach(some: slice, nearest: Tensor) -> Tensor:
@@ -49,9 +49,7 @@ def test_no_row_is_left_out_where_rounding_moves_queries_as_far_as_rows_are_apar
     limit, nearest = distance.min(1)
     centre = bank.double().mean(0)
 
-    (found, rest) = Screen(bank, centre, leading_axes(bank, centre)).pairs(
-        queries, 1, lambda some, nearest: limit[some]
-    )
+    (found, rest) = Screen(bank, centre).pairs(queries, 1, lambda some, nearest: limit[some])
 
     named = torch.zeros_like(distance, dtype=torch.bool)
     for part in (found, rest):
@@ -67,9 +65,7 @@ def test_no_row_is_left_out_where_norms_differ_a_thousandfold_and_queries_are_cu
     limit = distance.sort(dim=1).values[:, 2]
     centre = bank.double().mean(0)
 
-    (found,) = Screen(bank, centre, leading_axes(bank, centre)).pairs(
-        queries, 1, lambda some, nearest: limit
-    )
+    (found,) = Screen(bank, centre).pairs(queries, 1, lambda some, nearest: limit)
 
     named = torch.zeros_like(distance, dtype=torch.bool)
     named[found.query, found.row] = True
@@ -84,9 +80,7 @@ def test_queries_that_it_cannot_judge_are_said_to_be_unsure() -> None:
     queries = like_features(4, 8, seed=1)
     queries[0], queries[1, 2], queries[2, 3] = 1e13, float("nan"), float("inf")
 
-    (found,) = Screen(bank, centre, leading_axes(bank, centre)).pairs(
-        queries, 1, lambda some, nearest: torch.full((4,), 0.5)
-    )
+    (found,) = Screen(bank, centre).pairs(queries, 1, lambda some, nearest: torch.full((4,), 0.5))
 
     assert found.unsure.tolist() == [True, True, True, False]
     assert set(found.query.tolist()) <= {3}
@@ -114,9 +108,7 @@ def test_queries_far_from_all_rows_are_left_to_cheaper_ways() -> None:
     limit = torch.cdist(queries.double(), bank.double()).amin(1)
     centre = bank.double().mean(0)
 
-    (found,) = Screen(bank, centre, leading_axes(bank, centre)).pairs(
-        queries, 1, lambda some, nearest: limit[some]
-    )
+    (found,) = Screen(bank, centre).pairs(queries, 1, lambda some, nearest: limit[some])
 
     assert found.unsure.all()
 

@@ -32,11 +32,11 @@ from torch import Tensor, nn
 from ad.core import FROM_MODEL_FILE, Precision, Setup, in_precision, learned_buffer
 from ad.core.errors import DataError, WeightsError
 from ad.core.networks import (
-    OnePass,
+    FusedSequential,
     file_in_weights_folder,
     fitting_weights,
+    fused_if_finite,
     given_file,
-    one_pass_if_finite,
     read_weights,
 )
 
@@ -79,7 +79,7 @@ class Pdn(nn.Module):
             pad = pad if padding else 0
             layers += [nn.Conv2d(inputs, outputs, kernel, padding=pad), nn.ReLU()]
             inputs = outputs
-        self.layers = OnePass(*layers[:-1])  # the outputs are of any sign
+        self.layers = FusedSequential(*layers[:-1])  # the outputs are of any sign
 
     def trunk(self, x: Tensor) -> Tensor:
         """All but the last convolution.
@@ -87,7 +87,7 @@ class Pdn(nn.Module):
         Args:
             x: ``[B, 3, H, W]``, normalised.
         """
-        with one_pass_if_finite(x):
+        with fused_if_finite(x):
             features: Tensor = self.layers[:-1](x)
         return features
 

@@ -35,8 +35,8 @@ from ad.core.errors import SettingError
 from ad.core.networks import (
     RESNETS,
     FeatureExtractor,
+    FusedSequential,
     GaussianBlur,
-    OnePass,
     ResidualBlock,
     ResidualDecoder,
     halving,
@@ -206,8 +206,8 @@ class Bottleneck(nn.Module):
         super().__init__()
         expansion = 1 if width is None else 4
         c1, c2, c3 = (channels * expansion for channels in (64, 128, 256))
-        self.from_first = OnePass(*halving(c1, c2), *halving(c2, c3))
-        self.from_second = OnePass(*halving(c2, c3))
+        self.from_first = FusedSequential(*halving(c1, c2), *halving(c2, c3))
+        self.from_second = FusedSequential(*halving(c2, c3))
         stage = [ResidualBlock(3 * c3, 512, width, resize="halve")]
         stage += [ResidualBlock(512 * expansion, 512, width) for _ in range(num_blocks - 1)]
         self.stage = nn.Sequential(*stage)

@@ -7,6 +7,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from ad.memory.axes import along
+
 
 @final
 class Bound:
@@ -28,10 +30,7 @@ class Bound:
     def _reduced(self, rows: Tensor) -> Tensor:
         if self.axes is None:
             return rows.float() - self.centre
-        centred = rows.double() - self.centre
-        leading = centred @ self.axes
-        rest = centred.square().sum(1, keepdim=True) - leading.square().sum(1, keepdim=True)
-        return torch.cat([leading, rest.clamp_min_(0).sqrt_()], 1).float()
+        return torch.cat(along(rows.double() - self.centre, self.axes), 1).float()
 
     def least_of_groups(self, queries: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         """The least bound of each group, ``[Q, groups]``, squared, and its error, ``[Q]``.

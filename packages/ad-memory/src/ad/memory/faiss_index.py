@@ -136,7 +136,7 @@ def import_faiss() -> Any:  # noqa: ANN401 - faiss has no types
     except ImportError as error:
         msg = (
             '`knn="faiss"` needs faiss, which is not installed.\n'
-            'hint: choose `knn="torch"`, equally exact, or '
+            'hint: choose `knn="torch"`, which is exact, or '
             f"{how_to_install('ad-memory', 'faiss')}"
         )
         raise MissingExtraError(msg) from error

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from ad.core import learned_buffer
 from ad.core.errors import DataError, SettingError
 from ad.memory import exported_search, screening
+from ad.memory.axes import leading_axes
 from ad.memory.bounds import Bound
 from ad.memory.distances import squared_distances
 from ad.memory.faiss_index import FaissIndex, FaissSettings, import_faiss
@@ -163,15 +164,14 @@ class Index:
         self.screen: screening.Screen | None = None
         large = len(bank) >= _FEW_ROWS // 2  # the screen pays sooner; measured
         if large and screening.pays(bank.device) and self.centre.isfinite().all():
-            axes = screening.leading_axes(bank, self.centre)
-            self.screen = screening.Screen(bank, self.centre, axes)
+            self.screen = screening.Screen(bank, self.centre)
 
     @cached_property
     def bounds(self) -> list[Bound]:
         """Bounds on all distances, the cheap one first; made when the screen leaves queries."""
         bounds = [Bound(self.bank, self.centre, None)]
         if not self.few and self.bank.device.type != "mps":  # which has no float64
-            axes = screening.leading_axes(self.bank, self.centre, _KEPT_VARIANCE, whole=False)
+            axes = leading_axes(self.bank, self.centre, _KEPT_VARIANCE)
             if 2 * axes.shape[1] < self.bank.shape[1]:
                 bounds.insert(0, Bound(self.bank, self.centre, axes))
         return bounds

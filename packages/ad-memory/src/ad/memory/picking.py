@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ad.core.errors import DataError
-from ad.memory.screening import leading_axes
+from ad.memory.axes import along, leading_axes
 
 PICKED = -1.0  # key of a row that was picked: below every squared distance
 
@@ -153,7 +153,7 @@ class Picks:
 
     def _lower_directly(self, key: Tensor, index: Tensor, first: int) -> None:
         rows = self.rows
-        row_tile, pick_tile = _MATMUL_TILE[index.device.type == "cuda"]
+        row_tile, pick_tile = _TILE[index.device.type == "cuda"]
         product = torch.empty(row_tile * pick_tile, dtype=key.dtype, device=key.device)
         for low in range(first, self.count, pick_tile):
             new = self.index[low : min(low + pick_tile, self.count)]
@@ -190,7 +190,7 @@ class _Bounds:
             moved = (reduced - exact).norm(dim=1) + 2.0**-25 * rows.norm[tile].sqrt()
             self.norm[tile], self.moved[tile] = square, moved * (1 + 1e-6)  # in float32
         self.most_moved, self.largest = self.moved.max(), self.norm.max().sqrt()
-        _, self.pick_tile = _SCREEN_TILE[device.type == "cuda"]
+        _, self.pick_tile = _TILE[device.type == "cuda"]
         self.right = torch.zeros(
             n + self.pick_tile, width + _EXTRA, dtype=self.dtype, device=device
         )
@@ -207,7 +207,7 @@ class _Bounds:
 
     def rows_at_once(self, lacked: int) -> int:
         """So many that their products with the picks they lack fill some 32 MiB at most."""
-        most, _ = _SCREEN_TILE[self.left.device.type == "cuda"]
+        most, _ = _TILE[self.left.device.type == "cuda"]
         return max(most // 4, min(most, 2**24 // lacked))
 
     def lower(self, key: Tensor, some: Tensor, first: int, picks: Tensor) -> Tensor | None:
@@ -297,7 +297,7 @@ def _axes(rows: Rows) -> Tensor | None:
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randperm(len(rows.norm), generator=generator)[:_SAMPLE]
     sample = rows[drawn.to(rows.norm.device)]
-    axes = leading_axes(sample, sample.mean(0), 1.0, whole=False)
+    axes = leading_axes(sample, sample.mean(0), 1.0)
     left, right = torch.split(
         (sample @ axes).float(), [len(sample) // 32, len(sample) - len(sample) // 32]
     )
@@ -316,9 +316,7 @@ def _axes(rows: Rows) -> Tensor | None:
 def _reduced(z: Tensor, axes: Tensor | None) -> Tensor:
     if axes is None:
         return torch.cat([z, torch.zeros_like(z[:, :1])], 1)
-    leading = z @ axes
-    rest = z.square().sum(1, keepdim=True) - leading.square().sum(1, keepdim=True)
-    return torch.cat([leading, rest.clamp_min_(0).sqrt_()], 1)
+    return torch.cat(along(z, axes), 1)
 
 
 def _in_three(numbers: Tensor) -> Tensor:
@@ -346,6 +344,4 @@ def tiles(num_rows: int, size: int = 8192) -> Iterator[slice]:
 
 
 _CACHED = {False: 512, True: 8192}  # rows at once; on a CPU, on a GPU
-# Rows and picks at once; on a CPU, on a GPU.
-_MATMUL_TILE = {False: (512, 1024), True: (8192, 4096)}
-_SCREEN_TILE = {False: (512, 1024), True: (8192, 4096)}
+_TILE = {False: (512, 1024), True: (8192, 4096)}  # rows and picks of a matmul; on a CPU, on a GPU

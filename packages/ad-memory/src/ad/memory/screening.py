@@ -26,6 +26,8 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from ad.memory.axes import along, leading_axes
+
 _KEPT_VARIANCE = 0.93  # share of the variance in the leading axes; measured
 _QUERIES = 1024  # at a time: what they need of memory is 5 bytes for each row of 8
 _TILE = 512  # rows that one matmul goes through: products stay in the processor's cache
@@ -91,12 +93,12 @@ class Screen:
 
     Args:
         rows: ``[M, D]``, floating point, finite.
-        centre: ``[D]``; taken off all, since errors grow with norms.
-        axes: ``[D, r]``, orthonormal, float64; see `leading_axes`.
+        centre: ``[D]``: their mean; taken off all, since errors grow with norms.
     """
 
-    def __init__(self, rows: Tensor, centre: Tensor, axes: Tensor) -> None:
+    def __init__(self, rows: Tensor, centre: Tensor) -> None:
         self.centre = centre.double()
+        axes = leading_axes(rows, centre, _KEPT_VARIANCE, multiple_of=_WIDTH)
         width = axes.shape[1] + 1
         generator = torch.Generator().manual_seed(0)
         turn = torch.randn(width, width, generator=generator, dtype=torch.float64)
@@ -258,36 +260,9 @@ class Screen:
         return found[0][real], found[1][real]
 
     def _reduced(self, rows: Tensor) -> Tensor:
-        """Reduced rows, ``[N, r + 1]``, float64."""
-        centred = rows.double() - self.centre
-        leading = centred @ self.axes
-        rest = centred.square().sum(1, keepdim=True) - leading.square().sum(1, keepdim=True)
-        reduced: Tensor = leading.addmm_(rest.clamp_min_(0).sqrt_(), self.rest[None])
-        return reduced
-
-
-def leading_axes(
-    rows: Tensor, centre: Tensor, share: float = _KEPT_VARIANCE, *, whole: bool = True
-) -> Tensor:
-    """Principal axes of the rows with a share of their variance, ``[D, r]``, float64.
-
-    Args:
-        rows: ``[N, D]``.
-        centre: ``[D]``: their mean.
-        share: Of the variance, from 0 to 1.
-        whole: As many more as fill a matmul's registers in a `Screen`.
-    """
-    covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
-    for some in torch.split(rows, 16384):
-        centred = some.double() - centre
-        covariance.addmm_(centred.T, centred)
-    variance, axes = torch.linalg.eigh(covariance)  # ascending
-    so_far = variance.clamp_min(0).flip(0).cumsum(0)
-    kept = int((so_far < share * so_far[-1]).sum()) + 1
-    if whole:
-        kept = min(len(axes), -(-(kept + 1) // _WIDTH) * _WIDTH - 1)
-    leading: Tensor = axes.flip(1)[:, :kept].contiguous()
-    return leading
+        """Reduced rows, turned, ``[N, r + 1]``, float64."""
+        leading, rest = along(rows.double() - self.centre, self.axes)
+        return leading.addmm_(rest, self.rest[None])
 
 
 def _best(numbers: Tensor, count: int) -> Tensor:

@@ -12,12 +12,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ad.runtime.budget import free_memory
 from ad.runtime.calibration import Calibration
 from ad.runtime.errors import PictureError, SettingError
 from ad.runtime.framing import Framing, Size
 from ad.runtime.pictures.reading import Source
 from ad.runtime.regions import Region, check_min_area, regions_in
-from ad.runtime.spill import free_memory
 
 Maps = NDArray[np.float32] | None
 """``[B, h, w]`` of some pictures, or ``[h, w]`` of one; None where there are none."""

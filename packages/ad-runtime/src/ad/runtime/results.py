@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TextIO, final, overload
 
+from ad.runtime.budget import memory_budget
 from ad.runtime.errors import OutputError, SettingError
 from ad.runtime.findings import Finding
 from ad.runtime.printable import escaped_json
 from ad.runtime.regions import Region
-from ad.runtime.spill import Texts, memory_budget
+from ad.runtime.spill import Texts
 
 SUFFIXES = (".csv", ".jsonl")
 """Of files of results: a table, or one JSON object a line."""

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from ad.core.data.resizing import resize
 from ad.core.errors import PictureError
+from ad.runtime.budget import at_most
 from ad.runtime.pictures.opening import said
 from ad.runtime.pictures.reading import Sides, Source, glimpse, height_and_width, rgb_array
-from ad.runtime.spill import at_most, on_disk
+from ad.runtime.spill import on_disk
 
 View = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
 """From a decoded picture, as `ad.runtime.pictures.reading.glimpse` gives it, and its name, for an

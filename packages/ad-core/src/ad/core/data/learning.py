@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ad.core.data.batches import PictureSet, to_device
+from ad.runtime.budget import at_most
 from ad.runtime.pictures.reading import Source
 from ad.runtime.progress import SILENT, Progress
-from ad.runtime.spill import at_most, on_disk
+from ad.runtime.spill import on_disk
 
 FEATURE_BUDGET = 4 * 2**30
 """Bytes of frozen networks' outputs that are kept in memory; more go to a temporary file."""

@@ -23,10 +23,11 @@ from ad.core.metrics.streamed import Labelled
 from ad.core.metrics.summary import streamed_pixel_metrics
 from ad.core.predict import LoadedDetector
 from ad.core.thresholds.verdicts import Verdicts, false_alarm_notes
+from ad.runtime.budget import MEMORY, memory_budget
 from ad.runtime.framing.size import Sides, size_of
 from ad.runtime.pictures.drawn import shows_defect
 from ad.runtime.progress import SILENT, Progress
-from ad.runtime.spill import MEMORY, Arrays, Some, check_room, memory_budget
+from ad.runtime.spill import Arrays, Some, check_room
 
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1max")
 PIXEL_METRICS = ("pixel_auroc", "pixel_ap", "pixel_f1max", "aupro", "aupro_05")
@@ -152,7 +153,7 @@ def maps_beyond(budget: int, samples: Sequence[Sample], framing: Framing) -> int
     """Bytes of the maps of test pictures, if that is more than may be kept in memory; 0 if not.
 
     Args:
-        budget: See `ad.runtime.spill.memory_budget`.
+        budget: See `ad.runtime.budget.memory_budget`.
         samples: To test with.
         framing: How the detector sees them. Where they are cut into tiles, nothing is known: 0.
 

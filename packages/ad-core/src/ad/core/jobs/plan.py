@@ -29,9 +29,9 @@ from ad.core.settings import DEFAULT_HOLDOUT, Holdout, RunSettings, run_settings
 from ad.core.thresholds.held_out import CROSS, folds_of, hold_out, share_out, too_few
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Precision, Setup, Trainer
+from ad.runtime.budget import memory_budget
 from ad.runtime.pictures.levels import find_white_level
 from ad.runtime.progress import Progress
-from ad.runtime.spill import memory_budget
 
 _FEW = 200
 """Good pictures up to which `holdout` ``auto`` may fit as many detectors as there are folds."""

@@ -37,12 +37,12 @@ from ad.core.settings import DEFAULT_FALSE_ALARMS, Holdout
 from ad.core.thresholds.verdicts import calibration_notes
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, Trainer
+from ad.runtime.budget import memory_budget
 from ad.runtime.files import to_json, write_atomic
 from ad.runtime.framing.fit import Fit
 from ad.runtime.framing.size import Sides
 from ad.runtime.paths import given_path
 from ad.runtime.progress import SILENT, Progress
-from ad.runtime.spill import memory_budget
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

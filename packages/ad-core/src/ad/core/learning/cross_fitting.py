@@ -17,7 +17,7 @@ from ad.core.data.learning import FEATURE_BUDGET
 from ad.core.detector import Detector
 from ad.core.learning.loop import finite
 from ad.core.trainer import OnePassTrainer
-from ad.runtime.spill import at_most
+from ad.runtime.budget import at_most
 
 
 def cross_fitted(

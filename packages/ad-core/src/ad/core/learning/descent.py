@@ -24,7 +24,7 @@ from ad.core.devices import in_precision
 from ad.core.errors import Interrupted, LearningError
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.distributed import World
-from ad.core.learning.fused import fuse
+from ad.core.learning.fused_adam import fuse
 from ad.core.learning.signals import noted_signals
 from ad.core.saved.loading import load_tensors
 from ad.core.trainer import GradientTrainer, Optimization

@@ -25,7 +25,8 @@ from ad.core.metrics.counting import (
 from ad.core.metrics.ranking import score_type
 from ad.core.metrics.regions import checked_pair, region_shares
 from ad.core.metrics.ties import Weights, cuts_of, group_between, group_ties
-from ad.runtime.spill import Column, memory_budget
+from ad.runtime.budget import memory_budget
+from ad.runtime.spill import Column
 
 Labelled = tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_] | None]
 """Map, mask and what counts of a picture, as `ad.core.metrics.regions.count_pixels` takes them."""

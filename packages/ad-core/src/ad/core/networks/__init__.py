@@ -31,7 +31,7 @@ from ad.core.networks.components import (
     principal_components,
 )
 from ad.core.networks.filter_bank import FilterBank
-from ad.core.networks.fused import OnePass, one_pass_if_finite
+from ad.core.networks.fused import FusedSequential, fused_if_finite
 from ad.core.networks.maps import (
     GaussianBlur,
     Sigma,
@@ -59,7 +59,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "ImagenetNorm",
-    "OnePass",
+    "FusedSequential",
     "PooledPatches",
     "PrincipalComponents",
     "RESNETS",
@@ -75,7 +75,7 @@ __all__ = [
     "fresh_network",
     "given_file",
     "halving",
-    "one_pass_if_finite",
+    "fused_if_finite",
     "leading_directions",
     "pictures_of_plane",
     "principal_components",

@@ -13,7 +13,7 @@ them first. What is exported or compiled is the layers.
 Weights stay where they are. Packed copies lie beside them, of half the bytes in bf16 and of as
 many in fp32, from the first call on; they are in no file and no copy of a module, and made anew
 when weights have changed. What changes them behind torch's back is not seen: ``weight.data``, and
-torch's fused optimisers, whose changes `ad.core.learning.fused` counts.
+torch's fused optimisers, whose changes `ad.core.learning.fused_adam` counts.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2, for the folding.
@@ -68,7 +68,7 @@ def conv_norm(
 
 
 @contextmanager
-def one_pass_if_finite(x: Tensor) -> Iterator[None]:
+def fused_if_finite(x: Tensor) -> Iterator[None]:
     """For a network inside of it: layer by layer where what it is given is not finite.
 
     oneDNN makes 0 of what is no number, as torch's ReLU does not, and a picture that holds some
@@ -91,7 +91,7 @@ def one_pass_if_finite(x: Tensor) -> Iterator[None]:
 _LAYERS = threading.local()
 
 
-def in_one_pass(x: Tensor, layers: Iterable[nn.Module]) -> Tensor:
+def fused_layers(x: Tensor, layers: Iterable[nn.Module]) -> Tensor:
     """Layers one after the other, each convolution at once with the batch norm and ReLU behind it.
 
     Args:
@@ -114,12 +114,12 @@ def in_one_pass(x: Tensor, layers: Iterable[nn.Module]) -> Tensor:
 
 
 @final
-class OnePass(nn.Sequential):
-    """An `nn.Sequential` that computes its layers as `in_one_pass` does."""
+class FusedSequential(nn.Sequential):
+    """An `nn.Sequential` that computes its layers as `fused_layers` does."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to what the layers make of it."""
-        return in_one_pass(x, self)
+        return fused_layers(x, self)
 
 
 @cache
@@ -230,7 +230,7 @@ def _packed(
         return None  # they do not count their changes
     packed = _Packed(conv, norm, dtype, x.shape)
     if not packed.finite:
-        return None  # what is no number must stay none, see `one_pass_if_finite`
+        return None  # what is no number must stay none, see `fused_if_finite`
     _PACKED[conv] = packed
     return packed
 

@@ -14,7 +14,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from ad.core.networks.fused import OnePass, conv_norm, in_one_pass
+from ad.core.networks.fused import FusedSequential, conv_norm, fused_layers
 
 RESNETS: Mapping[str, tuple[tuple[int, int, int], int | None]] = {
     "resnet18": ((2, 2, 2), None),
@@ -86,12 +86,12 @@ class ResidualBlock(nn.Module):
         self.main = nn.Sequential(*layers)
         self.act = nn.ReLU()
         same = resize is None and channels == out
-        self.side = nn.Identity() if same else OnePass(*_resizing(channels, out, 1, resize))
+        self.side = nn.Identity() if same else FusedSequential(*_resizing(channels, out, 1, resize))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, channels, h, w]`` to ``[B, out, h', w']``."""
         *layers, conv, norm = self.main
-        y = in_one_pass(x, layers)
+        y = fused_layers(x, layers)
         return conv_norm(y, conv, norm, self.act, self.side(x))
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ad.core.networks.fused import conv_norm, one_pass_if_finite
+from ad.core.networks.fused import conv_norm, fused_if_finite
 from ad.core.networks.layers import layer_indices
 
 PLAIN_RESNETS: Mapping[str, tuple[tuple[int, int, int, int], int | None]] = {
@@ -136,7 +136,7 @@ class ResNet(nn.Module):
         Returns:
             ``[B, D, h, w]`` for each layer.
         """
-        with one_pass_if_finite(images):
+        with fused_if_finite(images):
             x = conv_norm(images, self.conv1, self.bn1, self.act1)
             found = [x] if "act1" in self.layers else []
             for name, module in self.named_children():

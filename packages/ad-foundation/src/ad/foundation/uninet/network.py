@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ad.core import Detector, Prediction, in_precision, trained_flag
 from ad.core.errors import SettingError
-from ad.core.networks import FeatureExtractor, GaussianBlur, OnePass, halving
+from ad.core.networks import FeatureExtractor, FusedSequential, GaussianBlur, halving
 
 STRIDE = 32
 """Pixels along the side of a cell of the code."""
@@ -160,8 +160,8 @@ class Bottleneck(nn.Module):
         expansion = 1 if width is None else 4
         c1, c2, c3, out = (channels * expansion for channels in (64, 128, 256, 512))
         inner = 256 * (width or 1)
-        self.from_first = OnePass(*halving(c1, c2), *halving(c2, c3))
-        self.from_second = OnePass(*halving(c2, c3))
+        self.from_first = FusedSequential(*halving(c1, c2), *halving(c2, c3))
+        self.from_second = FusedSequential(*halving(c2, c3))
         self.stage = nn.Sequential(
             TwoBranchBlock(3 * c3, inner, out, stride=2),
             *(TwoBranchBlock(out, inner, out) for _ in range(num_blocks - 1)),
@@ -190,13 +190,13 @@ class TwoBranchBlock(nn.Module):
 
     def __init__(self, channels: int, inner: int, out: int, *, stride: int = 1) -> None:
         super().__init__()
-        self.first = OnePass(*_branch(channels // 2, inner, stride, bias=False))
-        self.second = OnePass(*_branch(channels // 2, inner, stride, bias=True))
-        self.merge = OnePass(nn.Conv2d(2 * inner, out, 1, bias=False), nn.BatchNorm2d(out))
+        self.first = FusedSequential(*_branch(channels // 2, inner, stride, bias=False))
+        self.second = FusedSequential(*_branch(channels // 2, inner, stride, bias=True))
+        self.merge = FusedSequential(nn.Conv2d(2 * inner, out, 1, bias=False), nn.BatchNorm2d(out))
         self.side: nn.Module = nn.Identity()
         if stride != 1 or channels != out:
             conv = nn.Conv2d(channels, out, 1, stride, bias=False)
-            self.side = OnePass(conv, nn.BatchNorm2d(out))
+            self.side = FusedSequential(conv, nn.BatchNorm2d(out))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, channels, h, w]`` to ``[B, out, h', w']``."""
