@@ -71,3 +71,22 @@ def test_what_was_under_way_when_a_person_stops_the_wait_is_yielded_first(monkey
     with pytest.raises(KeyboardInterrupt):
         next(results)
     assert next(asked) == 4
+
+
+def test_one_who_stops_early_waits_for_no_thread_and_gets_nothing_begun():
+    asked, done = threading.Event(), []
+
+    def work(number):
+        if number:
+            asked.wait(10)
+        done.append(number)
+
+    results = in_order(iter(range(9)), work, threads=2)
+    next(results)
+    results.close()
+    assert done == [0]  # 1 is under way, and a thread that may have to let it go on is free to
+    asked.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("draw"):
+            thread.join(10)
+    assert max(done) <= 2

@@ -1,9 +1,11 @@
 """Frames of videos: which ones, in which order, whole, and what is said where they are not."""
 
+import gc
 import itertools
 import json
 import pickle
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -102,6 +104,37 @@ def test_threads_may_ask_in_any_order(clip, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         found = [*pool.map(lambda index: read_picture(frames[index]), order)]
     assert (np.stack(found) == pictures[order]).all()
+
+
+def test_a_stream_that_is_forgotten_ends_whoever_collects_it(runtime, clip, monkeypatch):
+    """Even a thread that decodes, while the others of that stream wait for the video."""
+    forgotten, first, collected, upright = threading.Event(), iter("ab"), [], reel._upright
+
+    def collecting(*frame):
+        if next(first, None) is None:
+            assert forgotten.wait(10)
+            collected.append(gc.collect())
+        return upright(*frame)
+
+    def forget():
+        findings = runtime.stream(clip[0], batch_size=2)
+        next(findings)
+        circle = [findings]
+        circle.append(circle)
+
+    monkeypatch.setattr(reel, "_upright", collecting)
+    monkeypatch.setattr("ad.runtime.runtime.usable_threads", lambda: 3)
+    gc.disable()
+    try:
+        forget()
+        forgotten.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("decode"):
+                thread.join(10)
+                assert not thread.is_alive()
+    finally:
+        gc.enable()
+    assert collected
 
 
 def test_frames_come_in_the_order_in_which_they_are_shown(av, tmp_path):

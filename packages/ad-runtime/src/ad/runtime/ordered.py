@@ -6,10 +6,29 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@contextmanager
+def threads_of(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Threads that work ahead of a generator: if it ends early, nobody wants the rest.
+
+    Nor is what they are at waited for. A generator that was forgotten is closed by the thread that
+    happens to collect garbage, and that one may hold what they wait for: a video that it decodes.
+
+    Args:
+        count: How many.
+        name: What they are called.
+    """
+    pool = ThreadPoolExecutor(count, name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def in_order(
@@ -41,23 +60,19 @@ def in_order(
         ahead.popleft()
         return result
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="draw") as pool:
-        try:
-            while failure is None:
-                try:
-                    item = next(items)
-                except StopIteration:
-                    break
-                except (Exception, KeyboardInterrupt) as error:  # once what was before it is told
-                    failure = error
-                    break
-                ahead.append(pool.submit(work, item))
-                if len(ahead) > threads:
-                    yield first()
-            while ahead:
+    with threads_of(threads, "draw") as pool:
+        while failure is None:
+            try:
+                item = next(items)
+            except StopIteration:
+                break
+            except (Exception, KeyboardInterrupt) as error:  # once what was before it is told
+                failure = error
+                break
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > threads:
                 yield first()
-        finally:  # an error, or a caller that stops early: nobody wants the rest
-            for future in ahead:
-                future.cancel()
+        while ahead:
+            yield first()
     if failure is not None:
         raise failure

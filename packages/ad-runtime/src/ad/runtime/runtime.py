@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, final
@@ -32,6 +32,7 @@ from ad.runtime.findings import (
     least_area,
 )
 from ad.runtime.framing import Joined, Place, Size, Tiling
+from ad.runtime.ordered import threads_of
 from ad.runtime.package import Package, read_package
 from ad.runtime.paths import given_path
 from ad.runtime.pictures.opening import said
@@ -418,20 +419,15 @@ class Runtime:
     ) -> Iterator[list[tuple[int, Prepared | PictureError]]]:
         """Groups of pictures; the next ones are decoded while the caller works on one."""
         starts = range(0, len(sources), batch_size)
-        with ThreadPoolExecutor(min(8, usable_threads()), "decode") as pool:
+        with threads_of(min(8, usable_threads()), "decode") as pool:
             ahead: deque[list[tuple[int, Future[Prepared | PictureError]]]] = deque()
-            try:
-                for start in starts:
-                    some = range(start, min(start + batch_size, len(sources)))
-                    ahead.append([(i, pool.submit(self._readable, sources[i])) for i in some])
-                    if len(ahead) > 2:  # two groups are decoded ahead
-                        yield [(index, one.result()) for index, one in ahead.popleft()]
-                while ahead:
+            for start in starts:
+                some = range(start, min(start + batch_size, len(sources)))
+                ahead.append([(i, pool.submit(self._readable, sources[i])) for i in some])
+                if len(ahead) > 2:  # two groups are decoded ahead
                     yield [(index, one.result()) for index, one in ahead.popleft()]
-            finally:  # an error, or a caller that stops early: do not decode what nobody wants
-                for group in ahead:
-                    for _, future in group:
-                        future.cancel()
+            while ahead:
+                yield [(index, one.result()) for index, one in ahead.popleft()]
 
     def _readable(self, source: Source) -> Prepared | PictureError:
         try:

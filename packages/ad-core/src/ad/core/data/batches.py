@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from ad.core.data.resizing import resize
 from ad.core.errors import PictureError
 from ad.runtime.budget import at_most
+from ad.runtime.ordered import threads_of
 from ad.runtime.pictures.opening import said
 from ad.runtime.pictures.reading import Sides, Source, glimpse, height_and_width, rgb_array
 from ad.runtime.spill import on_disk
@@ -106,19 +107,14 @@ class PictureSet:
         indices = range(len(self)) if order is None else order
         groups = (indices[at : at + batch_size] for at in range(0, len(indices), batch_size))
         workers = min(8, os.cpu_count() or 1)
-        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        with threads_of(workers, "decode") as pool:
             ahead: deque[tuple[Sequence[int], list[Future[Tensor]]]] = deque()
-            try:
-                for group in groups:
-                    ahead.append((group, [pool.submit(self._read, index) for index in group]))
-                    if len(ahead) > 2:  # two batches are decoded ahead
-                        yield self._gather(*ahead.popleft(), on_error)
-                while ahead:
+            for group in groups:
+                ahead.append((group, [pool.submit(self._read, index) for index in group]))
+                if len(ahead) > 2:  # two batches are decoded ahead
                     yield self._gather(*ahead.popleft(), on_error)
-            finally:  # an error, or a caller that stops early: do not decode what nobody wants
-                for _, futures in ahead:
-                    for future in futures:
-                        future.cancel()
+            while ahead:
+                yield self._gather(*ahead.popleft(), on_error)
 
     def _read(self, index: int) -> Tensor:
         if self._cached is not None and self._cache is not None and self._cached[index]:
