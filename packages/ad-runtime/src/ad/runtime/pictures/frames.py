@@ -49,19 +49,19 @@ class Frame(_Plain):
         index: Which picture of it, from 0 on, in the order in which they are shown.
         seconds: When it is shown, counted from the first one; None if the video cannot be read, of
             which this then is the whole.
-        image: Decodes it; raises `PictureError`.
     """
 
+    __slots__ = ("_decode", "index", "seconds", "video")  # an hour of video has 90,000 of them
     video: Path
     index: int
     seconds: float | None
-    image: Callable[[], Image.Image]
+    _decode: Callable[[int], Image.Image]
 
     @classmethod
     def of(
         cls,
         video: Path,
-        image: Callable[[], Image.Image],
+        decode: Callable[[int], Image.Image],
         index: int = 0,
         seconds: Fraction | None = None,
         places: int = 3,
@@ -70,16 +70,24 @@ class Frame(_Plain):
 
         Args:
             video: The file.
-            image: Decodes it.
+            decode: Decodes a picture, by its index; raises `PictureError`.
             index: Which picture.
             seconds: When it is shown.
             places: Of the seconds in its name.
         """
         time = "" if seconds is None else f"#t={float(seconds):.{places}f}"
         frame = cls(f"{video}{time}")
-        frame.video, frame.index, frame.image = video, index, image
+        frame.video, frame.index, frame._decode = video, index, decode
         frame.seconds = None if seconds is None else float(seconds)
         return frame
+
+    def image(self) -> Image.Image:
+        """Decode it.
+
+        Raises:
+            PictureError: If it cannot be.
+        """
+        return self._decode(self.index)
 
 
 def is_frame(path: object) -> TypeGuard[Frame]:

@@ -15,7 +15,7 @@ import shlex
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -55,8 +55,10 @@ class _Clip:
     """A video that was looked through."""
 
     video: Path
+    stamps: Sequence[int]
+    """Time stamps of all its frames."""
     wanted: frozenset[int]
-    """Time stamps of the frames that will be asked for."""
+    """Of those that will be asked for."""
     first: int
     last: int
     """The lowest and the highest of these."""
@@ -97,15 +99,14 @@ class Reel:
         times = [(stamp - stamps[0]) * base for stamp in stamps]
         chosen = every.choose(times)
         wanted = [stamps[index] for index in chosen]
-        clip = _Clip(video, frozenset(wanted), wanted[0], wanted[-1])
+        clip = _Clip(video, stamps, frozenset(wanted), wanted[0], wanted[-1])
+        decode = partial(self._image, clip)
         places = _places([times[index] for index in chosen])
-        frames = [
-            Frame.of(video, partial(self._image, clip, stamp, index), index, times[index], places)
-            for index, stamp in zip(chosen, wanted, strict=True)
-        ]
+        frames = [Frame.of(video, decode, index, times[index], places) for index in chosen]
         return [*frames, Frame.of(video, partial(_raise, missing))] if missing else frames
 
-    def _image(self, clip: _Clip, stamp: int, index: int) -> Image.Image:
+    def _image(self, clip: _Clip, index: int) -> Image.Image:
+        stamp = clip.stamps[index]
         with self._lock:
             pixels = self._kept.get((clip, stamp))
             if pixels is None:
@@ -383,7 +384,7 @@ def _size(pixels: NDArray[np.uint8] | str) -> int:
     return 0 if isinstance(pixels, str) else pixels.nbytes
 
 
-def _raise(reason: str) -> Image.Image:
+def _raise(reason: str, index: int) -> Image.Image:  # noqa: ARG001
     raise PictureError(reason)
 
 
