@@ -6,6 +6,7 @@ What is tested is the saved model, loaded again: the figures are those of the fi
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -376,7 +377,7 @@ def _test(
     except PictureError as error:
         msg = (
             f"{error}\nhint: the model is saved; repair the test pictures, then: "
-            f"ad evaluate {run.path}"
+            f"ad evaluate {shlex.quote(str(run.path))}"
         )
         raise PictureError(msg) from error
     if gallery is not None:
@@ -405,7 +406,8 @@ def _write_report(
             good=good,
         )
     except (DataError, OutputError) as error:
-        msg = f"{error}\nhint: all else is there; for the report: ad report {run.path}"
+        again = shlex.quote(str(run.path))
+        msg = f"{error}\nhint: all else is there; for the report: ad report {again}"
         raise type(error)(msg) from error
 
 
