@@ -35,6 +35,7 @@ from ad.core.cli.options import (
     SeedOption,
     SetOption,
     StepsOption,
+    SupervisedOption,
     TileOption,
     TileScaleOption,
     WeightsOption,
@@ -92,12 +93,7 @@ def train(
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the losses: a slow start, faster steps.")
     ] = False,
-    supervised: Annotated[
-        bool,
-        typer.Option(
-            "--supervised", help="Of a `folder`, take most defects to learn from, if MODEL does."
-        ),
-    ] = False,
+    supervised: SupervisedOption = False,
     track: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Also tell `tensorboard` or `mlflow` how it goes."),
