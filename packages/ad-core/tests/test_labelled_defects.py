@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from PIL import Image
 from small_learning import SIZE, Recording, setup
 
 from ad.core import ModelRegistry, evaluate, train
+from ad.core.bench.beforehand import refuse_beforehand
+from ad.core.bench.executors import train_here
+from ad.core.bench.jobs import plan
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import LearningData
 from ad.core.errors import DataError, SettingError
@@ -223,6 +227,24 @@ def test_a_model_that_learns_from_good_parts_alone_is_tested_on_the_same(
     words = "12 defective pictures that are to train on were left out: `linear-student` learns from"
     assert any(words in note for note in runs[student].notes)
     assert not any("to train on were left out" in note for note in runs[labelled].notes)
+
+
+def test_a_bench_asks_for_them_before_its_first_run(student, labelled, parts, tmp_path, run_ad):
+    models, output = [student, labelled], tmp_path / "bench"
+    status, _, said = run_ad("bench", "folder", parts, ",".join(models), "--output", output)
+    assert status == 1
+    assert (
+        f"error: No run was begun: `{labelled}` cannot do `folder parts`. `{labelled}` as" in said
+    )
+    assert "hands over none unless it is asked for" in said
+    assert "hint: `--supervised` (" in said
+    assert not output.exists()
+    planned = partial(plan, ["folder"], [str(parts)], models, seeds=[0], output=output)
+    jobs = planned(supervised=True)
+    refuse_beforehand(jobs, here=True)
+    assert [train_here(job, 1) for job in jobs] == [None, None]
+    assert not {job.folder for job in jobs} & {job.folder for job in planned()}
+    assert all("--supervised" in job.words() for job in jobs)
 
 
 def test_defects_that_are_said_to_be_for_testing_are_not_lent(labelled, parts, tmp_path):

@@ -27,6 +27,7 @@ from ad.core.cli.options import (
     PrecisionOption,
     ReportOption,
     StepsOption,
+    SupervisedOption,
     WeightsOption,
     path_of,
 )
@@ -103,6 +104,7 @@ def bench(
     ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionChoice.auto,
+    supervised: SupervisedOption = False,
     recommend: Annotated[
         bool, typer.Option("--recommend", help="Say which model to take, and why.")
     ] = False,
@@ -123,7 +125,7 @@ def bench(
     Example: [bold]ad bench mvtec all padim,patchcore --data-root ./mvtec_ad --seeds 3[/bold]
     """
     from ad.core.cli import early
-    from ad.core.cli.console import loading, out, print_json, say
+    from ad.core.cli.console import ConsoleProgress, loading, out, print_json, say
     from ad.core.options import parse_assignments, split_models
 
     names = _parts(datasets)
@@ -135,6 +137,7 @@ def bench(
     _check_where(executor, jobs=jobs, cores=cores, gpus=gpus)
     with loading():
         from ad.core.bench import run_bench, summarise
+        from ad.core.bench.beforehand import refuse_beforehand
         from ad.core.bench.executors import LocalExecutor, RayExecutor
         from ad.core.bench.jobs import plan
         from ad.core.devices import resolve_device
@@ -155,9 +158,11 @@ def bench(
         weights=weights,
         device=device,
         precision=precision.value,
+        supervised=supervised,
     )
     if executor is Where.local:  # with Ray it is for the machines that run
         resolve_device(device)
+    refuse_beforehand(planned, here=executor is Where.local, progress=ConsoleProgress())
     how = LocalExecutor(jobs) if executor is Where.local else RayExecutor(cores, gpus)
     say(f"{len(planned)} runs, in {output}")
     ended: list[Outcome] = []

@@ -7,6 +7,7 @@ What a sub-folder holds is told by its name; a name that can be taken two ways i
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -174,7 +175,7 @@ def _refuse_split(root: Path) -> None:
         if good is None:
             continue
         fitting = {("train", "good"): "mvtec", ("train", "ok"): "btad"}.get((train.name, good.name))
-        data = f"{root.resolve().name} MODEL --data-root {root}"
+        data = shlex.join([root.resolve().name, "MODEL", "--data-root", str(root)])
         learnt = "test pictures would be learnt from."
         if fitting is not None:
             msg = (
