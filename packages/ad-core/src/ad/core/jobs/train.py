@@ -6,6 +6,7 @@ What is tested is the saved model, loaded again: the figures are those of the fi
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -294,6 +295,7 @@ def _begin(
         choosing=len(data.choosing),
         held_out=len(data.held_out),
         test=len(data.test),
+        notes=list(data.notes),
     )
     told = Callbacks([log, *callbacks])
     return _Run(path=path, record=record, log=log, told=told, resumed=resume is not None)
@@ -376,7 +378,7 @@ def _test(
     except PictureError as error:
         msg = (
             f"{error}\nhint: the model is saved; repair the test pictures, then: "
-            f"ad evaluate {run.path}"
+            f"ad evaluate {shlex.quote(str(run.path))}"
         )
         raise PictureError(msg) from error
     if gallery is not None:
@@ -405,7 +407,8 @@ def _write_report(
             good=good,
         )
     except (DataError, OutputError) as error:
-        msg = f"{error}\nhint: all else is there; for the report: ad report {run.path}"
+        again = shlex.quote(str(run.path))
+        msg = f"{error}\nhint: all else is there; for the report: ad report {again}"
         raise type(error)(msg) from error
 
 
