@@ -17,7 +17,7 @@ import numpy as np
 
 from ad.core.data.roots import not_read, parts_of
 from ad.core.errors import DataError, PictureError, listed, nearest
-from ad.runtime.paths import given_path
+from ad.runtime.paths import given_path, nearest_beside
 from ad.runtime.pictures.walking import folders_in
 from ad.runtime.progress import SILENT, Progress
 
@@ -315,7 +315,7 @@ def _no_folder(dataset: DatasetSpec, category: str, folder: Path) -> str:
     if folder.is_file():
         return f"`{category}` is a file. Give the folder of your pictures."
     words = f"There is no folder `{category}`."
-    if close := nearest(folder.name, [path.name for path in folders_in(folder.parent)]):
+    if close := nearest_beside(folder):
         return f"{words}{close}"
     return (
         f"{words} Give the folder of your pictures, or a category and `--data-root DIR`.\n"
