@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ad.core import evaluate, train
-from ad.core.data.contents import check_pictures
+from ad.core.data.contents import check_pictures, copies_in_folds
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError, PictureError
 from ad.core.jobs.inspect import inspect
@@ -82,6 +82,30 @@ def test_copies_across_splits_and_labels_are_named(samples, tmp_path):
     (note,) = check_pictures([*samples, Sample(copy, 1, "test", "c", "dent")])
     assert f"`{samples[2].path}` and `{copy}`: one of the two labels is wrong" in note
     assert check_pictures([*samples, Sample(copy, 0, "train", "c")]) == []
+
+
+def test_copies_that_a_threshold_would_be_set_by_are_named(samples, mean_picture, tmp_path):
+    copy = tmp_path / "good/copy.png"
+    shutil.copy(samples[2].path, copy)
+    good = [*samples[:6], Sample(copy, 0, "train", "c")]
+    (note,) = copies_in_folds(good, [[0, 1, 2], [3, 4, 5, 6]])
+    assert f"1 good picture is a copy of another, such as `{copy}` of `{good[2].path}`" in note
+    assert copies_in_folds(good, [[0, 1, 2, 6], [3, 4, 5]]) == []
+    assert copies_in_folds(good, []) == []
+    for number in range(7):
+        shutil.copy(samples[2].path, tmp_path / f"good/c{number}.png")
+
+    def told(holdout):
+        options = {"img_size": 32, "holdout": holdout, "report": False}
+        run = train(
+            "folder", tmp_path / "good", mean_picture, output_dir=tmp_path / str(holdout), **options
+        )
+        return [note for note in run.notes if "are copies of" in note]
+
+    assert [note[:22] for note in told("cross")] == ["8 good pictures are co"]
+    (note,) = told(0.5)
+    assert "pictures to test or calibrate with are copies of pictures to learn from" in note
+    assert told(0) == []
 
 
 def test_pictures_of_one_size_in_bytes_are_no_copies(tmp_path):

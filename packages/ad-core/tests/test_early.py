@@ -139,3 +139,21 @@ def test_loading_is_said_at_once_on_a_terminal_and_gone_afterwards(monkeypatch, 
     with pytest.raises(KeyError):
         fail()
     assert capsys.readouterr().err == (f"\r{' ' * 11}\r" if terminal else "")
+
+
+def test_a_mistyped_name_is_told_with_the_one_beside_it(run_ad, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("folder-parts-padim", "more_good", "export"):
+        (tmp_path / name).mkdir()
+    for words, said in {
+        ("evaluate", "folder-parts-padin"): "`folder-parts-padin` is no run directory: it does not "
+        "exist. Did you mean `folder-parts-padim`? Give a run directory",
+        ("calibrate", "folder-parts-padin", "--threshold", 1): "is no saved model: it does not "
+        "exist. Did you mean `folder-parts-padim`? Give",
+        ("predict", "folder-parts-padim", "more_god"): "There is no picture or folder `more_god`. "
+        "Did you mean `more_good`?",
+        ("watch", "exprot", "more_good"): "it is no exported model. Did you mean `export`?",
+        ("evaluate", "nothing/like/it"): "it does not exist. Give a run directory",
+    }.items():
+        status, _, err = run_ad(*words)
+        assert (status, said in err) == (1, True), err

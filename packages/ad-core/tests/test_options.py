@@ -224,3 +224,16 @@ def test_long_values_are_cut():
     assert shown([1] * 10**4).endswith("...")
     assert len(shown("x" * 10**6)) < 200
     assert shown(deep) == "a list too long to be shown"
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["--epochs", "many"], "'--epochs': input should be a valid integer; got 'many'."),
+        (["--fit", "streched"], "'--fit': 'streched' is not one of 'stretch', 'pad', 'crop'."),
+    ],
+)
+def test_the_command_says_what_was_given(run_ad, typed, words):
+    status, _, err = run_ad("train", "folder", "x", "y", *typed)
+    assert status == 2
+    assert f"Invalid value for {words} " in " ".join(err.replace("│", " ").split())

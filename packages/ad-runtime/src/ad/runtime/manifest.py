@@ -22,6 +22,7 @@ from ad.runtime.files import (
     to_json,
     write_atomic,
 )
+from ad.runtime.paths import nearest_beside
 
 SCHEMA = 1
 """Version of the formats of such folders; a newer one is refused."""
@@ -191,15 +192,17 @@ class Described:
             raise ModelFileError(self._missing(path, error)) from error
 
     def _missing(self, path: Path, error: OSError) -> str:
-        listed = (
-            ""
-            if path.name == MANIFEST
-            else (", which its manifest lists: it was copied in part, or is just being written")
-        )
-        return (
-            f"`{path.parent}` is no {self.noun}: `{path.name}` cannot be read ({error.strerror})"
-            f"{listed}. {self.source}"
-        )
+        folder = path.parent
+        if not folder.exists():
+            why = f"it does not exist.{nearest_beside(folder)}"
+        else:
+            listed = (
+                ""
+                if path.name == MANIFEST
+                else ", which its manifest lists: it was copied in part, or is just being written"
+            )
+            why = f"`{path.name}` cannot be read ({error.strerror}){listed}."
+        return f"`{folder}` is no {self.noun}: {why} {self.source}"
 
 
 def _changed(path: Path) -> str:

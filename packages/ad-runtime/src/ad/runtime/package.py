@@ -35,6 +35,7 @@ from ad.runtime.files import (
 )
 from ad.runtime.framing import Region
 from ad.runtime.manifest import CONFIG, MANIFEST, ROI, SCHEMA, Described
+from ad.runtime.paths import nearest_beside
 from ad.runtime.single import LARGEST_ONNX, SUFFIXES, embedded_config
 
 PARITY = "parity.json"
@@ -117,7 +118,8 @@ def read_package(path: str | Path) -> Package:
         return _read_single(path)
     if path.is_file() or not path.is_dir():
         what = "is a file" if path.is_file() else "does not exist"
-        msg = f"`{path}` {what}: it is no exported model. {_FOLDER.source}"
+        close = "" if path.is_file() else nearest_beside(path)
+        msg = f"`{path}` {what}: it is no exported model.{close} {_FOLDER.source}"
         raise ModelFileError(msg)
     _check_exported(path)
     _check_inside(path, (MANIFEST, CONFIG))

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 
-from ad.runtime.errors import PathError
+from ad.runtime.errors import PathError, nearest
 from ad.runtime.files import LONGEST_NAME as LONGEST_NAME
+
+_LOOKED_AT = 1_000
+"""Names in a folder that a mistyped one is compared with."""
+
+
+def nearest_beside(path: Path) -> str:
+    """Words that point from a path that is not there to one beside it; see `nearest`."""
+    try:
+        with os.scandir(path.parent) as found:
+            return nearest(path.name, [entry.name for entry in islice(found, _LOOKED_AT)])
+    except OSError:
+        return ""
 
 
 def ending(name: str, size: int) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ad.runtime.errors import DataError
-from ad.runtime.paths import given_path
+from ad.runtime.paths import given_path, nearest_beside
 from ad.runtime.pictures.frames import (
     Every,
     Frame,
@@ -113,7 +113,7 @@ def find_sources(
         elif path.exists():
             sources.append(path)
         else:
-            msg = f"There is no picture or folder `{path}`."
+            msg = f"There is no picture or folder `{path}`.{nearest_beside(path)}"
             raise DataError(msg)
     if not sources:
         msg = "There is no picture to score: give paths, a folder, images, bytes or arrays."
@@ -186,7 +186,7 @@ def _names_in(content: bytes, what: str) -> list[Path]:
 def _there(path: Path, where: str = "") -> Path:
     if path.exists() or video_of(path) is not None:
         return path
-    msg = f"{where}There is no picture or folder `{path}`."
+    msg = f"{where}There is no picture or folder `{path}`.{nearest_beside(path)}"
     if where and not path.is_absolute():
         msg += f" Relative names begin at the current folder, `{Path.cwd()}`."
     raise DataError(msg)

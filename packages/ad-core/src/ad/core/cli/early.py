@@ -26,6 +26,7 @@ from ad.core.saved.files import read_config
 from ad.core.saved.record import model_folder, read_run, run_around
 from ad.runtime.framing import Region
 from ad.runtime.package import is_exported
+from ad.runtime.paths import nearest_beside
 
 
 def check_model(name: str, assignments: Iterable[str] = ()) -> ModelSpec:
@@ -133,7 +134,7 @@ def check_pictures(paths: Iterable[Path]) -> None:
     """
     for path in paths:
         if not path.exists():
-            msg = f"There is no picture or folder `{path}`."
+            msg = f"There is no picture or folder `{path}`.{nearest_beside(path)}"
             raise DataError(msg)
 
 
@@ -144,7 +145,8 @@ def check_good(folder: Path) -> None:
         DataError: If it is not.
     """
     if not folder.is_dir():
-        msg = f"There is no folder `{folder}`. Give a folder of good pictures."
+        close = nearest_beside(folder)
+        msg = f"There is no folder `{folder}`.{close} Give a folder of good pictures."
         raise DataError(msg)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from ad.core.cli.given import SaysGiven
 from ad.core.cli.once import GivenOnce
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _WIDTH_OF_NAMES = 27
 
 
 # A command, a parameter and a context are of the click within Typer, whose home is its own affair.
-class Command(GivenOnce, TyperCommand):
+class Command(SaysGiven, GivenOnce, TyperCommand):
     """A command with such a help, of which no option takes two values."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ANN401
@@ -51,7 +52,7 @@ class Command(GivenOnce, TyperCommand):
         _print_help(self, ctx, {})
 
 
-class Group(GivenOnce, TyperGroup):
+class Group(SaysGiven, GivenOnce, TyperGroup):
     """A command that has commands, with such a help, of which no option takes two values."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401

@@ -153,15 +153,7 @@ def _may_be_mask(path: Path) -> bool:
 
 def _copies(samples: Sequence[Sample]) -> list[str]:
     """Find pictures of the same bytes where one of them tells something wrong of the other."""
-    by_size: dict[int, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        by_size[sample.path.stat().st_size].append(sample)
-    alike = [s for same in by_size.values() if len(same) > 1 for s in same]
-    alike = _with_twins(alike, lambda s: _digest(s.path, whole=False))
-    by_content: dict[str, list[Sample]] = defaultdict(list)
-    for sample, content in zip(alike, _map(lambda s: _digest(s.path), alike), strict=True):
-        by_content[content].append(sample)
-    groups = [same for same in by_content.values() if len(same) > 1]
+    groups = _same_bytes(samples)
     notes = []
     both = [same for same in groups if len({s.label for s in same}) == 2]
     if both:
@@ -182,6 +174,41 @@ def _copies(samples: Sequence[Sample]) -> list[str]:
             f"such as `{test.path}` of `{train.path}`: they look better than new ones would."
         )
     return notes
+
+
+def copies_in_folds(samples: Sequence[Sample], folds: Sequence[Sequence[int]]) -> list[str]:
+    """Find good pictures whose copies lie in other folds of cross-fitting.
+
+    Args:
+        samples: Good ones.
+        folds: Numbers of those in each fold.
+    """
+    if not folds:
+        return []
+    home = {samples[number].path: fold for fold, own in enumerate(folds) for number in own}
+    apart = [same for same in _same_bytes(samples) if len({home[s.path] for s in same}) > 1]
+    if not apart:
+        return []
+    one = apart[0][0].path
+    other = next(s.path for s in apart[0] if home[s.path] != home[one])
+    count = sum(len(same) - 1 for same in apart)
+    many = "1 good picture is a copy" if count == 1 else f"{count} good pictures are copies"
+    return [
+        f"{many} of another, such as `{other}` of `{one}`: what scores the one has learnt from the "
+        "other, so that the threshold comes out low. Keep one of each."
+    ]
+
+
+def _same_bytes(samples: Sequence[Sample]) -> list[list[Sample]]:
+    by_size: dict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_size[sample.path.stat().st_size].append(sample)
+    alike = [s for same in by_size.values() if len(same) > 1 for s in same]
+    alike = _with_twins(alike, lambda s: _digest(s.path, whole=False))
+    by_content: dict[str, list[Sample]] = defaultdict(list)
+    for sample, content in zip(alike, _map(lambda s: _digest(s.path), alike), strict=True):
+        by_content[content].append(sample)
+    return [same for same in by_content.values() if len(same) > 1]
 
 
 def copies_of(pictures: Sequence[Sample], others: Sequence[Sample]) -> list[Path]:

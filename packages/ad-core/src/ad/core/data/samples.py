@@ -17,7 +17,7 @@ import numpy as np
 
 from ad.core.data.roots import not_read, parts_of
 from ad.core.errors import DataError, PictureError, listed, nearest
-from ad.runtime.paths import given_path
+from ad.runtime.paths import given_path, nearest_beside
 from ad.runtime.pictures.walking import folders_in
 from ad.runtime.progress import SILENT, Progress
 
@@ -307,15 +307,14 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
 def _no_folder(dataset: DatasetSpec, category: str, folder: Path) -> str:
     """What to do where a folder of pictures is none: it is mistyped, or means something else."""
     if "=" in category and len(parts_of(category)) > 1:
-        root = shlex.quote(category)
         return (
             f"`{category}` is a data root of several folders, not a folder.\n"
-            f"hint: type `all --data-root {root}`"
+            f"hint: type `all --data-root {shlex.quote(category)}`"
         )
     if folder.is_file():
         return f"`{category}` is a file. Give the folder of your pictures."
     words = f"There is no folder `{category}`."
-    if close := nearest(folder.name, [path.name for path in folders_in(folder.parent)]):
+    if close := nearest_beside(folder):
         return f"{words}{close}"
     return (
         f"{words} Give the folder of your pictures, or a category and `--data-root DIR`.\n"

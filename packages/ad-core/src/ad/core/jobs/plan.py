@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ad.core.data.contents import check_pictures
+from ad.core.data.contents import check_pictures, copies_in_folds
 from ad.core.data.inventory import take_inventory
 from ad.core.data.samples import DatasetSpec, Sample, collect, defects_to_learn, locate
 from ad.core.devices import resolve_device, resolve_precision
@@ -321,7 +321,13 @@ def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
             progress.tell(line)
         if left_out := inventory.not_read(_NAMED):
             progress.tell(f"left out: {left_out}")
-    odd = check_pictures(samples, progress=progress)
+    # Held out, a copy of a picture to learn from is as bad as one to test with.
+    held = {sample.path for sample in (*data.held_out, *data.choosing)}
+    apart = [replace(s, split="validation") if s.path in held else s for s in samples]
+    odd = [
+        *check_pictures(apart, progress=progress),
+        *copies_in_folds(data.learning, data.folds),
+    ]
     for sample in samples:
         plan.framing.check(sample.path)
     lost = plan.framing.lost(data.learning[0].path) if data.learning else None

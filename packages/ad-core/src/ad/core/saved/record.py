@@ -16,7 +16,7 @@ from ad.core.errors import ModelFileError, OutputError
 from ad.core.saved.files import LARGEST_LINES
 from ad.runtime.files import read_limited
 from ad.runtime.package import is_exported
-from ad.runtime.paths import given_path
+from ad.runtime.paths import given_path, nearest_beside
 
 RUN = "run directory"
 """What `ad.runtime.files.read_limited` calls the folder of a run."""
@@ -91,10 +91,10 @@ def read_run(run: Path) -> dict[str, Any]:
     except ModelFileError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        msg = (
-            f"`{run}` is no run directory: its `run.json` cannot be read ({error}). "
-            "Give a run directory that `ad train` wrote."
-        )
+        why = f"its `run.json` cannot be read ({error})."
+        if not run.exists():
+            why = f"it does not exist.{nearest_beside(run)}"
+        msg = f"`{run}` is no run directory: {why} Give a run directory that `ad train` wrote."
         raise ModelFileError(msg) from error
     return record
 
