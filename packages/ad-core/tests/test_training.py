@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import shlex
 import sys
 from collections import Counter
@@ -9,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_learning import files
+from small_learning import StopsAfter, files
 
 from ad.core import Callback, evaluate, load, train
+from ad.core.callbacks import LoopState
 from ad.core.cli import main
 from ad.core.data.samples import Sample
 from ad.core.errors import (
@@ -23,6 +25,7 @@ from ad.core.errors import (
     SettingError,
 )
 from ad.core.figures.measure import IMAGE_METRICS, PIXEL_METRICS
+from ad.core.jobs.train import _ended_early
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
 from ad.core.thresholds.held_out import hold_out
 
@@ -420,3 +423,19 @@ def test_from_python_what_is_of_another_kind_is_refused_before_a_run_is_made(
     with pytest.raises(AdError, match=words):
         train(**{**usual, **given}, data_root=toy_root, output_dir=run)
     assert not run.exists()
+
+
+def test_learning_that_ended_early_says_so_where_its_figures_are(student, toy_root, tmp_path):
+    given = {"data_root": toy_root, "num_epochs": 3, "report": False}
+    result = train("mvtec", "toy", student, output_dir=tmp_path / "early",
+                   callbacks=[StopsAfter(1)], **given)  # fmt: skip
+    (note,) = (note for note in result.notes if "ended after" in note)
+    assert re.match(r"Learning ended after step (\d+) of (?!\1)\d+, as a callback asked; ", note)
+    assert note in json.loads((tmp_path / "early/metrics.json").read_text())["notes"]
+    whole = train("mvtec", "toy", student, output_dir=tmp_path / "whole",
+                  callbacks=[StopsAfter(3)], **given)  # fmt: skip
+    assert not any("ended after" in note for note in whole.notes)
+    assert _ended_early(LoopState(epoch=1, step=4, total_steps=9), 2) == [
+        "Learning ended after step 4 of 9, since 2 epochs brought nothing (`patience`), or as a "
+        "callback asked."
+    ]

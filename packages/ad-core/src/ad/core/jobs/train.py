@@ -16,7 +16,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-from ad.core.callbacks import Callback, Callbacks, checked_callbacks
+from ad.core.callbacks import Callback, Callbacks, LoopState, checked_callbacks
 from ad.core.data.samples import Sample
 from ad.core.devices import peak_memory
 from ad.core.errors import DataError, OutputError, PictureError, SettingError
@@ -231,7 +231,8 @@ def train(
     seconds = {"fit": fit_seconds, "test_per_image": evaluation.seconds_per_image}
     peak = peak_memory(plan.device)
     calibrated = calibration_notes(detector.config.calibration)
-    notes = (*trainer_notes, *calibrated, *data.notes, *evaluation.notes)
+    early = _ended_early(run.log.reached, plan.settings.patience)
+    notes = (*trainer_notes, *early, *calibrated, *data.notes, *evaluation.notes)
     if plan.world.main:
         _write_figures(run.path, data.test, evaluation, notes)
         if gallery is not None:
@@ -345,6 +346,16 @@ def _learn(plan: Plan, data: RunData, trainer: Trainer, run: _Run, minutes: floa
     seconds = time.perf_counter() - started
     run.log.write("fitted", seconds=seconds)
     return seconds
+
+
+def _ended_early(reached: LoopState | None, patience: int | None) -> list[str]:
+    """That fewer steps were taken than the settings say, and why."""
+    if reached is None or reached.step == reached.total_steps:
+        return []
+    why = "as a callback asked; the command alone goes on to the end"
+    if patience is not None:
+        why = f"since {patience} epochs brought nothing (`patience`), or as a callback asked"
+    return [f"Learning ended after step {reached.step} of {reached.total_steps}, {why}."]
 
 
 def _save(
