@@ -64,7 +64,6 @@ class Callback:
         """Take up what `state_dict` gave, before `on_fit_start` of a resumed run."""
 
 
-@final
 def checked_callbacks(given: object) -> list[Callback]:
     """What a user gave as callbacks, as a list.
 
@@ -85,6 +84,7 @@ def checked_callbacks(given: object) -> list[Callback]:
     return found
 
 
+@final
 class Callbacks(list[Callback]):
     """All that are told."""
 
