@@ -310,10 +310,9 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
 def _no_folder(dataset: DatasetSpec, category: str, folder: Path) -> str:
     """What to do where a folder of pictures is none: it is mistyped, or means something else."""
     if "=" in category and len(parts_of(category)) > 1:
-        root = shlex.quote(category)
         return (
             f"`{category}` is a data root of several folders, not a folder.\n"
-            f"hint: type `all --data-root {root}`"
+            f"hint: type `all --data-root {shlex.quote(category)}`"
         )
     if folder.is_file():
         return f"`{category}` is a file. Give the folder of your pictures."
