@@ -47,5 +47,6 @@ DATASET = DatasetSpec(
     licence="yours",
     categories=categories,
     samples=samples,
+    also_reads=(TABLE,),
     path_as_category=True,
 )

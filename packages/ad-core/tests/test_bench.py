@@ -437,19 +437,23 @@ def test_runs_that_were_done_with_other_versions_are_told_wherever_figures_are(
 def test_a_bench_that_is_stopped_leaves_a_page_of_the_runs_that_had_ended(
     bench_here, tmp_path, monkeypatch
 ):
-    run = HereExecutor.run
+    run, ended = HereExecutor.run, 1
 
     def stopped(self, jobs):
-        yield from itertools.islice(run(self, jobs), 1)
+        yield from itertools.islice(run(self, jobs), ended)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(HereExecutor, "run", stopped)
     status, _, err = bench_here()
     page = tmp_path / "out/report.html"
     assert status == 130
-    assert f"1 of 2 runs had ended; report to look at: {page}" in err
+    assert f"stopped when 1 of 2 runs had ended; report to look at: {page}\n" in err
+    assert "hint: the same command goes on with the others\n" in err
     assert "The bench was stopped when 1 of 2 runs had ended" in page.read_text()
     assert "The bench was stopped" in (tmp_path / "out/summary.md").read_text()
+    shutil.rmtree(tmp_path / "out")
+    ended = 0
+    assert "stopped when 0 of 2 runs had ended\n" in bench_here()[2]  # there is nothing to show
 
 
 def test_no_report_is_written_where_none_is_wanted_or_no_run_is_done(bench_here, tmp_path):

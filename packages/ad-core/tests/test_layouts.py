@@ -7,6 +7,7 @@ import pytest
 
 from ad.core.data.btad import DATASET as BTAD
 from ad.core.data.dagm import DATASET as DAGM
+from ad.core.data.inventory import take_inventory
 from ad.core.data.ksdd import DATASET as KSDD
 from ad.core.data.ksdd2 import DATASET as KSDD2
 from ad.core.data.mpdd import DATASET as MPDD
@@ -140,6 +141,7 @@ def test_mvtec_loco_has_several_masks_a_picture_and_says_how_much_has_to_be_foun
     assert {s.saturations for s in samples if s.label == 1} == {
         (Saturation(255, 6300.0, False), Saturation(254, 1.0, True))
     }
+    assert take_inventory(MVTEC_LOCO, loco, samples).left_out == ()
 
 
 @pytest.mark.parametrize("text", ["no json", "[]", '[{"pixel_value": 255}]', "[1]", "1"])
@@ -197,6 +199,9 @@ def test_visa_as_published_follows_its_table(visa):
         ("test", "bad", 1): 2,
     }
     assert all(s.path.is_file() and all(m.is_file() for m in s.masks) for s in samples)
+    (visa / "split_csv/2cls_fewshot.csv").touch()
+    (other,) = take_inventory(VISA, visa, samples).left_out  # and not the table that was read
+    assert other.example == "split_csv/2cls_fewshot.csv"
 
 
 def test_visa_lists_only_categories_that_are_there(visa):
@@ -339,6 +344,7 @@ def test_real_iad_follows_its_json_and_learns_from_good_pictures_only(tmp_path, 
     assert all(s.path.is_file() and all(m.is_file() for m in s.masks) for s in samples)
     labelled = collect(REAL_IAD, "toy", root=root, seed=0, labelled=True)
     assert count(labelled) == {**count(samples), ("train", "AK", 1): 1}
+    assert take_inventory(REAL_IAD, root, labelled).left_out == ()
 
 
 def test_real_iad_of_several_resolutions_wants_one_named(tmp_path):

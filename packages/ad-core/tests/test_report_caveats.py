@@ -48,9 +48,11 @@ def test_what_is_odd_about_the_pictures_is_told_once_for_each_category():
     copies = "2 pictures to test with are copies of pictures to learn from."
     runs = [run(model, "a", seed, notes=[copies]) for model in "mn" for seed in range(2)]
     assert told(*runs, run("m", "b")) == [f"d a: {copies}"]
-    many = told(*(run(category=f"{place:02}", notes=["x"]) for place in range(12)))
-    assert many[:9] == [f"d {place:02}: x" for place in range(9)]
+    many = told(*(run(category=f"{place:02}", notes=[f"x{place}"]) for place in range(12)))
+    assert many[:9] == [f"d {place:02}: x{place}" for place in range(9)]
     assert many[9:] == ["3 more notes on the data are in the runs' reports."]
+    assert told(*(run(category=name, notes=["x"]) for name in "ab")) == ["d a, d b: x"]
+    assert told(*(run(category=name, notes=["x"]) for name in "abcdefg")) == ["7 categories: x"]
 
 
 def test_the_notes_are_those_with_which_a_run_began_last(tmp_path):

@@ -1,6 +1,7 @@
 import math
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 
 from ad.core.errors import SettingError
@@ -140,6 +141,23 @@ def test_a_run_takes_the_catalogues_numbers_unless_told_otherwise():
 def test_a_setting_out_of_range_says_what_is_allowed(field, value, words):
     with pytest.raises(SettingError, match=words):
         run_settings(SPEC, Trainer, dataset="mvtec", category="bottle", **{field: value})
+
+
+def test_numbers_of_numpy_are_numbers():
+    """Sweeps take seeds from `arange` and shares from `linspace`; what is kept is Python's own."""
+    given = {"ratio": np.float32(0.25), "neighbors": np.int64(3), "fast": np.True_}
+    options = resolve_options(SPEC, Trainer, {**given, "size": (np.int32(4), 5)})
+    seen = {key: options[key] for key in ("ratio", "neighbors", "fast", "size")}
+    assert seen == {"ratio": 0.25, "neighbors": 3, "fast": True, "size": (4, 5)}
+    assert {type(value) for value in (*seen.values(), *seen["size"])} == {float, int, bool, tuple}
+    settings = run_settings(
+        SPEC, Trainer, dataset="mvtec", category="a", normalize=np.False_,
+        seed=np.int64(3), img_size=(np.int64(64), np.int16(96)), false_alarms=np.float32(0.25),
+    )  # fmt: skip
+    assert (settings.seed, settings.img_size, settings.false_alarms) == (3, (64, 96), 0.25)
+    assert {type(one) for one in (settings.seed, *settings.img_size)} == {int}
+    with pytest.raises(SettingError, match=r"`seed`: input should be a valid integer; got 3\.0"):
+        run_settings(SPEC, Trainer, dataset="mvtec", category="a", seed=np.float64(3))
 
 
 def test_a_setting_too_long_to_be_shown_is_refused():

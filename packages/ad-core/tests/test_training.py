@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 import shlex
 import sys
 from collections import Counter
@@ -9,13 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_learning import files
+from small_learning import StopsAfter, files
 
-from ad.core import evaluate, load, train
+from ad.core import Callback, evaluate, load, train
+from ad.core.callbacks import LoopState
 from ad.core.cli import main
 from ad.core.data.samples import Sample
-from ad.core.errors import DataError, ModelFileError, OutputError, PictureError, SettingError
+from ad.core.errors import (
+    AdError,
+    DataError,
+    ModelFileError,
+    OutputError,
+    PictureError,
+    SettingError,
+)
 from ad.core.figures.measure import IMAGE_METRICS, PIXEL_METRICS
+from ad.core.jobs.train import _ended_early
 from ad.core.testing.pictures import make_picture, write_mvtec_tree
 from ad.core.thresholds.held_out import hold_out
 
@@ -383,3 +393,49 @@ def test_the_recorded_command_makes_the_same_run(trained, tmp_path, monkeypatch)
         main()
     for name in ("run.json", "metrics.json", "model/manifest.json"):
         assert (tmp_path / "again" / name).read_bytes() == (trained.run / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"category": ["toy"]}, r"`category` takes a name, `all`, or .+; got \['toy'\]\."),
+        ({"category": None}, r"`category` takes .+ such as `bottle,cable`; got None\."),
+        ({"model_type": object}, r"`model_type` takes a name, such as `patchcore`; got <class"),
+        ({"dataset_type": 3}, r"`dataset_type` takes a name, such as `mvtec`; got 3\."),
+        ({"model": ["gain=2"]}, r"`model` takes .+`model={'coreset_ratio': 0\.01}`; got \['gain"),
+        (
+            {"track": "mlflow"},
+            r"`track` takes a list of names, such as `\['mlflow'\]`; got 'mlflow'",
+        ),
+        (
+            {"callbacks": print},
+            r"`callbacks` takes a list of `ad\.core\.Callback`, .+; got <built-in",
+        ),
+        ({"callbacks": Callback()}, r"such as `callbacks=\[Watch\(\)\]`; got <ad\.core\.callbacks"),
+        ({"callbacks": [print]}, r"A callback must be an `ad\.core\.Callback`; got `builtin"),
+    ],
+)
+def test_from_python_what_is_of_another_kind_is_refused_before_a_run_is_made(
+    mean_picture, toy_root, tmp_path, given, words
+):
+    usual = {"dataset_type": "mvtec", "category": "toy", "model_type": mean_picture}
+    run = tmp_path / "run"
+    with pytest.raises(AdError, match=words):
+        train(**{**usual, **given}, data_root=toy_root, output_dir=run)
+    assert not run.exists()
+
+
+def test_learning_that_ended_early_says_so_where_its_figures_are(student, toy_root, tmp_path):
+    given = {"data_root": toy_root, "num_epochs": 3, "report": False}
+    result = train("mvtec", "toy", student, output_dir=tmp_path / "early",
+                   callbacks=[StopsAfter(1)], **given)  # fmt: skip
+    (note,) = (note for note in result.notes if "ended after" in note)
+    assert re.match(r"Learning ended after step (\d+) of (?!\1)\d+, as a callback asked; ", note)
+    assert note in json.loads((tmp_path / "early/metrics.json").read_text())["notes"]
+    whole = train("mvtec", "toy", student, output_dir=tmp_path / "whole",
+                  callbacks=[StopsAfter(3)], **given)  # fmt: skip
+    assert not any("ended after" in note for note in whole.notes)
+    assert _ended_early(LoopState(epoch=1, step=4, total_steps=9), 2) == [
+        "Learning ended after step 4 of 9, since 2 epochs brought nothing (`patience`), or as a "
+        "callback asked."
+    ]

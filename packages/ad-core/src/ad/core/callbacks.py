@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, final
+
+from ad.core.errors import PluginError
+from ad.runtime.errors import shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,26 @@ class Callback:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave, before `on_fit_start` of a resumed run."""
+
+
+def checked_callbacks(given: object) -> list[Callback]:
+    """What a user gave as callbacks, as a list.
+
+    Raises:
+        PluginError: If it is no list of them, or one of them is none.
+    """
+    if isinstance(given, Callback) or not isinstance(given, Iterable):
+        msg = (
+            "`callbacks` takes a list of `ad.core.Callback`, such as `callbacks=[Watch()]`; got "
+            f"{shown(given)}."
+        )
+        raise PluginError(msg)
+    found = list(given)
+    for callback in found:
+        if not isinstance(callback, Callback):
+            msg = f"A callback must be an `ad.core.Callback`; got `{type(callback).__name__}`."
+            raise PluginError(msg)
+    return found
 
 
 @final

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic import Field as Field
 from pydantic.errors import PydanticUserError
@@ -327,6 +328,8 @@ def _as_json(value: object, what: str) -> str:
 def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, np.generic):
+        return value.item()
     msg = f"An option must be numbers, texts, lists of them or None; got {shown(value)}."
     raise SettingError(msg)
 

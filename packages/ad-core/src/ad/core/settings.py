@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
@@ -183,7 +184,7 @@ def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: Any) -> RunSe
     Raises:
         SettingError: If a value cannot work; says what was given and what is allowed.
     """
-    chosen = {key: value for key, value in given.items() if value is not None}
+    chosen = {key: _without_numpy(value) for key, value in given.items() if value is not None}
     options = dict(chosen.get("options", {}))
     schedule = dict(spec.train)
     if chosen.get("budget") == "paper":
@@ -211,6 +212,13 @@ def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: Any) -> RunSe
     _check_tiling(spec, settings)
     _check_passes(trainer, settings)
     return settings
+
+
+def _without_numpy(value: Any) -> Any:  # noqa: ANN401 - whatever was given
+    """Numbers of NumPy as Python's own: seeds and sizes come from `arange` as well as `range`."""
+    if isinstance(value, tuple | list) and any(isinstance(part, np.generic) for part in value):
+        return tuple(map(_without_numpy, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_passes(trainer: type[Trainer], settings: RunSettings) -> None:

@@ -171,8 +171,9 @@ def bench(
             outcomes = run_bench(planned, how, output=output, told=tell)
     except (KeyboardInterrupt, Interrupted):
         page = _write(ended, output, report=report, limits=None, planned=len(planned)).page
-        if page is not None:
-            say(f"{len(ended)} of {len(planned)} runs had ended; report to look at: {page}")
+        where = "" if page is None else f"; report to look at: {page}"
+        say(f"stopped when {len(ended)} of {len(planned)} runs had ended{where}")
+        say("\nhint: the same command goes on with the others")
         raise
     failed = sum(outcome.error is not None for outcome in outcomes)
     limits = Limits(
@@ -200,6 +201,8 @@ def bench(
             console.print(line, soft_wrap=not sys.stdout.isatty())
     for one in contrasts[:_SAID]:
         say(one.words())
+    if len(contrasts) > _SAID:
+        say(f"{len(contrasts) - _SAID} more differences are in summary.md")
     for note in notes:
         say(f"note: {note}")
     tables = ("results.csv", "results.json", *(path.name for path in files))

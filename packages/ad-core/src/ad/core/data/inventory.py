@@ -163,6 +163,8 @@ def _left_out(dataset: DatasetSpec, root: Path, samples: Sequence[Sample]) -> li
             if path in read:
                 continue
             inside = path.relative_to(home)
+            if any(map(inside.match, dataset.also_reads)):
+                continue
             reason = why or _why_not_read(dataset, path, inside, good)
             if reason == OTHER_FORMAT:
                 reason = f"`{path.suffix}` is {OTHER_FORMAT}" if path.suffix else OTHER_FORMAT

@@ -97,6 +97,7 @@ DATASET = DatasetSpec(
     tree=TREE,
     source="https://www.mvtec.com/company/research/datasets/mvtec-loco",
     licence="CC BY-NC-SA 4.0, no commercial use",
+    also_reads=("defects_config.json",),
     folders=("mvtec_loco_anomaly_detection", "mvtec_loco", "MVTecLOCO", "MVTec-LOCO"),
     categories=categories,
     samples=samples,

@@ -112,6 +112,7 @@ DATASET = DatasetSpec(
     tree=TREE,
     source="https://realiad4ad.github.io/Real-IAD (on request)",
     licence="CC BY-NC-SA 4.0, no commercial use",
+    also_reads=("realiad_jsons/*.json",),
     folders=("Real-IAD", "Real_IAD", "realiad"),
     categories=categories,
     samples=samples,

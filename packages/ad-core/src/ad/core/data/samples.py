@@ -115,6 +115,9 @@ class DatasetSpec:
     """Whether `labelled` takes them from those to test with, so that a user has to ask for it."""
     prepare: Callable[[Path, list[str], Progress], None] | None = None
     """Called with the root and the categories wanted before their samples are listed."""
+    also_reads: tuple[str, ...] = ()
+    """Files that are read beside pictures and masks, such as a table of splits: patterns that the
+    ends of their paths match. They are not told to be left out."""
     folders: tuple[str, ...] = ()
     """Names that the data's folder usually has, beside `name`; `locate` looks for them."""
     default_root: Callable[[], Path] | None = None

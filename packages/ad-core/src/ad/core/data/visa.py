@@ -89,6 +89,7 @@ DATASET = DatasetSpec(
     tree=TREE,
     source="https://github.com/amazon-science/spot-diff",
     licence="CC BY 4.0",
+    also_reads=("split_csv/1cls.csv",),
     folders=("VisA", "VisA_20220922", "visa_pytorch"),
     categories=categories,
     samples=samples,

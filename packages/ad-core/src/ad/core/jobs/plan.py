@@ -31,6 +31,7 @@ from ad.core.thresholds.held_out import CROSS, folds_of, hold_out, share_out, to
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Precision, Setup, Trainer
 from ad.runtime.budget import memory_budget
+from ad.runtime.errors import shown
 from ad.runtime.pictures.levels import find_white_level
 from ad.runtime.progress import Progress
 
@@ -140,6 +141,7 @@ def settle(
     Raises:
         AdError: One of its kinds, if it cannot work.
     """
+    _check_kinds(dataset_type, category, model_type, track)
     spec = ModelRegistry.get(model_type)
     trainer = load_trainer(spec)
     dataset = get_dataset(dataset_type)
@@ -172,6 +174,28 @@ def settle(
         precision=resolve_precision(settings.precision, device),
         progress=progress,
     )
+
+
+def _check_kinds(dataset: object, category: object, model: object, track: object) -> None:
+    """Refuse from Python what a command line cannot say, before it is looked for by its parts.
+
+    Raises:
+        SettingError: If one is of another kind than a name, or names.
+    """
+    found = None
+    if not isinstance(dataset, str):
+        found = "dataset_type", "a name, such as `mvtec`", dataset
+    elif not isinstance(category, str | Path):
+        names = "a name, `all`, or several with commas between them, such as `bottle,cable`"
+        found = "category", names, category
+    elif not isinstance(model, str):
+        found = "model_type", "a name, such as `patchcore`", model
+    elif isinstance(track, str):
+        found = "track", f"a list of names, such as `[{track!r}]`", track
+    if found:
+        name, what, given = found
+        msg = f"`{name}` takes {what}; got {shown(given)}."
+        raise SettingError(msg)
 
 
 def build(plan: Plan) -> Trainer:

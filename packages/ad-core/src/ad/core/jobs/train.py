@@ -12,13 +12,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-from ad.core.callbacks import Callback, Callbacks
+from ad.core.callbacks import Callback, Callbacks, LoopState, checked_callbacks
 from ad.core.data.samples import Sample
 from ad.core.devices import peak_memory
-from ad.core.errors import DataError, OutputError, PictureError
+from ad.core.errors import DataError, OutputError, PictureError, SettingError
 from ad.core.figures.measure import Evaluation, Metrics, maps_beyond, measure
 from ad.core.jobs.calibrating import with_threshold
 from ad.core.jobs.good_pictures import CrossFitted, good_pictures
@@ -38,6 +39,7 @@ from ad.core.thresholds.verdicts import calibration_notes
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, Trainer
 from ad.runtime.budget import memory_budget
+from ad.runtime.errors import shown
 from ad.runtime.files import to_json, write_atomic
 from ad.runtime.framing.fit import Fit
 from ad.runtime.framing.size import Sides
@@ -170,6 +172,13 @@ def train(
         AdError: One of its kinds, for anything that can be wrong with settings, data or files.
     """
     checked(Minutes, checkpoint_minutes, "`checkpoint_minutes`")
+    callbacks = checked_callbacks(callbacks)
+    if not isinstance(model, Mapping | None):
+        msg = (
+            "`model` takes the model's options by their names, such as "
+            f"`model={{'coreset_ratio': 0.01}}`; got {shown(model)}."
+        )
+        raise SettingError(msg)
     plan = settle(
         dataset_type,
         category,
@@ -187,13 +196,13 @@ def train(
         roi=None if roi is None else str(given_path(roi, "the region of interest")),
         tile=tile,
         overlap=overlap,
-        tile_scale=float(tile_scale) if isinstance(tile_scale, int) else tile_scale,
+        tile_scale=float(tile_scale) if isinstance(tile_scale, Integral) else tile_scale,
         options=dict(model or {}),
         weights=str(weights),
         device=device,
         precision=precision,
         seed=seed,
-        holdout=float(holdout) if isinstance(holdout, int) else holdout,
+        holdout=float(holdout) if isinstance(holdout, Integral) else holdout,
         false_alarms=false_alarms,
         num_steps=num_steps,
         budget=budget,
@@ -222,7 +231,8 @@ def train(
     seconds = {"fit": fit_seconds, "test_per_image": evaluation.seconds_per_image}
     peak = peak_memory(plan.device)
     calibrated = calibration_notes(detector.config.calibration)
-    notes = (*trainer_notes, *calibrated, *data.notes, *evaluation.notes)
+    early = _ended_early(run.log.reached, plan.settings.patience)
+    notes = (*trainer_notes, *early, *calibrated, *data.notes, *evaluation.notes)
     if plan.world.main:
         _write_figures(run.path, data.test, evaluation, notes)
         if gallery is not None:
@@ -336,6 +346,16 @@ def _learn(plan: Plan, data: RunData, trainer: Trainer, run: _Run, minutes: floa
     seconds = time.perf_counter() - started
     run.log.write("fitted", seconds=seconds)
     return seconds
+
+
+def _ended_early(reached: LoopState | None, patience: int | None) -> list[str]:
+    """That fewer steps were taken than the settings say, and why."""
+    if reached is None or reached.step == reached.total_steps:
+        return []
+    why = "as a callback asked; the command alone goes on to the end"
+    if patience is not None:
+        why = f"since {patience} epochs brought nothing (`patience`), or as a callback asked"
+    return [f"Learning ended after step {reached.step} of {reached.total_steps}, {why}."]
 
 
 def _save(

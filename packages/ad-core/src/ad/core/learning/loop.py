@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ad.core.callbacks import Callback, Callbacks, LoopState
+from ad.core.callbacks import Callback, Callbacks, LoopState, checked_callbacks
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import Defects, LearningData
 from ad.core.errors import DataError, PluginError, SettingError
@@ -66,11 +66,8 @@ def fit(
         PluginError: If the trainer is of a kind that nothing here can drive, or a callback is
             none.
     """
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            msg = f"A callback must be an `ad.core.Callback`; got `{type(callback).__name__}`."
-            raise PluginError(msg)
-    told = callbacks if isinstance(callbacks, Callbacks) else Callbacks(callbacks)
+    checked = checked_callbacks(callbacks)
+    told = callbacks if isinstance(callbacks, Callbacks) else Callbacks(checked)
     if not world.main:
         told = Callbacks()
     if not isinstance(trainer, OnePassTrainer | GradientTrainer):

@@ -8,7 +8,7 @@ from ad.core.report.finished import Finished
 from ad.core.report.standings import Row
 
 _FEW = 6
-"""So many counts are told one by one."""
+"""So many counts or categories are told one by one."""
 
 _MOST = 10
 """Notes on the data that are told; the runs have all."""
@@ -99,13 +99,17 @@ def _several(name: str, values: Sequence[object]) -> str:
 
 def _data(runs: Sequence[Finished], columns: Sequence[str]) -> list[str]:
     """What the runs found odd about the pictures of each category, with its first seed."""
-    told: dict[str, None] = {}
+    told: dict[str, list[str]] = {}
     for column in columns:
         own = [run for run in runs if column in map(run.column, run.metrics["categories"])]
         seed = min(run.seed for run in own)
         notes = [note for run in own if run.seed == seed for note in run.data_notes]
-        told |= dict.fromkeys(f"{column}: {note}" for note in notes)
-    lines = list(told)
+        for note in dict.fromkeys(notes):
+            told.setdefault(note, []).append(column)
+    lines = [
+        f"{', '.join(of) if len(of) <= _FEW else f'{len(of)} categories'}: {note}"
+        for note, of in told.items()
+    ]
     if len(lines) > _MOST:
         more = f"{len(lines) - _MOST + 1} more notes on the data are in the runs' reports."
         lines = [*lines[: _MOST - 1], more]

@@ -111,6 +111,7 @@ class RunLog(Callback):
     def __init__(self, path: Path, *, quiet: bool = False) -> None:
         self.path = path
         self.quiet = quiet
+        self.reached: LoopState | None = None
 
     def write(self, event: str, **values: object) -> None:
         """Add a line."""
@@ -125,6 +126,10 @@ class RunLog(Callback):
     def on_epoch_end(self, state: LoopState) -> None:
         """Add an epoch's line; see `ad.core.callbacks.Callback`."""
         self.write("epoch", **asdict(state))
+
+    def on_fit_end(self, state: LoopState) -> None:
+        """Keep how far learning came."""
+        self.reached = state
 
 
 def _append(path: Path, line: bytes) -> None:
