@@ -62,6 +62,8 @@ class BrokenDetector(Detector):
         self.register_buffer("asked", torch.zeros(1))
         self.gain = torch.nn.Parameter(torch.ones(1))
         self.secret = torch.zeros(1)
+        if self.fault == "export of a part of a taken name":
+            self.code = torch.nn.Identity()
 
     def forward(self, images):
         if self.fault == "unfitted and unasked":
@@ -246,6 +248,7 @@ FAULTS = [
         f"as `images.shape.0.`, never by `len` or `int`.*{HERE}",
     ),
     ("export of distances", "exportable", f"`torch.cdist` has without `compute_mode`{HERE}"),
+    ("export of a part of a taken name", "exportable", "may be named `code`, .*: rename it"),
     ("export of one", "exportable", "must leave the number of pictures open"),
     (
         "export of a ratio",

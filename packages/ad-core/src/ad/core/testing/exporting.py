@@ -21,7 +21,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 
 from ad.core.detector import Detector, Prediction
-from ad.core.errors import called_at, raised_at
+from ad.core.errors import called_at, listed, raised_at
 from ad.core.testing.subject import predict
 
 _EXAMPLE = 2  # pictures: a single one is taken for a dimension that is always 1
@@ -54,6 +54,12 @@ def check_export(detector: Detector, images: Tensor, tolerance: float, module: s
     Raises:
         AssertionError: With what is wrong, and what to do about it.
     """
+    taken = set(dir(GraphModule)) - set(dir(torch.nn.Module))
+    taken &= {name for name, _ in detector.named_children()}
+    assert not taken, (
+        f"no part of a detector may be named {listed(taken)}, as torch's exported graphs name one "
+        "of theirs: rename it"
+    )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own
         program = _traced(detector, images[:_EXAMPLE], module)
