@@ -19,6 +19,7 @@ from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import LearningData
 from ad.core.errors import DataError, SettingError
 from ad.core.learning.loop import fit
+from ad.core.saved.record import read_data_notes
 from ad.core.testing.pictures import make_picture
 
 CPU = torch.device("cpu")
@@ -319,6 +320,7 @@ def test_copies_of_test_pictures_among_labelled_ones_are_told_of(labelled, parts
     (parts / "dent/101.png").write_bytes((parts / "dent/100.png").read_bytes())
     told = train("csv", "all", labelled, data_root=root, output_dir=tmp_path / "run")
     assert any("1 pictures to test or calibrate with are copies of" in note for note in told.notes)
+    assert any("copies of" in note for note in read_data_notes(told.run))  # for pages of many runs
 
 
 def test_a_run_that_was_started_before_there_was_supervision_can_be_resumed(

@@ -295,6 +295,7 @@ def _begin(
         choosing=len(data.choosing),
         held_out=len(data.held_out),
         test=len(data.test),
+        notes=list(data.notes),
     )
     told = Callbacks([log, *callbacks])
     return _Run(path=path, record=record, log=log, told=told, resumed=resume is not None)
