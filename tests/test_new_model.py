@@ -82,6 +82,27 @@ def test_what_is_no_name_is_refused_before_anything_is_written(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("MyModel", "my-model"),
+        ("my_model", "my-model"),
+        ("my model", "my-model"),
+        ("kNN", "k-nn"),
+        ("a--b", "a-b"),
+    ],
+)
+def test_the_nearest_name_is_told(name, near):
+    with pytest.raises(SettingError, match=rf"got '{name}'\. Did you mean `{near}`\?$"):
+        new_model.names_of(name)
+
+
+@pytest.mark.parametrize("name", ["", "class", "Class", "3d-net", "-", "\u00fcber"])
+def test_no_name_is_told_where_none_is_near(name):
+    with pytest.raises(SettingError, match=rf"got '{name}'\.$"):
+        new_model.names_of(name)
+
+
 @pytest.mark.parametrize("name", ["core", "memory", "patchcore", "catalogue"])
 def test_names_of_this_projects_own_packages_are_taken(tmp_path, name):
     with pytest.raises(SettingError, match=f"The name `{name}` is taken"):

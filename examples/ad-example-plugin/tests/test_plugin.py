@@ -1,19 +1,21 @@
+from pathlib import Path
+
 import pytest
 import torch
 
-from ad.core import Setup
+from ad.core import Setup, Size
 from ad.core.errors import DataError
 from ad.core.testing import check_model
 from ad_example.picture_list import DATASET
 from ad_example.spread import SpreadTrainer
 
 
-def test_the_model_keeps_its_promises():
+def test_the_model_keeps_its_promises() -> None:
     check_model("spread")
 
 
-def test_mean_and_spread_are_those_of_the_pictures():
-    trainer = SpreadTrainer(Setup(img_size=16, normalize=False), floor=0.1)
+def test_mean_and_spread_are_those_of_the_pictures() -> None:
+    trainer = SpreadTrainer(Setup(img_size=Size(16, 16), normalize=False), floor=0.1)
     images = torch.rand(9, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     trainer.observe(images[:4])
     trainer.observe(images[4:])
@@ -23,7 +25,7 @@ def test_mean_and_spread_are_those_of_the_pictures():
     torch.testing.assert_close(trainer.detector.spread, expected)
 
 
-def test_a_table_becomes_samples(tmp_path):
+def test_a_table_becomes_samples(tmp_path: Path) -> None:
     lines = ["picture,kind,mask", "a.png,train,", "b.png,good,", "c.png,dent,m.png", "d.png,dent,"]
     (tmp_path / "pictures.csv").write_text("\n".join(lines))
     assert DATASET.categories(tmp_path) == [tmp_path.name]
@@ -37,7 +39,7 @@ def test_a_table_becomes_samples(tmp_path):
     assert [s.masks for s in found] == [(), (), (tmp_path / "m.png",), ()]
 
 
-def test_a_table_with_other_columns_is_refused(tmp_path):
+def test_a_table_with_other_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pictures.csv").write_text("file,kind\na.png,train\n")
     with pytest.raises(DataError, match="must have the columns picture, kind, mask; no 'picture'"):
         DATASET.samples(tmp_path, "parts", 0)

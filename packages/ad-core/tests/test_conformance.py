@@ -62,8 +62,12 @@ class BrokenDetector(Detector):
         self.register_buffer("asked", torch.zeros(1))
         self.gain = torch.nn.Parameter(torch.ones(1))
         self.secret = torch.zeros(1)
+        if self.fault == "export of a part of a taken name":
+            self.code = torch.nn.Identity()
 
     def forward(self, images):
+        if self.fault == "unfitted and unasked":
+            images.view(-1, 7)
         if self.fault == "unfitted" and self.mean.numel() == 0:
             return Prediction(torch.zeros(len(images)), None)
         self.require_fitted()
@@ -98,6 +102,17 @@ class BrokenDetector(Detector):
             score = score + self.secret
         if self.fault == "blind":
             score = -score
+        if self.fault == "keeps a gradient without a graph":
+            score = score.detach().requires_grad_()
+        if self.fault == "writes into pictures":
+            images.clamp_(0.1, 0.9)
+        if self.fault == "another each time":
+            self.times = getattr(self, "times", 0) + 1
+            score = score * self.times
+        if self.fault == "export of distances":
+            score = score + 0 * torch.cdist(images.flatten(1), self.mean.flatten()[None])[:, 0]
+        if self.fault == "tuple":
+            return score, map_
         if self.fault == "gradient":
             with torch.enable_grad():
                 score = score * self.gain.requires_grad_()
@@ -171,6 +186,8 @@ class BrokenTrainer(OnePassTrainer):
             with contextlib.suppress(OSError):
                 socket.getaddrinfo("example.org", 80)
         self.detector.mean = torch.cat(self.rows).mean(dim=0)
+        if fault == "late":
+            self.detector.register_buffer("late", torch.zeros(1))
         self.detector.secret = self.detector.mean.sum()[None]
         if fault == "ragged" and len(self.rows[-1]) == 1:
             self.detector.mean = self.detector.mean * torch.nan
@@ -186,23 +203,30 @@ def broken(monkeypatch):
     ModelRegistry.unregister("broken")
 
 
+HERE = r" \(`test_conformance.py`, line \d+, in `forward`\)"
+
 FAULTS = [
-    ("unfitted", "unfitted", "must raise `NotFittedError`"),
-    ("raises", "learns", "RuntimeError: out of ideas"),
+    ("unfitted", "unfitted", "must raise `NotFittedError`: .*`trained_flag.self.` where that is"),
+    ("unfitted and unasked", "unfitted", rf"`NotFittedError`.*; it raises RuntimeError: .*{HERE}"),
+    ("raises", "learns", f"RuntimeError: out of ideas{HERE}"),
     ("network", "learns", r"OSError: .*must learn and predict offline.*192\.0\.2\.1"),
     ("network in secret", "offline", "must not use the network; it wanted example.org"),
     ("prints", "quiet", "must print nothing; 'learning ...\\\\n'"),
     ("warns", "quiet", "must not warn; UserWarning: low on pictures"),
-    ("shape", "prediction", "one value per image"),
+    ("tuple", "prediction", r"must return `Prediction\(score=.*; it returns a `tuple`"),
+    ("shape", "prediction", r"one value per image, \[8\]; got \[8, 1\]"),
     ("type", "prediction", "`score` must be float32"),
     ("finite", "prediction", "`score` must be finite"),
-    ("map", "prediction", "one value per input pixel"),
+    ("map", "prediction", r"one value per input pixel, \[8, 64, 64\]; got \[8, 32, 64\]"),
     (
         "no map",
         "prediction",
-        "must say if there are maps: it is True and `map` is None",
+        "must say if there are maps: it is True and `map` is None; .* `localises = False` in",
     ),
     ("gradient", "prediction", "must not keep gradients"),
+    ("keeps a gradient without a graph", "prediction", "must not keep gradients"),
+    ("writes into pictures", "state", "must leave the pictures as they are: write nothing into"),
+    ("another each time", "state", "the same pictures must get the same scores each time"),
     ("state", "state", "must change nothing in the detector; it changes asked"),
     ("training", "state", "must be in eval mode and stay so; it is not"),
     ("batch", "batch", "must not depend on the other images"),
@@ -213,11 +237,18 @@ FAULTS = [
     ("flagged", "flagged", r"values that are not finite must get an error .*; got \d"),
     ("random", "randomness", "random generator alone"),
     ("unrepeatable", "repeatable", "equal seeds and pictures"),
+    ("late", "saved", "must be there before fitting: `late` is not; register it in"),
     ("unsaved", "saved", "saved and loaded model must score the same"),
-    ("export", "exportable", "operations that torch can export: "),
+    ("export", "exportable", f"operations that torch can export: .*{HERE}; .* depend on values"),
     ("export differs", "exportable", "an exported model must score the same"),
     ("export of another map", "exportable", "an exported model must score the same"),
-    ("export of two", "exportable", "take it as `images.shape.0.`, never by `len` or `int`"),
+    (
+        "export of two",
+        "exportable",
+        f"as `images.shape.0.`, never by `len` or `int`.*{HERE}",
+    ),
+    ("export of distances", "exportable", f"`torch.cdist` has without `compute_mode`{HERE}"),
+    ("export of a part of a taken name", "exportable", "may be named `code`, .*: rename it"),
     ("export of one", "exportable", "must leave the number of pictures open"),
     (
         "export of a ratio",
@@ -262,7 +293,7 @@ class HalfBankDetector(Detector):
 
 
 def test_what_exports_well_is_no_fault():
-    check_export(HalfBankDetector().eval(), torch.rand(3, 3, 16, 16), tolerance=1e-6)
+    check_export(HalfBankDetector().eval(), torch.rand(3, 3, 16, 16), 1e-6, __name__)
 
 
 @pytest.mark.parametrize(
@@ -301,15 +332,64 @@ class EndlessSidesTrainer(BrokenTrainer):
         super().__init__(setup)
 
 
+class BareTrainer(BrokenTrainer):
+    def __init__(self, setup, *, width=8):
+        super().__init__(setup)
+
+
 class EndlessListTrainer(BrokenTrainer):
     def __init__(self, setup, *, sides: tuple[int, ...] = ()):
         super().__init__(setup)
+
+
+class SeedingTrainer(BrokenTrainer):
+    def __init__(self, setup):
+        torch.manual_seed(setup.seed)
+        super().__init__(setup)
+
+
+def test_a_constructor_that_seeds_the_global_generator_is_noticed_and_undone(broken, monkeypatch):
+    monkeypatch.setattr("ad.core.testing.subject.load_trainer", lambda spec: SeedingTrainer)
+    torch.manual_seed(0)  # where such a constructor leaves it
+    with pytest.raises(AssertionError, match="fails `randomness`: .*random generator alone"):
+        check_model(broken)
+
+
+class NoDetectorTrainer(BrokenTrainer):
+    def __init__(self, setup):
+        super().__init__(setup)
+        del self.detector
+
+
+class NoSetupTrainer(BrokenTrainer):
+    def __init__(self, setup):
+        self.detector = BrokenDetector()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "words"),
+    [
+        (
+            NoDetectorTrainer,
+            "`NoDetectorTrainer.__init__` must set `self.detector` to a `Detector`",
+        ),
+        (
+            NoSetupTrainer,
+            r"`NoSetupTrainer.__init__` must begin with `super\(\).__init__\(setup\)`",
+        ),
+    ],
+)
+def test_a_trainer_must_be_whole(broken, monkeypatch, trainer, words):
+    monkeypatch.setattr("ad.core.testing.subject.load_trainer", lambda spec: trainer)
+    with pytest.raises(AssertionError, match=f"fails `unfitted`: PluginError: {words}"):
+        check_model(broken)
 
 
 @pytest.mark.parametrize(
     ("trainer", "words"),
     [
         (EndlessListTrainer, r"option `sides` must refuse \[10{18}\]: give it limits"),
+        (BareTrainer, "option `width` must have an annotation, .*`width: Annotated.float, Field"),
         (EndlessTrainer, "option `width` must refuse 10{18}: give it limits, .*Field"),
         (EndlessSidesTrainer, r"option `sides` must refuse \[10{18}, 10{18}\]: give it limits"),
     ],

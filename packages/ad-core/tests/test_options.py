@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ad.core import ModelSpec
 from ad.core.errors import PluginError, SettingError
 from ad.core.options import Field, Layers, LearningRate, allowed_of, checked, options_of, renamed
+from ad.core.settings import resolve_options
 from ad.core.testing.linear_student import LinearStudentTrainer
 from ad.core.trainer import OnePassTrainer, Setup
 from ad.runtime.errors import shown
@@ -133,6 +135,24 @@ def test_limits_on_one_side_are_shown_as_such():
     assert allowed_of(OpenTrainer, "most")[1] == "(-inf, 0.5)"
 
 
+def odd(**options):
+    train = {"num_epochs": 1, "batch_size": 4, "img_size": 16, "normalize": False}
+    return ModelSpec(name="odd", trainer="odd:OddTrainer", model=options, train=train)
+
+
+def test_options_that_are_not_by_keyword_alone_are_the_author_s_fault():
+    class LooseTrainer(WidthTrainer):
+        def __init__(self, setup: Setup, width: int = 8, **others: int) -> None:
+            super().__init__(setup)
+
+    for name in ("width", "depth"):
+        words = rf"`LooseTrainer.__init__` of model `odd` .* keyword .*setup: Setup, \*, {name}: "
+        with pytest.raises(PluginError, match=words):
+            resolve_options(odd(**{name: 3}), LooseTrainer, {})
+    with pytest.raises(SettingError, match="Model `odd` has no option `wdith`. Did you mean"):
+        resolve_options(odd(wdith=3), WidthTrainer, {})
+
+
 def test_annotations_that_say_nothing_are_the_author_s_fault():
     class OddTrainer(WidthTrainer):
         def __init__(self, setup: Setup, *, helper: WidthTrainer | None = None) -> None:
@@ -140,6 +160,9 @@ def test_annotations_that_say_nothing_are_the_author_s_fault():
 
     with pytest.raises(PluginError, match="No value can be checked against .* Annotate it with"):
         OddTrainer(SETUP, helper=None)
+
+    with pytest.raises(PluginError, match="Option `helper` of model `odd`: No value can be"):
+        resolve_options(odd(helper=None), OddTrainer, {})
 
     class LostTrainer(WidthTrainer):
         def __init__(self, setup: Setup, *, width: "Missing" = 1) -> None:  # noqa: F821

@@ -1,7 +1,7 @@
 import pytest
 
 from ad.core import ModelRegistry, ModelSpec
-from ad.core.errors import PluginError, SettingError, UnknownNameError
+from ad.core.errors import AdError, PluginError, SettingError, UnknownNameError
 from ad.core.registry import get_dataset, load_trainer
 
 TRAIN = {"num_epochs": 1, "batch_size": 4, "img_size": 32, "normalize": False}
@@ -102,6 +102,51 @@ def test_a_trainer_that_is_none_is_a_plugin_error(path, words):
     spec = ModelRegistry.register("mine", path, {}, TRAIN)
     with pytest.raises(PluginError, match=words):
         load_trainer(spec)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import ad\nraise RuntimeError('no licence')", r"no licence \(`%s.py`, line 2\)\Z"),
+        ("def (:", r"SyntaxError: .*%s.py, line 1"),
+        ("import %s_not_there", r"No module named '%s_not_there' \(`%s.py`, line 1\)"),
+        ("from ad.core.errors import DataError\nraise DataError('own words')", r"\Aown words\Z"),
+    ],
+    ids=["raises", "syntax", "missing", "own error"],
+)
+def test_a_trainer_whose_module_raises_is_named_with_the_line(tmp_path, monkeypatch, text, words):
+    name = f"broken_{len(text)}"  # one of its own: a process imports a name once
+    (tmp_path / f"{name}.py").write_text(text.replace("%s", name))
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = ModelRegistry.register("mine", f"{name}:X", {}, TRAIN)
+    with pytest.raises(AdError, match=words.replace("%s", name)) as raised:
+        load_trainer(spec)
+    assert "own words" in str(raised.value) or f"`{name}:X` of model `mine`" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("fact", "words"),
+    [
+        (
+            {"tasks": "classifies"},
+            r"`tasks` of model `mine` must be texts in a tuple, such as",
+        ),
+        ({"weights": (1,)}, r"`weights` of model `mine` must be texts in a tuple.*; got \(1,\)"),
+        (
+            {"trainer": "a.b.C"},
+            "`trainer` of model `mine` must be `package.module:Class`; got 'a.b",
+        ),
+        ({"trainer": None}, "`trainer` of .* must be `package.module:Class`; got None"),
+        ({"summary": 3}, "`summary` of model `mine` must be a line of text; got 3"),
+        ({"by_gradient": "no"}, "`by_gradient` of .* must be True, False or None; got 'no'"),
+        ({"model": None}, "`model` of model `mine` must be a dict; got None"),
+        ({"train": 3}, "`train` of model `mine` must be a dict; got 3"),
+    ],
+)
+def test_facts_of_another_type_are_refused(fact, words):
+    facts = {"name": "mine", "trainer": PATH, "model": {}, "train": TRAIN, **fact}
+    with pytest.raises(SettingError, match=words):
+        ModelSpec(**facts)
 
 
 def test_an_unknown_model_is_told_the_nearest_name(installed):

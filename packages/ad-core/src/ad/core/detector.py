@@ -39,6 +39,38 @@ class Prediction(NamedTuple):
     """``[B, H, W]``, float32: one score per input pixel; None if it cannot localise."""
 
 
+def wrong_prediction(found: object, images: Tensor, *, localises: bool) -> str:
+    """Say what is wrong with the form of what `Detector.forward` gave.
+
+    Args:
+        found: What it gave.
+        images: What it was given, ``[B, 3, H, W]``.
+        localises: What the detector's `Detector.localises` says.
+
+    Returns:
+        A part of a sentence; empty if nothing is wrong.
+    """
+    if not isinstance(found, Prediction):
+        return (
+            "`forward` must return `Prediction(score=..., map=...)` of `ad.core`; "
+            f"it returns a `{type(found).__name__}`"
+        )
+    b, _, h, w = images.shape
+    given = "None" if found.map is None else "a tensor"
+    if found.score.shape != (b,):
+        return f"`score` must hold one value per image, {[b]}; got {list(found.score.shape)}"
+    if (found.map is not None) != localises:
+        return (
+            f"`localises` must say if there are maps: it is {localises} and `map` is {given}; "
+            "a detector without maps has `localises = False` in its class"
+        )
+    if found.map is not None and found.map.shape != (b, h, w):
+        return (
+            f"`map` must hold one value per input pixel, {[b, h, w]}; got {list(found.map.shape)}"
+        )
+    return ""
+
+
 class Detector(nn.Module, abc.ABC):
     """Scores pictures; one final subclass per model.
 

@@ -88,6 +88,29 @@ def options_of(trainer: type) -> dict[str, inspect.Parameter]:
     return _keyword_only(_constructor(trainer))
 
 
+def refuse_hidden(trainer: type, names: Iterable[str], model: str) -> None:
+    """Refuse a trainer that takes options otherwise than by keyword alone, each with its name.
+
+    Args:
+        trainer: Its class.
+        names: Options that a user or a catalogue set.
+        model: Its name, for the error.
+
+    Raises:
+        PluginError: If one of these is such.
+    """
+    parameters = inspect.signature(_constructor(trainer)).parameters
+    loose = [one for one in parameters.values() if one.kind is inspect.Parameter.VAR_KEYWORD]
+    for name in names:
+        found = parameters.get(name, loose[0] if loose else None)
+        if found is not None and found.kind is not inspect.Parameter.KEYWORD_ONLY:
+            msg = (
+                f"`{trainer.__name__}.__init__` of model `{model}` must take its option `{name}` "
+                f"by keyword alone: `def __init__(self, setup: Setup, *, {name}: ...)`."
+            )
+            raise PluginError(msg)
+
+
 def refuse_unknown(given: Iterable[str], known: Iterable[str], model: str) -> None:
     """Refuse an option that a model does not have.
 
@@ -292,7 +315,11 @@ def checked(hint: Any, value: Any, what: str) -> Any:  # noqa: ANN401 - any opti
         SettingError: If it is of another type or beyond a limit; no number may be infinite or nan.
         PluginError: If nothing can be held to the annotation.
     """
-    adapter = _adapter(hint)
+    try:
+        adapter = _adapter(hint)
+    except PluginError as error:
+        msg = f"{what}: {error}"
+        raise PluginError(msg) from error
     plain = _bare(hint)
     if isinstance(value, str) and typing.get_origin(plain) in (tuple, list):
         value = [part.strip() for part in value.split(",")]

@@ -21,6 +21,7 @@ from ad.core.errors import (
     how_to_install,
     listed,
     nearest,
+    raised_at,
 )
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class ModelSpec:
                 f'("short",); got {self.aliases!r}.'
             )
             raise SettingError(msg)
+        self._refuse_wrong_types()
         unknown = set(self.train) - set(_TRAIN_KEYS)
         missing = set(_TRAIN_KEYS) - set(self.train)
         if unknown or missing:
@@ -121,6 +123,32 @@ class ModelSpec:
             if type(value) is not kind or (isinstance(value, int) and kind is int and value < 1):
                 allowed = "True or False" if kind is bool else "a whole number from 1"
                 msg = f"`{key}` of model `{self.name}` must be {allowed}; got {value!r}."
+                raise SettingError(msg)
+
+    def _refuse_wrong_types(self) -> None:
+        """Refuse what would be read as something else, or fail much later.
+
+        Raises:
+            SettingError: Naming the first.
+        """
+        module, _, name = str(self.trainer).partition(":")
+        path = [*module.split("."), name]
+        wrong = {
+            "trainer": not all(map(str.isidentifier, path)) and "`package.module:Class`",
+            "summary": not isinstance(self.summary, str) and "a line of text",
+            "by_gradient": self.by_gradient not in (None, True, False) and "True, False or None",
+        }
+        for key in ("tasks", "extra_data", "weights"):
+            value = getattr(self, key)
+            texts = not isinstance(value, str) and all(isinstance(one, str) for one in value)
+            wrong[key] = not texts and 'texts in a tuple, such as ("one",)'
+        for key in ("model", "train", "paper_budget", "check"):
+            wrong[key] = not isinstance(getattr(self, key), Mapping) and "a dict"
+        for key, allowed in wrong.items():
+            if allowed:
+                msg = (
+                    f"`{key}` of model `{self.name}` must be {allowed}; got {getattr(self, key)!r}."
+                )
                 raise SettingError(msg)
 
     @property
@@ -258,8 +286,13 @@ def load_trainer(spec: ModelSpec) -> type[Trainer]:
     module_name, _, class_name = spec.trainer.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        msg = f"The trainer `{spec.trainer}` of model `{spec.name}` cannot be imported: {error}"
+    except AdError:  # it says itself what is wrong
+        raise
+    except Exception as error:  # a plug-in may raise anything; its name must be in the message
+        msg = (
+            f"The trainer `{spec.trainer}` of model `{spec.name}` cannot be imported: "
+            f"{type(error).__name__}: {error}{raised_at(error, module_name)}"
+        )
         raise PluginError(msg) from error
     if not (isinstance(found, type) and issubclass(found, Trainer)):
         msg = (
@@ -357,7 +390,7 @@ def _load(point: EntryPoint, noun: str) -> object:
     except Exception as error:  # a plug-in may raise anything; its name must be in the message
         msg = (
             f"The {noun} `{point.name}` (`{point.value}` of {_owner(point)}) cannot be imported: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{raised_at(error, point.value.partition(':')[0])}"
         )
         raise PluginError(msg) from error
 

@@ -26,6 +26,7 @@ from ad.core.options import (
     allowed_of,
     check_option,
     options_of,
+    refuse_hidden,
     refuse_unknown,
 )
 from ad.core.registry import ModelRegistry, ModelSpec
@@ -302,6 +303,7 @@ def resolve_options(
             option, or the values that are allowed.
     """
     parameters = options_of(trainer)
+    refuse_hidden(trainer, spec.model, spec.name)
     refuse_unknown({**spec.model, **given}, parameters, spec.name)
     options: dict[str, Any] = {}
     for name, parameter in parameters.items():

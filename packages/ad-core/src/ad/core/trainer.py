@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ad.core.detector import mark_trained
+from ad.core.detector import Detector, mark_trained
+from ad.core.errors import PluginError
 from ad.core.options import checking_options
 from ad.runtime.framing.size import Size, size_of
 from ad.runtime.progress import SILENT, Progress
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from ad.core.data.learning import LearningBatch, LearningData
-    from ad.core.detector import Detector
 
 Precision = Literal["fp32", "bf16"]
 
@@ -107,6 +107,25 @@ class Trainer(abc.ABC):
         Such as a teacher's file or a folder of textures. A resumed run must have the same.
         """
         return {}
+
+
+def made(kind: type[Trainer], setup: Setup, options: Mapping[str, Any]) -> Trainer:
+    """Build a trainer, and see that it has what its base class promises.
+
+    Raises:
+        PluginError: If its constructor set no detector, or did not call that of its base class.
+    """
+    trainer = kind(setup, **options)
+    if getattr(trainer, "setup", None) is not setup:
+        msg = f"`{kind.__name__}.__init__` must begin with `super().__init__(setup)`."
+        raise PluginError(msg)
+    if not isinstance(getattr(trainer, "detector", None), Detector):
+        msg = (
+            f"`{kind.__name__}.__init__` must set `self.detector` to a `Detector` of `ad.core`, "
+            "unfitted and on `setup.device`."
+        )
+        raise PluginError(msg)
+    return trainer
 
 
 class OnePassTrainer(Trainer):

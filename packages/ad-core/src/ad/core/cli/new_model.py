@@ -96,9 +96,12 @@ def names_of(name: str) -> dict[str, str]:
     """
     module = name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or keyword.iskeyword(module):
+        near = "-".join(re.findall(r"[A-Z]*[a-z0-9]+|[A-Z]+", name)).lower()
+        plain = name.isascii() and name[:1].isalpha() and not keyword.iskeyword(near)
+        hint = f" Did you mean `{near}`?" if plain else ""
         msg = (
             "A model's name is small letters, digits and hyphens, begins with a letter and is no "
-            f"word of Python, such as `my-model`; got {name!r}."
+            f"word of Python, such as `my-model`; got {name!r}.{hint}"
         )
         raise SettingError(msg)
     if name == "catalogue" or is_ours(name) or name in ModelRegistry.names():

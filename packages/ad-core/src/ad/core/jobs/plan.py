@@ -29,7 +29,7 @@ from ad.core.saved.allocation import fits_in_memory
 from ad.core.settings import DEFAULT_HOLDOUT, Holdout, RunSettings, run_settings
 from ad.core.thresholds.held_out import CROSS, folds_of, hold_out, share_out, too_few
 from ad.core.tracking import Tracker
-from ad.core.trainer import GradientTrainer, OnePassTrainer, Precision, Setup, Trainer
+from ad.core.trainer import GradientTrainer, OnePassTrainer, Precision, Setup, Trainer, made
 from ad.runtime.budget import memory_budget
 from ad.runtime.errors import shown
 from ad.runtime.pictures.levels import find_white_level
@@ -206,7 +206,7 @@ def build(plan: Plan) -> Trainer:
             that cannot be found, a package that is not installed.
     """
     with fits_in_memory(plan.spec.name):
-        trainer = plan.trainer(plan.setup(), **plan.settings.options)
+        trainer = made(plan.trainer, plan.setup(), plan.settings.options)
     check_localises(trainer.detector, plan.framing, plan.spec.name)
     return trainer
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from ad.core.data.batches import Batch, PictureSet, to_device
-from ad.core.detector import Detector
-from ad.core.errors import SettingError
+from ad.core.detector import Detector, wrong_prediction
+from ad.core.errors import PluginError, SettingError
 from ad.core.framing import Framing
 from ad.core.predict.config import ModelConfig
 from ad.runtime.conditions import other_tiles
@@ -253,12 +253,18 @@ class LoadedDetector:
 
         Raises:
             SettingError: If there is a region of interest and it cannot localise.
+            PluginError: If what the model gives is not of the form that was promised.
         """
         if len(pictures) == 0:
             empty = np.zeros((0, *self.config.framing.size), dtype=np.float32)
             return empty[:, 0, 0], empty if self.detector.localises else None
+        images = to_device(pictures, self.device)
         with torch.inference_mode():
-            prediction = (self.compiled or self.detector)(to_device(pictures, self.device))
+            prediction = (self.compiled or self.detector)(images)
+        if wrong := wrong_prediction(prediction, images, localises=self.detector.localises):
+            name = self.config.model
+            msg = f"Model `{name}` breaks a promise: {wrong}. `ad check {name}` tries it whole."
+            raise PluginError(msg)
         looked_at = self.config.framing.looked_at
         if prediction.map is None:
             check_localises(self.detector, self.config.framing, self.config.model)

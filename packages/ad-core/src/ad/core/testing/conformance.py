@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ad.core.errors import SettingError, listed, nearest
+from ad.core.errors import SettingError, listed, nearest, raised_at
 from ad.core.registry import ModelRegistry
 from ad.core.testing.promises import CHECKS as CHECKS
 from ad.core.testing.promises import TOLERANCE as TOLERANCE
@@ -161,7 +161,8 @@ def _result(
         outcome, message = "skipped", str(reason)
     except Exception as error:  # a model may raise anything
         broken = isinstance(error, AssertionError)
-        said = str(error) if broken else f"{type(error).__name__}: {error}"
+        said = f"{type(error).__name__}: {error}{raised_at(error, model.module)}"
+        said = str(error) if broken else said
         outcome, message = ("expected", f"{expected} ({said})") if expected else ("failed", said)
     else:
         if expected:

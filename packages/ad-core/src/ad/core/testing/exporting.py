@@ -8,6 +8,9 @@ from.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +21,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 
 from ad.core.detector import Detector, Prediction
+from ad.core.errors import called_at, listed, raised_at
 from ad.core.testing.subject import predict
 
 _EXAMPLE = 2  # pictures: a single one is taken for a dimension that is always 1
@@ -38,20 +42,27 @@ _PARTS |= {"chunk", "split", "split_with_sizes", "tensor_split"}
 _INDEXED = {"index_put_", "index_fill_", "index_copy_", "index_add_", "scatter_", "scatter_add_"}
 
 
-def check_export(detector: Detector, images: Tensor, tolerance: float) -> None:
+def check_export(detector: Detector, images: Tensor, tolerance: float, module: str) -> None:
     """Export a detector for any number of pictures, and see that it is the same.
 
     Args:
         detector: One that has learnt, in fp32.
         images: ``[B, 3, H, W]``, three or more.
         tolerance: Largest difference of scores and maps, relative and absolute.
+        module: Name of a module of its package, where the line to mend is looked for.
 
     Raises:
         AssertionError: With what is wrong, and what to do about it.
     """
+    taken = set(dir(GraphModule)) - set(dir(torch.nn.Module))
+    taken &= {name for name, _ in detector.named_children()}
+    assert not taken, (
+        f"no part of a detector may be named {listed(taken)}, as torch's exported graphs name one "
+        "of theirs: rename it"
+    )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own
-        program = _traced(detector, images[:_EXAMPLE])
+        program = _traced(detector, images[:_EXAMPLE], module)
         _check_precision(program)
         _check_writes(program)
         exported = program.module()
@@ -66,12 +77,12 @@ def check_export(detector: Detector, images: Tensor, tolerance: float) -> None:
             try:
                 alike = _alike(exported(some), predict(detector, some), tolerance)
             except Exception as error:
-                msg = f"{msg} ({_first_line(error)})"
+                msg = f"{msg} ({_first_line(error)}){raised_at(error, module)}"
                 raise AssertionError(msg) from error
             assert alike, msg
 
 
-def _traced(detector: Detector, images: Tensor) -> ExportedProgram:
+def _traced(detector: Detector, images: Tensor, module: str) -> ExportedProgram:
     """The graph.
 
     Raises:
@@ -79,16 +90,26 @@ def _traced(detector: Detector, images: Tensor) -> ExportedProgram:
     """
     free = (
         "`forward` must leave the number of pictures open when it is exported: take it as "
-        "`images.shape[0]`, never by `len` or `int`, and go by no `chunk` and no loop over pictures"
+        "`images.shape[0]`, never by `len` or `int`, and go by no `chunk`, no loop over pictures "
+        "and no operation that has two ways, as `torch.cdist` has without `compute_mode`"
     )
+    fixed = _FixedAt(module)
     batch = Dim("batch", min=1, max=_MOST)
     try:
-        program = torch.export.export(
-            detector, (images,), dynamic_shapes=({0: batch},), strict=False
-        )
+        with fixed.watching():
+            program = torch.export.export(
+                detector, (images,), dynamic_shapes=({0: batch},), strict=False
+            )
     except Exception as error:
-        msg = f"`forward` must be made of operations that torch can export: {_first_line(error)}"
+        msg = (
+            "`forward` must be made of operations that torch can export: "
+            f"{_first_line(error)}{raised_at(error, module)}"
+        )
+        if "data-dependent" in msg:
+            msg += "; nothing may depend on values, as it does by `if x.max() > 1` or `x.item()`"
+        free = f"{free}{fixed.place}"
         raise AssertionError(free if _is_exported(detector, images) else msg) from error
+    free = f"{free}{fixed.place}"
     (output,) = (node for node in program.graph.nodes if node.op == "output")
     outputs = [one.meta["val"] for one in output.args[0] if isinstance(one, Node)]
     assert all(isinstance(one.shape[0], torch.SymInt) for one in outputs), free
@@ -98,10 +119,45 @@ def _traced(detector: Detector, images: Tensor) -> ExportedProgram:
 def _is_exported(detector: Detector, images: Tensor) -> bool:
     """Whether there is a graph for as many pictures as these."""
     try:
-        torch.export.export(detector, (images,), strict=False)
+        with _FixedAt("").watching():
+            torch.export.export(detector, (images,), strict=False)
     except Exception:  # torch raises many kinds
         return False
     return True
+
+
+class _FixedAt(logging.Filter):
+    """Where a model's code fixes the number of pictures, which torch tells its log alone.
+
+    What torch logs and prints of an export that fails is kept from the terminal.
+    """
+
+    def __init__(self, module: str) -> None:
+        super().__init__()
+        self.module = module
+        self.place = ""
+        """Such as `` (`knn.py`, line 12, in `forward`)``; empty if none was found."""
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+        level = log.level
+        log.addFilter(self)
+        log.setLevel(logging.INFO)
+        try:
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(io.StringIO()),
+            ):
+                yield
+        finally:
+            log.setLevel(level)
+            log.removeFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self.module and not self.place and "guard added" in record.getMessage():
+            self.place = called_at(self.module, __name__)
+        return False
 
 
 def _check_precision(program: ExportedProgram) -> None:

@@ -17,13 +17,15 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from inspect import Parameter
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ad.core.errors import AdError, NotFittedError, SettingError, listed
-from ad.core.options import check_option
+from ad.core.detector import wrong_prediction
+from ad.core.errors import AdError, NotFittedError, SettingError, listed, raised_at
+from ad.core.options import check_option, options_of
 from ad.core.registry import MODELS, TASKS
 from ad.core.saved.files import read_model, save_model
 from ad.core.saved.loading import load_tensors
@@ -85,7 +87,8 @@ def _check_catalogue(model: Model) -> None:
     trainer = model.build()
     localises = trainer.detector.localises
     assert localises == ("localises" in spec.tasks), (
-        f"`tasks` must say `localises` as the detector does; it says {localises}"
+        f"`tasks` must say `localises` as the detector does; it says {localises}, "
+        "and a detector without maps has `localises = False` in its class"
     )
     steps = trainer.num_steps(len(model.good)) if isinstance(trainer, GradientTrainer) else 0
     assert spec.by_gradient in (None, steps > 0), (
@@ -99,6 +102,10 @@ def _check_options(model: Model) -> None:
     back = resolve_options(model.spec, model.trainer_class, json.loads(text))
     assert back == model.options, "options must be what JSON can hold, and come back from it"
     for name, value in model.options.items():
+        assert options_of(model.trainer_class)[name].annotation is not Parameter.empty, (
+            f"option `{name}` must have an annotation, its type and its limits, such as "
+            f"`{name}: Annotated[float, Field(ge=0, le=1)]`"
+        )
         count = len(value) if isinstance(value, tuple) else None
         for extreme in (math.nan, math.inf, -1e300, 10**18):
             given = extreme if count is None else [extreme] * max(count, 1)
@@ -117,11 +124,19 @@ def _is_refused(model: Model, name: str, value: object) -> bool:
 
 
 def _check_unfitted(model: Model) -> None:
+    detector = model.build().detector
+    said = ""
     try:
-        predict(model.build().detector, model.images)
+        predict(detector, model.images)
     except NotFittedError:
         return
-    msg = "a detector that has not been fitted must raise `NotFittedError`"
+    except Exception as error:  # a model may raise anything
+        said = f"; it raises {type(error).__name__}: {error}{raised_at(error, model.module)}"
+    msg = (
+        "a detector that has not been fitted must raise `NotFittedError`: register what it learns "
+        "by `learned_buffer`, or `trained_flag(self)` where that is parameters alone, and begin "
+        f"`forward` with `self.require_fitted()`{said}"
+    )
     raise AssertionError(msg)
 
 
@@ -132,16 +147,16 @@ def _check_learns(model: Model) -> None:
 def _check_prediction(model: Model) -> None:
     b, _, h, w = model.images.shape
     whole = model.whole
-    assert whole.score.shape == (b,), "`score` must hold one value per image"
+    localises = model.detector.localises
+    wrong = wrong_prediction(whole, model.images, localises=localises)
+    assert not wrong, wrong
+    single = model.detector(model.images[:1].clone())  # where gradients are not switched off
+    assert not any(p.requires_grad for p in (*whole, *single) if isinstance(p, Tensor)), (
+        "prediction must not keep gradients"
+    )
     assert whole.score.dtype == torch.float32, "`score` must be float32"
     assert whole.score.isfinite().all(), "`score` must be finite"
-    localises = model.detector.localises
-    given = "None" if whole.map is None else "a tensor"
-    assert (whole.map is not None) == localises, (
-        f"`localises` must say if there are maps: it is {localises} and `map` is {given}"
-    )
     if whole.map is not None:
-        assert whole.map.shape == (b, h, w), "`map` must hold one value per input pixel"
         assert whole.map.dtype == torch.float32, "`map` must be float32"
         assert whole.map.isfinite().all(), "`map` must be finite"
     if model.detector.outlines:
@@ -150,10 +165,6 @@ def _check_prediction(model: Model) -> None:
         assert outline.dtype == torch.float32, "`outline` must be float32"
         assert outline.isfinite().all(), "`outline` must be finite"
         assert not outline.requires_grad, "`outline` must not keep gradients"
-    prediction = model.detector(model.images[:1])  # where gradients are not switched off
-    assert not any(p.requires_grad for p in prediction if isinstance(p, Tensor)), (
-        "prediction must not keep gradients"
-    )
 
 
 def _check_randomness(model: Model) -> None:
@@ -176,10 +187,20 @@ def _check_quiet(model: Model) -> None:
 
 def _check_state(model: Model) -> None:
     before = {name: tensor.clone() for name, tensor in model.detector.state_dict().items()}
-    predict(model.detector, model.images)
+    given = model.images.clone()
+    with torch.inference_mode():
+        second = model.detector(given)
+    assert torch.equal(given, model.images), (
+        "prediction must leave the pictures as they are: write nothing into `images`, as "
+        "`images -= mean` and `images.clamp_(...)` do"
+    )
     after = model.detector.state_dict()
     changed = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
     assert not changed, f"prediction must change nothing in the detector; it changes {changed[0]}"
+    assert torch.allclose(second.score, model.whole.score, rtol=TOLERANCE, atol=TOLERANCE), (
+        "the same pictures must get the same scores each time: draw nothing at random in "
+        "`forward`, and go by nothing that an earlier batch left"
+    )
     learning = [name or "it" for name, part in model.detector.named_modules() if part.training]
     assert not learning, f"a fitted detector must be in eval mode and stay so; {learning[0]} is not"
 
@@ -281,22 +302,44 @@ def _check_resume(model: Model) -> None:
 
 def _check_saved(model: Model) -> None:
     blank = model.build(FROM_MODEL_FILE).detector
+    later = sorted(model.detector.state_dict().keys() - blank.state_dict().keys())
+    assert not later, (
+        f"all buffers and parameters must be there before fitting: `{(later or [''])[0]}` is not; "
+        "register it in the detector's constructor, by `learned_buffer` if its size is not known"
+    )
+    same = (
+        "a saved and loaded model must score the same: what it learns must be buffers and "
+        "parameters (`learned_buffer`), all else must follow from its options"
+    )
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder) / "model"
         save_model(home, model.detector, {})
         load_tensors(blank, read_model(home)[0], home)
-    loaded, whole = predict(blank.eval(), model.images), model.whole
-    assert torch.equal(loaded.score, whole.score), "a saved and loaded model must score the same"
+    try:
+        loaded, whole = predict(blank.eval(), model.images), model.whole
+    except Exception as error:
+        place = raised_at(error, model.module)
+        msg = f"{same}; loaded, it raises {type(error).__name__}: {error}{place}"
+        raise AssertionError(msg) from error
+    assert torch.equal(loaded.score, whole.score), same
     if whole.map is not None and loaded.map is not None:
-        assert torch.equal(loaded.map, whole.map), "a saved and loaded model must map the same"
+        assert torch.equal(loaded.map, whole.map), same.replace("score", "map")
 
 
 def _check_exportable(model: Model) -> None:
-    check_export(model.detector, model.images, TOLERANCE)
+    check_export(model.detector, model.images, TOLERANCE, model.module)
 
 
 def _check_separates(model: Model) -> None:
-    assert model.sees(*model.able), "a blatant defect must score higher than good pictures do"
+    longer = ""
+    if model.by_gradient:
+        longer = (
+            f", after {model.num_epochs} epochs at most; if it needs more, say so by "
+            '`check={"num_epochs": ...}` in the catalogue'
+        )
+    assert model.sees(*model.able), (
+        f"a blatant defect must score higher than good pictures do{longer}"
+    )
 
 
 def _check_place(model: Model) -> None:
@@ -327,6 +370,7 @@ def _check_rectangle(model: Model) -> None:
 
 
 _LEARNT = ("learns", "prediction")
+_STEADY = (*_LEARNT, "state")
 
 CHECKS: Mapping[str, Check] = {
     "catalogue": Check(_check_catalogue),
@@ -338,16 +382,16 @@ CHECKS: Mapping[str, Check] = {
     "prediction": Check(_check_prediction, ("learns",)),
     "randomness": Check(_check_randomness, ("learns",)),
     "state": Check(_check_state, _LEARNT),
-    "batch": Check(_check_batch, _LEARNT),
+    "batch": Check(_check_batch, _STEADY),
     "empty": Check(_check_empty, _LEARNT),
     "ragged": Check(_check_ragged, _LEARNT),
     "memory": Check(_check_memory, _LEARNT),
-    "threads": Check(_check_threads, _LEARNT),
+    "threads": Check(_check_threads, _STEADY),
     "flagged": Check(_check_flagged, _LEARNT),
-    "repeatable": Check(_check_repeatable, _LEARNT),
+    "repeatable": Check(_check_repeatable, _STEADY),
     "resume": Check(_check_resume, (*_LEARNT, "repeatable")),
-    "saved": Check(_check_saved, _LEARNT),
-    "exportable": Check(_check_exportable, _LEARNT),
+    "saved": Check(_check_saved, _STEADY),
+    "exportable": Check(_check_exportable, _STEADY),
     "separates": Check(_check_separates, _LEARNT),
     "place": Check(_check_place, _LEARNT),
     "rectangle": Check(_check_rectangle, _LEARNT),

@@ -32,7 +32,7 @@ from ad.core.learning.loop import fit
 from ad.core.registry import ModelSpec, load_trainer
 from ad.core.settings import resolve_options
 from ad.core.testing.pictures import make_picture
-from ad.core.trainer import GradientTrainer, Setup, Trainer
+from ad.core.trainer import GradientTrainer, Setup, Trainer, made
 from ad.runtime.framing.size import Sides, Size, size_of
 from ad.runtime.pictures.reading import Source
 
@@ -46,6 +46,7 @@ class Model:
     ) -> None:
         self.spec = spec
         self.trainer_class = load_trainer(spec)
+        self.module = self.trainer_class.__module__
         self.options = resolve_options(spec, self.trainer_class, options)
         self.framing = Framing(size=size_of(img_size))
         self.num_epochs = num_epochs
@@ -79,7 +80,7 @@ class Model:
             batch_size=4,
             weights=weights,
         )
-        return self.trainer_class(setup, **self.options)
+        return made(self.trainer_class, setup, self.options)
 
     def learn(
         self,
@@ -203,9 +204,9 @@ class Model:
 
 
 def predict(detector: Detector, images: Tensor) -> Prediction:
-    """What a detector says of ``images``, ``[B, 3, H, W]``, without gradients."""
+    """What a detector says of a copy of ``images``, ``[B, 3, H, W]``, without gradients."""
     with torch.inference_mode():
-        prediction: Prediction = detector(images)
+        prediction: Prediction = detector(images.clone())
     return prediction
 
 
@@ -221,6 +222,9 @@ class _Kill(Callback):
             raise _Killed
 
 
+_ODD_SEED = 8_191_131_071
+
+
 class _Seen:
     """What a model did beside learning and predicting."""
 
@@ -233,6 +237,8 @@ class _Seen:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Take note, and let nothing out."""
+        first = torch.random.get_rng_state()
+        torch.manual_seed(_ODD_SEED)  # so that a model that seeds it as this run did is noticed
         before = torch.random.get_rng_state()
         connect, look_up = socket.socket.connect, socket.getaddrinfo
         out = io.StringIO()
@@ -267,3 +273,4 @@ class _Seen:
             self.warnings += [f"{one.category.__name__}: {one.message}" for one in caught]
             self.printed += out.getvalue()
             self.random |= not torch.equal(before, torch.random.get_rng_state())
+            torch.random.set_rng_state(first)
