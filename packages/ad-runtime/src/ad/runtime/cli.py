@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ad.runtime.commands import many
 from ad.runtime.commands.bench import add_bench
 from ad.runtime.commands.calibrate import add_calibrate
+from ad.runtime.commands.once import Parser
 from ad.runtime.commands.serve import add_serve
 from ad.runtime.commands.watch import add_watch
 from ad.runtime.console import LineProgress, print_error, print_json, put, say, show_warning
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ad-runtime", description=__doc__)
+    parser = Parser(prog="ad-runtime", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_predict(commands)
     _add_info(commands)

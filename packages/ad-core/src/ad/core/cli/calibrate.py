@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -118,15 +119,17 @@ def calibrate(
     say(f"the change is kept in {result.log}")
     if spec is None:  # an exported model keeps nothing to go back to
         if result.before is not None:
-            back = f"ad calibrate {run} --threshold {result.before.threshold!r}"
-            say(f"\nhint: the threshold before, by hand: {back}")
+            back = f"--threshold {result.before.threshold!r}"
+            where = shlex.quote(str(run))
+            say(f"\nhint: the threshold before, by hand: ad calibrate {where} {back}")
     elif not undo:
-        say(f"\nhint: to take it back: ad calibrate {run} --undo")
+        say(f"\nhint: to take it back: ad calibrate {shlex.quote(str(run))} --undo")
     if result.tested:
         home = run_around(run)
         scores = home / "scores.jsonl"  # empty where there are no test pictures to evaluate on
         again = "report" if scores.is_file() and not scores.stat().st_size else "evaluate"
         say(
             "metrics.json and report.html were made before this, with verdicts of an earlier "
-            f"threshold\n\nhint: the verdicts of the new one: ad {again} {home}"
+            f"threshold\n\nhint: the verdicts of the new one: ad {again} "
+            f"{shlex.quote(str(home))}"
         )

@@ -166,4 +166,5 @@ def calibrate_across(
     with progress.step("cross-fitting", total=len(pictures), unit="pictures") as advance:
         for one, fold in zip(scored, folds, strict=True):
             found.see(one([pictures[number] for number in fold], batch_size), fold, advance)
+    found.tell_apart(progress)
     return found.calibration(folds=len(folds))

@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ad.runtime.calibration import Calibration
+from ad.runtime.calibration.apart import apart
 from ad.runtime.calibration.by_rate import calibrate, check_false_alarms
+from ad.runtime.calibration.conformal import exact, rank_of
 from ad.runtime.calibration.good_maps import GoodMaps
 from ad.runtime.framing import Framing
+from ad.runtime.pictures.opening import said
 from ad.runtime.pictures.reading import Source
 from ad.runtime.progress import SILENT, Advance, Progress
 
@@ -57,6 +60,7 @@ def calibrate_on(
     found = good_scores(
         scored, pictures, framing, false_alarms, batch_size=batch_size, progress=progress
     )
+    found.tell_apart(progress)
     return found.calibration()
 
 
@@ -123,6 +127,16 @@ class GoodScores:
         found = calibrate(scores, peaks, rate=self._rate, folds=folds)
         counts = self._maps.count(group, peaks, self._pictures, self._framing)
         return replace(found, false_regions=counts)
+
+    def tell_apart(self, progress: Progress) -> None:
+        """Name the pictures that alone set the threshold; see `ad.runtime.calibration.apart`."""
+        order = np.argsort(self._scores, kind="stable")
+        rank = rank_of(len(order), exact(self._rate))
+        high = apart([float(score) for score in self._scores[order]], rank)
+        for number in order[len(order) - high :][::-1].tolist():
+            one = self._pictures[number]
+            name = f"array {number + 1}" if isinstance(one, np.ndarray) else said("picture", one)
+            progress.tell(f"{name} scores {self._scores[number]:.4g}, far above other good ones")
 
 
 def good_scores(
