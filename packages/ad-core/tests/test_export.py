@@ -251,10 +251,12 @@ def test_show_tells_of_an_export(copied, run_ad):
 def test_the_threshold_of_an_export_is_set_anew_and_the_graph_stays(home, copied, tmp_path, run_ad):
     normals = write(tmp_path / "normals", range(300, 319))
     before = read_package(copied)
-    status, printed, _ = run_ad(
+    status, printed, told = run_ad(
         "calibrate", copied, "--normals", normals, "--false-alarms", "0.1", "--json"
     )
     assert status == 0
+    assert f"--threshold {before.config.calibration.threshold}" in told  # there is no `--undo`
+    assert "--undo" not in told
     after = read_package(copied)
     assert json.loads(printed)["after"] == after.config.calibration.facts()
     changed = {name for name in before.sha256 if before.sha256[name] != after.sha256[name]}

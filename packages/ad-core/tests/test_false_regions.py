@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ad.core.thresholds import good_maps
 from ad.core.thresholds.calibrate import calibrate
-from ad.core.thresholds.held_out import calibrate_across, calibrate_on, good_scores
-from ad.runtime.calibration import FalseRegions
+from ad.core.thresholds.held_out import calibrate_across
+from ad.runtime.calibration import FalseRegions, good_maps
+from ad.runtime.calibration.good_scores import calibrate_on, good_scores
 from ad.runtime.framing import Framing, Size
 
 FRAMING = Framing(size=Size(12, 16))

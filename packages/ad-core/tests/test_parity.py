@@ -6,13 +6,13 @@ import torch
 
 import ad.runtime
 from ad.core import Detector, Prediction, Sample
-from ad.core.exporting.calibrating import LEAST_OF_CATEGORY, set_by_own_scores
 from ad.core.exporting.gate import judged
 from ad.core.exporting.parity import compare, frames_of, spread
 from ad.core.framing import Framing
 from ad.core.predict import LoadedDetector, ModelConfig
 from ad.core.thresholds.calibrate import calibrate
 from ad.runtime.framing import Size
+from ad.runtime.recalibrating import LEAST_OF_CATEGORY, set_by_own_scores
 
 pytest.importorskip("onnxruntime")
 tiny_export = pytest.importorskip("tiny_export")  # which makes ONNX graphs

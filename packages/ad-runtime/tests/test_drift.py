@@ -17,7 +17,7 @@ from ad.runtime.calibration.conformal import promised_rate, rank_of
 from ad.runtime.cli import main
 from ad.runtime.drift import Stream, compare, stream
 from ad.runtime.drift.two_samples import compare_samples
-from ad.runtime.errors import ModelFileError
+from ad.runtime.errors import ModelFileError, calibrate_command
 from ad.runtime.watch.watching import Watched
 
 
@@ -148,7 +148,7 @@ def test_small_samples_and_old_files_are_not_judged():
     old = replace(one, scores=None)
     told = compare(old, normal(1, 20, 2.0))
     assert told.found is None
-    assert told.lines()[1] == "`ad calibrate` sets it anew"
+    assert told.lines()[1] == f"`{calibrate_command()}` sets it anew"
     assert max(map(len, told.lines())) <= 80
     assert compare(old, normal(1, 19)).lines() == ()
 

@@ -191,7 +191,9 @@ def test_of_tiles_only_the_region_counts(root):
 
 def test_another_number_of_tiles_is_told_once(root):
     runtime = tiled(root)
-    with pytest.warns(UserWarning, match=r"The array has 9 tiles.* of 4: .*ad calibrate /") as told:
+    with pytest.warns(
+        UserWarning, match=r"The array has 9 tiles.* of 4: .*ad\S* calibrate /"
+    ) as told:
         runtime.predict([picture(128, 128)] * 3)
     assert len(told) == 1
     runtime.predict(picture(128, 128))  # a warning would be an error
@@ -240,7 +242,9 @@ def test_a_threshold_can_be_chosen_for_once(categories, root):
     (found,) = without.predict(grey)
     assert (found.normalized, found.anomalous, found.verdict) == (None, None, "unknown")
     assert without.threshold is None
-    with pytest.raises(SettingError, match=r"has no calibration.*ad calibrate /.*none --normals"):
+    with pytest.raises(
+        SettingError, match=r"has no calibration.*ad\S* calibrate /.*none --normals"
+    ):
         without.predict(grey, threshold=0.3)
 
 
@@ -252,7 +256,7 @@ def test_a_threshold_can_be_chosen_for_once(categories, root):
         ({"threads": 3}, "on `cpu` with 3 threads; .* with 1 thread and differ a little"),
         (
             {"device": "cuda", "threads": 3},
-            r"on `cuda`; .* on `cpu` and differ .*ad calibrate /.* -",
+            r"on `cuda`; .* on `cpu` and differ .*ad\S* calibrate /.* -",
         ),
         ({"version": "0"}, None),
         ({}, None),

@@ -32,6 +32,7 @@ from ad.core.options import (
 from ad.core.registry import ModelRegistry, ModelSpec
 from ad.core.thresholds.held_out import CROSS
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Trainer
+from ad.runtime.calibration.by_rate import DEFAULT_FALSE_ALARMS as DEFAULT_FALSE_ALARMS
 from ad.runtime.errors import shown
 from ad.runtime.framing.fit import Fit, wrong_fit
 from ad.runtime.framing.region import Crop, Region, wrong_crop
@@ -45,7 +46,6 @@ Holdout = float | Literal["auto", "cross"]
 _HOLDOUT_WORDS: tuple[Literal["auto"], Literal["cross"]] = ("auto", "cross")
 DEFAULT_HOLDOUT = 0.1
 """Share that ``auto`` stands for where pictures are held out."""
-DEFAULT_FALSE_ALARMS = 0.01
 
 
 def _img_size(value: Any) -> Sides:  # noqa: ANN401 - whatever was given

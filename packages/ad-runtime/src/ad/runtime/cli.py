@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ad.runtime.commands import many
 from ad.runtime.commands.bench import add_bench
+from ad.runtime.commands.calibrate import add_calibrate
 from ad.runtime.commands.once import Parser
 from ad.runtime.commands.serve import add_serve
 from ad.runtime.commands.watch import add_watch
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_info(commands)
     _add_verify(commands)
+    add_calibrate(commands)
     add_watch(commands)
     add_bench(commands)
     add_serve(commands)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ad.runtime.errors import calibrate_command
+
 ENGINES = ("onnxruntime", "openvino", "torch")
 """What can have computed the scores of a threshold."""
 
@@ -111,5 +113,5 @@ def other_tiles(name: str, count: int, found_on: tuple[int, int] | None, typed: 
         f"{name} has {count} tiles, and the threshold was found on pictures of "
         f"{most if fewest == most else f'{fewest} to {most}'}: the largest score of more tiles "
         "is larger, of fewer smaller, so that the promise of false alarms does not hold. Set "
-        f"the threshold on pictures of this size: ad calibrate {typed} --normals DIR"
+        f"the threshold on pictures of this size: {calibrate_command()} {typed} --normals DIR"
     )

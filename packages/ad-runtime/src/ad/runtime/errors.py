@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 SHOWN = 100
 """Characters of a value in an error."""
@@ -66,6 +67,11 @@ def how_to_install(package: str, extra: str = "") -> str:
     """What to type for one of this project's packages, which are on no index."""
     path = f"./packages/{package}" if not extra else f"'./packages/{package}[{extra}]'"
     return f"in a clone of this project: pip install {path}"
+
+
+def calibrate_command() -> str:
+    """What to type here to set a threshold: `ad-runtime` sets it where there is no `ad`."""
+    return "ad calibrate" if find_spec("ad.core") is not None else "ad-runtime calibrate"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

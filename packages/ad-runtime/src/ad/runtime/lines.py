@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from ad.runtime.errors import OutputError
 from ad.runtime.printable import escaped_json
+
+LOG = "log.jsonl"
+"""The log of a run or of an export: what was done to it, with the time."""
 
 
 def append(file: IO[bytes], end: int, content: bytes) -> None:
@@ -74,3 +80,45 @@ def whole_lines(
                     raise changed(number)
                 return
             yield number, len(raw), line
+
+
+def log_event(path: Path, event: str, **values: object) -> None:
+    """Add an event to a log: a line with the time, which is whole when it is there.
+
+    Args:
+        path: The log; made if it is not there.
+        event: What happened.
+        values: What belongs to it.
+
+    Raises:
+        OutputError: If it cannot be written; the log then is as it was.
+    """
+    line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
+    try:
+        _append_line(path, line.encode() + b"\n")
+    except OSError as error:
+        raise OutputError(unwritable(path, error)) from error
+
+
+def unwritable(log: Path, error: OSError) -> str:
+    """Say why a log cannot be written."""
+    return f"The log `{log}` cannot be written ({error.strerror})."
+
+
+def _append_line(path: Path, line: bytes) -> None:
+    """Add a whole line to a file, or nothing."""
+    # Without a buffer, which would be written once more when the file is closed after a failure.
+    with path.open("a+b", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":  # the process that wrote the last line was killed
+                line = b"\n" + line
+        left = line
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(size)
+            raise

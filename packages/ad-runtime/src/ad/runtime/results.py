@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self, TextIO, final, overload
 
 from ad.runtime.budget import memory_budget
-from ad.runtime.errors import OutputError, SettingError
+from ad.runtime.errors import OutputError, SettingError, calibrate_command
 from ad.runtime.findings import Finding
 from ad.runtime.printable import escaped_json
 from ad.runtime.regions import Region
@@ -280,7 +280,7 @@ def refuse_without_threshold(asked: str, threshold: float | None, name: str) -> 
     if asked and threshold is None:
         msg = (
             f"{asked}: `{name}` has no threshold, and so calls nothing defective. Set one from "
-            "good pictures (`ad calibrate`), or leave it out."
+            f"good pictures (`{calibrate_command()}`), or leave it out."
         )
         raise SettingError(msg)
 

@@ -21,7 +21,14 @@ from ad.runtime.conditions import other_tiles
 from ad.runtime.config import ExportConfig
 from ad.runtime.engines import open_engine
 from ad.runtime.engines.base import Engine
-from ad.runtime.errors import PictureError, SettingError, UnknownNameError, listed, nearest
+from ad.runtime.errors import (
+    PictureError,
+    SettingError,
+    UnknownNameError,
+    calibrate_command,
+    listed,
+    nearest,
+)
 from ad.runtime.findings import (
     Finding,
     Maps,
@@ -123,7 +130,7 @@ def load(
         other = opened.conditions.other(config.calibrated_on)
         if other is not None:
             warnings.warn(
-                f"The threshold of `{path}` {other}. Set it anew here: ad calibrate "
+                f"The threshold of `{path}` {other}. Set it anew here: {calibrate_command()} "
                 f"{shlex.quote(str(path))} --normals DIR",
                 stacklevel=2,
             )
@@ -422,8 +429,8 @@ class Runtime:
         if own is None:
             msg = (
                 f"`{config.name}` has no calibration, and so no scale that 0-to-1 scores around "
-                f"the threshold {threshold} could be on. First set one from good pictures: ad "
-                f"calibrate {shlex.quote(str(self.package.path))} --normals DIR"
+                f"the threshold {threshold} could be on. First set one from good pictures: "
+                f"{calibrate_command()} {shlex.quote(str(self.package.path))} --normals DIR"
             )
             raise SettingError(msg)
         return own.by_hand(threshold)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,9 +16,6 @@ from ad.core.cli.options import (
     RunArgument,
     path_of,
 )
-
-if TYPE_CHECKING:
-    from ad.runtime.calibration import Calibration
 
 
 def calibrate(
@@ -79,6 +76,7 @@ def calibrate(
     from ad.core.cli.console import ConsoleProgress, loading, notes, print_json, put, say
     from ad.core.registry import load_trainer
     from ad.core.saved.record import run_around
+    from ad.runtime.commands.calibrate import described
 
     spec = early.check_run_or_export(run)
     if normals is not None:
@@ -119,7 +117,12 @@ def calibrate(
         put(f"now     {described(result.after)}")
     notes(result.notes)
     say(f"the change is kept in {result.log}")
-    if not undo:
+    if spec is None:  # an exported model keeps nothing to go back to
+        if result.before is not None:
+            back = f"--threshold {result.before.threshold!r}"
+            where = shlex.quote(str(run))
+            say(f"\nhint: the threshold before, by hand: ad calibrate {where} {back}")
+    elif not undo:
         say(f"\nhint: to take it back: ad calibrate {shlex.quote(str(run))} --undo")
     if result.tested:
         home = run_around(run)
@@ -130,12 +133,3 @@ def calibrate(
             f"threshold\n\nhint: the verdicts of the new one: ad {again} "
             f"{shlex.quote(str(home))}"
         )
-
-
-def described(calibration: Calibration | None) -> str:
-    """A calibration for a person: its thresholds, and below, indented, what they promise."""
-    if calibration is None:
-        return "no threshold"
-    pixels = calibration.pixel_threshold
-    of_pixels = "" if pixels is None else f", {pixels:.4g} for pixels"
-    return f"threshold {calibration.threshold:.4g}{of_pixels}\n        {calibration.promise()}"

@@ -87,12 +87,12 @@ def _show_run(run: str, *, json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from ad.core.cli.calibrate import described
     from ad.core.cli.console import out, print_json, say
     from ad.core.jobs.calibrations import calibrations_before
     from ad.core.predict import ModelConfig
     from ad.core.saved.files import read_config
     from ad.core.saved.record import model_folder, read_notes, run_around
+    from ad.runtime.commands.calibrate import described
 
     folder = model_folder(run)
     config = ModelConfig.from_json(read_config(folder), folder)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from pathlib import Path
 
 from ad.core.errors import DataError
+from ad.runtime.pictures.good import not_good
 from ad.runtime.pictures.masks import sort_folder
 from ad.runtime.pictures.names import meaning_of
 from ad.runtime.pictures.walking import folders_in, pictures_below
@@ -31,21 +32,6 @@ def good_pictures(folder: Path, kinds: Container[str] = ()) -> list[Path]:
         )
         raise DataError(msg)
     return pictures
-
-
-def not_good(folder: Path, pictures: Sequence[Path], kinds: Container[str] = ()) -> Path | None:
-    """The first picture below a folder of good parts that may not be good; see `good_pictures`."""
-    others = []
-    for path in pictures:
-        names = path.relative_to(folder).parts[:-1]
-        roles = {meaning_of(name).role for name in names}
-        if "defective" in roles or any(name in kinds for name in names):
-            return path
-        if "good" not in roles:
-            others.append(path)
-    if meaning_of(folder.name).role == "good" or len(others) == len(pictures):
-        return None
-    return others[0] if others else None  # some are said to be good, and these are not
 
 
 def refuse_data_set(folder: Path) -> None:

@@ -14,9 +14,10 @@ from ad.core.jobs.plan import Plan, RunData
 from ad.core.learning.cross_fitting import cross_fitted
 from ad.core.predict import Conditions, LoadedDetector, ModelConfig
 from ad.core.saved.allocation import fits_in_memory
-from ad.core.thresholds.held_out import Scored, calibrate_across, calibrate_on
+from ad.core.thresholds.held_out import calibrate_across
 from ad.core.trainer import OnePassTrainer, Trainer
 from ad.runtime.calibration import Calibration
+from ad.runtime.calibration.good_scores import Scored, calibrate_on
 from ad.runtime.pictures.reading import Source
 from ad.runtime.progress import SILENT
 

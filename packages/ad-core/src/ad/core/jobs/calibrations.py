@@ -18,9 +18,9 @@ from ad.core.predict import Conditions, ModelConfig
 from ad.core.saved.claims import alone, hold
 from ad.core.saved.files import read_config, rewrite_config
 from ad.core.saved.record import LOG, RunLog, model_folder
-from ad.core.thresholds.apart import apart_notes
 from ad.core.trainer import Precision
 from ad.runtime.calibration import Calibration
+from ad.runtime.calibration.apart import apart_notes
 from ad.runtime.files import read_limited, to_json, write_atomic
 
 HISTORY = "calibrations.json"

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from ad.core.data.samples import Sample
 from ad.core.errors import AdError, ExportError, OutputError, SettingError
 from ad.core.exporting.archive import ArchiveEngine
-from ad.core.exporting.calibrating import of_the_run, set_by_own_scores
+from ad.core.exporting.calibrating import of_the_run
 from ad.core.exporting.formats import OPSET, check_installed, embed, write_files
 from ad.core.exporting.gate import judged
 from ad.core.exporting.parity import Kind, compare, frames_of, spread
@@ -29,12 +29,14 @@ from ad.core.saved.claims import alone, letting_go, temporary_name
 from ad.core.saved.files import read_config, saved_hash
 from ad.core.saved.record import calibrations_since, read_run
 from ad.core.settings import DEFAULT_FALSE_ALARMS
+from ad.runtime.calibration.by_rate import check_false_alarms
 from ad.runtime.config import MOST_PICTURES, ExportConfig, Format, Input, Origin
 from ad.runtime.engines import open_engine
 from ad.runtime.framing import Framing
 from ad.runtime.package import Package, embedded, write_package
 from ad.runtime.paths import given_path
 from ad.runtime.progress import SILENT, Progress
+from ad.runtime.recalibrating import set_by_own_scores
 from ad.runtime.runtime import Runtime, usable_threads
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -257,9 +259,7 @@ def _good(
     rate = false_alarms
     if rate is None:
         rate = DEFAULT_FALSE_ALARMS if own is None or own.rate is None else own.rate
-    if not 0 < rate < 1:
-        msg = f"`false_alarms` is a share of good pictures, between 0 and 1; got {rate}."
-        raise SettingError(msg)
+    check_false_alarms(rate)
     if normals is not None:
         given = good_pictures(given_path(normals, "the good pictures"))
         return given, rate, refuse_known(home, given, progress)

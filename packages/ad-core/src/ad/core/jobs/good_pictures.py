@@ -23,8 +23,8 @@ from ad.core.jobs.plan import Plan, RunData
 from ad.core.predict import LoadedDetector
 from ad.core.report.gallery import Gallery, GoodPictures
 from ad.core.saved.record import RUN, calibrations_since
-from ad.core.thresholds.held_out import Scored
 from ad.runtime.calibration import Calibration
+from ad.runtime.calibration.good_scores import Scored
 from ad.runtime.files import read_limited, write_atomic
 from ad.runtime.pictures.reading import Source
 from ad.runtime.progress import SILENT, Progress

@@ -6,68 +6,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ad.core.data.contents import copies_of
-from ad.core.data.good import not_good
 from ad.core.data.roots import not_read
 from ad.core.data.samples import Sample, collect, refuse_one_file_twice
 from ad.core.errors import DataError
 from ad.core.jobs.data_now import data_now
 from ad.core.registry import get_dataset
+from ad.runtime.pictures.good import NO_PICTURES, pictures_of_good_parts
 from ad.runtime.pictures.masks import tell_apart
-from ad.runtime.pictures.names import meaning_of
 from ad.runtime.progress import Progress
+from ad.runtime.recalibrating import UNCHECKED
 
-_NO_PICTURES = "The folder `{folder}` holds no pictures (.jpg, .png, .bmp, .tif, ...)."
-_UNCHECKED = "so it could not be checked that these pictures are new to it."
-_GONE = f"The run's data are not where they were, {_UNCHECKED}"
+_SO_UNCHECKED = "so it could not be checked that these pictures are new to it."
+_GONE = f"The run's data are not where they were, {_SO_UNCHECKED}"
 
 
 def good_pictures(folder: Path) -> list[Sample]:
-    """The pictures below a folder, all of them good.
+    """The pictures below a folder, all of them good; see `ad.runtime.pictures.good`.
 
     Raises:
-        DataError: If there are none, or some that may not be good.
+        DataError: If there are none, or some that may not be good, or one file is there twice.
     """
-    if not folder.is_dir():
-        msg = f"There is no folder `{folder}`. Give a folder of good pictures."
-        raise DataError(msg)
-    if (role := meaning_of(folder.absolute().name).role) in ("defective", "masks"):
-        msg = (
-            f"`{folder}` is called like a folder of {role}{' pictures' * (role == 'defective')}, "
-            "and the threshold would be set on these. Give a folder of good pictures, or name it "
-            "so."
-        )
-        raise DataError(msg)
-    found, masks = tell_apart(folder)
+    found = pictures_of_good_parts(folder)
     if not found:
-        raise DataError(_NO_PICTURES.format(folder=folder) + not_read(folder))
-    if (other := _not_good(folder, found, masks)) is not None:
-        msg = (
-            f"`{folder}` does not hold good pictures alone: `{other.relative_to(folder)}` lies in "
-            "it, and the threshold would be set on defects. Give the folder of the good ones. To "
-            "use all of it, lay it out as for training (`good`, a folder for each kind of defect, "
-            "`masks`) and give it as `--validation` (`validation=` in Python)."
-        )
-        raise DataError(msg)
+        raise DataError(NO_PICTURES.format(folder=folder) + not_read(folder))
     samples = [Sample(path, 0, "test", folder.name) for path in found]
     refuse_one_file_twice(samples)
     return samples
-
-
-def _not_good(folder: Path, pictures: Sequence[Path], masks: Sequence[Path]) -> Path | None:
-    """The first picture that may not be good, as the names of the folders around it say."""
-    own = meaning_of(folder.resolve().name).role
-    if (bad := not_good(folder, pictures)) is not None:
-        return bad
-    said_good = True
-    below = [path for path in pictures if path.parent != folder]
-    if own != "good" and 0 < len(below) < len(pictures):  # may be of a kind of defect
-        return below[0]
-    for path in pictures:
-        roles = {meaning_of(name).role for name in path.relative_to(folder).parts[:-1]}
-        if "doubtful" in roles:
-            return path
-        said_good = said_good and "good" in roles
-    return masks[0] if masks and not said_good else None  # masks are of defects
 
 
 def labelled_pictures(folder: Path) -> list[Sample]:
@@ -97,10 +61,7 @@ def refuse_known(home: Path | None, samples: Sequence[Sample], progress: Progres
         Why it is not known which these are; None if it is.
     """
     if home is None:
-        return (
-            "Without the run directory around the model it could not be checked that these "
-            "pictures are new to it."
-        )
+        return UNCHECKED
     now = data_now(home, progress)
     if now is None:
         return _GONE
@@ -121,7 +82,7 @@ def refuse_known(home: Path | None, samples: Sequence[Sample], progress: Progres
         raise DataError(msg)
     if now.changed is None:
         return None
-    return _GONE if not now.changed else f"{now.changed}, {_UNCHECKED}"
+    return _GONE if not now.changed else f"{now.changed}, {_SO_UNCHECKED}"
 
 
 def any_pictures(folder: Path) -> tuple[list[Sample], bool]:
@@ -140,5 +101,5 @@ def any_pictures(folder: Path) -> tuple[list[Sample], bool]:
     except DataError:
         found, _ = tell_apart(folder)
     if not found:
-        raise DataError(_NO_PICTURES.format(folder=folder) + not_read(folder))
+        raise DataError(NO_PICTURES.format(folder=folder) + not_read(folder))
     return [Sample(path, 0, "test", folder.name) for path in found], False

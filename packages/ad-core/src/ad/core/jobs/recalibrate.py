@@ -20,12 +20,7 @@ from ad.core.jobs.calibrations import (
     undo_calibration,
 )
 from ad.core.jobs.new_pictures import good_pictures, labelled_pictures, refuse_known
-from ad.core.jobs.recalibrate_export import (
-    Renewed,
-    by_hand,
-    by_normals,
-    refuse_for_exports,
-)
+from ad.core.jobs.recalibrate_export import by_normals, refuse_for_exports
 from ad.core.metrics.streamed import LabelledPixels
 from ad.core.predict import (
     Conditions,
@@ -39,11 +34,12 @@ from ad.core.saved.files import read_config
 from ad.core.saved.record import model_folder
 from ad.core.settings import DEFAULT_FALSE_ALARMS
 from ad.core.thresholds.calibrate import calibrate_by_f1
-from ad.core.thresholds.held_out import calibrate_on
 from ad.runtime.calibration import Calibration
+from ad.runtime.calibration.good_scores import calibrate_on
 from ad.runtime.package import is_exported
 from ad.runtime.paths import given_path
 from ad.runtime.progress import SILENT, Progress
+from ad.runtime.recalibrating import Renewed, by_hand
 
 
 @letting_go()

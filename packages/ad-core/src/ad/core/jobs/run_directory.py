@@ -30,12 +30,13 @@ from ad.core.learning.distributed import World
 from ad.core.options import check_option
 from ad.core.registry import ModelRegistry, load_trainer
 from ad.core.saved.claims import claim, clear_leftovers, hold, make_folder, make_free_folder
-from ad.core.saved.record import LOG, read_run, unwritable
+from ad.core.saved.record import LOG, read_run
 from ad.core.settings import RunSettings
 from ad.core.trainer import Trainer
 from ad.runtime.files import to_json
 from ad.runtime.framing.region import Crop, Region
 from ad.runtime.framing.size import size_of
+from ad.runtime.lines import unwritable
 from ad.runtime.paths import ending, given_path
 
 _CLAIMS, _PAUSE = 10, 0.05

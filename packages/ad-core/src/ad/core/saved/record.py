@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from ad.core.callbacks import Callback, LoopState
-from ad.core.errors import ModelFileError, OutputError
+from ad.core.errors import ModelFileError
 from ad.core.saved.files import LARGEST_LINES
 from ad.runtime.files import read_limited
+from ad.runtime.lines import LOG as LOG
+from ad.runtime.lines import log_event
 from ad.runtime.package import is_exported
 from ad.runtime.paths import given_path, nearest_beside
 
 RUN = "run directory"
 """What `ad.runtime.files.read_limited` calls the folder of a run."""
-
-LOG = "log.jsonl"
-"""The log, which whoever works on a run has claimed."""
 
 
 def run_around(run: Path) -> Path:
@@ -115,13 +112,8 @@ class RunLog(Callback):
 
     def write(self, event: str, **values: object) -> None:
         """Add a line."""
-        if self.quiet:
-            return
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **values})
-        try:
-            _append(self.path, line.encode() + b"\n")
-        except OSError as error:
-            raise OutputError(unwritable(self.path, error)) from error
+        if not self.quiet:
+            log_event(self.path, event, **values)
 
     def on_epoch_end(self, state: LoopState) -> None:
         """Add an epoch's line; see `ad.core.callbacks.Callback`."""
@@ -130,25 +122,6 @@ class RunLog(Callback):
     def on_fit_end(self, state: LoopState) -> None:
         """Keep how far learning came."""
         self.reached = state
-
-
-def _append(path: Path, line: bytes) -> None:
-    """Add a whole line to a file, or nothing."""
-    # Without a buffer, which would be written once more when the file is closed after a failure.
-    with path.open("a+b", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size:
-            file.seek(size - 1)
-            if file.read(1) != b"\n":  # the process that wrote the last line was killed
-                line = b"\n" + line
-        left = line
-        try:
-            while left:
-                left = left[file.write(left) :]
-        except OSError:
-            with contextlib.suppress(OSError):
-                file.truncate(size)
-            raise
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
@@ -222,8 +195,3 @@ def calibrations_since(run: Path) -> list[dict[str, Any]]:
             while found and found[-1]["after"] != event["after"]:
                 found.pop()
     return found
-
-
-def unwritable(log: Path, error: OSError) -> str:
-    """Say why a log cannot be written."""
-    return f"The log `{log}` cannot be written ({error.strerror})."

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from ad.core.thresholds.apart import APART, apart_notes
 from ad.runtime.calibration import Calibration
+from ad.runtime.calibration.apart import APART, apart_notes
 from ad.runtime.calibration.conformal import chance_of_alarms, odds
 
 _SURPRISE = 0.01

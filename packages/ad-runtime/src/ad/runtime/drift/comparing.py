@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from ad.runtime.calibration import Calibration
 from ad.runtime.calibration.conformal import chance_of_alarms, odds
 from ad.runtime.drift.two_samples import Difference, compare_samples
+from ad.runtime.errors import calibrate_command
 
 RARE = 0.001
 """Chance of each of the two things being told where nothing has changed."""
@@ -40,7 +41,7 @@ _EQUAL = 0.05  # share of calibration's scores
 
 _OLD = (
     "drift cannot be judged: the threshold was set before scores were kept with it,",
-    "`ad calibrate` sets it anew",
+    f"`{calibrate_command()}` sets it anew",
 )
 
 Quartiles = tuple[float, float, float]

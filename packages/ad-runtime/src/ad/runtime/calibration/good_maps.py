@@ -15,8 +15,8 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from ad.core.thresholds.calibrate import above_quantile
 from ad.runtime.calibration import FalseRegions
+from ad.runtime.calibration.by_rate import above_quantile
 from ad.runtime.calibration.conformal import exact, rank_of
 from ad.runtime.framing import Framing
 from ad.runtime.framing.framing import size_of_picture
