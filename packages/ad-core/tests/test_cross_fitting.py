@@ -105,6 +105,29 @@ def test_features_are_asked_for_once_where_there_is_room(budget):
     )
 
 
+def test_a_trainer_may_fit_all_folds_itself():
+    class Together(Recording):
+        def fit_folds(self, folds):
+            self.sizes = [size for size, _ in folds]
+            for _, batches in folds:
+                for batch in batches:
+                    self.observe(batch)
+            return (MeanPictureDetector(gain=n, img_size=(16, 16)) for n in range(len(folds)))
+
+    Recording.made, Recording.extracted = [], []
+    size = Setup(img_size=16, normalize=False, batch_size=2)
+    sets = [
+        PictureSet([np.full((16, 16, 3), 10 * n, np.uint8) for n in fold], 16)
+        for fold in ([0, 3, 6], [1, 4], [2])
+    ]
+    detectors = list(cross_fitted(lambda: Together(size), sets))
+    (trainer,) = Recording.made
+    assert trainer.sizes == [3, 2, 1]
+    assert trainer.seen == Recording.extracted == [[0, 30], [60], [10, 40], [20]]
+    assert [detector.gain for detector in detectors] == [0, 1, 2]
+    assert not any(detector.training for detector in detectors)
+
+
 def test_what_is_no_tensor_is_asked_for_again():
     class Strange(Recording):
         def extract(self, images):
