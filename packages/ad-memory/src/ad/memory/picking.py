@@ -86,14 +86,14 @@ class Rows:
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         some = self.features
         some = some[index] if isinstance(index, slice) else some.index_select(0, index)
-        return (some.double() - self.centre).mul_(self.scale)  # [., D]
+        return (_doubled(some) - self.centre).mul_(self.scale)  # [., D]
 
     def mean_distance(self, index: Tensor) -> Tensor:
         """Of every row to some rows, ``[N]``; not squared."""
-        others = self.features[index].double()  # not centred: a distance hears of two rows alone
+        others = _doubled(self.features[index])  # not centred: a distance hears of two rows alone
         total = torch.zeros_like(self.norm)
         for tile in tiles(len(self.features), _CACHED[total.device.type == "cuda"]):
-            z = self.features[tile].double()
+            z = _doubled(self.features[tile])
             difference = torch.empty_like(z)
             for other in others:
                 torch.sub(z, other, out=difference)
@@ -110,10 +110,15 @@ class Rows:
         """Of each of some rows to one of as many others, ``[M]``, rounded."""
         square = torch.empty(len(first), dtype=torch.float64, device=first.device)
         for pairs in tiles(len(first), _PAIRS if first.device.type == "cpu" else 65536):
-            difference = self.features.index_select(0, first[pairs]).double()
-            difference -= self.features.index_select(0, second[pairs]).double()
+            difference = _doubled(self.features.index_select(0, first[pairs]))
+            difference -= _doubled(self.features.index_select(0, second[pairs]))
             torch.sum(difference.square_(), 1, out=square[pairs])
         return square.mul_(self.scale**2).round_()
+
+
+def _doubled(some: Tensor) -> Tensor:
+    """In float64; of float16 by float32, which is as exact and has instructions for both steps."""
+    return (some.float() if some.dtype == torch.float16 else some).double()
 
 
 def scale_of(largest: float) -> float:
