@@ -3,11 +3,12 @@
     AD_WEIGHTS=DIR python benchmarks/folds.py --data DIR [--rounds N] [--output FILE]
 
 Rows are patches of good Magnetic Tile Defects seen by a pretrained resnet18, as they are and
-projected to 128 dimensions; a tenth of each fold's is picked. 20 pictures are 20 folds, 31 are 10, as
-with `--holdout cross`. `apart` projects and picks for each fold by itself, `together` as PatchCore's
-folds do. Times are seconds of the processor, the least of the rounds, in which both take turns. `same
-picks` is of how many places. `distinct` is how many rows all folds pick between them, `in common`
-the mean share of a fold's picks that another has, too: what is kept for others serves so often.
+projected to 128 dimensions; a tenth of each fold's is picked. 20 pictures are 20 folds, 31 are
+10, as with `--holdout cross`. `apart` projects and picks for each fold by itself, `together` as
+PatchCore's folds do. Times are seconds of the processor, the least of the rounds, in which both
+take turns. `same picks` is of how many places. `distinct` is how many rows all folds pick between
+them, `in common` the mean share of a fold's picks that another has, too: what is kept for others
+serves so often.
 """
 
 from __future__ import annotations
