@@ -184,6 +184,17 @@ def test_a_fold_rounds_by_its_own_rows_not_by_those_that_it_has_not() -> None:
         assert torch.equal(picks, k_center_greedy(features[own], 150))
 
 
+def test_folds_far_apart_are_not_measured_from_between_them() -> None:
+    features = noise(200, 5).double()
+    features[100:] += 1e9  # half of that squared leaves float64 no digits for distances near 1
+    folds = folds_without([100, 100])
+
+    found = list(k_center_greedy_of_folds(features, folds, [50, 50]))
+
+    for own, picks in zip(folds, found, strict=True):
+        assert torch.equal(picks, k_center_greedy(features[own], 50))
+
+
 def test_a_fold_of_fewer_rows_than_are_asked_for_is_refused() -> None:
     with pytest.raises(SettingError, match="between 1 and the number of rows, 4; got 5"):
         list(k_center_greedy_of_folds(noise(6, 2), folds_without([2, 2, 2]), [4, 5, 4]))

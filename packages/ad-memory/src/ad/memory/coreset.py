@@ -85,12 +85,14 @@ def k_center_greedy_of_folds(
     which distances are rounded by, is each fold's own, as in a fit apart; folds that have not the
     scale of most are fitted apart. The centre is that of all rows, also of those that a fold has
     not. It makes products accurate, and the whole numbers that these are rounded to do not depend
-    on it. So what is picked of a fold hears of its own rows and of the seed alone.
+    on it; where it is too far from the rows for that, all folds are fitted apart. So what is picked
+    of a fold hears of its own rows and of the seed alone.
 
     Distances are measured by each fold for itself. Picks diverge soon: of ten folds of 31 pictures,
     two have a fifth of their picks in common (`benchmarks/folds.py`), seldom in the same turn. To
-    keep a row's distances for whoever picks it later, and to look them up, took 1.8 to 2.1 times
-    as long as to multiply anew what is needed.
+    keep what bounds say of a pick and all rows for whoever picks it later took one and a half times
+    to twice as long as fits apart, the two ways that were tried: looking it up is no cheaper than
+    the product.
 
     Args:
         features: ``[N, D]``, any floating type.
@@ -110,8 +112,9 @@ def k_center_greedy_of_folds(
     scales = _scales(rows, folds)
     common = max(scales, key=scales.count)
     rows.rescale(common)
+    alike = scales.count(common) > 1 and float(rows.norm.max()) < _FAR
     for own, count, scale in zip(folds, n, scales, strict=True):
-        if scale != common or scales.count(common) == 1:
+        if scale != common or not alike:
             yield k_center_greedy(features[own], count, seed=seed, start=start)
         else:
             _check_count(own, count)
@@ -246,6 +249,13 @@ def _picked(
         if advance is not None:
             advance(len(chosen))
     return picks.index
+
+
+_FAR = 2.0**46
+"""A squared norm from which on products are not surely exact to less than they are rounded to.
+
+Folds of one scale that leave out parts of the same rows, three or more, stay below, since any two
+have rows in common."""
 
 
 def _scales(rows: Rows, folds: Sequence[Tensor]) -> list[float]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import FEATURE_BUDGET
 from ad.core.detector import Detector
+from ad.core.errors import PluginError
 from ad.core.learning.loop import finite
 from ad.core.trainer import OnePassTrainer
 from ad.runtime.budget import at_most
@@ -41,6 +42,7 @@ def cross_fitted(
 
     Raises:
         AdError: As `ad.core.learning.loop.fit` does.
+        PluginError: If a trainer that fits all folds itself gives too few detectors.
     """
     features = _Features(folds, budget)
     trainer = fresh()
@@ -51,7 +53,13 @@ def cross_fitted(
     for own in range(len(folds)):
         if together is not None:
             with torch.inference_mode():
-                detector = next(together)
+                detector = next(together, None)
+            if detector is None:
+                msg = (
+                    f"`fit_folds` of `{type(trainer).__name__}` must give a detector for each of "
+                    f"the {len(folds)} folds, or None for all; it gave {own}."
+                )
+                raise PluginError(msg)
             yield detector.eval().requires_grad_(False)
             continue
         if own:
