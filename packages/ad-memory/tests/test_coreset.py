@@ -70,6 +70,15 @@ def test_greedy_picks_stay_those_of_the_rule_when_most_rows_are_left_outdated() 
     assert picks.tolist() == by_the_rule(features, 1500, seed=1, start=4)
 
 
+def test_greedy_takes_the_first_of_equal_rows_whether_it_is_up_to_date_or_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randint(0, 40, (6000, 2), generator=generator).float()  # all keys many times
+
+    picks = k_center_greedy(features, 500, seed=1, start=4)
+
+    assert picks.tolist() == by_the_rule(features, 500, seed=1, start=4)
+
+
 def few_axes(num_rows: int, num_features: int) -> Tensor:
     """Rows with most of their variance in some axes, and each of them twice."""
     variance = torch.arange(1, num_features + 1).float().pow(-1.5)
