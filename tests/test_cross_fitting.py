@@ -20,6 +20,7 @@ FOLDS = ((0, 3), (1, 4), (2, 5, 6))
     ("name", "options"),
     [
         ("patchcore-resnet18", {"coreset_ratio": 0.5}),
+        ("patchcore-resnet18", {"coreset": "random", "coreset_ratio": 0.9}),
         ("padim-resnet18", {"reduction": "pca", "n_features": 8}),
         ("dfkde", {"backbone": "resnet18"}),
         ("dfm-resnet18", {}),

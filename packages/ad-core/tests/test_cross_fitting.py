@@ -11,7 +11,7 @@ from PIL import Image
 from ad.core import ModelRegistry, OnePassTrainer, load, recalibrate, train
 from ad.core.data.batches import PictureSet
 from ad.core.data.samples import Sample
-from ad.core.errors import DataError, SettingError
+from ad.core.errors import DataError, PluginError, SettingError
 from ad.core.jobs import plan
 from ad.core.learning.cross_fitting import cross_fitted
 from ad.core.testing.mean_picture import MeanPictureDetector, MeanPictureTrainer
@@ -103,6 +103,42 @@ def test_features_are_asked_for_once_where_there_is_room(budget):
         Recording.extracted
         == {10**6: once, 20_000: [*once, *c, *a], 0: [*b, *c, *a, *c, *a, *b]}[budget]
     )
+
+
+def test_a_trainer_may_fit_all_folds_itself():
+    class Together(Recording):
+        def fit_folds(self, folds):
+            self.sizes = [size for size, _ in folds]
+            for _, batches in folds:
+                for batch in batches:
+                    self.observe(batch)
+            return (MeanPictureDetector(gain=n, img_size=(16, 16)) for n in range(len(folds)))
+
+    Recording.made, Recording.extracted = [], []
+    size = Setup(img_size=16, normalize=False, batch_size=2)
+    sets = [
+        PictureSet([np.full((16, 16, 3), 10 * n, np.uint8) for n in fold], 16)
+        for fold in ([0, 3, 6], [1, 4], [2])
+    ]
+    detectors = list(cross_fitted(lambda: Together(size), sets))
+    (trainer,) = Recording.made
+    assert trainer.sizes == [3, 2, 1]
+    assert trainer.seen == Recording.extracted == [[0, 30], [60], [10, 40], [20]]
+    assert [detector.gain for detector in detectors] == [0, 1, 2]
+    assert not any(detector.training for detector in detectors)
+
+
+def test_a_trainer_that_forgets_a_fold_is_told():
+    class Forgetful(Recording):
+        def fit_folds(self, folds):
+            return iter([MeanPictureDetector(gain=1, img_size=(16, 16))])
+
+    sets = [PictureSet([np.zeros((16, 16, 3), np.uint8)], 16)] * 3
+    words = (
+        "`fit_folds` of `Forgetful` must give a detector for each of the 3 folds, or None for all; "
+    )
+    with pytest.raises(PluginError, match=words + "it gave 1"):
+        list(cross_fitted(lambda: Forgetful(Setup(img_size=16, normalize=False)), sets))
 
 
 def test_what_is_no_tensor_is_asked_for_again():

@@ -7,7 +7,13 @@ from torch import Tensor
 
 from ad.core.errors import DataError, SettingError
 from ad.memory import picking
-from ad.memory.coreset import k_center_greedy, k_means_medoids, project, random_rows
+from ad.memory.coreset import (
+    k_center_greedy,
+    k_center_greedy_of_folds,
+    k_means_medoids,
+    project,
+    random_rows,
+)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -62,6 +68,15 @@ def test_greedy_picks_stay_those_of_the_rule_when_most_rows_are_left_outdated() 
     picks = k_center_greedy(features, 1500, seed=1, start=4)
 
     assert picks.tolist() == by_the_rule(features, 1500, seed=1, start=4)
+
+
+def test_greedy_takes_the_first_of_equal_rows_whether_it_is_up_to_date_or_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randint(0, 40, (6000, 2), generator=generator).float()  # all keys many times
+
+    picks = k_center_greedy(features, 500, seed=1, start=4)
+
+    assert picks.tolist() == by_the_rule(features, 500, seed=1, start=4)
 
 
 def few_axes(num_rows: int, num_features: int) -> Tensor:
@@ -130,6 +145,68 @@ def test_greedy_picks_are_those_that_float64_alone_gave(monkeypatch: pytest.Monk
     assert picks[:6].tolist() == [23, 1275, 1270, 2646, 1457, 2376]
     assert picks[-3:].tolist() == [2322, 1865, 1954]
     assert int((picks * torch.arange(1, 701)).sum()) == 371_871_031
+
+
+def folds_without(parts: list[int]) -> list[Tensor]:
+    """Numbers of all rows but those of each part, whose lengths are given."""
+    owner = torch.arange(len(parts)).repeat_interleave(torch.tensor(parts))
+    return [(owner != part).nonzero()[:, 0] for part in range(len(parts))]
+
+
+@pytest.mark.parametrize("make", [noise, clusters, with_duplicates, whole_numbers])
+@pytest.mark.parametrize(
+    "parts", [[60, 60, 60, 60, 60], [1, 1, 1], [1, 250, 3, 46], [150, 150]], ids=str
+)
+def test_picks_of_folds_are_those_of_each_alone(make: object, parts: list[int]) -> None:
+    features = make(sum(parts), 5)  # type: ignore[operator]
+    folds = folds_without(parts)
+    counts = [max(1, len(own) // (2 + number)) for number, own in enumerate(folds)]
+
+    found = list(k_center_greedy_of_folds(features, folds, counts, seed=3, start=4))
+
+    for own, count, picks in zip(folds, counts, found, strict=True):
+        assert torch.equal(picks, k_center_greedy(features[own], count, seed=3, start=4))
+        assert picks.tolist() == by_the_rule(features[own], count, seed=3, start=4)
+
+
+@pytest.mark.usefixtures("bounds_alone")
+def test_picks_of_folds_by_bounds_that_they_share_are_those_of_the_rule() -> None:
+    features = torch.cat([few_axes(900, 64), clusters(300, 64)])
+    folds = folds_without([300, 400, 500])
+
+    found = list(k_center_greedy_of_folds(features, folds, [300, 200, 250]))
+
+    for own, picks in zip(folds, found, strict=True):
+        assert picks.tolist() == by_the_rule(features[own], len(picks), seed=0, start=10)
+
+
+def test_a_fold_rounds_by_its_own_rows_not_by_those_that_it_has_not() -> None:
+    # Beside a row so far away distances of all others are rounded to 0: then the first are picked.
+    features = noise(300, 5)
+    features[7] = 1e9
+    folds = folds_without([100, 100, 100])
+
+    first, *others = k_center_greedy_of_folds(features, folds, [150, 150, 150])
+
+    assert first.tolist() == by_the_rule(features[folds[0]], 150, seed=0, start=10)
+    for own, picks in zip(folds[1:], others, strict=True):
+        assert torch.equal(picks, k_center_greedy(features[own], 150))
+
+
+def test_folds_far_apart_are_not_measured_from_between_them() -> None:
+    features = noise(200, 5).double()
+    features[100:] += 1e9  # half of that squared leaves float64 no digits for distances near 1
+    folds = folds_without([100, 100])
+
+    found = list(k_center_greedy_of_folds(features, folds, [50, 50]))
+
+    for own, picks in zip(folds, found, strict=True):
+        assert torch.equal(picks, k_center_greedy(features[own], 50))
+
+
+def test_a_fold_of_fewer_rows_than_are_asked_for_is_refused() -> None:
+    with pytest.raises(SettingError, match="between 1 and the number of rows, 4; got 5"):
+        list(k_center_greedy_of_folds(noise(6, 2), folds_without([2, 2, 2]), [4, 5, 4]))
 
 
 def test_greedy_picks_do_not_depend_on_where_the_features_lie() -> None:

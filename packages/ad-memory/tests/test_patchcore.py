@@ -135,6 +135,59 @@ def test_without_projection_the_patches_themselves_are_compared() -> None:
     torch.testing.assert_close(detector.memory.bank, patches[chosen], rtol=1e-3, atol=1e-4)
 
 
+def in_folds(one_pass: PatchcoreTrainer, folds: list[list[Tensor]]) -> list[Tensor] | None:
+    """Banks of detectors that each learn from all folds but one; each fold is some batches."""
+    given = [(sum(map(len, batches)), iter(batches)) for batches in folds]
+    found = one_pass.fit_folds(given)
+    return None if found is None else [detector.memory.bank for detector in found]
+
+
+@pytest.mark.parametrize("options", [{}, {"proj_dim": 4}, {"coreset_ratio": 0.01}], ids=str)
+def test_folds_remember_what_trainers_of_their_own_would(options: dict[str, Any]) -> None:
+    patches = [noise(count, 4, 4, 8, seed=count) for count in (2, 1, 3)]
+    folds = [[patches[0]], [patches[1]], [patches[2][:2], patches[2][2:]]]
+    looked_at = np.zeros((SIZE, SIZE), bool)
+    looked_at[:, :1] = True  # a blur reaches all columns but the last
+    setup = Setup(img_size=SIZE, normalize=True, weights="random", seed=5, looked_at=looked_at)
+
+    def fresh() -> PatchcoreTrainer:
+        return PatchcoreTrainer(setup, backbone="resnet18", **{"coreset_ratio": 0.5, **options})
+
+    found = in_folds(fresh(), folds)
+
+    assert found is not None
+    for own, bank in enumerate(found):
+        alone = fresh()
+        others = [batch for number in range(3) if number != own for batch in folds[number]]
+        alone.begin(sum(map(len, others)))
+        for batch in others:
+            alone.observe(batch)
+        alone.conclude()
+        assert torch.equal(bank, alone.detector.memory.bank)
+
+
+@pytest.mark.parametrize(
+    "options", [{"coreset": "random"}, {"coreset": "kmeans"}, {"coreset_ratio": 1.0}], ids=str
+)
+def test_folds_of_other_coresets_are_fitted_apart(options: dict[str, Any]) -> None:
+    assert in_folds(trainer(**options), [[noise(1, 4, 4, 8)]] * 3) is None
+
+
+def test_folds_of_more_patches_than_can_be_kept_are_fitted_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patchcore, "MAX_PATCHES", 47)
+    assert in_folds(trainer(), [[noise(1, 4, 4, 8)]] * 3) is None
+    monkeypatch.setattr(patchcore, "MAX_PATCHES", 48)
+    assert in_folds(trainer(), [[noise(1, 4, 4, 8)]] * 3) is not None
+
+
+def test_a_fold_whose_others_have_no_digits_in_float16_is_refused() -> None:
+    flat = [1e-7 * noise(1, 4, 4, 8)]
+    with pytest.raises(DataError, match=r"No feature is larger than 1e-07: patches are stored in"):
+        in_folds(trainer(), [[noise(1, 4, 4, 8)], flat, flat])
+
+
 @pytest.mark.parametrize("coreset", ["greedy", "random", "kmeans"])
 def test_every_coreset_holds_the_asked_number_of_original_patches(coreset: str) -> None:
     images = noise(6, 3, SIZE, SIZE)

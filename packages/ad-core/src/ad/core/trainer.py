@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -161,6 +161,23 @@ class OnePassTrainer(Trainer):
     @abc.abstractmethod
     def conclude(self) -> None:
         """Turn what was observed into a fitted ``detector``."""
+
+    def fit_folds(self, folds: Sequence[tuple[int, Iterator[Any]]]) -> Iterator[Detector] | None:
+        """Fit a detector for each fold, to all the others, for a model that does them for less.
+
+        Called of a fresh trainer, in place of all of the above. Each detector must be what a fresh
+        trainer with the same settings learns from the other folds in their order: nothing that it
+        gives may depend on its own fold, which is there to be scored by it.
+
+        Args:
+            folds: Of each how many pictures it has, and what `extract` says of them, batch by
+                batch, to be gone through once at most.
+
+        Returns:
+            The detectors in the order of the folds; None, the default, to have each fitted by a
+            trainer of its own.
+        """
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,8 @@ Apache-2.0; its scores are squared distances, ours are distances.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Annotated, Literal, final
 
 import torch
@@ -37,7 +39,13 @@ from ad.core.networks import (
     cells_looked_at,
     upsample,
 )
-from ad.memory.coreset import k_center_greedy, k_means_medoids, project, random_rows
+from ad.memory.coreset import (
+    k_center_greedy,
+    k_center_greedy_of_folds,
+    k_means_medoids,
+    project,
+    random_rows,
+)
 from ad.memory.faiss_index import FaissSettings, Kind
 from ad.memory.neighbors import NearestNeighbors, as_stored
 from ad.memory.recall import Recall, measured
@@ -231,13 +239,15 @@ class PatchcoreTrainer(OnePassTrainer):
         self.coreset_ratio = coreset_ratio
         self.coreset: Coreset = coreset
         self.proj_dim = proj_dim
-        self.detector = PatchcoreDetector(
+        self._detector = partial(
+            PatchcoreDetector,
             FeatureExtractor(backbone, layers, setup=setup),
             embedding=embedding,
             n_neighbors=n_neighbors,
             score=score,
             faiss=faiss if knn == "faiss" else None,
-        ).to(setup.device)
+        )
+        self.detector = self._detector().to(setup.device)
         self.detector.eval()
         self._num_images = 0
         self._collected: _Collected | None = None
@@ -306,6 +316,49 @@ class PatchcoreTrainer(OnePassTrainer):
                 self._recall = measured(memory, patches, chosen, k, seed=self.setup.seed)
                 advance(1)
 
+    def fit_folds(self, folds: Sequence[tuple[int, Iterator[Tensor]]]) -> Iterator[Detector] | None:
+        """Choose all folds' coresets from patches that are there once; see `OnePassTrainer`.
+
+        Not of more than `MAX_PATCHES`, of which each fold draws its own part.
+        """
+        if self.coreset != "greedy" or self.coreset_ratio == 1 or self.setup.device.type != "cpu":
+            return None
+        self.begin(sum(count for count, _ in folds))
+        parts = []
+        for _, batches in folds:
+            first = 0 if self._collected is None else self._collected.filled
+            largest = 0.0
+            for patches in batches:
+                if self._num_images * patches[0, ..., 0].numel() > MAX_PATCHES:
+                    return None
+                self.observe(patches)
+                largest = max(largest, float(patches.abs().max()))
+            last = 0 if self._collected is None else self._collected.filled
+            parts.append((first, last, largest))
+        assert self._collected is not None  # no fold is empty
+        return self._fitted(self._collected.rows(), parts)
+
+    def _fitted(
+        self, patches: Tensor, parts: Sequence[tuple[int, int, float]]
+    ) -> Iterator[Detector]:
+        """For each part of the patches a detector that remembers others.
+
+        Args:
+            patches: All of them.
+            parts: Where each part begins and ends, and its largest feature.
+        """
+        for own in range(len(parts)):
+            _check_digits(max(part[2] for number, part in enumerate(parts) if number != own))
+        rows, seed = torch.arange(len(patches)), self.setup.seed
+        others = [torch.cat([rows[:first], rows[last:]]) for first, last, _ in parts]
+        counts = [max(1, int(self.coreset_ratio * len(known))) for known in others]
+        compared = project(patches, num_dims=self.proj_dim, seed=seed) if self.proj_dim else patches
+        chosen = k_center_greedy_of_folds(compared, others, counts, seed=seed)
+        for known, picks in zip(others, chosen, strict=True):
+            detector = self._detector()
+            detector.memory.remember(patches[known[picks]])
+            yield detector
+
     def _choose(self, patches: Tensor, n: int, advance: Advance) -> Tensor:
         seed = self.setup.seed
         if self.coreset == "random" or n == len(patches):
@@ -350,11 +403,15 @@ class _Collected:
             self.largest = max(self.largest, float(patches.abs().max()))
 
     def rows(self) -> Tensor:
-        if 0 < self.largest < torch.finfo(torch.float16).tiny:
-            msg = (
-                f"No feature is larger than {self.largest:.2g}: patches are stored in float16, "
-                "which has no digits left there. Choose other `layers` or another `backbone`, or "
-                "a model that stores float32, such as `padim`."
-            )
-            raise DataError(msg)
+        _check_digits(self.largest)
         return self._rows[: self.filled]
+
+
+def _check_digits(largest: float) -> None:
+    if 0 < largest < torch.finfo(torch.float16).tiny:
+        msg = (
+            f"No feature is larger than {largest:.2g}: patches are stored in float16, which has no "
+            "digits left there. Choose other `layers` or another `backbone`, or a model that "
+            "stores float32, such as `padim`."
+        )
+        raise DataError(msg)

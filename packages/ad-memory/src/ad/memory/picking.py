@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import final
 
 import torch
@@ -35,7 +36,7 @@ _SHARED = 256  # rows that take part in one matmul, if there are as many
 FEW = 2**16
 """Picks that rows lack, times features, up to which a matmul in float64 is cheaper; measured."""
 _DIRECT = 32  # pairs that a matmul in float64 does in the time that one is measured in; measured
-_GROUP = 128  # picks whose least number is kept, to look through
+_GROUP = 64  # picks whose least number is kept, to look through; measured
 _PAIRS = 128  # measured at once: more leave the processor's cache
 _SAMPLE = 4096  # rows that the number of coordinates is decided by
 _COST = 120_000  # coordinates that are multiplied in the time that a pair is measured in
@@ -62,11 +63,18 @@ class Rows:
         self.centre = total / len(features)
         self.scale = 1.0
         self.norm = self._norms()
-        largest = self.norm.max().item()
-        if largest > 0:
-            self.scale = 2.0 ** ((42 - round(math.log2(largest))) // 2)
-        self.norm = self.norm * self.scale**2
+        self.rescale(scale_of(self.norm.max().item()))
+
+    def rescale(self, scale: float) -> None:
+        """Scale by another power of two, before any choice."""
+        self.norm = self.norm * (scale / self.scale) ** 2
         """Squared norms, ``[N]``."""
+        self.scale = scale
+
+    @cached_property
+    def reduced(self) -> _Reduced:
+        """For bounds: made when first asked for, and shared by all choices from these rows."""
+        return _Reduced(self)
 
     def _norms(self) -> Tensor:
         norm = torch.empty(len(self.features), dtype=torch.float64, device=self.features.device)
@@ -78,19 +86,19 @@ class Rows:
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         some = self.features
         some = some[index] if isinstance(index, slice) else some.index_select(0, index)
-        return (some.double() - self.centre).mul_(self.scale)  # [., D]
+        return (_doubled(some) - self.centre).mul_(self.scale)  # [., D]
 
     def mean_distance(self, index: Tensor) -> Tensor:
         """Of every row to some rows, ``[N]``; not squared."""
-        others = self[index]
+        others = _doubled(self.features[index])  # not centred: a distance hears of two rows alone
         total = torch.zeros_like(self.norm)
         for tile in tiles(len(self.features), _CACHED[total.device.type == "cuda"]):
-            z = self[tile]
+            z = _doubled(self.features[tile])
             difference = torch.empty_like(z)
             for other in others:
                 torch.sub(z, other, out=difference)
                 total[tile] += torch.linalg.vector_norm(difference, dim=1)
-        return total / len(others)
+        return total * (self.scale / len(others))
 
     def squared_distances(self, index: Tensor) -> Tensor:
         """Between some rows, ``[M, M]``, rounded; `PICKED` from a row to itself."""
@@ -102,10 +110,20 @@ class Rows:
         """Of each of some rows to one of as many others, ``[M]``, rounded."""
         square = torch.empty(len(first), dtype=torch.float64, device=first.device)
         for pairs in tiles(len(first), _PAIRS if first.device.type == "cpu" else 65536):
-            difference = self.features.index_select(0, first[pairs]).double()
-            difference -= self.features.index_select(0, second[pairs]).double()
+            difference = _doubled(self.features.index_select(0, first[pairs]))
+            difference -= _doubled(self.features.index_select(0, second[pairs]))
             torch.sum(difference.square_(), 1, out=square[pairs])
         return square.mul_(self.scale**2).round_()
+
+
+def _doubled(some: Tensor) -> Tensor:
+    """In float64; of float16 by float32, which is as exact and has instructions for both steps."""
+    return (some.float() if some.dtype == torch.float16 else some).double()
+
+
+def scale_of(largest: float) -> float:
+    """The power of two that rows are scaled by whose largest squared norm is so much."""
+    return 2.0 ** ((42 - round(math.log2(largest))) // 2) if largest > 0 else 1.0
 
 
 @final
@@ -166,12 +184,11 @@ class Picks:
 
 
 @final
-class _Bounds:
-    """All rows reduced, and the picks among them ready for products."""
+class _Reduced:
+    """All rows with few coordinates, in the fastest type."""
 
-    def __init__(self, rows: Rows, n: int) -> None:
+    def __init__(self, rows: Rows) -> None:
         device = rows.norm.device
-        self.rows = rows
         self.dtype = _fastest(device)
         self.code = torch.int16 if self.dtype == torch.bfloat16 else torch.int32
         axes = _axes(rows)
@@ -190,24 +207,42 @@ class _Bounds:
             moved = (reduced - exact).norm(dim=1) + 2.0**-25 * rows.norm[tile].sqrt()
             self.norm[tile], self.moved[tile] = square, moved * (1 + 1e-6)  # in float32
         self.most_moved, self.largest = self.moved.max(), self.norm.max().sqrt()
+
+    def limit(self, key: Tensor, some: Tensor) -> Tensor:
+        """The code above which no distance of some rows can be below that of their keys."""
+        norm, moved = self.norm[some], self.moved[some]
+        # Twice the textbook bound on the error of a sum of products, with room for the norms.
+        error = (self.left.shape[1] + 8) * 2.0**-22 * (norm.double().sqrt() + self.largest) ** 2
+        square = (key.sqrt() + moved + self.most_moved).square() + error
+        ulp = torch.finfo(self.dtype).eps / 2
+        return (square / (1 - ulp)).to(self.dtype).view(self.code) + 1  # the next number
+
+
+@final
+class _Bounds:
+    """Rows reduced, and the picks among them ready for products."""
+
+    def __init__(self, rows: Rows, n: int) -> None:
+        device = rows.norm.device
+        self.rows = rows
+        self.reduced = rows.reduced
+        dtype, width = self.reduced.dtype, self.reduced.left.shape[1]
         _, self.pick_tile = _TILE[device.type == "cuda"]
-        self.right = torch.zeros(
-            n + self.pick_tile, width + _EXTRA, dtype=self.dtype, device=device
-        )
+        self.right = torch.zeros(n + self.pick_tile, width, dtype=dtype, device=device)
         self.right[:, -6] = 2.0**100  # picks that there are not are far from all
         self.count = 0
-        self.numbers = torch.empty(0, dtype=self.dtype, device=device)
+        self.numbers = torch.empty(0, dtype=dtype, device=device)
 
     def add(self, index: Tensor) -> None:
         new = slice(self.count, self.count + len(index))
-        picked = self.left.index_select(0, index)
+        picked = self.reduced.left.index_select(0, index)
         self.right[new, :-6] = picked[:, :-6] * -2
         self.right[new, -6:-3], self.right[new, -3:] = picked[:, -3:], 1
         self.count = new.stop
 
     def rows_at_once(self, lacked: int) -> int:
         """So many that their products with the picks they lack fill some 32 MiB at most."""
-        most, _ = _TILE[self.left.device.type == "cuda"]
+        most, _ = _TILE[self.right.device.type == "cuda"]
         return max(most // 4, min(most, 2**24 // lacked))
 
     def lower(self, key: Tensor, some: Tensor, first: int, picks: Tensor) -> Tensor | None:
@@ -218,14 +253,14 @@ class _Bounds:
         lacked = len(picks) - first
         size = min(self.pick_tile, -(-lacked // _GROUP) * _GROUP)
         steps = -(-lacked // size)
-        left = self.left.index_select(0, some)
+        left = self.reduced.left.index_select(0, some)
         needed = steps * len(some) * size
         if len(self.numbers) < needed:  # kept: memory that is new to the process costs time
             self.numbers = self.numbers.new_empty(needed)
         numbers = self.numbers[:needed].view(steps, len(some), size)
-        code = numbers.view(self.code).view(steps, len(some), -1, _GROUP)
+        code = numbers.view(self.reduced.code).view(steps, len(some), -1, _GROUP)
         parts = size // _GROUP
-        least = torch.empty(steps, len(some), parts, dtype=self.code, device=key.device)
+        least = torch.empty(steps, len(some), parts, dtype=code.dtype, device=key.device)
         for step in range(steps):
             right = self.right[first + step * size : first + (step + 1) * size]
             torch.mm(left, right.T, out=numbers[step])
@@ -238,17 +273,17 @@ class _Bounds:
             step = group.div(parts, rounding_mode="floor")
             return (step * len(some) + row) * parts + group % parts
 
-        own, norm, moved = key[some], self.norm[some], self.moved[some]
+        own = key[some]
         best, group = by_row.min(1)
-        row = (best <= self._limit(own, norm, moved)).nonzero()[:, 0]
+        row = (best <= self.reduced.limit(own, some)).nonzero()[:, 0]
         group = group[row]
         where = seen(row, group)
         place = code.index_select(0, where).argmin(1)
-        code[where, place] = torch.iinfo(self.code).max  # is measured
+        code[where, place] = torch.iinfo(code.dtype).max  # is measured
         nearest = self.rows.squared_distance(some[row], picks[first + group * _GROUP + place])
         own[row] = torch.minimum(own[row], nearest)
 
-        limit = self._limit(own, norm, moved)
+        limit = self.reduced.limit(own, some)
         row, group = (by_row <= limit[:, None]).nonzero(as_tuple=True)
         within = code.index_select(0, seen(row, group)) <= limit[row, None]
         which, place = within.nonzero(as_tuple=True)
@@ -258,14 +293,6 @@ class _Bounds:
         square = self.rows.squared_distance(some[row], picks[first + group * _GROUP + place])
         key[some] = own.scatter_reduce_(0, row, square, "amin")
         return None
-
-    def _limit(self, key: Tensor, norm: Tensor, moved: Tensor) -> Tensor:
-        """The code above which no distance can be below that of the key."""
-        # Twice the textbook bound on the error of a sum of products, with room for the norms.
-        error = (self.left.shape[1] + 8) * 2.0**-22 * (norm.double().sqrt() + self.largest) ** 2
-        square = (key.sqrt() + moved + self.most_moved).square() + error
-        ulp = torch.finfo(self.dtype).eps / 2
-        return (square / (1 - ulp)).to(self.dtype).view(self.code) + 1  # the next number
 
 
 def _shared(included: Tensor, count: int) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,7 @@
 """Detectors that have each not seen some of the pictures, for scores of all good ones.
 
-What a frozen network says of the pictures is asked once; each detector's trainer is a fresh one.
+What a frozen network says of the pictures is asked once; each detector's trainer is a fresh one,
+unless a single one fits them all (`OnePassTrainer.fit_folds`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import FEATURE_BUDGET
 from ad.core.detector import Detector
+from ad.core.errors import PluginError
 from ad.core.learning.loop import finite
 from ad.core.trainer import OnePassTrainer
 from ad.runtime.budget import at_most
@@ -35,14 +37,33 @@ def cross_fitted(
             asked again for each detector.
 
     Yields:
-        For each fold in turn its detector, fitted. Only one is there at a time.
+        For each fold in turn its detector, fitted. Only one is there at a time, though they may
+        have a frozen network in common.
 
     Raises:
         AdError: As `ad.core.learning.loop.fit` does.
+        PluginError: If a trainer that fits all folds itself gives too few detectors.
     """
     features = _Features(folds, budget)
+    trainer = fresh()
+    with torch.inference_mode():
+        together = trainer.fit_folds(
+            [(len(fold), features.of(n, trainer, keep=False)) for n, fold in enumerate(folds)]
+        )
     for own in range(len(folds)):
-        trainer = fresh()
+        if together is not None:
+            with torch.inference_mode():
+                detector = next(together, None)
+            if detector is None:
+                msg = (
+                    f"`fit_folds` of `{type(trainer).__name__}` must give a detector for each of "
+                    f"the {len(folds)} folds, or None for all; it gave {own}."
+                )
+                raise PluginError(msg)
+            yield detector.eval().requires_grad_(False)
+            continue
+        if own:
+            trainer = fresh()
         others = [number for number in range(len(folds)) if number != own]
         with torch.inference_mode():
             trainer.begin(sum(len(folds[number]) for number in others))
@@ -61,8 +82,8 @@ class _Features:
         self._kept: list[list[Any]] = [[] for _ in folds]  # of each, its first batches
         self._room: float = at_most(budget)
 
-    def of(self, number: int, trainer: OnePassTrainer) -> Iterator[Any]:
-        """Those of a fold, for a trainer that may change them."""
+    def of(self, number: int, trainer: OnePassTrainer, *, keep: bool = True) -> Iterator[Any]:
+        """Those of a fold, for a trainer that may change them; kept for the next one that asks."""
         pictures, kept, setup = self._folds[number], self._kept[number], trainer.setup
         for batch in tuple(kept):
             yield _copied(batch, setup.device)
@@ -71,9 +92,10 @@ class _Features:
             return
         for read in pictures.batches(setup.batch_size, order=rest):
             batch = finite(trainer.extract(to_device(read.pictures, setup.device)))
-            self._room -= _size(batch)
-            if self._room >= 0:
-                kept.append(_copied(batch, torch.device("cpu")))
+            if keep:
+                self._room -= _size(batch)
+                if self._room >= 0:
+                    kept.append(_copied(batch, torch.device("cpu")))
             yield batch
 
 
