@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -48,13 +49,20 @@ def read_mask(sample: Sample) -> np.ndarray:
     return mask
 
 
-@torch.inference_mode()
-def extract(paths: list[Path], layers: tuple[int, ...]) -> list[torch.Tensor]:
-    """Feature maps of the pretrained resnet18, one ``[N, D, h, w]`` per layer, float32."""
+@cache
+def network(layers: tuple[int, ...]) -> torch.nn.Module:
+    """The pretrained resnet18, which gives these layers."""
     net = timm.create_model("resnet18", features_only=True, out_indices=layers).eval()
     state = load_file(Path(os.environ["AD_WEIGHTS"]) / "resnet18.tv_in1k.safetensors")
     wanted = net.state_dict().keys()
     net.load_state_dict({key: value for key, value in state.items() if key in wanted})
+    return net
+
+
+@torch.inference_mode()
+def extract(paths: list[Path], layers: tuple[int, ...]) -> list[torch.Tensor]:
+    """Feature maps of the pretrained resnet18, one ``[N, D, h, w]`` per layer, float32."""
+    net = network(layers)
     batches = [net(read(path)[None]) for path in paths]
     return [torch.cat([batch[i] for batch in batches]) for i in range(len(layers))]
 

@@ -97,7 +97,8 @@ def installed(tmp_path_factory):
     copy = make_from_the_page(home / "example")
     for command in (
         [uv, "venv", "--quiet", "--python", sys.executable, "--allow-existing", str(home)],
-        [uv, "pip", "install", "--quiet", "--python", str(commands / "python"),
+        # Not compiled: each command does it for the few modules that it imports.
+        [uv, "pip", "install", "--quiet", "--no-compile", "--python", str(commands / "python"),
          str(ROOT / "packages/ad-runtime"), str(ROOT / "packages/ad-core"), str(copy), "pytest"],
     ):  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -125,5 +126,5 @@ def test_it_is_found_trained_and_checked_in_an_environment_of_its_own(installed,
     write_table(tmp_path / "parts")
     assert "AUROC" in run("ad", "train", "picture-list", "./parts", "spread", "--output", "run")
     run("ad", "predict", "run", "parts/15.png")
-    assert "failed" not in run("ad", "check", "spread")
+    # One of the four is what `ad check` runs.
     assert "4 passed" in run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(copy))
