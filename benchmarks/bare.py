@@ -24,8 +24,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ad.core.networks.fused import why_not
-
 Product = Literal["outputs", "gradient of images", "gradient of weights"]
 Way = Callable[[], Tensor]
 Sides = tuple[int, ...]
@@ -137,7 +135,9 @@ def ways(it: Convolution, x: Tensor, w: Tensor, y: Tensor) -> list[Way]:
     """
     op, last = torch.ops.mkldnn, torch.channels_last
     settings = (it.padding, it.stride, it.dilation, 1)
-    packs = not why_not("bf16" if it.dtype == torch.bfloat16 else "fp32")
+    packs = torch.backends.mkldnn.is_available()
+    if it.dtype == torch.bfloat16:
+        packs &= op._is_mkldnn_bf16_supported()
     x, w, y = (each.contiguous(memory_format=last) for each in (x, w, y))
     plain = (it.stride, it.padding, it.dilation, False, (0, 0), 1)
     if it.gives == "outputs":

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from ad.core import Trainer
 
 
+START = (0.0, 0.0)
+"""Where what is summed begins."""
+
+
 def import_class(_: Work) -> None:
     """What no import of a model can be below."""
     import torch as torch
@@ -62,13 +66,8 @@ def verdict(work: Work) -> None:
     work.row, work.counts["at_once"] = "padim", 1
     network, trainer = _seen(work)
     alone = torch_alone.cpu_seconds, torch_alone.wall_seconds
-    _note(work, "process", total([(1, alone), (1, network)]))
+    work.note("process", START, total([(1, alone), (1, network)]))
     work.memory += _bytes(trainer.detector)
-
-
-def _note(work: Work, phase: str, seconds: Seconds, units: int = 1) -> None:
-    cpu, wall = seconds
-    work.seconds[phase] = {"cpu": cpu / units, "wall": wall / units}
 
 
 def _bytes(module: nn.Module) -> int:
@@ -122,8 +121,8 @@ def padim(work: Work) -> None:
     gap = torch.randn(positions, batch, features)
     factor = torch.randn(positions, features, features)
     test = [(1, network), (1, least(lambda: gap @ factor))]
-    _note(work, "fit", total(fit))
-    _note(work, "test", total(test), batch)
+    work.note("fit", START, total(fit))
+    work.note("test", START, total(test), batch)
     learnt = factor.nbytes + positions * features * 4
     pictures = work.pictures("train", count).nbytes
     work.memory += _bytes(trainer.detector) + learnt + pictures
@@ -146,11 +145,11 @@ def patchcore(work: Work) -> None:
     rows = torch.randn(8192, features)
     matrix = torch.randn(features, 128)
     projection = (train * each / len(rows), least(lambda: rows @ matrix))
-    _note(work, "fit", total([(train / batch, network), projection]))
+    work.note("fit", START, total([(train / batch, network), projection]))
     width = Screen(patches, patches.mean(0)).codes.shape[-1]
     work.told["coordinates"] = width
     products = (batch, _products(each, bank, width))
-    _note(work, "test", total([(1, network), products]), batch)
+    work.note("test", START, total([(1, network), products]), batch)
     kept = 2 * features * (train * each + bank)  # in float16
     pictures = work.pictures("train", train).nbytes
     work.memory += _bytes(trainer.detector) + kept + pictures
@@ -188,11 +187,11 @@ def dfkde(work: Work) -> None:
 
     network, _ = _seen(work)
     batch = work.counts["at_once"]
-    _note(work, "fit", total([(work.counts["train"] / batch, network)]))
-    _note(work, "test", network, batch)
+    work.note("fit", START, total([(work.counts["train"] / batch, network)]))
+    work.note("test", START, network, batch)
 
 
-def _descent(work: Work, name: str = "train") -> None:
+def learnt_by_gradient(work: Work) -> None:
     """The convolutions of a step, and of a test."""
     _torch_alone(work)
     import torch
@@ -216,42 +215,23 @@ def _descent(work: Work, name: str = "train") -> None:
                 self.seen.__exit__(None, None, None)
 
     work.counts["steps"] = 1
-    pictures = work.pictures(name, 2 * work.counts["batch"])
+    train, test = ("small", "small") if work.row == "draem" else ("train", "test")
+    pictures = work.pictures(train, 2 * work.counts["batch"])
     trainer = trainer_of(work, pictures.shape[1])
     third = Third()
     fit(trainer, PictureSet(list(pictures), pictures.shape[1], cache=True), callbacks=[third])
-    images = _images(work, "small" if name == "small" else "test")
+    images = _images(work, test)
     with torch.no_grad():
         trainer.detector(images)
         with Recorded() as tested:
             trainer.detector(images)
     work.told |= {"products of a step": third.seen.products,
                   "products of a batch": tested.products}  # fmt: skip
-    _note(work, "step", seconds(third.seen.convolutions))
-    _note(work, "test", seconds(tested.convolutions), len(images))
+    work.note("step", START, seconds(third.seen.convolutions))
+    work.note("test", START, seconds(tested.convolutions), len(images))
     learnt = [each for each in trainer.detector.parameters() if each.requires_grad]
     twice = 2 * sum(each.nbytes for each in learnt)
     work.memory += _bytes(trainer.detector) + twice + third.seen.kept_bytes + pictures.nbytes
-
-
-def stfpm(work: Work) -> None:
-    """STFPM."""
-    _descent(work)
-
-
-def reverse_distillation(work: Work) -> None:
-    """Reverse Distillation."""
-    _descent(work)
-
-
-def efficientad(work: Work) -> None:
-    """EfficientAD-S."""
-    _descent(work)
-
-
-def draem(work: Work) -> None:
-    """DRAEM."""
-    _descent(work, "small")
 
 
 def metrics(work: Work) -> None:
@@ -280,10 +260,18 @@ def reading(work: Work) -> None:
 
 
 ROWS = {
-    one.__name__: one
-    for one in (import_class, verdict, padim, patchcore, dfkde, stfpm, reverse_distillation,
-                efficientad, draem, metrics, reading)
-}  # fmt: skip
+    "import_class": import_class,
+    "verdict": verdict,
+    "padim": padim,
+    "patchcore": patchcore,
+    "dfkde": dfkde,
+    "stfpm": learnt_by_gradient,
+    "reverse_distillation": learnt_by_gradient,
+    "efficientad": learnt_by_gradient,
+    "draem": learnt_by_gradient,
+    "metrics": metrics,
+    "reading": reading,
+}
 
 if __name__ == "__main__":
     run(ROWS)
