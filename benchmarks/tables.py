@@ -187,7 +187,7 @@ def _textbook(row: dict[str, Any]) -> tuple[str, ...]:
 def speed() -> str:
     """Every benchmark's cases against its baseline."""
     rows: list[tuple[str, ...]] = []
-    for row in load("coreset")["rows"]:
+    for row in load("coreset")["rows"] + load("coreset_full")["rows"]:
         what = f"coreset: {row['picks']:,} of {row['rows']:,} x {row['features']}, {row['data']}"
         ratio = f"{row['ratio']:.1f}x"
         if row["same_picks"] is not None:

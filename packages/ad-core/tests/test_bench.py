@@ -414,6 +414,24 @@ def test_the_command_compares_models_with_options_and_says_what_differs(bench_he
     assert one["signs"] is None
     assert (one["difference"], one["low"], one["high"]) == (0.0, 0.0, 0.0)
     assert ": +0.000 (95 %: 0.000 to 0.000) on these pictures; may be chance.\n" in err
+    assert json.loads(out)["notes"] == []
+
+
+def test_runs_that_were_done_with_other_versions_are_told_wherever_figures_are(
+    bench_here, tmp_path
+):
+    bench_here(seeds=2)
+    record = next((tmp_path / "out/runs").glob("*seed0*/run.json"))
+    saved = json.loads(record.read_text())
+    record.write_text(json.dumps({**saved, "versions": {**saved["versions"], "torch": "1.0"}}))
+    _, out, err = bench_here("--json", seeds=2)
+    (note,) = json.loads(out)["notes"]
+    assert note.startswith("Not all runs were made alike: torch 1.0 (1), ")
+    assert f"note: {note}\n" in err
+    assert data_of(tmp_path / "out/report.html")["notes"] == [note]
+    markdown, latex = ((tmp_path / f"out/summary.{kind}").read_text() for kind in ("md", "tex"))
+    assert f"% {note}\n" in latex
+    assert "\n- Not all runs were made alike: torch 1.0 " in markdown
 
 
 def test_a_bench_that_is_stopped_leaves_a_page_of_the_runs_that_had_ended(

@@ -81,6 +81,7 @@ def test_what_other_seeds_may_turn_is_a_tie():
     found = choose(rows, ["d a"])
     assert found.tied == ("best", "other")
     assert not found.lines[-1].startswith("One seed")
+    assert "more seeds would tell them apart" in found.lines[0]
     rows[1] = Row("other", {}, [run("a", 14, seed=0), run("a", 14, seed=1)])
     assert choose(rows, ["d a"]).tied == ("best",)
 

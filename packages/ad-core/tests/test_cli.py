@@ -39,8 +39,9 @@ def test_train_prints_one_json_object(trained):
 
 
 def test_train_tells_a_person(run_ad, mean_picture, toy_root, tmp_path):
+    run = tmp_path / "Läufe der Linie 3"  # quoted, where it is to be typed
     status, out, err = run_ad(
-        "train", "mvtec", "toy", mean_picture, "--data-root", toy_root, "--output", tmp_path / "r",
+        "train", "mvtec", "toy", mean_picture, "--data-root", toy_root, "--output", run,
         "--holdout", 0.1,
     )  # fmt: skip
     assert status == 0
@@ -49,9 +50,12 @@ def test_train_tells_a_person(run_ad, mean_picture, toy_root, tmp_path):
     assert "note: Threshold" in err
     assert (
         "hint: for a threshold from more good pictures than the 1 held out: "
-        f"ad calibrate {tmp_path / 'r'} --normals FOLDER"
+        f"ad calibrate '{run}' --normals FOLDER"
     ) in err
-    assert f"hint: ad predict {tmp_path / 'r'}" in err
+    assert f"hint: ad predict '{run}' PICTURE_OR_FOLDER" in err
+    _, _, err = run_ad("calibrate", run, "--threshold", 9)
+    assert f"hint: to take it back: ad calibrate '{run}' --undo" in err
+    assert f"hint: the verdicts of the new one: ad evaluate '{run}'" in err
 
 
 def test_synth_writes_a_sheet_and_says_where(run_ad, toy_root, tmp_path):

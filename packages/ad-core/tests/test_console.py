@@ -75,3 +75,36 @@ def test_notes_fit_a_terminal_without_a_broken_word_and_are_lines_elsewhere(monk
     assert max(map(len, lines)) <= 24
     assert " ".join(line.strip() for line in lines) == f"note: {text}"
     assert any("--normals" in line for line in lines)
+
+
+def figures_of(**given):
+    return {key: given.get(key) for key in console.TITLES}
+
+
+def test_no_figure_is_cut_at_80_columns_whatever_a_category_is_called(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    figures = {key: 0.111 * number for number, key in enumerate(console.TITLES, start=1)}
+    console.metrics_table(figures, {"Türblatt Größe M, Linie 3": figures})
+    table = capsys.readouterr().out
+    assert max(map(len, table.splitlines())) <= 80
+    assert re.findall(r"\d\.\d{3}", table) == [f"{value:.3f}" for value in figures.values()]
+    assert re.findall(r"image|pixel|AUPRO", table) == ["image"] * 3 + ["pixel"] * 3 + ["AUPRO"] * 2
+    kind = {"image_auroc": 0.25, "au_spro": 0.5, "au_spro_05": 0.125}
+    names = {"a-category-of-a-long-name": {"missing-or-squashed-and-much-longer-than-a-line": kind}}
+    console.kinds_table(names)
+    assert {"0.250", "0.500", "0.125"} == set(re.findall(r"\d\.\d+", capsys.readouterr().out)) - {
+        "0.3",
+        "0.05",
+    }
+
+
+def test_figures_of_pixels_are_not_drawn_where_there_are_none(capsys):
+    console.metrics_table(figures_of(), {"a": figures_of(image_auroc=0.5), "b": figures_of()})
+    table = capsys.readouterr().out
+    assert "image" in table
+    assert "pixel" not in table
+    assert "AUPRO" not in table
+    console.metrics_table(figures_of(), {"a": figures_of(), "b": figures_of(aupro=0.5)})
+    table = capsys.readouterr().out
+    assert "AUPRO" in table
+    assert "pixel" not in table

@@ -121,6 +121,20 @@ def test_a_picture_that_cannot_be_opened_is_an_error(samples, tmp_path):
         check_pictures([*samples, Sample(tmp_path / "good/none.png", 0, "train", "c")])
 
 
+def test_all_pictures_that_cannot_be_opened_are_named_at_once(samples, tmp_path):
+    broken = [tmp_path / f"good/x{number:02d}.png" for number in range(23)]
+    for path in broken:
+        path.write_bytes(b"")
+    found = [Sample(path, 0, "train", "c") for path in broken]
+    with pytest.raises(PictureError) as caught:
+        check_pictures([*found[:1], *samples, *found[1:2]])
+    first, others = str(caught.value).splitlines()
+    assert "x00.png` is empty" in first
+    assert others == f"1 other has such a fault: `{broken[1]}`."
+    with pytest.raises(PictureError, match="22 others have such a fault: .*x20.png` and 2 more"):
+        check_pictures(found)
+
+
 def test_defects_without_a_defective_pixel_are_no_good_pixels(mean_picture, tmp_path):
     root = write_mvtec_tree(tmp_path / "data", size=32)
     run = tmp_path / "run"

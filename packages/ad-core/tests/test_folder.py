@@ -265,3 +265,23 @@ def test_where_nothing_is_read_the_formats_that_are_there_are_named(tmp_path):
         DataError, match=r"to train on\. There are files .* not read: 1 of `\.HEIC`"
     ):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("home", ["", "Türblatt/"])
+def test_good_parts_in_another_language_alone_are_to_be_renamed(tmp_path, home):
+    put(tmp_path, f"{home}gut/0.png", f"{home}Kratzer/0.png")
+    with pytest.raises(DataError, match=r"gut` sounds like good parts.*Rename it: `good`"):
+        read(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_told_by_what_was_typed(tmp_path, good):
+    with pytest.raises(DataError, match=r"^There is no folder `.*/prats`\. Did you mean `p"):
+        locate(FOLDER, str(tmp_path / "prats"), None)
+    with pytest.raises(DataError, match=r"0\.png` is a file\. Give the folder of your pictures\.$"):
+        locate(FOLDER, str(good / "good/0.png"), None)
+    typed = f"normal={good}/good,masks={good}"
+    with pytest.raises(DataError, match="hint: type `all --data-root normal=") as caught:
+        locate(FOLDER, typed, None)
+    assert typed in str(caught.value)
+    root = locate(FOLDER, "all", typed)[1]
+    assert FOLDER.categories(root) == ["all"]

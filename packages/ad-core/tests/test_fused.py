@@ -190,6 +190,16 @@ def test_what_has_changed_is_packed_anew(change):
 
 
 @needs_it
+def test_other_weights_cannot_come_to_lie_where_packed_ones_were():
+    net, x = at_work()
+    for _ in range(64):  # without its being held, the place came back in one of 20
+        place = net["conv"].weight.data_ptr()
+        net.bfloat16().float()
+        assert net["conv"].weight.data_ptr() != place
+        conv_norm(x, net["conv"], net["norm"])
+
+
+@needs_it
 def test_copies_and_files_hold_the_layers_alone_and_packed_weights_die_with_them():
     net, x = at_work()
     keys = [*net.state_dict()]

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,10 +12,14 @@ from PIL import Image
 from small_learning import SIZE, Recording, setup
 
 from ad.core import ModelRegistry, evaluate, train
+from ad.core.bench.beforehand import refuse_beforehand
+from ad.core.bench.executors import train_here
+from ad.core.bench.jobs import plan
 from ad.core.data.batches import PictureSet, to_device
 from ad.core.data.learning import LearningData
 from ad.core.errors import DataError, SettingError
 from ad.core.learning.loop import fit
+from ad.core.saved.record import read_data_notes
 from ad.core.testing.pictures import make_picture
 
 CPU = torch.device("cpu")
@@ -224,6 +229,24 @@ def test_a_model_that_learns_from_good_parts_alone_is_tested_on_the_same(
     assert not any("to train on were left out" in note for note in runs[labelled].notes)
 
 
+def test_a_bench_asks_for_them_before_its_first_run(student, labelled, parts, tmp_path, run_ad):
+    models, output = [student, labelled], tmp_path / "bench"
+    status, _, said = run_ad("bench", "folder", parts, ",".join(models), "--output", output)
+    assert status == 1
+    assert (
+        f"error: No run was begun: `{labelled}` cannot do `folder parts`. `{labelled}` as" in said
+    )
+    assert "hands over none unless it is asked for" in said
+    assert "hint: `--supervised` (" in said
+    assert not output.exists()
+    planned = partial(plan, ["folder"], [str(parts)], models, seeds=[0], output=output)
+    jobs = planned(supervised=True)
+    refuse_beforehand(jobs, here=True)
+    assert [train_here(job, 1) for job in jobs] == [None, None]
+    assert not {job.folder for job in jobs} & {job.folder for job in planned()}
+    assert all("--supervised" in job.words() for job in jobs)
+
+
 def test_defects_that_are_said_to_be_for_testing_are_not_lent(labelled, parts, tmp_path):
     write(parts / "test/dent", range(300, 303), defect=True)
     told = train("folder", str(parts), labelled, supervised=True, output_dir=tmp_path / "run")
@@ -297,6 +320,7 @@ def test_copies_of_test_pictures_among_labelled_ones_are_told_of(labelled, parts
     (parts / "dent/101.png").write_bytes((parts / "dent/100.png").read_bytes())
     told = train("csv", "all", labelled, data_root=root, output_dir=tmp_path / "run")
     assert any("1 pictures to test or calibrate with are copies of" in note for note in told.notes)
+    assert any("copies of" in note for note in read_data_notes(told.run))  # for pages of many runs
 
 
 def test_a_run_that_was_started_before_there_was_supervision_can_be_resumed(

@@ -51,7 +51,7 @@ def test_a_model_folder_stands_for_its_run(run):
 def test_the_hint_after_a_calibration_names_the_run_and_no_training(run, normals, run_ad):
     status, _, said = run_ad("calibrate", run / "model", "--normals", normals)
     assert status == 0
-    assert f"ad evaluate {run}\n" in said
+    assert f"ad evaluate '{run}'\n" in said  # it has a blank
     assert "were made before this, with verdicts of an earlier threshold" in said
     assert "of the training" not in said
 

@@ -112,6 +112,17 @@ def test_packed_layers_see_that_their_weights_have_changed():
     assert torch.allclose(looked_through(x, weight, bias * 2).float(), 2 * before.float(), atol=0.1)
 
 
+@pytest.mark.skipif(why_not() != "", reason=f"linear layers are not packed: {why_not()}")
+def test_other_weights_cannot_come_to_lie_where_packed_ones_were():
+    x, weight, bias = layer()
+    for _ in range(64):
+        looked_through(x, weight, bias)
+        place = weight.data_ptr()
+        weight.data = weight.data.bfloat16()
+        weight.data = weight.data.float()
+        assert weight.data_ptr() != place
+
+
 def test_layers_that_learn_are_not_packed(monkeypatch):
     x, weight, bias = layer()
     monkeypatch.setattr("ad.core.networks.products.linear", lambda *_: "packed")

@@ -376,7 +376,8 @@ def test_copies_of_pictures_that_were_learnt_from_are_refused(trained, toy_root,
 
 def test_what_pictures_to_calibrate_with_show_is_told_and_a_file_counts_once(trained, normals):
     Image.new("RGB", (32, 32)).save(normals / "black.png")
-    (note,) = recalibrate(trained.run, normals=normals).notes
+    note, apart = recalibrate(trained.run, normals=normals).notes
+    assert apart.startswith("Apart: 1 good picture lies far above the other")
     assert "1 of 20 pictures are the same all over" in note
     (normals / "link.png").symlink_to(normals / "300.png")
     with pytest.raises(DataError, match="are the same file"):

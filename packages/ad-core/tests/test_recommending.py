@@ -125,6 +125,40 @@ def test_the_limit_that_is_advised_is_met(ms):
     assert advised <= 1.1 * ms + 1e-9
 
 
+SHAKY = one("shaky", 0.808, 28.6, 0.686)
+
+
+def test_a_lead_that_only_other_seeds_may_turn_is_not_called_chance_of_the_pictures():
+    best = one("best", 0.922, 41.4)
+    found = recommend([best, SHAKY], Limits(), may_be_equal=lambda *_: "seeds")
+    assert found.lines[0] == (
+        "Take shaky: its image AUROC, 0.808, is below the highest, 0.922 of best, by more than "
+        "chance of the pictures, but other seeds may turn that round, and it is the fastest that "
+        "may be as good (best 0.922). Between these 2 no difference is more than chance: more "
+        "seeds would tell them apart."
+    )
+
+
+def test_what_a_worse_model_beats_in_time_and_figure_is_not_taken():
+    """`shaky` may be as good as `best` by its spread alone; `worse`, known to be so, beats it."""
+    best, worse = one("best", 0.922, 41.4, 0.679), one("worse", 0.811, 14, 0.815)
+
+    def may_be_equal(_, other):
+        return "seeds" if other is SHAKY else False
+
+    found = recommend([worse, SHAKY, best], Limits(), may_be_equal=may_be_equal)
+    assert (found.label, found.tied) == ("best", ("best", "shaky"))
+    assert found.lines[:2] == (
+        "Take best: its image AUROC, 0.922, is the highest.",
+        "shaky (0.808, 28.6 ms, 0.686 GB) may be as good, too, but worse (0.811, 14 ms, 0.815 GB) "
+        "is both faster and better than that.",
+    )
+    as_fast = one("worse", 0.811, 27)  # 28.6 ms is not known to be more
+    assert recommend([as_fast, SHAKY, best], Limits(), may_be_equal=may_be_equal).label == "shaky"
+    lower = one("worse", 0.8, 14)
+    assert recommend([lower, SHAKY, best], Limits(), may_be_equal=may_be_equal).label == "shaky"
+
+
 def test_where_chance_is_not_known_that_is_said():
     found = recommend([GOOD, QUICK, POOR], Limits(), may_be_equal=lambda *_: None)
     assert (found.label, found.tied) == ("good", ("good",))

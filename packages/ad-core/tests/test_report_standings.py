@@ -100,6 +100,14 @@ def test_a_mean_over_fewer_categories_is_never_the_best(made):
     assert found.covered == [2, 1]
 
 
+def test_means_over_as_many_but_other_categories_are_not_compared(made):
+    """Of two models with a category each, none is the best, however far apart they are."""
+    _, rows, columns, _ = read_compared([made("a", "x"), made("b", "y")])
+    found = grid(rows, columns, "image_auroc")
+    assert found.covered == [1, 1]
+    assert [cell.best for cell in found.means] == [False, False]
+
+
 def test_models_are_told_apart_by_the_settings_in_which_they_differ(made):
     runs = [made("a", gain=1.0), made("a", gain=2.0), made("a", seed=1, gain=2.0), made("b")]
     labels = [row.label for row in read_compared(runs).rows]

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -284,6 +287,31 @@ def test_info_says_what_an_export_is(run, root):
     assert found["config"] == config
     assert found["parity"] == {"schema": 1, "passed": True}
     assert set(found["sha256"]) == {"config.json", "model.onnx", "parity.json"}
+
+
+@pytest.mark.parametrize(
+    ("parity", "words"),
+    [
+        (
+            {"passed": False},
+            "scores      NOT as the detector's (it was exported with `--force`), see",
+        ),
+        ({"passed": 1}, "scores      not checked, see"),
+    ],
+)
+def test_info_tells_scores_that_differ_from_those_not_compared(run, tmp_path, parity, words):
+    make_export(tmp_path / "e", parity=parity)
+    assert words in run("info", tmp_path / "e")[1]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")
+def test_a_reader_that_goes_ends_the_command_without_a_trace(root):
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "ad.runtime.cli", "info", root / "export", "--json"]
+    ended = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writes)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def test_info_obeys_nothing_that_stands_in_a_model(run, tmp_path):

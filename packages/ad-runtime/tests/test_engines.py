@@ -33,6 +33,12 @@ GIVEN = [("pictures", UINT8, ["batch", 32, 32, 3])]
 SCORE, MAP = ("score", FLOAT, ["batch"]), ("map", FLOAT, ["batch", 32, 32])
 
 
+@pytest.fixture(autouse=True)
+def cores(monkeypatch):
+    """Enough for the threads that are asked for, whatever the machine has."""
+    monkeypatch.setattr("ad.runtime.runtime.usable_threads", lambda: 4)
+
+
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
     """One export for each format and input."""

@@ -95,6 +95,26 @@ def test_a_missing_file_is_named_with_what_to_give(folder, name):
         load(folder)
 
 
+def test_what_was_copied_in_part_is_told_from_what_is_no_export(folder):
+    (folder / "model.onnx").unlink()
+    with pytest.raises(ModelFileError, match="which its manifest lists: it was copied in part"):
+        load(folder)
+    manifest = folder / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:40])
+    with pytest.raises(ModelFileError, match=r"manifest.json` is no JSON \(.*from the original"):
+        load(folder)
+    manifest.unlink()
+    with pytest.raises(ModelFileError, match=r"no exported model: .*\(No such file[^,]*\)\. Give"):
+        load(folder)
+
+
+@pytest.mark.parametrize("schema", [2, ...])
+def test_a_configuration_of_another_format_is_refused(folder, schema):
+    change_config(folder, schema=schema)
+    with pytest.raises(ModelFileError, match="is a model of format (2|None); .* or export again"):
+        load(folder)
+
+
 @pytest.mark.parametrize("name", ["config.json", "manifest.json", "model.onnx", "roi.png"])
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
 def test_a_pipe_is_refused_and_not_waited_for(folder, name):

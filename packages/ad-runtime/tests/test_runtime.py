@@ -25,6 +25,7 @@ from ad.runtime.errors import (
 )
 from ad.runtime.framing import Crop, Framing, Region, Size, Tiling
 from ad.runtime.resize import resize
+from ad.runtime.runtime import warn_of_more_threads_than_cores
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +270,17 @@ def test_a_threshold_of_other_conditions_is_told(tmp_path, then, words):
         (one,) = told
         assert one.filename == __file__
         assert re.search(words, str(one.message))
+
+
+def test_more_threads_than_cores_are_told(root, monkeypatch):
+    monkeypatch.setattr("ad.runtime.runtime.usable_threads", lambda: 2)
+    load(root / "plain", threads=2)
+    with pytest.warns(UserWarning, match="^3 threads are more than there are cores to use here, 2"):
+        load(root / "plain", threads=3)
+    for threads, workers in ((1, 9), (2, 1)):  # processes with a thread each share cores well
+        warn_of_more_threads_than_cores(threads, workers)
+    with pytest.warns(UserWarning, match=r"^4 threads \(2 processes with 2 each\) are more"):
+        warn_of_more_threads_than_cores(2, 2)
 
 
 def test_several_threads_share_a_runtime(root):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -107,6 +108,7 @@ def distill_teacher(
     )
     say(f"saved to {result.path}")
     say(
-        f"\nhint: ad train folder ./parts efficientad-{size.value} --set teacher={result.path}\n"
+        f"\nhint: ad train folder ./parts efficientad-{size.value} --set "
+        f"{shlex.quote(f'teacher={result.path}')}\n"
         f"hint: set AD_WEIGHTS to `{result.path.parent}` to have it found"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ad.runtime.commands import many
 from ad.runtime.commands.bench import add_bench
+from ad.runtime.commands.once import Parser
 from ad.runtime.commands.serve import add_serve
 from ad.runtime.commands.watch import add_watch
 from ad.runtime.console import LineProgress, print_error, print_json, put, say, show_warning
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from ad.runtime.results import Row
     from ad.runtime.runtime import Runtime
 
+_NO_READER = 141
+"""Exit status where the reader of stdout has gone: a shell's for a process that SIGPIPE ends."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; turn deliberate errors into a message and an exit status."""
@@ -39,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
             status = given.run(given)
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read stdout has gone: `ad-runtime predict ... | head`
+        # What is still to be written would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = _NO_READER
     except AdError as error:
         print_error(error)
         status = 1
@@ -49,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ad-runtime", description=__doc__)
+    parser = Parser(prog="ad-runtime", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_predict(commands)
     _add_info(commands)
@@ -396,8 +406,11 @@ def _facts(package: Package) -> list[tuple[str, str]]:
     if config.calibrated_on is not None:
         facts.append(("found by", str(config.calibrated_on)))
     if package.parity is not None:
-        passed = "as the detector's" if package.parity.get("passed") is True else "not checked"
-        facts.append(("scores", f"{passed}, see {package.path / 'parity.json'}"))
+        passed = package.parity.get("passed")
+        words = "not checked" if type(passed) is not bool else "as the detector's"
+        if passed is False:
+            words = "NOT as the detector's (it was exported with `--force`)"
+        facts.append(("scores", f"{words}, see {package.path / 'parity.json'}"))
     facts.append(("licence", config.origin.licence or "not recorded"))
     facts += [("sha256", f"{hashed}  {name}") for name, hashed in sorted(package.sha256.items())]
     return [(name, in_one_line(value)) for name, value in facts]

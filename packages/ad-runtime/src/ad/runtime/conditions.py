@@ -95,14 +95,14 @@ def threads(number: int) -> str:
     return "1 thread" if number == 1 else f"{number} threads"
 
 
-def other_tiles(name: str, count: int, found_on: tuple[int, int] | None, run: str) -> str | None:
+def other_tiles(name: str, count: int, found_on: tuple[int, int] | None, typed: str) -> str | None:
     """Say so if a picture has another number of tiles than those that a threshold is from.
 
     Args:
         name: Of the picture, as a sentence begins with it.
         count: Of its tiles.
         found_on: The fewest and the most tiles of those pictures; None if it is not known.
-        run: What to calibrate, as it is typed.
+        typed: What to calibrate, as a shell takes it.
     """
     if found_on is None or found_on[0] <= count <= found_on[1]:
         return None
@@ -111,5 +111,5 @@ def other_tiles(name: str, count: int, found_on: tuple[int, int] | None, run: st
         f"{name} has {count} tiles, and the threshold was found on pictures of "
         f"{most if fewest == most else f'{fewest} to {most}'}: the largest score of more tiles "
         "is larger, of fewer smaller, so that the promise of false alarms does not hold. Set "
-        f"the threshold on pictures of this size: ad calibrate {run} --normals DIR"
+        f"the threshold on pictures of this size: ad calibrate {typed} --normals DIR"
     )

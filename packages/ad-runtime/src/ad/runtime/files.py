@@ -171,7 +171,10 @@ def parse_json(name: Path | str, content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:  # the latter where lists are nested too deep
-        msg = f"`{name}` is no JSON: {error}"
+        msg = (
+            f"`{name}` is no JSON ({error}): it was cut short, damaged or changed; take it from "
+            "the original again."
+        )
         raise ModelFileError(msg) from error
     if not isinstance(value, dict):
         msg = f"`{name}` must hold a JSON object."

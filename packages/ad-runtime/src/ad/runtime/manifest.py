@@ -70,12 +70,7 @@ class Described:
             ModelFileError: If there is no manifest, or not one of such a folder.
         """
         manifest = parse_json(folder / MANIFEST, self._content(folder / MANIFEST))
-        if manifest.get("schema") != SCHEMA:
-            msg = (
-                f"`{folder}` is a model of format {manifest.get('schema')!r}; this version of "
-                f"{self.reader} reads format {SCHEMA}. Update {self.reader}, or {self.again}."
-            )
-            raise ModelFileError(msg)
+        self.refuse_other_format(folder, manifest.get("schema"))
         hashes = manifest.get("sha256")
         if not isinstance(hashes, dict):
             wrong: str | None = "must have the sha256 of each file"
@@ -85,6 +80,23 @@ class Described:
             msg = f"`{folder / MANIFEST}` {wrong}."
             raise ModelFileError(msg)
         return dict(hashes or {})
+
+    def refuse_other_format(self, path: Path, schema: object) -> None:
+        """Refuse what a version of another format wrote.
+
+        Args:
+            path: The folder, or the file that holds its own configuration.
+            schema: The number that it gives.
+
+        Raises:
+            ModelFileError: If it is not the one that is read here.
+        """
+        if schema != SCHEMA:
+            msg = (
+                f"`{path}` is a model of format {schema!r}; this version of {self.reader} reads "
+                f"format {SCHEMA}. Update {self.reader}, or {self.again}."
+            )
+            raise ModelFileError(msg)
 
     def check(self, path: Path, expected: object, *, largest: int | None = None) -> None:
         """Check that a file is the one that was saved.
@@ -160,11 +172,7 @@ class Described:
 
     def _config(self, folder: Path, hashes: Mapping[str, Any]) -> dict[str, Any]:
         config = parse_json(folder / CONFIG, self._config_content(folder, hashes[CONFIG]))
-        try:
-            del config["schema"]
-        except KeyError as error:
-            msg = f"`{folder}` holds no model that can be read: {error}"
-            raise ModelFileError(msg) from error
+        self.refuse_other_format(folder, config.pop("schema", None))
         return config
 
     def _config_content(self, folder: Path, expected: object) -> bytes:
@@ -183,9 +191,14 @@ class Described:
             raise ModelFileError(self._missing(path, error)) from error
 
     def _missing(self, path: Path, error: OSError) -> str:
+        listed = (
+            ""
+            if path.name == MANIFEST
+            else (", which its manifest lists: it was copied in part, or is just being written")
+        )
         return (
-            f"`{path.parent}` is no {self.noun}: `{path.name}` cannot be read ({error.strerror}). "
-            f"{self.source}"
+            f"`{path.parent}` is no {self.noun}: `{path.name}` cannot be read ({error.strerror})"
+            f"{listed}. {self.source}"
         )
 
 

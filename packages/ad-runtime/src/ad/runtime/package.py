@@ -241,12 +241,7 @@ def embedded(config: ExportConfig) -> str:
 
 def _without_schema(path: Path) -> dict[str, Any]:
     values = parse_json(path, embedded_config(path))
-    if (schema := values.pop("schema", None)) != SCHEMA:
-        msg = (
-            f"`{path}` is a model of format {schema!r}; this version of ad-runtime reads format "
-            f"{SCHEMA}. Update ad-runtime, or export again."
-        )
-        raise ModelFileError(msg)
+    _FOLDER.refuse_other_format(path, values.pop("schema", None))
     return values
 
 

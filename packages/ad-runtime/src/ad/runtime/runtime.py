@@ -99,7 +99,8 @@ def load(
 
     Returns:
         The model at work. There is a warning if its threshold was found by another engine or
-        precision, on another device or with another number of threads.
+        precision, on another device or with another number of threads, and if these are more than
+        the cores.
 
     Raises:
         ModelFileError: If it is no exported model, was changed, or is not what it says.
@@ -112,6 +113,8 @@ def load(
         msg = f"`threads` must be a whole number from 1 to 1024; got {threads!r}."
         raise SettingError(msg)
     package = read_package(given_path(path, "the exported model"))
+    if device == "cpu":
+        warn_of_more_threads_than_cores(threads)
     config = package.config
     opened = open_engine(package.model, config, engine=engine, device=device, threads=threads)
     runtime = Runtime(package, opened)
@@ -131,6 +134,24 @@ def usable_threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def warn_of_more_threads_than_cores(threads: int, workers: int = 1) -> None:
+    """Warn where threads of an engine would wait for each other, which they do at full load.
+
+    Args:
+        threads: Of one engine; a single one waits for no other.
+        workers: Processes that have one each.
+    """
+    cores = usable_threads()
+    if threads > 1 and threads * workers > cores:
+        each = "" if workers == 1 else f" ({workers} processes with {threads} each)"
+        warnings.warn(
+            f"{threads * workers} threads{each} are more than there are cores to use here, "
+            f"{cores}: they wait for each other, and a picture takes far longer, many times as "
+            "long where they are many.",
+            stacklevel=3,
+        )
 
 
 @final

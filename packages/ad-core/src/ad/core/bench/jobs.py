@@ -162,7 +162,6 @@ def plan(
         dataset, title, root = place.dataset, place.title, place.root
         for one in listed:
             for seed in seeds:
-                samples = collect(dataset, place.category, root=root, seed=seed)
                 settings = run_settings(
                     one.spec,
                     one.trainer,
@@ -172,6 +171,12 @@ def plan(
                     data_root=None if root is None else str(root),
                     seed=seed,
                     **{**given, **(without if _in_one_pass(one) else {})},
+                )
+                samples = collect(
+                    *(dataset, place.category),
+                    root=root,
+                    seed=seed,
+                    labelled=settings.supervised,
                 )
                 values = settings.model_dump()
                 if not settings.supervised:  # so that runs are found again that knew nothing of it

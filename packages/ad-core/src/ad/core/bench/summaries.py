@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ad.core.report.caveats import caveats
 from ad.core.report.comparison import Compared
 from ad.core.report.standings import Cell, Grid, grid, keys_of, title_of, written
 from ad.runtime.files import write_atomic
@@ -27,7 +28,7 @@ def write_summaries(output: Path, compared: Compared, notes: Sequence[str] = ())
     Args:
         output: Their folder.
         compared: The runs that are done.
-        notes: What a reader must know beyond the figures.
+        notes: What a reader must know beyond what the runs say themselves.
 
     Returns:
         The files.
@@ -35,8 +36,13 @@ def write_summaries(output: Path, compared: Compared, notes: Sequence[str] = ())
     Raises:
         OutputError: If one cannot be written.
     """
+    notes = [*notes, *caveats(compared.runs, compared.rows, compared.columns)]
     grids = [grid(compared.rows, compared.columns, key) for key in keys_of(compared.runs)]
-    texts = (_csv(compared, grids), _markdown(compared, grids, notes), _latex(compared, grids))
+    texts = (
+        _csv(compared, grids),
+        _markdown(compared, grids, notes),
+        _latex(compared, grids, notes),
+    )
     paths = [output / name for name in FILES]
     for path, text in zip(paths, texts, strict=True):
         write_atomic(path, text.encode(errors="replace"))
@@ -78,11 +84,12 @@ def _markdown(compared: Compared, grids: Sequence[Grid], notes: Sequence[str]) -
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _latex(compared: Compared, grids: Sequence[Grid]) -> str:
-    """Plain LaTeX; the rules are those of booktabs where that is loaded."""
+def _latex(compared: Compared, grids: Sequence[Grid], notes: Sequence[str]) -> str:
+    """Plain LaTeX, the notes as comments; the rules are those of booktabs where that is loaded."""
     names = [_latex_text(name) for name in _columns(compared)]
     lines = [
         "% To be included by input. LaTeX alone will do; the package booktabs makes finer rules.",
+        *(f"% {in_one_line(note)}" for note in notes),
         *(rf"\providecommand{{\{rule}rule}}{{\hline}}" for rule in ("top", "mid", "bottom")),
     ]
     for one in grids:

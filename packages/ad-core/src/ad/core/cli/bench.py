@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -27,6 +27,7 @@ from ad.core.cli.options import (
     PrecisionOption,
     ReportOption,
     StepsOption,
+    SupervisedOption,
     WeightsOption,
     path_of,
 )
@@ -103,6 +104,7 @@ def bench(
     ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionChoice.auto,
+    supervised: SupervisedOption = False,
     recommend: Annotated[
         bool, typer.Option("--recommend", help="Say which model to take, and why.")
     ] = False,
@@ -123,7 +125,7 @@ def bench(
     Example: [bold]ad bench mvtec all padim,patchcore --data-root ./mvtec_ad --seeds 3[/bold]
     """
     from ad.core.cli import early
-    from ad.core.cli.console import loading, out, print_json, say
+    from ad.core.cli.console import ConsoleProgress, loading, out, print_json, say
     from ad.core.options import parse_assignments, split_models
 
     names = _parts(datasets)
@@ -135,6 +137,7 @@ def bench(
     _check_where(executor, jobs=jobs, cores=cores, gpus=gpus)
     with loading():
         from ad.core.bench import run_bench, summarise
+        from ad.core.bench.beforehand import refuse_beforehand
         from ad.core.bench.executors import LocalExecutor, RayExecutor
         from ad.core.bench.jobs import plan
         from ad.core.devices import resolve_device
@@ -155,9 +158,11 @@ def bench(
         weights=weights,
         device=device,
         precision=precision.value,
+        supervised=supervised,
     )
     if executor is Where.local:  # with Ray it is for the machines that run
         resolve_device(device)
+    refuse_beforehand(planned, here=executor is Where.local, progress=ConsoleProgress())
     how = LocalExecutor(jobs) if executor is Where.local else RayExecutor(cores, gpus)
     say(f"{len(planned)} runs, in {output}")
     ended: list[Outcome] = []
@@ -165,7 +170,7 @@ def bench(
         with _watched(len(planned), ended) as tell:
             outcomes = run_bench(planned, how, output=output, told=tell)
     except (KeyboardInterrupt, Interrupted):
-        page, *_ = _written(ended, output, report=report, limits=None, planned=len(planned))
+        page = _write(ended, output, report=report, limits=None, planned=len(planned)).page
         if page is not None:
             say(f"{len(ended)} of {len(planned)} runs had ended; report to look at: {page}")
         raise
@@ -174,8 +179,8 @@ def bench(
         seconds=None if latency is None else latency / 1000,
         memory=None if memory is None else memory * 1e9,
     )
-    written = _written(outcomes, output, report=report, limits=limits if recommend else None)
-    page, files, contrasts, found = written
+    written = _write(outcomes, output, report=report, limits=limits if recommend else None)
+    page, files, contrasts, found, notes = written
     if json:
         print_json(
             {
@@ -184,6 +189,7 @@ def bench(
                 "report": None if page is None else str(page),
                 "summary": [str(path) for path in files],
                 "differences": [one.to_json() for one in contrasts],
+                "notes": notes,
                 "recommendation": None if found is None else found.to_json(),
             }
         )
@@ -194,6 +200,8 @@ def bench(
             console.print(line, soft_wrap=not sys.stdout.isatty())
     for one in contrasts[:_SAID]:
         say(one.words())
+    for note in notes:
+        say(f"note: {note}")
     tables = ("results.csv", "results.json", *(path.name for path in files))
     say(f"written to {output}: {', '.join(tables)}")
     if page is not None:
@@ -203,14 +211,29 @@ def bench(
         raise typer.Exit(1)
 
 
-def _written(
+class _Written(NamedTuple):
+    """What was made of the runs that are done."""
+
+    page: Path | None = None
+    """The page, if it was asked for and could be written."""
+    files: Sequence[Path] = ()
+    """The summaries."""
+    contrasts: Sequence[Contrast] = ()
+    """Differences between models."""
+    found: Recommendation | None = None
+    """Which model to take, if that was asked."""
+    notes: Sequence[str] = ()
+    """What a reader of the figures must know."""
+
+
+def _write(
     outcomes: Sequence[Outcome],
     output: Path,
     *,
     report: bool,
     limits: Limits | None,
     planned: int | None = None,
-) -> tuple[Path | None, list[Path], list[Contrast], Recommendation | None]:
+) -> _Written:
     """Write page and summaries; if they cannot be, the figures of hours are shown all the same.
 
     With limits, a model is recommended.
@@ -219,6 +242,7 @@ def _written(
     from ad.core.bench.summaries import write_summaries
     from ad.core.cli.console import say
     from ad.core.errors import AdError
+    from ad.core.report.caveats import caveats
 
     page: Path | None = None
     found: Recommendation | None = None
@@ -228,7 +252,7 @@ def _written(
         if limits is not None:
             found = recommendation(outcomes, compared, limits)
         if compared is None:
-            return None, [], [], found
+            return _Written(found=found)
         if report:
             page = compare(outcomes, output, compared=compared, recommended=found, planned=planned)
             wanted.remove("report")
@@ -236,8 +260,9 @@ def _written(
     except AdError as error:
         for what in wanted:
             say(f"warning: no {what} was written: {error}")
-        return page, [], [], found
-    return page, files, compared.contrasts.pairs, found
+        return _Written(page=page, found=found)
+    notes = caveats(compared.runs, compared.rows, compared.columns)
+    return _Written(page, files, compared.contrasts.pairs, found, notes)
 
 
 def _check_limits(*, recommend: bool, latency: float | None, memory: float | None) -> None:

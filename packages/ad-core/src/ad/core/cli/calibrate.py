@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,14 +120,15 @@ def calibrate(
     notes(result.notes)
     say(f"the change is kept in {result.log}")
     if not undo:
-        say(f"\nhint: to take it back: ad calibrate {run} --undo")
+        say(f"\nhint: to take it back: ad calibrate {shlex.quote(str(run))} --undo")
     if result.tested:
         home = run_around(run)
         scores = home / "scores.jsonl"  # empty where there are no test pictures to evaluate on
         again = "report" if scores.is_file() and not scores.stat().st_size else "evaluate"
         say(
             "metrics.json and report.html were made before this, with verdicts of an earlier "
-            f"threshold\n\nhint: the verdicts of the new one: ad {again} {home}"
+            f"threshold\n\nhint: the verdicts of the new one: ad {again} "
+            f"{shlex.quote(str(home))}"
         )
 
 

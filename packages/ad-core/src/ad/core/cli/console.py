@@ -24,9 +24,10 @@ from ad.runtime.progress import Advance
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from ad.core.data.inventory import Inventory
-    from ad.core.figures.measure import Metrics
+    from ad.core.figures.measure import Evaluation, Metrics
     from ad.core.thresholds.verdicts import Verdicts
 
 _WIDTH_OF_FILES = 160  # characters in a line
@@ -63,32 +64,31 @@ def console(*, stderr: bool = False, width: int | None = None) -> Console:
 
 
 def metrics_table(mean: Metrics, categories: Mapping[str, Metrics]) -> None:
-    """Print the figures of each category and, for several, their mean."""
-    from rich.table import Table
+    """Print the figures of each category and, for several, their mean.
 
-    table = Table(header_style="bold")
-    table.add_column("category", no_wrap=True, min_width=max(map(len, ("category", *categories))))
-    for title in TITLES.values():
-        table.add_column(title, justify="right")
+    Those of pixels are left out where no category has one.
+    """
     rows = [*categories.items()]
     if len(rows) != 1:
         rows.append(("mean", mean))
+    shown = [
+        key
+        for key in TITLES
+        if key.startswith("image") or any(own[key] is not None for _, own in rows)
+    ]
+    table = _figures_table(["category"], [TITLES[key] for key in shown])
     for name, metrics in rows:
-        table.add_row(name, *(_figure(metrics[key]) for key in TITLES))
+        table.add_row(name, *(_figure(metrics[key]) for key in shown))
     out().print(table)
 
 
 def kinds_table(kinds: Mapping[str, Mapping[str, Metrics]]) -> None:
     """Print the figures of each kind of defect, and the means that MVTec LOCO is reported by."""
-    from rich.table import Table
-
     from ad.core.figures.kinds import KIND_METRICS, mean_of_kinds
 
-    table = Table(header_style="bold")
-    table.add_column("category", no_wrap=True, min_width=max(map(len, ("category", *kinds))))
-    table.add_column("kind of defect", no_wrap=True)
-    for title in ("image\nAUROC", "AU-sPRO\n0.3", "AU-sPRO\n0.05"):
-        table.add_column(title, justify="right")
+    table = _figures_table(
+        ["category", "kind of defect"], ["image\nAUROC", "AU-sPRO\n0.3", "AU-sPRO\n0.05"]
+    )
     for name, own in kinds.items():
         mean = mean_of_kinds(own)
         for kind, metrics in {**own, "mean": mean}.items():
@@ -98,6 +98,19 @@ def kinds_table(kinds: Mapping[str, Mapping[str, Metrics]]) -> None:
         mean = mean_of_kinds({name: mean_of_kinds(own) for name, own in kinds.items()})
         table.add_row("mean", "mean", *(_figure(mean[key]) for key in KIND_METRICS))
     out().print(table)
+
+
+def _figures_table(names: Sequence[str], figures: Sequence[str]) -> Table:
+    """A table to fill: where it is wide, names go on in a further line, and no figure is cut."""
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    for title in names:
+        table.add_column(title, overflow="fold")
+    for title in figures:
+        width = max(len(_figure(0.0)), *map(len, title.splitlines()))
+        table.add_column(title, justify="right", no_wrap=True, min_width=width)
+    return table
 
 
 def inventory_table(inventory: Inventory) -> None:
@@ -133,6 +146,16 @@ def notes(texts: Sequence[str]) -> None:
                 note, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
             )
         say(note)
+
+
+def say_tested(evaluation: Evaluation) -> None:
+    """Say how many pictures were tested, at which size pixels were compared, and the verdicts."""
+    tested = f"{evaluation.num_images} test pictures"
+    if any(own["pixel_auroc"] is not None for own in evaluation.categories.values()):
+        tested += f"; pixels compared at {evaluation.compared_at}"
+    if evaluation.num_images:
+        say(tested)
+    say_verdicts(evaluation.verdicts)
 
 
 def say_verdicts(verdicts: Verdicts | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -93,7 +94,7 @@ def download(
         print_json({"root": str(root)})
     else:
         put(str(root))
-    say(f"\nhint: ad train {name} CATEGORY MODEL --data-root {root}")
+    say(f"\nhint: ad train {name} CATEGORY MODEL --data-root {shlex.quote(str(root))}")
 
 
 @app.command("verify", cls=Command)

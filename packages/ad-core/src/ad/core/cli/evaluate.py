@@ -32,7 +32,7 @@ def evaluate(
         notes,
         print_json,
         say,
-        say_verdicts,
+        say_tested,
     )
     from ad.core.registry import load_trainer
     from ad.core.saved.record import run_around
@@ -54,8 +54,7 @@ def evaluate(
     metrics_table(result.metrics, result.categories)
     if result.kinds:
         kinds_table(result.kinds)
-    say(f"{result.num_images} test pictures; pixels compared at {result.compared_at}")
-    say_verdicts(result.verdicts)
+    say_tested(result)
     if each is not None:
         say(f"testing {each * 1000:.1f} ms a picture")
     if report:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from ad.core.cli.once import GivenOnce
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -36,8 +38,8 @@ _WIDTH_OF_NAMES = 27
 
 
 # A command, a parameter and a context are of the click within Typer, whose home is its own affair.
-class Command(TyperCommand):
-    """A command with such a help."""
+class Command(GivenOnce, TyperCommand):
+    """A command with such a help, of which no option takes two values."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ANN401
         """What follows its name: ``[OPTIONS] RUN PATH...``."""
@@ -49,8 +51,8 @@ class Command(TyperCommand):
         _print_help(self, ctx, {})
 
 
-class Group(TyperGroup):
-    """A command that has commands, with such a help."""
+class Group(GivenOnce, TyperGroup):
+    """A command that has commands, with such a help, of which no option takes two values."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
         """Print it."""

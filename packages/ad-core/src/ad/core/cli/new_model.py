@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import shlex
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -54,7 +55,7 @@ def new_model(
         print_json({"folder": str(folder), "files": written})
         return
     say(f"written to {folder}: {', '.join(written)}")
-    say(f"\nhint: pip install --editable {folder} && ad check {name}")
+    say(f"\nhint: pip install --editable {shlex.quote(str(folder))} && ad check {name}")
 
 
 @letting_go()

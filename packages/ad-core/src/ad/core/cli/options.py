@@ -258,6 +258,12 @@ CompileOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random choice.")]
+SupervisedOption = Annotated[
+    bool,
+    typer.Option(
+        "--supervised", help="Of a `folder`, take most defects to learn from, if MODEL does."
+    ),
+]
 ReportOption = Annotated[
     bool, typer.Option("--report/--no-report", help="Write `report.html` to look at.")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from ad.core.cli.models import row
@@ -124,7 +125,7 @@ def _show_run(run: str, *, json: bool) -> None:
         table.add_row("note", Text(note))
     out().print(table)
     if before:
-        say(f"hint: to take back the one before: ad calibrate {run} --undo")
+        say(f"hint: to take back the one before: ad calibrate {shlex.quote(str(run))} --undo")
 
 
 def _plain(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,6 +35,7 @@ from ad.core.cli.options import (
     SeedOption,
     SetOption,
     StepsOption,
+    SupervisedOption,
     TileOption,
     TileScaleOption,
     WeightsOption,
@@ -91,12 +93,7 @@ def train(
     compile: Annotated[
         bool, typer.Option("--compile", help="Compile the losses: a slow start, faster steps.")
     ] = False,
-    supervised: Annotated[
-        bool,
-        typer.Option(
-            "--supervised", help="Of a `folder`, take most defects to learn from, if MODEL does."
-        ),
-    ] = False,
+    supervised: SupervisedOption = False,
     track: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Also tell `tensorboard` or `mlflow` how it goes."),
@@ -195,18 +192,14 @@ def result_json(result: TrainResult) -> dict[str, Any]:
 
 def print_result(result: TrainResult) -> None:
     """A training's result for a person."""
-    from ad.core.cli.console import kinds_table, metrics_table, notes, say, say_verdicts
+    from ad.core.cli.console import kinds_table, metrics_table, notes, say, say_tested
 
     notes(result.notes)
     if result.evaluation.num_images:
         metrics_table(result.metrics, result.evaluation.categories)
         if result.evaluation.kinds:
             kinds_table(result.evaluation.kinds)
-        say(
-            f"{result.evaluation.num_images} test pictures; pixels compared at "
-            f"{result.evaluation.compared_at}"
-        )
-    say_verdicts(result.evaluation.verdicts)
+    say_tested(result.evaluation)
     fit, each = result.seconds["fit"], result.seconds["test_per_image"]
     times = f"learning {fit:.1f} s" if fit is not None else ""
     times += f", testing {each * 1000:.1f} ms a picture" if each is not None else ""
@@ -219,7 +212,7 @@ def print_result(result: TrainResult) -> None:
     if found is not None and found.needed is not None:
         say(
             f"\nhint: for a threshold from more good pictures than the {found.num_images} "
-            f"{'at hand' if found.folds else 'held out'}: ad calibrate {result.run} --normals "
-            "FOLDER"
+            f"{'at hand' if found.folds else 'held out'}: ad calibrate "
+            f"{shlex.quote(str(result.run))} --normals FOLDER"
         )
-    say(f"\nhint: ad predict {result.run} PICTURE_OR_FOLDER")
+    say(f"\nhint: ad predict {shlex.quote(str(result.run))} PICTURE_OR_FOLDER")

@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from ad.core.data.samples import Sample
-from ad.core.errors import DataError
+from ad.core.errors import DataError, PictureError
 from ad.runtime.pictures.drawn import check_headers, mask_facts
 from ad.runtime.pictures.masks import look_of
 from ad.runtime.pictures.names import folded, masked_stem, without_suffix
@@ -35,6 +35,9 @@ _UNCOMPRESSED = frozenset({".bmp", ".pgm", ".ppm", ".tif", ".tiff"})
 _LOOKED_AT = 500
 """Masks that are looked at; of more, this many at even distances."""
 
+_NAMED = 20
+"""Pictures with a fault that are named."""
+
 _CHUNK = 4096  # bytes
 
 
@@ -50,18 +53,36 @@ def check_pictures(samples: Sequence[Sample], *, progress: Progress = SILENT) ->
 
     Raises:
         DataError: If masks are among the pictures.
-        PictureError: If a picture or mask cannot be opened, or a mask does not fit.
+        PictureError: If pictures or masks cannot be opened, or a mask does not fit; it names all.
     """
+    odd: list[tuple[Path, PictureError]] = []
     with progress.step("checking", total=len(samples), unit="pictures") as advance:
         for sample in samples:
-            check_headers(sample.path, sample.masks)
+            try:
+                check_headers(sample.path, sample.masks)
+            except PictureError as error:
+                odd.append((sample.path, error))
             advance(1)
+    if odd:
+        _, first = odd[0]
+        msg = f"{first}{_others([path for path, _ in odd[1:]])}"
+        raise PictureError(msg) from first
     return [
         *_masks_as_pictures(samples),
         *_copies(samples),
         *_two_formats(samples),
         *_odd_masks(samples),
     ]
+
+
+def _others(paths: Sequence[Path]) -> str:
+    """Which other pictures have something wrong, so that they are mended in one go."""
+    if not paths:
+        return ""
+    named = ", ".join(f"`{path}`" for path in paths[:_NAMED])
+    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    many = "1 other has" if len(paths) == 1 else f"{len(paths)} others have"
+    return f"\n{many} such a fault: {named}{more}."
 
 
 def _masks_as_pictures(samples: Sequence[Sample]) -> list[str]:

@@ -7,6 +7,7 @@ What a sub-folder holds is told by its name; a name that can be taken two ways i
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -67,6 +68,8 @@ def categories(root: Path) -> list[str]:
         for folder in folders_in(root)
         if meaning_of(folder.name).role != "masks" and _has_good(folder)
     ]
+    if not below and not pictures_in(root):
+        _refuse_only_doubtful(root)
     return below or ([root.resolve().name] if pictures_in(root) else [])
 
 
@@ -174,7 +177,7 @@ def _refuse_split(root: Path) -> None:
         if good is None:
             continue
         fitting = {("train", "good"): "mvtec", ("train", "ok"): "btad"}.get((train.name, good.name))
-        data = f"{root.resolve().name} MODEL --data-root {root}"
+        data = shlex.join([root.resolve().name, "MODEL", "--data-root", str(root)])
         learnt = "test pictures would be learnt from."
         if fitting is not None:
             msg = (
@@ -279,6 +282,18 @@ def _refuse_doubtful(folder: Path) -> NoReturn:
         "`test_good` for good ones to test with, or the name of a defect."
     )
     raise DataError(msg)
+
+
+def _refuse_only_doubtful(root: Path) -> None:
+    """Refuse a folder whose only good parts, its own or a category's, may be meant by another name.
+
+    Raises:
+        DataError: If there is one, such as `healthy`.
+    """
+    for home in (root, *folders_in(root)):
+        for path in folders_in(home):
+            if meaning_of(path.name).role == "doubtful" and pictures_below(path):
+                _refuse_doubtful(path)
 
 
 def _refuse_masks_of_one_kind(folder: Path, tree: _Tree) -> None:

@@ -291,11 +291,7 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
     if root is None and dataset.path_as_category:
         folder = given_path(category, "the folder of pictures").expanduser()
         if not folder.is_dir():
-            msg = (
-                f"There is no folder `{category}`. Give the folder of your pictures, or a category "
-                f"and `--data-root DIR`.\n{describe(dataset)}"
-            )
-            raise DataError(msg)
+            raise DataError(_no_folder(dataset, category, folder))
         return "all", folder.resolve()
     if root is None:
         return category, None if dataset.default_root is not None else find_root(dataset, category)
@@ -306,6 +302,25 @@ def locate(dataset: DatasetSpec, category: str, root: str | Path | None) -> tupl
     named = ((key, given_path(value, f"`{key}=`")) for key, value in parts_of(root))
     whole = (f"{key}={value.expanduser().resolve()}" for key, value in named)
     return category, Path(",".join(whole))
+
+
+def _no_folder(dataset: DatasetSpec, category: str, folder: Path) -> str:
+    """What to do where a folder of pictures is none: it is mistyped, or means something else."""
+    if "=" in category and len(parts_of(category)) > 1:
+        root = shlex.quote(category)
+        return (
+            f"`{category}` is a data root of several folders, not a folder.\n"
+            f"hint: type `all --data-root {root}`"
+        )
+    if folder.is_file():
+        return f"`{category}` is a file. Give the folder of your pictures."
+    words = f"There is no folder `{category}`."
+    if close := nearest(folder.name, [path.name for path in folders_in(folder.parent)]):
+        return f"{words}{close}"
+    return (
+        f"{words} Give the folder of your pictures, or a category and `--data-root DIR`.\n"
+        f"{describe(dataset)}"
+    )
 
 
 def find_root(dataset: DatasetSpec, category: str = "all") -> Path:

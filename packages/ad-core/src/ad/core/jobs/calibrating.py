@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -64,7 +65,7 @@ def with_threshold(
         used = "used" if data.folds else "held out"
         msg = (
             f"{error}\nhint: it was {used} to set the threshold; restore it, then the "
-            f"same command with `--resume {run}`"
+            f"same command with `--resume {shlex.quote(str(run))}`"
         )
         raise PictureError(msg) from error
     except DataError as error:

@@ -18,6 +18,7 @@ from ad.core.predict import Conditions, ModelConfig
 from ad.core.saved.claims import alone, hold
 from ad.core.saved.files import read_config, rewrite_config
 from ad.core.saved.record import LOG, RunLog, model_folder
+from ad.core.thresholds.apart import apart_notes
 from ad.core.trainer import Precision
 from ad.runtime.calibration import Calibration
 from ad.runtime.files import read_limited, to_json, write_atomic
@@ -144,7 +145,7 @@ def save_calibration(
     log = _tell(folder, "calibrate", now, config, pictures=pictures, checked=unknown is None)
     _keep(folder, [*before, Kept.of(now)])
     rewrite_config(folder, config.to_json())
-    notes = (*odd, *(() if unknown is None else (unknown,)))
+    notes = (*odd, *(() if unknown is None else (unknown,)), *apart_notes(config.calibration))
     return _changed(folder, now, config, log, checked=unknown is None, notes=notes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +63,8 @@ def evaluate(
     if not test:
         msg = (
             f"The data of `{run}` have no test pictures: there is nothing to evaluate on.\nhint: "
-            f"the good pictures that its threshold was set on: ad report {run}"
+            "the good pictures that its threshold was set on: ad report "
+            f"{shlex.quote(str(run))}"
         )
         raise DataError(msg)
     others = other_data(record, samples)
@@ -91,7 +93,10 @@ def evaluate(
         try:
             write_again(run / REPORT, run, detector.config, evaluation, gallery, others=others)
         except OutputError as error:
-            msg = f"{error}\nhint: the figures alone need no report: ad evaluate --no-report {run}"
+            msg = (
+                f"{error}\nhint: the figures alone need no report: ad evaluate --no-report "
+                f"{shlex.quote(str(run))}"
+            )
             raise OutputError(msg) from error
     return evaluation
 
@@ -153,7 +158,7 @@ def _check_unseen(run: Path, record: dict[str, Any], samples: Sequence[Sample]) 
             f"({then[0]} then, {now[0]} now, or others), so test pictures may be among those it "
             "has learnt. "
             "Restore the data, or train again; to score new pictures: "
-            f"ad predict {run} PICTURE_OR_FOLDER"
+            f"ad predict {shlex.quote(str(run))} PICTURE_OR_FOLDER"
         )
         raise DataError(msg)
 

@@ -17,7 +17,7 @@ from ad.core.errors import DataError, SettingError
 from ad.core.figures.measure import maps_beyond
 from ad.core.framing import Framing
 from ad.core.learning.distributed import World, join_world
-from ad.core.predict import ModelConfig
+from ad.core.predict import ModelConfig, check_localises
 from ad.core.registry import (
     ModelRegistry,
     ModelSpec,
@@ -25,6 +25,7 @@ from ad.core.registry import (
     get_tracker,
     load_trainer,
 )
+from ad.core.saved.allocation import fits_in_memory
 from ad.core.settings import DEFAULT_HOLDOUT, Holdout, RunSettings, run_settings
 from ad.core.thresholds.held_out import CROSS, folds_of, hold_out, share_out, too_few
 from ad.core.tracking import Tracker
@@ -173,7 +174,20 @@ def settle(
     )
 
 
-def supervise(plan: Plan, trainer: Trainer) -> Plan:
+def build(plan: Plan) -> Trainer:
+    """Build what learns.
+
+    Raises:
+        AdError: One of its kinds, if it cannot be: for its options, the pictures' size, weights
+            that cannot be found, a package that is not installed.
+    """
+    with fits_in_memory(plan.spec.name):
+        trainer = plan.trainer(plan.setup(), **plan.settings.options)
+    check_localises(trainer.detector, plan.framing, plan.spec.name)
+    return trainer
+
+
+def _supervise(plan: Plan, trainer: Trainer) -> Plan:
     """Have the data hand over labelled defective pictures if the trainer learns from them.
 
     Raises:
@@ -212,26 +226,28 @@ def supervise(plan: Plan, trainer: Trainer) -> Plan:
     return replace(plan, settings=settings.model_copy(update={"supervised": True}))
 
 
-def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
-    """Find a run's pictures, tell what was read as what, and check them.
+def share_pictures(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
+    """Find a run's pictures, and say what each is for; none is opened.
 
     Returns:
-        The plan, with `RunSettings.holdout` settled, and the data.
+        The plan, with `RunSettings.holdout` and `RunSettings.supervised` settled, and the data,
+        of which nothing is known yet that the pictures show.
 
     Raises:
         DataError: If the data cannot be learnt from.
-        PictureError: If a picture or mask cannot be opened.
-        SettingError: If nothing is left to learn from.
+        SettingError: If nothing is left to learn from, or labelled defects are wanted and the
+            layout has none.
         OutputError: If the disk has no room for maps that do not fit into memory.
     """
-    settings, progress = plan.settings, plan.progress
+    plan = _supervise(plan, trainer)
+    settings = plan.settings
     samples = collect(
         plan.dataset,
         settings.category,
         root=plan.root,
         seed=settings.seed,
         labelled=settings.supervised,
-        progress=progress,
+        progress=plan.progress,
     )
     plan = _settle_holdout(plan, samples)
     holdout = plan.settings.holdout
@@ -269,21 +285,9 @@ def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
             f"{len(defects)} defective pictures that are to train on were left out: "
             f"`{plan.spec.name}` learns from good ones alone."
         )
-    inventory = take_inventory(plan.dataset, plan.root, samples)
-    if plan.world.main:
-        for line in inventory.read_as():
-            progress.tell(line)
-        if left_out := inventory.not_read(_NAMED):
-            progress.tell(f"left out: {left_out}")
     test = [sample for sample in samples if sample.split == "test"]
-    budget = memory_budget()  # what cannot be is refused before hours of learning
-    if trainer.detector.localises:
-        maps_beyond(budget, test, plan.framing)
-    odd = check_pictures(samples, progress=progress)
-    for sample in samples:
-        plan.framing.check(sample.path)
-    lost = plan.framing.lost(learning[0].path) if learning else None
-    white = find_white_level([sample.path for sample in samples], progress=progress)
+    if trainer.detector.localises:  # what cannot be is refused before hours of learning
+        maps_beyond(memory_budget(), test, plan.framing)
     return plan, RunData(
         samples=samples,
         learning=learning,
@@ -291,10 +295,43 @@ def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
         choosing=choosing,
         folds=folds,
         test=test,
+        white=None,
+        read={},
+        notes=tuple(unused),
+    )
+
+
+def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
+    """Find a run's pictures, tell what was read as what, and check them.
+
+    Returns:
+        The plan and the data; see `share_pictures`.
+
+    Raises:
+        DataError: If the data cannot be learnt from.
+        PictureError: If a picture or mask cannot be opened.
+        SettingError: If nothing is left to learn from.
+        OutputError: If the disk has no room for maps that do not fit into memory.
+    """
+    plan, data = share_pictures(plan, trainer)
+    samples, progress = data.samples, plan.progress
+    inventory = take_inventory(plan.dataset, plan.root, samples)
+    if plan.world.main:
+        for line in inventory.read_as():
+            progress.tell(line)
+        if left_out := inventory.not_read(_NAMED):
+            progress.tell(f"left out: {left_out}")
+    odd = check_pictures(samples, progress=progress)
+    for sample in samples:
+        plan.framing.check(sample.path)
+    lost = plan.framing.lost(data.learning[0].path) if data.learning else None
+    white = find_white_level([sample.path for sample in samples], progress=progress)
+    return plan, replace(
+        data,
         white=white.value,
         read=inventory.to_json(),
         notes=(
-            *unused,
+            *data.notes,
             *white.notes,
             *inventory.notes(),
             *odd,

@@ -6,6 +6,7 @@ What is tested is the saved model, loaded again: the figures are those of the fi
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -21,15 +22,14 @@ from ad.core.errors import DataError, OutputError, PictureError
 from ad.core.figures.measure import Evaluation, Metrics, maps_beyond, measure
 from ad.core.jobs.calibrating import with_threshold
 from ad.core.jobs.good_pictures import CrossFitted, good_pictures
-from ad.core.jobs.plan import Plan, RunData, look_at_data, settle, supervise
+from ad.core.jobs.plan import Plan, RunData, build, look_at_data, settle
 from ad.core.jobs.run_directory import describe_run, forget, make_run, resume_run
 from ad.core.learning.checkpoints import Checkpoints
 from ad.core.learning.loop import fit
 from ad.core.options import Minutes, checked
-from ad.core.predict import LoadedDetector, check_localises, load
+from ad.core.predict import LoadedDetector, load
 from ad.core.report.gallery import Gallery, GoodPictures
 from ad.core.report.run import REPORT, write_run_report
-from ad.core.saved.allocation import fits_in_memory
 from ad.core.saved.claims import letting_go
 from ad.core.saved.files import save_model
 from ad.core.saved.record import LOG, RunLog
@@ -202,10 +202,7 @@ def train(
         compile=compile,
         supervised=supervised,
     )
-    with fits_in_memory(plan.spec.name):
-        trainer = plan.trainer(plan.setup(), **plan.settings.options)
-    check_localises(trainer.detector, plan.framing, plan.spec.name)
-    plan = supervise(plan, trainer)
+    trainer = build(plan)
     plan, data = look_at_data(plan, trainer)
 
     # Everything that can be refused has been; only now does the run touch the disk.
@@ -298,6 +295,7 @@ def _begin(
         choosing=len(data.choosing),
         held_out=len(data.held_out),
         test=len(data.test),
+        notes=list(data.notes),
     )
     told = Callbacks([log, *callbacks])
     return _Run(path=path, record=record, log=log, told=told, resumed=resume is not None)
@@ -380,7 +378,7 @@ def _test(
     except PictureError as error:
         msg = (
             f"{error}\nhint: the model is saved; repair the test pictures, then: "
-            f"ad evaluate {run.path}"
+            f"ad evaluate {shlex.quote(str(run.path))}"
         )
         raise PictureError(msg) from error
     if gallery is not None:
@@ -409,7 +407,8 @@ def _write_report(
             good=good,
         )
     except (DataError, OutputError) as error:
-        msg = f"{error}\nhint: all else is there; for the report: ad report {run.path}"
+        again = shlex.quote(str(run.path))
+        msg = f"{error}\nhint: all else is there; for the report: ad report {again}"
         raise type(error)(msg) from error
 
 

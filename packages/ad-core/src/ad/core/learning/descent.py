@@ -9,6 +9,7 @@ any random generator.
 from __future__ import annotations
 
 import math
+import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -207,7 +208,7 @@ class Descent:
         return Interrupted(
             f"Stopped by {signal.Signals(number).name} after step {self.step} of "
             f"{self.total_steps}; what was learnt is saved.\nhint: the same command with "
-            f"`--resume {self.checkpoints.folder.parent}` goes on from there",
+            f"`--resume {shlex.quote(str(self.checkpoints.folder.parent))}` goes on from there",
             status=128 + number,
         )
 

@@ -171,7 +171,8 @@ class _Packed:
             self._weight = torch.ops.mkldnn._reorder_convolution_weight(lying, *self._rest, shape)
             self._bias = bias.to(dtype)
         self._eps = None if norm is None else norm.eps
-        self._made_of = [(t, t._version, t.data_ptr()) for t in _tensors(conv, norm)]
+        # The last is what lies there: while it is held, nothing else can come to lie there.
+        self._made_of = [(t, t._version, t.detach()) for t in _tensors(conv, norm)]
 
     def is_of(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, dtype: torch.dtype) -> bool:
         """Whether it was made for this precision and of these tensors as they are."""
@@ -182,8 +183,8 @@ class _Packed:
         if dtype != self._dtype or len(tensors) != len(self._made_of):
             return False
         return all(
-            now is then and now._version == version and now.data_ptr() == place
-            for now, (then, version, place) in zip(tensors, self._made_of, strict=True)
+            now is then and now._version == version and now.data_ptr() == held.data_ptr()
+            for now, (then, version, held) in zip(tensors, self._made_of, strict=True)
         )
 
     def __call__(self, x: Tensor, *, relu: bool, plus: Tensor | None) -> Tensor:

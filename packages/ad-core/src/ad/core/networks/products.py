@@ -85,18 +85,23 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         ``[..., E]``, bf16: the bits of torch's own, but for the order of a sum.
     """
-    made_of = [(each._version, each.data_ptr()) for each in (weight, bias) if each is not None]
+    tensors = [each for each in (weight, bias) if each is not None]
+    made_of = [(each._version, each.data_ptr()) for each in tensors]
     found = _PACKED.get(weight)
     if found is None or found[0] != made_of:
         rows = x.numel() // x.shape[-1]
         packed = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), rows)
-        found = _PACKED[weight] = (made_of, packed, None if bias is None else bias.bfloat16())
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), *found[1:], "none", [], "")
+        # What lies there is held, so that nothing else can come to lie there.
+        held = [each.detach() for each in tensors]
+        found = (made_of, packed, None if bias is None else bias.bfloat16(), held)
+        _PACKED[weight] = found
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), *found[1:3], "none", [], "")
     return product
 
 
 _PACKED: Any = WeakTensorKeyDictionary()  # untyped in torch
-"""Of weights: what the copy was made of, the copy, and the bias in bf16."""
+"""Of weights: versions and places of what the copy was made of, the copy, the bias in bf16, and
+what it was made of."""
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,7 @@ def chosen_by_hand(
         msg = (
             f"`{run}` has no calibration, as nothing was held out, and so no scale that 0-to-1 "
             f"scores around the threshold {threshold} could be on. First set one from good "
-            f"pictures: ad calibrate {run} --normals DIR"
+            f"pictures: ad calibrate {shlex.quote(str(run))} --normals DIR"
         )
         raise SettingError(msg)
     return replace(config, calibration=config.calibration.by_hand(threshold, pixel_threshold))

@@ -9,6 +9,7 @@
 | `finished.py` | what finished runs wrote, read to be compared |
 | `standings.py` | many runs as a table: a row for each model, a column for each category |
 | `contrasts.py` | which differences between models are more than chance, in words |
+| `caveats.py` | what a reader of these figures must know: other pictures, versions, machines |
 | `recommending.py`, `choice.py` | which model to take: in words, and from runs |
 | `comparison.py` | what the page of several runs says |
 | `writing.py` | the `ad report` command's work: from run directories to a file |

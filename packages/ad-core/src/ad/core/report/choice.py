@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from ad.core.metrics.differences import CONFIDENCE
 from ad.core.report.contrasts import contrast
-from ad.core.report.recommending import Candidate, Limits, Recommendation, recommend
+from ad.core.report.recommending import Candidate, Chance, Limits, Recommendation, recommend
 from ad.core.report.standings import Row
 
 _NO_LIMITS = Limits()
@@ -95,13 +95,17 @@ def shown(
     return {"models": models, "words": [] if found is None else list(found.lines)}
 
 
-def _may_be_equal(one: Row, other: Row, columns: Sequence[str]) -> bool | None:
+def _may_be_equal(one: Row, other: Row, columns: Sequence[str]) -> Chance:
     """Whether the first may be ahead by chance of the pictures or of the seeds.
 
     None if they were never tested on the same pictures.
     """
     pairs = contrast([one, other], columns).pairs
-    return not pairs[0].overall.differs or _by_seed(pairs[0].seeds) if pairs else None
+    if not pairs:
+        return None
+    if not pairs[0].overall.differs:
+        return True
+    return "seeds" if _by_seed(pairs[0].seeds) else False
 
 
 def _seeds(row: Row) -> set[int]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ad.core.errors import PictureError
+from ad.core.report.caveats import caveats
 from ad.core.report.choice import shown as shown_speeds
 from ad.core.report.contrasts import Contrasts, contrast
 from ad.core.report.finished import Finished, Scored, read_finished
@@ -45,8 +46,6 @@ of each."""
 _THUMBNAILS, _SIDE = 60, 96
 _THUMBNAIL_BYTES = 300_000
 """Of all of them together."""
-_FEW = 6
-"""So many counts are told one by one."""
 
 
 class Compared(NamedTuple):
@@ -105,7 +104,7 @@ def write_comparison(
         "runs": [_run(run, path, len(runs)) for run in runs[:_LISTED]],
         "numRuns": len(runs),
         "settings": differences(rows),
-        "notes": [*notes, *_notes(rows, columns)],
+        "notes": [*notes, *caveats(runs, rows, columns)],
         "contrasts": {
             "pairs": [
                 {
@@ -220,39 +219,6 @@ def _dots(scores: Sequence[float], most: int) -> list[float]:
         return sorted(scores)
     shares = np.linspace(0, 1, most)
     return [float(score) for score in np.quantile(scores, shares, method="nearest")]
-
-
-def _notes(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
-    """Where figures of one column are not of the same pictures, and so cannot be compared.
-
-    Data that are divided by the seed differ from seed to seed, and may where all rows have them.
-    """
-    notes = []
-    for column in columns:
-        tested = [
-            (row.label, run.seed, {(one.name, one.defective) for one in run.scored[name]})
-            for row in rows
-            for run, name in row.of(column)
-            if run.scored.get(name)
-        ]
-        first_of: dict[int, set[tuple[str, bool]]] = {}
-        for _, seed, own in tested:
-            first_of.setdefault(seed, own)
-        seeds: dict[str, set[int]] = {}
-        for label, seed, _ in tested:
-            seeds.setdefault(label, set()).add(seed)
-        one_seed_differs = any(own != first_of[seed] for _, seed, own in tested)
-        seeds_differ = any(own != tested[0][2] for _, _, own in tested)
-        if one_seed_differs or (seeds_differ and len(set(map(frozenset, seeds.values()))) > 1):
-            counts = [len(own) for _, _, own in tested]
-            told = ", ".join(map(str, counts))
-            if len(counts) > _FEW:
-                told = f"{min(counts)} to {max(counts)}"
-            notes.append(
-                f"The runs were not tested on the same pictures of {column} ({told} pictures): "
-                "their figures there cannot be compared."
-            )
-    return notes
 
 
 class _Wrong(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, final
 
 from ad.core.errors import ModelFileError
 from ad.core.saved.files import LARGEST_LINES
-from ad.core.saved.record import RUN, Costs, read_costs, read_run
+from ad.core.saved.record import RUN, Costs, read_costs, read_data_notes, read_run
 from ad.core.thresholds.verdicts import Verdicts
 from ad.runtime.calibration import Calibration
 from ad.runtime.files import read_limited
@@ -50,6 +50,8 @@ class Finished:
     """That of now: it may have been made anew since the metrics were written."""
     scored: dict[str, list[Scored]]
     """Category to its test pictures; empty if the scores were not kept."""
+    data_notes: tuple[str, ...] = ()
+    """What it found odd about its pictures."""
 
     def column(self, category: str) -> str:
         """A category's name among those of all runs: it says of which data set it is."""
@@ -112,6 +114,7 @@ def read_finished(run: Path) -> Finished:
         white_level=config.get("white_level"),
         calibration=calibration,
         scored=scored,
+        data_notes=tuple(read_data_notes(run)),
     )
 
 

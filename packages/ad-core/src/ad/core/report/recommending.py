@@ -6,12 +6,16 @@ What was measured goes in, words come out; nothing is read or scored here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 _ALIKE = 1.1
 """Times that differ by less than this factor are alike: a machine's own vary so much."""
+
+
+Chance = bool | Literal["seeds"] | None
+"""Whether a difference may be chance, of the pictures or of the seeds alone; None if not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +103,14 @@ def recommend(
     candidates: Sequence[Candidate],
     limits: Limits,
     *,
-    may_be_equal: Callable[[Candidate, Candidate], bool | None],
+    may_be_equal: Callable[[Candidate, Candidate], Chance],
 ) -> Recommendation:
     """Choose a model.
 
     Of those within the limits that may be as good as the one with the highest figure, it is the
-    fastest; of those alike in time, the one with the least memory.
+    fastest; of those alike in time, the one with the least memory. One that may be as good only
+    since it is known so badly is not taken where another, known to be worse than the highest, has
+    a higher figure than it in less time.
 
     Args:
         candidates: What there is, in any order.
@@ -124,12 +130,20 @@ def recommend(
         label = nearest.label if nearest else None
         return Recommendation(label=None, nearest=label, tied=(), front=names, lines=lines)
     best = fitting[0]
-    chances = [may_be_equal(best, one) for one in fitting[1:]]
-    tied = [best, *(one for one, chance in zip(fitting[1:], chances, strict=True) if chance)]
-    unsure = [one for one, chance in zip(fitting[1:], chances, strict=True) if chance is None]
-    chosen, cheapest = _cheapest(tied)
+    chances = {one.label: may_be_equal(best, one) for one in fitting[1:]}
+    tied = [best, *(one for one in fitting[1:] if chances[one.label])]
+    unsure = [one for one in fitting[1:] if chances[one.label] is None]
+    beaten = _beaten(tied, [one for one in fitting if one not in tied])
+    worth = [one for one in tied if one.label not in beaten]
+    chosen, cheapest = _cheapest(worth)
     lines = (
-        f"Take {chosen.label}: {_why(chosen, cheapest, tied, fitting, limits)}",
+        f"Take {chosen.label}: {_why(chosen, cheapest, worth, chances, limits)}",
+        *(
+            f"{one.label} ({_auroc(one):.3f}, {_spent(one)}) may be as good, too, but "
+            f"{_list([beaten[one.label]])} is both faster and better than that."
+            for one in tied
+            if one.label in beaten
+        ),
         *_unsure(best, unsure),
         f"It costs {_costs(chosen)}.",
         *_beyond(known, fitting, limits),
@@ -143,6 +157,16 @@ def recommend(
         front=names,
         lines=lines,
     )
+
+
+def _beaten(tied: Sequence[Candidate], untied: Sequence[Candidate]) -> dict[str, Candidate]:
+    """Those that may be the best, and who beats them in time and figure and may not be."""
+    return {
+        one.label: other
+        for one in tied
+        for other in untied
+        if _ALIKE * _seconds(other) < _seconds(one) and _auroc(other) > _auroc(one)
+    }
 
 
 def _cheapest(tied: Sequence[Candidate]) -> tuple[Candidate, str]:
@@ -173,25 +197,29 @@ def _why(
     chosen: Candidate,
     cheapest: str,
     tied: Sequence[Candidate],
-    fitting: Sequence[Candidate],
+    chances: Mapping[str, Chance],
     limits: Limits,
 ) -> str:
     within = f" within {limits}" if str(limits) else ""
     figure, highest = f"{_auroc(chosen):.3f}", f"{_auroc(tied[0]):.3f}"
-    if len(fitting) == 1:
+    if not chances:
         return f"image AUROC {figure}; no other was compared{within}."
+    by_seeds = chances.get(chosen.label) == "seeds"
     words = f"its image AUROC, {figure}, is "
-    words += "" if figure == highest else "within chance of "
+    words += "" if figure == highest else "below " if by_seeds else "within chance of "
     words += f"the highest{within}"
     words += "" if figure == highest else f", {highest} of {tied[0].label}"
+    if by_seeds:
+        words += ", by more than chance of the pictures, but other seeds may turn that round"
     if len(tied) == 1:
         return f"{words}."
     others = ", ".join(f"{one.label} {_auroc(one):.3f}" for one in tied if one is not chosen)
     words += f", and {cheapest} ({others})."
-    if len(tied) == len(fitting):
+    if len(tied) == 1 + len(chances):
+        seeds, pictures = "more seeds", "more test pictures, or harder ones,"
         words += (
-            f" Between these {len(tied)} no difference is more than chance: more test pictures, or "
-            "harder ones, would tell them apart."
+            f" Between these {len(tied)} no difference is more than chance: "
+            f"{seeds if 'seeds' in chances.values() else pictures} would tell them apart."
         )
     return words
 

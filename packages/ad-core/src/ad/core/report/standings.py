@@ -162,8 +162,8 @@ def value_of(run: Finished, category: str, key: str) -> float | None:
 def grid(rows: Sequence[Row], columns: Sequence[str], key: str) -> Grid:
     """One figure of all rows and categories, and which are the best.
 
-    Of values that read the same, all are. The mean of a row that lacks categories is not
-    comparable, and so never the best.
+    Of values that read the same, all are. The mean of a row that lacks a category that another
+    has is not comparable, and so never the best.
     """
     numbers = [[row.numbers(key, column) for column in columns] for row in rows]
     cells = [[_cell(list(seeds.values())) for seeds in row] for row in numbers]
@@ -181,8 +181,8 @@ def grid(rows: Sequence[Row], columns: Sequence[str], key: str) -> Grid:
         best = _best([own[place].mean for own in cells], key)
         for own, is_best in zip(cells, best, strict=True):
             own[place] = own[place]._replace(best=is_best)
-    most = max(covered, default=0)
-    full = [one.mean if n == most else None for one, n in zip(means, covered, strict=True)]
+    every = sum(any(row[place] for row in numbers) for place in range(len(columns)))
+    full = [one.mean if n == every else None for one, n in zip(means, covered, strict=True)]
     best = _best(full, key)
     means = [one._replace(best=is_best) for one, is_best in zip(means, best, strict=True)]
     return Grid(key, cells, means, covered)

@@ -170,6 +170,12 @@ def read_notes(run: Path) -> list[str]:
     return [str(note) for note in events.get("saved", {}).get("notes", [])]
 
 
+def read_data_notes(run: Path) -> list[str]:
+    """What it found odd about its pictures when it began; none of a run of an older version."""
+    begun = [event for event in read_log(run) if event["event"] in ("start", "resume")]
+    return [str(note) for note in begun[-1].get("notes", [])] if begun else []
+
+
 class Costs(NamedTuple):
     """What a run took, as its log has it; None where it does not say."""
 

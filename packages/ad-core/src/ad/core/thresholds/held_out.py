@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from ad.core.data.samples import Sample, split_seeded
 from ad.core.errors import SettingError
+from ad.core.thresholds.apart import apart
 from ad.core.thresholds.calibrate import calibrate
 from ad.core.thresholds.good_maps import GoodMaps
 from ad.runtime.calibration import Calibration
 from ad.runtime.calibration.conformal import exact, rank_of
 from ad.runtime.framing import Framing
+from ad.runtime.pictures.opening import said
 from ad.runtime.pictures.reading import Source
 from ad.runtime.progress import SILENT, Advance, Progress
 
@@ -179,6 +181,7 @@ def calibrate_on(
     found = good_scores(
         scored, pictures, framing, false_alarms, batch_size=batch_size, progress=progress
     )
+    found.tell_apart(progress)
     return found.calibration()
 
 
@@ -245,6 +248,16 @@ class GoodScores:
         counts = self._maps.count(group, peaks, self._pictures, self._framing)
         return replace(found, false_regions=counts)
 
+    def tell_apart(self, progress: Progress) -> None:
+        """Name the pictures that alone set the threshold; see `ad.core.thresholds.apart`."""
+        order = np.argsort(self._scores, kind="stable")
+        rank = rank_of(len(order), exact(self._rate))
+        high = apart([float(score) for score in self._scores[order]], rank)
+        for number in order[len(order) - high :][::-1].tolist():
+            one = self._pictures[number]
+            name = f"array {number + 1}" if isinstance(one, np.ndarray) else said("picture", one)
+            progress.tell(f"{name} scores {self._scores[number]:.4g}, far above other good ones")
+
 
 def good_scores(
     scored: Callable[[Sequence[Source], int], Scored],
@@ -293,4 +306,5 @@ def calibrate_across(
     with progress.step("cross-fitting", total=len(pictures), unit="pictures") as advance:
         for one, fold in zip(scored, folds, strict=True):
             found.see(one([pictures[number] for number in fold], batch_size), fold, advance)
+    found.tell_apart(progress)
     return found.calibration(folds=len(folds))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
+from ad.core.thresholds.apart import APART, apart_notes
 from ad.runtime.calibration import Calibration
 from ad.runtime.calibration.conformal import chance_of_alarms, odds
 
@@ -41,7 +42,9 @@ def calibration_notes(calibration: Calibration | None) -> list[str]:
         ]
     note = f"{_THRESHOLD}{calibration.threshold:.4g}; {calibration.promise()}."
     regions = calibration.promise_of_regions()
-    return [note if regions is None else f"{note} {regions[0].upper()}{regions[1:]}."]
+    if regions is not None:
+        note += f" {regions[0].upper()}{regions[1:]}."
+    return [note, *apart_notes(calibration)]
 
 
 def false_alarm_notes(
@@ -94,7 +97,8 @@ def renewed_notes(
         verdicts: What its threshold calls the test pictures; None if that is not known.
         categories: How many categories these are of.
     """
-    others = [note for note in notes if not note.startswith((_THRESHOLD, _NO_THRESHOLD, _BROKEN))]
+    begin = (_THRESHOLD, _NO_THRESHOLD, _BROKEN, APART)
+    others = [note for note in notes if not note.startswith(begin)]
     alarms = false_alarm_notes(calibration, verdicts, categories)
     return [*calibration_notes(calibration), *alarms, *others]
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ad.runtime.commands.once import Parser
 from ad.runtime.errors import MissingExtraError, how_to_install
 
 SHORT = "Serve exported models over HTTP: the Open Inference Protocol v2, and a page for people."
@@ -97,7 +98,7 @@ def run_line(arguments: Sequence[str]) -> int:
     Args:
         arguments: Behind the command's name.
     """
-    parser = argparse.ArgumentParser(prog="ad serve", description=TEXT)
+    parser = Parser(prog="ad serve", description=TEXT)
     add_options(parser)
     return run(parser.parse_args(arguments))
 

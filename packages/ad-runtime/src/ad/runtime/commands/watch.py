@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ad.runtime.commands.once import Parser
 from ad.runtime.console import put, say
 from ad.runtime.printable import in_one_line
 
@@ -78,7 +79,7 @@ def run(given: argparse.Namespace) -> int:
 
 def run_line(arguments: Sequence[str]) -> int:
     """Watch as a command line says, for commands that have this one among theirs."""
-    parser = argparse.ArgumentParser(prog="ad watch", description=TEXT)
+    parser = Parser(prog="ad watch", description=TEXT)
     add_options(parser)
     return run(parser.parse_args(arguments))
 

@@ -26,7 +26,7 @@ from ad.runtime.paths import given_path
 from ad.runtime.pictures.frames import AS_PICTURES, is_frame, video_of
 from ad.runtime.progress import SILENT, Progress
 from ad.runtime.results import refuse_without_threshold
-from ad.runtime.runtime import load, usable_threads
+from ad.runtime.runtime import load, usable_threads, warn_of_more_threads_than_cores
 from ad.runtime.sources import find_sources
 
 SIZE = 64
@@ -135,6 +135,8 @@ def predict_many(
     part = slice(None) if shard is None else slice(shard[0] - 1, None, shard[1])
     paths = everything[part]
     folder = None if maps is None else given_path(maps, "the folder for maps")
+    if threads is not None and device == "cpu" and executor == "local":
+        warn_of_more_threads_than_cores(threads, workers)
     use = Use(
         export=package.path,
         engine=engine,
