@@ -106,7 +106,8 @@ def labelled() -> str:
 
 def latency() -> str:
     """Milliseconds of a picture that comes alone, in each precision."""
-    rows = [row for row in load("inference")["rows"] if row["batch_size"] == 1]
+    found = load("inference")["rows"]
+    rows = [row for row in found if row["batch_size"] == 1 and not row.get("compiled")]
     times = {(row["model"], row["precision"]): row["seconds_per_image"] for row in rows}
     models = sorted({row["model"] for row in rows}, key=lambda name: times[name, "fp32"])
     lines = [
@@ -300,7 +301,7 @@ def peer() -> str:
         values = [least(row, form) for form in forms]
         told = [_cost(value, of_time) if value else "" for value in values]
         if "extrapolated" in row["told"]["anomalib fp32"] and row["phase"] == "fit":
-            told[:2] = [f"about {one}" for one in told[:2]]
+            told[:2] = [f"about {one}" if one else "" for one in told[:2]]
         shown = [
             f"{values[one] / values[other]:.1f}" if values[one] and values[other] else ""
             for one, other in pairs
@@ -314,7 +315,9 @@ def peer() -> str:
 def _cost(value: float, of_time: bool) -> str:
     if not of_time:
         return f"{value / 2**30:.1f} GiB"
-    return f"{value:,.3g} s" if value >= 1 else f"{value * 1000:.3g} ms"
+    if value >= 1000:
+        return f"{float(f'{value:.3g}'):,.0f} s"
+    return f"{value:.3g} s" if value >= 1 else f"{value * 1000:.3g} ms"
 
 
 TABLES = {

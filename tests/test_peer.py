@@ -5,6 +5,7 @@ import json
 import peer
 import peer_limit
 import pytest
+import tables
 from processes import Cost, measured
 
 
@@ -68,6 +69,26 @@ def test_what_a_row_says_of_itself_goes_before_what_its_process_cost():
     assert peer.least(seconds, "limit shipped") == 0.5
     assert len(seconds["cpu"]["ours shipped"]) == 3  # rounds, of what is over so soon
     assert memory["memory"]["limit shipped"] == [2, 2, 2]
+
+
+def test_the_table_has_the_limit_the_most_it_allows_and_how_near_ours_is(monkeypatch):
+    cpu = {"anomalib fp32": [12_822.0], "ours shipped": [40.0, 30.0], "limit shipped": [6.0]}
+    told = {"anomalib fp32": {"extrapolated": ["fit"]}}
+    row = {"what": "a fit", "phase": "fit", "unit": "s", "cpu": cpu, "told": told}
+    monkeypatch.setattr(tables, "load", lambda _: {"rows": [row]})
+    cells = [each.strip() for each in tables.peer().splitlines()[2].split("|")[1:-1]]
+    assert cells[:6] == ["a fit", "about 12,800 s", "", "", "30 s", "6 s"]
+    assert cells[6:] == ["", "", "427.4", "2137.0", "5.0"]
+
+
+def test_the_table_of_pictures_that_come_alone_has_nothing_compiled(monkeypatch):
+    base = {"model": "stfpm", "batch_size": 1}
+    rows = [{**base, "precision": "fp32", "seconds_per_image": 0.02},
+            {**base, "precision": "bf16", "seconds_per_image": 0.012},
+            {**base, "precision": "bf16", "seconds_per_image": 0.007, "compiled": True},
+            {**base, "precision": "fp32", "seconds_per_image": 0.5, "batch_size": 8}]  # fmt: skip
+    monkeypatch.setattr(tables, "load", lambda _: {"rows": rows})
+    assert tables.latency().splitlines()[2] == "| `stfpm` | 20 ms | 12 ms |"
 
 
 def test_every_row_has_its_function_on_all_sides():
