@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peer_work import Mark, Work, now, run
+from peer_work import UNTAUGHT, Mark, Work, now, run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,18 +92,37 @@ def _command(*words: str) -> None:
     runpy.run_module("ad.core.cli", run_name="__main__")
 
 
-def _trainer(work: Work, model: str, size: int = SIZE, **options: Any) -> Trainer:  # noqa: ANN401
+def model_of(work: Work) -> tuple[str, dict[str, Any]]:
+    """The catalogue's name of a row's model, and its options."""
+    counts, textures = work.counts, f"{work.folder}/textures"
+    if work.row == "patchcore":
+        patches = counts["train"] * (SIZE // 8) ** 2
+        return "patchcore-resnet18", {"coreset_ratio": counts["bank"] / patches}
+    models: dict[str, tuple[str, dict[str, Any]]] = {
+        "padim": ("padim-resnet18", {"n_features": counts.get("features", 100)}),
+        "dfkde": ("dfkde", {"backbone": "resnet18", "layers": ("layer3",), "n_components": 16}),
+        "stfpm": ("stfpm-resnet18", {}),
+        "reverse_distillation": ("reverse-distillation-resnet18", {}),
+        "efficientad": ("efficientad-small", {"penalty": textures}),
+        "draem": ("draem", {"sspcab": False, "textures": textures}),
+    }
+    return models[work.row]
+
+
+def trainer_of(work: Work, size: int = SIZE) -> Trainer:
+    """A row's model, untrained."""
     import torch
 
     from ad.core import ModelRegistry, Setup, load_trainer, resolve_precision
 
+    model, options = model_of(work)
     spec = ModelRegistry.get(model)
     precision = resolve_precision("fp32" if work.form == "fp32" else "auto", torch.device("cpu"))
     work.told |= {"precision": precision, "threads": torch.get_num_threads()}
     batch, steps = work.counts["batch"], work.counts.get("steps")
     setup = Setup(img_size=size, normalize=spec.train["normalize"], batch_size=batch,
-                  num_steps=steps and steps + 2, weights=work.weights,
-                  precision=precision)  # fmt: skip
+                  num_steps=steps and steps + 2, precision=precision,
+                  weights="random" if work.row in UNTAUGHT else work.weights)  # fmt: skip
     return load_trainer(spec)(setup, **{**spec.model, **options})
 
 
@@ -121,11 +140,11 @@ def _test(work: Work, trainer: Trainer, name: str = "test") -> None:
         work.test(name, score)
 
 
-def _memory(work: Work, model: str, **options: Any) -> Trainer:  # noqa: ANN401
+def _memory(work: Work) -> Trainer:
     """A model that learns in one pass."""
     from ad.core import PictureSet, fit
 
-    trainer = _trainer(work, model, **options)
+    trainer = trainer_of(work)
     pictures = PictureSet(list(work.pictures("train", work.counts["train"])), SIZE)
     with work.phase("fit"):
         fit(trainer, pictures)
@@ -135,26 +154,25 @@ def _memory(work: Work, model: str, **options: Any) -> Trainer:  # noqa: ANN401
 
 def padim(work: Work) -> None:
     """PaDiM with 100 channels."""
-    trainer = _memory(work, "padim-resnet18", n_features=work.counts["features"])
+    trainer = _memory(work)
     work.facts["positions, features"] = list(trainer.detector.get_buffer("gaussians.mean").shape)
 
 
 def patchcore(work: Work) -> None:
     """PatchCore with as many patches as are asked for."""
-    patches = work.counts["train"] * (SIZE // 8) ** 2
-    trainer = _memory(work, "patchcore-resnet18", coreset_ratio=work.counts["bank"] / patches)
+    trainer = _memory(work)
     banks = [b for name, b in trainer.detector.named_buffers() if name.split(".")[-1] == "bank"]
     work.facts["bank"] = list(banks[0].shape)
 
 
 def dfkde(work: Work) -> None:
     """DFKDE on the third block."""
-    trainer = _memory(work, "dfkde", backbone="resnet18", layers=("layer3",), n_components=16)
+    trainer = _memory(work)
     points = [b for name, b in trainer.detector.named_buffers() if name.endswith(".points")]
     work.facts["points, components"] = list(points[0].shape)
 
 
-def _descent(work: Work, model: str, name: str = "train", **options: Any) -> None:  # noqa: ANN401
+def _descent(work: Work, name: str = "train") -> None:
     """A model that learns by gradient; what frozen networks say is kept, as by default."""
     from ad.core import Callback, GradientTrainer, LoopState, PictureSet, fit
 
@@ -167,7 +185,7 @@ def _descent(work: Work, model: str, name: str = "train", **options: Any) -> Non
 
     number = 2 * work.counts["batch"]  # pictures are seen first in the steps that warm up
     pictures = work.pictures(name, number)
-    trainer = _trainer(work, model, pictures.shape[1], **options)
+    trainer = trainer_of(work, pictures.shape[1])
     assert isinstance(trainer, GradientTrainer)
     groups = [o.optimizer.param_groups for o in trainer.optimizers(1)]
     work.facts["learnt parameters"] = sum(
@@ -181,24 +199,22 @@ def _descent(work: Work, model: str, name: str = "train", **options: Any) -> Non
 
 def stfpm(work: Work) -> None:
     """STFPM."""
-    _descent(work, "stfpm-resnet18")
+    _descent(work)
 
 
 def reverse_distillation(work: Work) -> None:
     """Reverse Distillation."""
-    _descent(work, "reverse-distillation-resnet18")
+    _descent(work)
 
 
 def efficientad(work: Work) -> None:
     """EfficientAD-S with an untaught teacher and penalty pictures."""
-    work.weights = "random"
-    _descent(work, "efficientad-small", penalty=f"{work.folder}/textures")
+    _descent(work)
 
 
 def draem(work: Work) -> None:
     """DRAEM without SSPCAB."""
-    work.weights = "random"
-    _descent(work, "draem", "small", sspcab=False, textures=f"{work.folder}/textures")
+    _descent(work, "small")
 
 
 def metrics(work: Work) -> None:

@@ -1,4 +1,4 @@
-"""What both sides of `peer.py` share: orders, clocks, pictures, answers.
+"""What all sides of `peer.py` share: orders, clocks, pictures, answers.
 
 It runs in both environments and imports nothing that costs: a row may measure a bare import.
 """
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+UNTAUGHT = ("efficientad", "draem")
+"""Rows without a pretrained network on either side."""
 Mark = tuple[float, float]
 """CPU seconds of this process and of those that it waited for; seconds on the wall."""
 
@@ -36,7 +38,7 @@ class Work:
 
     row: str
     side: str
-    """``"anomalib"`` or ``"ours"``."""
+    """``"anomalib"``, ``"ours"`` or ``"limit"``."""
     form: str
     """``"fp32"``; anomalib's ``"bf16"``, for which its user asks; our ``"shipped"``, the precision
     that this machine is given by default."""
@@ -52,6 +54,8 @@ class Work:
     """What must be equal on both sides."""
     told: dict[str, Any] = field(default_factory=dict)
     """What is worth telling of this side."""
+    memory: int = 0
+    """Bytes at most, where they are counted; 0 for the memory of the process."""
 
     def note(self, phase: str, start: Mark, end: Mark, units: int = 1) -> None:
         """Keep what a phase took."""
@@ -99,5 +103,6 @@ def run(rows: dict[str, Callable[[Work], None]]) -> None:
     except SystemExit as end:  # a command line's own
         if end.code:
             raise
-    answer = {"seconds": work.seconds, "facts": work.facts, "told": work.told}
+    answer = {"seconds": work.seconds, "facts": work.facts, "told": work.told,
+              "memory": work.memory}  # fmt: skip
     place.write_text(json.dumps(answer))

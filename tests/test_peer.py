@@ -1,9 +1,11 @@
-"""What `benchmarks/peer.py` refuses and tells, with sides that do nothing."""
+"""What `benchmarks/peer.py` refuses and tells, with sides that do nothing; its bare work."""
 
 import json
 
 import peer
+import peer_limit
 import pytest
+import tables
 from processes import Cost, measured
 
 
@@ -18,20 +20,24 @@ class Sides:
         self.turns.append(f"{side} {form}")
         cpu = 8.0 / len(self.turns)
         seconds = {phase: {"cpu": cpu, "wall": 2 * cpu} for phase in ("fit", "test")}
-        facts = {"bank": counts["bank"], **(self.facts if side == "ours" else {})}
-        return {"seconds": seconds, "facts": facts, "told": {"threads": 1}}, Cost(1, 2, 3)
+        facts = {"bank": counts.get("bank"), **(self.facts if side == "ours" else {})}
+        answer = {"seconds": seconds, "facts": facts, "told": {"threads": 1}, "memory": 0}
+        if side == "limit":  # which does not do the work, and counts its memory
+            answer |= {"facts": {}, "memory": 2}
+        return answer, Cost(1, 2, 3)
 
 
 def test_sides_take_turns_and_the_least_of_the_rounds_counts():
     sides = Sides()
     rows = peer.compared("patchcore-large", sides, quick=True, rounds=2)
-    turns = ["anomalib fp32", "ours fp32", "anomalib bf16", "ours shipped"]
+    turns = ["anomalib fp32", "ours fp32", "anomalib bf16", "ours shipped", "limit shipped"]
     assert sides.turns == 2 * turns
     assert [row["phase"] for row in rows] == ["fit", "test", "memory"]
     assert rows[0]["what"] == "PatchCore, fit of 64 pictures, bank 6,553"
-    assert rows[0]["cpu"]["ours fp32"] == [8 / 2, 8 / 6]
-    assert [peer.least(rows[0], form) for form in turns] == [8 / n for n in (5, 6, 7, 8)]
+    assert rows[0]["cpu"]["ours fp32"] == [8 / 2, 8 / 7]
+    assert [peer.least(rows[0], form) for form in turns] == [8 / n for n in (6, 7, 8, 9, 10)]
     assert peer.least(rows[2], "ours fp32") == 3
+    assert peer.least(rows[2], "limit shipped") == 2
     json.dumps(rows)
 
 
@@ -51,11 +57,47 @@ def test_rows_that_are_measured_anew_take_the_place_of_the_old_ones(tmp_path):
     assert rows == [("help", 2), ("stfpm", 1), ("draem", 2)]
 
 
-def test_every_row_has_its_function_on_both_sides():
-    for file in ("peer_ours.py", "peer_anomalib.py"):
-        code = (peer.HERE / file).read_text()
+def test_what_a_row_says_of_itself_goes_before_what_its_process_cost():
+    class Process(Sides):
+        def do(self, work, side, form, counts):
+            answer, cost = super().do(work, side, form, counts)
+            own = {"process": {"cpu": 0.5, "wall": 0.5}} if side == "limit" else {}
+            return {**answer, "seconds": own}, cost
+
+    seconds, memory = peer.compared("verdict", Process(), quick=True, rounds=1)
+    assert peer.least(seconds, "ours shipped") == 1  # what `Cost` says
+    assert peer.least(seconds, "limit shipped") == 0.5
+    assert len(seconds["cpu"]["ours shipped"]) == 3  # rounds, of what is over so soon
+    assert memory["memory"]["limit shipped"] == [2, 2, 2]
+
+
+def test_the_table_has_the_limit_the_most_it_allows_and_how_near_ours_is(monkeypatch):
+    cpu = {"anomalib fp32": [12_822.0], "ours shipped": [40.0, 30.0], "limit shipped": [6.0]}
+    told = {"anomalib fp32": {"extrapolated": ["fit"]}}
+    row = {"what": "a fit", "phase": "fit", "unit": "s", "cpu": cpu, "told": told}
+    monkeypatch.setattr(tables, "load", lambda _: {"rows": [row]})
+    cells = [each.strip() for each in tables.peer().splitlines()[2].split("|")[1:-1]]
+    assert cells[:6] == ["a fit", "about 12,800 s", "", "", "30 s", "6 s"]
+    assert cells[6:] == ["", "", "427.4", "2137.0", "5.0"]
+
+
+def test_the_table_of_pictures_that_come_alone_has_nothing_compiled(monkeypatch):
+    base = {"model": "stfpm", "batch_size": 1}
+    rows = [{**base, "precision": "fp32", "seconds_per_image": 0.02},
+            {**base, "precision": "bf16", "seconds_per_image": 0.012},
+            {**base, "precision": "bf16", "seconds_per_image": 0.007, "compiled": True},
+            {**base, "precision": "fp32", "seconds_per_image": 0.5, "batch_size": 8}]  # fmt: skip
+    monkeypatch.setattr(tables, "load", lambda _: {"rows": rows})
+    assert tables.latency().splitlines()[2] == "| `stfpm` | 20 ms | 12 ms |"
+
+
+def test_every_row_has_its_function_on_all_sides():
+    for side in ("ours", "anomalib"):
+        code = (peer.HERE / f"peer_{side}.py").read_text()
         for name, row in peer.ROWS.items():
             assert f"def {row.work or name}(" in code
+    limited = {row.work or name for name, row in peer.ROWS.items() if peer.LIMIT in row.forms}
+    assert set(peer_limit.ROWS) == limited
 
 
 def test_a_process_that_fails_is_an_error_and_what_it_printed_is_kept(tmp_path):
