@@ -42,6 +42,7 @@ RUNTIME = [
     ["cli"],
     ["commands"],
     ["bench", "many", "serve", "watch"],
+    ["recalibrating"],
     ["runtime"],
     ["engines", "package"],
     ["config", "map_files", "overlays", "sources", "single", "manifest"],

@@ -173,12 +173,6 @@ def train(
     """
     checked(Minutes, checkpoint_minutes, "`checkpoint_minutes`")
     callbacks = checked_callbacks(callbacks)
-    if not isinstance(model, Mapping | None):
-        msg = (
-            "`model` takes the model's options by their names, such as "
-            f"`model={{'coreset_ratio': 0.01}}`; got {shown(model)}."
-        )
-        raise SettingError(msg)
     plan = settle(
         dataset_type,
         category,
@@ -197,7 +191,7 @@ def train(
         tile=tile,
         overlap=overlap,
         tile_scale=float(tile_scale) if isinstance(tile_scale, Integral) else tile_scale,
-        options=dict(model or {}),
+        options=_by_name(model),
         weights=str(weights),
         device=device,
         precision=precision,
@@ -254,6 +248,16 @@ def train(
         notes=notes,
         report=run.path / REPORT if report else None,
     )
+
+
+def _by_name(model: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not isinstance(model, Mapping | None):
+        msg = (
+            "`model` takes the model's options by their names, such as "
+            f"`model={{'coreset_ratio': 0.01}}`; got {shown(model)}."
+        )
+        raise SettingError(msg)
+    return dict(model or {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
