@@ -173,7 +173,7 @@ def test_folders_that_cannot_work_are_refused(trained, validation, tmp_path, nor
         recalibrate(trained.run, normals=tmp_path / "empty")
     with pytest.raises(DataError, match="holds no defective pictures: choosing a threshold by F1"):
         recalibrate(trained.run, validation=normals)
-    with pytest.raises(SettingError, match="must be between 0 and 1; got 1.0"):
+    with pytest.raises(SettingError, match="`--false-alarms`.*between 0 and 1; got 1.0"):
         recalibrate(trained.run, normals=normals, false_alarms=1.0)
     assert load(trained.run).config == trained.detector.config
 
