@@ -310,8 +310,9 @@ def share_pictures(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
             f"`{plan.spec.name}` learns from good ones alone."
         )
     test = [sample for sample in samples if sample.split == "test"]
-    if trainer.detector.localises:  # what cannot be is refused before hours of learning
-        maps_beyond(memory_budget(), test, plan.framing)
+    budget = memory_budget()  # what cannot be is refused before hours of learning
+    if trainer.detector.localises:
+        maps_beyond(budget, test, plan.framing)
     return plan, RunData(
         samples=samples,
         learning=learning,
