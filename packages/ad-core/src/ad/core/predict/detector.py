@@ -258,8 +258,8 @@ class LoadedDetector:
         if len(pictures) == 0:
             empty = np.zeros((0, *self.config.framing.size), dtype=np.float32)
             return empty[:, 0, 0], empty if self.detector.localises else None
-        images = to_device(pictures, self.device)
         with torch.inference_mode():
+            images = to_device(pictures, self.device)  # here: see `CompiledForm`
             prediction = (self.compiled or self.detector)(images)
         if wrong := wrong_prediction(prediction, images, localises=self.detector.localises):
             name = self.config.model
