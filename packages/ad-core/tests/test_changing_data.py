@@ -41,8 +41,8 @@ class Meanwhile(Callback):
 
 
 def learning_and_held_out(toy_root):
+    from ad.core.data.finding import collect
     from ad.core.data.mvtec import DATASET
-    from ad.core.data.samples import collect
     from ad.core.thresholds.held_out import hold_out
 
     samples = collect(DATASET, "toy", root=toy_root, seed=0)

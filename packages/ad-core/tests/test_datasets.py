@@ -3,10 +3,11 @@ from collections import Counter
 
 import pytest
 
+from ad.core.data.finding import collect, locate
 from ad.core.data.folder import DATASET as FOLDER
 from ad.core.data.mtd import DATASET as MTD
 from ad.core.data.mvtec import DATASET as MVTEC
-from ad.core.data.samples import collect, describe, fingerprint, locate, split_seeded
+from ad.core.data.samples import describe, fingerprint, split_seeded
 from ad.core.errors import DataError
 from ad.core.registry import dataset_names, get_dataset
 from ad.core.testing.pictures import put_pictures as put

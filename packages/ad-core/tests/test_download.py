@@ -16,8 +16,9 @@ from PIL import Image
 from ad.core.data import download as module
 from ad.core.data.dagm import DATASET as DAGM
 from ad.core.data.download import check, download, fetch, unpack
+from ad.core.data.finding import collect
 from ad.core.data.mpdd import DATASET as MPDD
-from ad.core.data.samples import Archive, collect
+from ad.core.data.samples import Archive
 from ad.core.errors import DataError, DownloadError, OutputError
 from ad.core.testing.pictures import put_pictures
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from ad.core.data.finding import collect, locate
 from ad.core.data.folder import DATASET as FOLDER
 from ad.core.data.inventory import take_inventory
 from ad.core.data.mvtec import DATASET as MVTEC
-from ad.core.data.samples import collect, locate
 from ad.core.errors import DataError
 from ad.core.testing.pictures import put_pictures as put
 

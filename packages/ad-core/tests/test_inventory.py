@@ -7,11 +7,11 @@ from PIL import Image
 from report_pages import Page
 
 from ad.core import evaluate, train, write_report
+from ad.core.data.finding import collect
 from ad.core.data.folder import DATASET as FOLDER
 from ad.core.data.inventory import Inventory, take_inventory
 from ad.core.data.mtd import DATASET as MTD
 from ad.core.data.mvtec import DATASET as MVTEC
-from ad.core.data.samples import collect
 from ad.core.data.table import DATASET as CSV
 from ad.core.errors import ModelFileError
 from ad.core.testing.pictures import make_picture

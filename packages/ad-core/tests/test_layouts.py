@@ -7,6 +7,7 @@ import pytest
 
 from ad.core.data.btad import DATASET as BTAD
 from ad.core.data.dagm import DATASET as DAGM
+from ad.core.data.finding import collect
 from ad.core.data.inventory import take_inventory
 from ad.core.data.ksdd import DATASET as KSDD
 from ad.core.data.ksdd2 import DATASET as KSDD2
@@ -15,7 +16,7 @@ from ad.core.data.mvtec import DATASET as MVTEC
 from ad.core.data.mvtec_ad2 import DATASET as MVTEC_AD2
 from ad.core.data.mvtec_loco import DATASET as MVTEC_LOCO
 from ad.core.data.real_iad import DATASET as REAL_IAD
-from ad.core.data.samples import Saturation, collect
+from ad.core.data.samples import Saturation
 from ad.core.data.visa import DATASET as VISA
 from ad.core.errors import DataError, PictureError
 from ad.core.testing.pictures import put_pictures as put

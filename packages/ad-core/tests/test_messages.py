@@ -9,8 +9,8 @@ from PIL import Image
 
 from ad.core import evaluate, load, recalibrate, train, write_report
 from ad.core.__about__ import __version__
+from ad.core.data.finding import locate
 from ad.core.data.inventory import Inventory, LeftOut
-from ad.core.data.samples import locate
 from ad.core.errors import DataError, ModelFileError, SettingError, UnknownNameError
 from ad.core.registry import get_dataset, get_tracker
 from ad.core.report.run import read_calibrations

@@ -5,7 +5,8 @@ from PIL import Image
 
 from ad.core import evaluate, recalibrate, train
 from ad.core.bench.jobs import plan
-from ad.core.data.samples import collect, fingerprint
+from ad.core.data.finding import collect
+from ad.core.data.samples import fingerprint
 from ad.core.data.table import DATASET as CSV
 from ad.core.errors import DataError, PictureError
 from ad.core.testing.pictures import make_picture

@@ -174,8 +174,8 @@ def test_without_holdout_there_is_no_verdict_and_it_says_so(mean_picture, toy_ro
 
 
 def test_held_out_pictures_are_not_learnt_from(toy_root):
+    from ad.core.data.finding import collect
     from ad.core.data.mvtec import DATASET
-    from ad.core.data.samples import collect
 
     samples = collect(DATASET, "toy", root=toy_root, seed=0)
     learning, held_out = hold_out(samples, 0.2, seed=0)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ad.core.data.batches import RAM_BUDGET as RAM_BUDGET
     from ad.core.data.batches import PictureSet as PictureSet
     from ad.core.data.batches import to_device as to_device
+    from ad.core.data.finding import collect as collect
     from ad.core.data.learning import LearningBatch as LearningBatch
     from ad.core.data.learning import LearningData as LearningData
     from ad.core.data.learning import Truth as Truth
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from ad.core.data.samples import DatasetSpec as DatasetSpec
     from ad.core.data.samples import Sample as Sample
     from ad.core.data.samples import Saturation as Saturation
-    from ad.core.data.samples import collect as collect
     from ad.core.data.samples import fingerprint_of as fingerprint_of
     from ad.core.detector import Detector as Detector
     from ad.core.detector import Prediction as Prediction
@@ -169,7 +169,7 @@ _HOMES = {
     "World": "ad.core.learning.distributed",
     "budget_note": "ad.core.trainer",
     "checked": "ad.core.options",
-    "collect": "ad.core.data.samples",
+    "collect": "ad.core.data.finding",
     "end_process": "ad.core.learning.distributed",
     "evaluate": "ad.core.jobs.evaluate",
     "export": "ad.core.jobs.export",

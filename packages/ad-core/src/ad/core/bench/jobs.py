@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from ad.core.bench.contenders import Contender, contenders
+from ad.core.data.finding import collect
 from ad.core.data.places import find_places
-from ad.core.data.samples import collect, fingerprint
+from ad.core.data.samples import fingerprint
 from ad.core.errors import AdError, SettingError
 from ad.core.errors import listed as names_of
 from ad.core.jobs.run_directory import claim_run, command_line, folder_name

@@ -41,8 +41,8 @@ def show(
     """
     from ad.core.cli import early
     from ad.core.cli.console import ConsoleProgress, inventory_table, loading, notes, print_json
+    from ad.core.data.finding import collect, locate
     from ad.core.data.inventory import take_inventory
-    from ad.core.data.samples import collect, locate
     from ad.core.registry import get_dataset
     from ad.runtime.pictures.levels import find_white_level
 

@@ -22,7 +22,7 @@ def demo() -> None:
     """
     from ad.core.cli.console import ConsoleProgress, loading, say
     from ad.core.cli.train import print_result
-    from ad.core.data.samples import collect
+    from ad.core.data.finding import collect
     from ad.core.data.synthetic.dataset import DATASET
     from ad.core.registry import ModelRegistry
     from ad.core.saved.claims import make_free_folder

@@ -11,8 +11,8 @@ import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ad.core.data.finding import find_categories, locate, locate_again
 from ad.core.data.places import find_places
-from ad.core.data.samples import find_categories, locate, locate_again
 from ad.core.errors import DataError, WeightsError
 from ad.core.options import (
     parse_assignments,

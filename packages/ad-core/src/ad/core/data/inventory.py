@@ -127,7 +127,7 @@ def take_inventory(dataset: DatasetSpec, root: Path | None, samples: Sequence[Sa
 
     Args:
         dataset: Its layout.
-        root: Its folder, as `ad.core.data.samples.locate` gives it; None for the layout's default.
+        root: Its folder, as `ad.core.data.finding.locate` gives it; None for the layout's default.
         samples: What was read, of one, several or all categories.
 
     Raises:

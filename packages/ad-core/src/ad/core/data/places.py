@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ad.core.data.samples import DatasetSpec, find_categories, locate
+from ad.core.data.finding import find_categories, locate
+from ad.core.data.samples import DatasetSpec
 from ad.core.errors import DataError, SettingError, listed
 
 
@@ -17,7 +18,7 @@ class Place:
     dataset: DatasetSpec
     """The layout."""
     category: str
-    """As `ad.core.data.samples.collect` takes it."""
+    """As `ad.core.data.finding.collect` takes it."""
     title: str
     """What it is called in tables."""
     root: Path | None

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ad.core.data.batches import Batch
 from ad.core.data.contents import check_pictures
-from ad.core.data.samples import Sample, collect, locate_again
+from ad.core.data.finding import collect, locate_again
+from ad.core.data.samples import Sample
 from ad.core.errors import DataError, OutputError
 from ad.core.figures.measure import Evaluation, measure
 from ad.core.jobs.map_files import MapFiles

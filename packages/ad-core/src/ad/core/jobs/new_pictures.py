@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ad.core.data.contents import copies_of
+from ad.core.data.finding import collect, refuse_one_file_twice
 from ad.core.data.roots import not_read
-from ad.core.data.samples import Sample, collect, refuse_one_file_twice
+from ad.core.data.samples import Sample
 from ad.core.errors import DataError
 from ad.core.jobs.data_now import data_now
 from ad.core.registry import get_dataset

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from ad.core.data.contents import check_pictures, copies_in_folds
+from ad.core.data.finding import collect, locate
 from ad.core.data.inventory import take_inventory
-from ad.core.data.samples import DatasetSpec, Sample, collect, defects_to_learn, locate
+from ad.core.data.samples import DatasetSpec, Sample, defects_to_learn
 from ad.core.devices import resolve_device, resolve_precision
 from ad.core.errors import DataError, SettingError
 from ad.core.figures.measure import maps_beyond

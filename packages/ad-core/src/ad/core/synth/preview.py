@@ -11,8 +11,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ad.core.data.finding import collect, locate
 from ad.core.data.learning import LearningData
-from ad.core.data.samples import collect, locate, split_seeded
+from ad.core.data.samples import split_seeded
 from ad.core.errors import SettingError
 from ad.core.framing import Framing
 from ad.core.registry import get_dataset
