@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -284,16 +285,8 @@ def load_trainer(spec: ModelSpec) -> type[Trainer]:
     from ad.core.trainer import Trainer
 
     module_name, _, class_name = spec.trainer.partition(":")
-    try:
+    with _importing(f"trainer `{spec.trainer}` of model `{spec.name}`", module_name):
         found = getattr(importlib.import_module(module_name), class_name)
-    except AdError:  # it says itself what is wrong
-        raise
-    except Exception as error:  # a plug-in may raise anything; its name must be in the message
-        msg = (
-            f"The trainer `{spec.trainer}` of model `{spec.name}` cannot be imported: "
-            f"{type(error).__name__}: {error}{raised_at(error, module_name)}"
-        )
-        raise PluginError(msg) from error
     if not (isinstance(found, type) and issubclass(found, Trainer)):
         msg = (
             f"`{spec.trainer}` of model `{spec.name}` must be a subclass of "
@@ -383,15 +376,21 @@ def _only_point(group: str, noun: str, name: str) -> EntryPoint | None:
 
 
 def _load(point: EntryPoint, noun: str) -> object:
-    try:
+    what = f"{noun} `{point.name}` (`{point.value}` of {_owner(point)})"
+    with _importing(what, point.value.partition(":")[0]):
         return point.load()
+
+
+@contextmanager
+def _importing(what: str, module: str) -> Iterator[None]:
+    """Have what a package raises while it is imported say which one it is, and where."""
+    try:
+        yield
     except AdError:  # it says itself what is wrong
         raise
     except Exception as error:  # a plug-in may raise anything; its name must be in the message
-        msg = (
-            f"The {noun} `{point.name}` (`{point.value}` of {_owner(point)}) cannot be imported: "
-            f"{type(error).__name__}: {error}{raised_at(error, point.value.partition(':')[0])}"
-        )
+        place = raised_at(error, module)
+        msg = f"The {what} cannot be imported: {type(error).__name__}: {error}{place}"
         raise PluginError(msg) from error
 
 
