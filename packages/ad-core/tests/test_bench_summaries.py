@@ -36,7 +36,7 @@ def compared(values, **given):
     runs = [finished(c, seed, value, **given) for (_, c, seed), value in values.items()]
     labels = [label for label, _, _ in values]
     notes = Contrasts([], ["Nothing is known of `x`."])
-    return Compared(runs, rows_of(runs, labels), columns_of(runs), notes)
+    return Compared(runs, rows_of(runs, labels), columns_of(runs), notes, [])
 
 
 @pytest.fixture
@@ -124,5 +124,5 @@ def test_the_latex_is_whole(written):
 
 def test_data_sets_are_named_where_they_are_several(written):
     runs = [finished("x", 0, 0.5, dataset) for dataset in ("mvtec", "visa")]
-    both = Compared(runs, rows_of(runs, ["m", "m"]), columns_of(runs), Contrasts([], []))
+    both = Compared(runs, rows_of(runs, ["m", "m"]), columns_of(runs), Contrasts([], []), [])
     assert "| model | mvtec x | visa x | mean |" in written(both)[1]

@@ -53,7 +53,7 @@ def auroc_of(run):
 
 def test_rows_are_models_with_settings_and_columns_are_categories(made):
     runs = {key: made(*key) for key in product("ab", ("x", "y"), (0, 1, 2))}
-    _, rows, columns, _ = read_compared(list(runs.values()))
+    _, rows, columns, *_ = read_compared(list(runs.values()))
     assert [row.label for row in rows] == ["a", "b"]
     assert columns == ["mvtec x", "mvtec y"]
     found = grid(rows, columns, "image_auroc")
@@ -70,7 +70,7 @@ def test_rows_are_models_with_settings_and_columns_are_categories(made):
 
 def test_the_best_are_those_that_no_other_is_better_than_as_it_is_shown(made):
     runs = [made("a", scores=LABELS * 1.0), made("b", scores=LABELS * 2.0), made("c", shift=0)]
-    _, rows, columns, _ = read_compared(runs)
+    _, rows, columns, *_ = read_compared(runs)
     found = grid(rows, columns, "image_auroc")
     assert [cells[0].best for cells in found.cells] == [True, True, False]
     assert [cell.best for cell in found.means] == [True, True, False]
@@ -80,7 +80,7 @@ def test_the_best_are_those_that_no_other_is_better_than_as_it_is_shown(made):
 
 def test_of_times_and_memory_the_least_is_best(made):
     runs = [made("a", seconds=0.25), made("b", seconds=0.02)]
-    _, rows, columns, _ = read_compared(runs)
+    _, rows, columns, *_ = read_compared(runs)
     found = grid(rows, columns, "seconds_per_picture")
     assert [cells[0].best for cells in found.cells] == [False, True]
     assert keys_of(read_compared(runs).runs) == [
@@ -93,7 +93,7 @@ def test_of_times_and_memory_the_least_is_best(made):
 
 def test_a_mean_over_fewer_categories_is_never_the_best(made):
     runs = [made("a", "x"), made("a", "y"), made("b", "x")]
-    _, rows, columns, _ = read_compared(runs)
+    _, rows, columns, *_ = read_compared(runs)
     found = grid(rows, columns, "image_auroc")
     assert found.means[1].mean > found.means[0].mean
     assert [cell.best for cell in found.means] == [False, False]  # the other has nobody to beat
@@ -102,7 +102,7 @@ def test_a_mean_over_fewer_categories_is_never_the_best(made):
 
 def test_means_over_as_many_but_other_categories_are_not_compared(made):
     """Of two models with a category each, none is the best, however far apart they are."""
-    _, rows, columns, _ = read_compared([made("a", "x"), made("b", "y")])
+    _, rows, columns, *_ = read_compared([made("a", "x"), made("b", "y")])
     found = grid(rows, columns, "image_auroc")
     assert found.covered == [1, 1]
     assert [cell.best for cell in found.means] == [False, False]

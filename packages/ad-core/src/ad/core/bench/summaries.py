@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ad.core.report.caveats import caveats
 from ad.core.report.comparison import Compared
 from ad.core.report.standings import Cell, Grid, grid, keys_of, title_of, written
 from ad.runtime.files import write_atomic
@@ -36,7 +35,7 @@ def write_summaries(output: Path, compared: Compared, notes: Sequence[str] = ())
     Raises:
         OutputError: If one cannot be written.
     """
-    notes = [*notes, *caveats(compared.runs, compared.rows, compared.columns)]
+    notes = [*notes, *compared.caveats]
     grids = [grid(compared.rows, compared.columns, key) for key in keys_of(compared.runs)]
     texts = (
         _csv(compared, grids),

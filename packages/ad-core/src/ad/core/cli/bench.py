@@ -245,7 +245,6 @@ def _write(
     from ad.core.bench.summaries import write_summaries
     from ad.core.cli.console import say
     from ad.core.errors import AdError
-    from ad.core.report.caveats import caveats
 
     page: Path | None = None
     found: Recommendation | None = None
@@ -264,8 +263,7 @@ def _write(
         for what in wanted:
             say(f"warning: no {what} was written: {error}")
         return _Written(page=page, found=found)
-    notes = caveats(compared.runs, compared.rows, compared.columns)
-    return _Written(page, files, compared.contrasts.pairs, found, notes)
+    return _Written(page, files, compared.contrasts.pairs, found, compared.caveats)
 
 
 def _check_limits(*, recommend: bool, latency: float | None, memory: float | None) -> None:

@@ -57,6 +57,8 @@ class Compared(NamedTuple):
     columns: list[str]
     """Categories, with the data sets they are of."""
     contrasts: Contrasts
+    caveats: list[str]
+    """What a reader of their figures must know."""
 
 
 def read_compared(runs: Sequence[Path], labels: Sequence[str] | None = None) -> Compared:
@@ -71,7 +73,8 @@ def read_compared(runs: Sequence[Path], labels: Sequence[str] | None = None) -> 
     """
     finished = [read_finished(run) for run in runs]
     rows, columns = rows_of(finished, labels), columns_of(finished)
-    return Compared(finished, rows, columns, contrast(rows, columns))
+    odd = caveats(finished, rows, columns)
+    return Compared(finished, rows, columns, contrast(rows, columns), odd)
 
 
 def write_comparison(
@@ -91,7 +94,7 @@ def write_comparison(
     Raises:
         OutputError: If the file cannot be written.
     """
-    runs, rows, columns, contrasts = compared
+    runs, rows, columns, contrasts, odd = compared
     wrong = _wrong_pictures(rows)
     shown = _chosen(wrong, len(columns))
     title = f"{len(runs)} runs compared" if len(runs) > 1 else run_title(runs[0].record)
@@ -104,7 +107,7 @@ def write_comparison(
         "runs": [_run(run, path, len(runs)) for run in runs[:_LISTED]],
         "numRuns": len(runs),
         "settings": differences(rows),
-        "notes": [*notes, *caveats(runs, rows, columns)],
+        "notes": [*notes, *odd],
         "contrasts": {
             "pairs": [
                 {
