@@ -254,12 +254,14 @@ def prepare(sides: Sides, names: list[str], quick: bool) -> None:
 
 
 def write(rows: list[dict[str, Any]], file: Path) -> None:
-    """Put rows into a record, in the place of those of the same name."""
-    from record import record  # with torch, whose memory processes started before would inherit
+    """Put rows into a record, in the place of those of the same name; each has its command."""
+    # With torch, whose memory processes started before would inherit.
+    from record import command, record
 
     before = json.loads(file.read_text())["rows"] if file.exists() else []
     order, new = list(ROWS), {row["row"] for row in rows}
     kept = [row for row in before if row["row"] in order and row["row"] not in new]
+    rows = [{**row, "command": command()} for row in rows]
     record("peer", sorted([*rows, *kept], key=lambda row: order.index(row["row"])), file)
 
 

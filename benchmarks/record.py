@@ -27,7 +27,7 @@ def record(name: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
     """
     result = {
         "benchmark": name,
-        "command": " ".join(["python", *(_portable(argument) for argument in sys.argv)]),
+        "command": command(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(),
         "versions": {"python": platform.python_version(), **_versions()},
@@ -36,6 +36,11 @@ def record(name: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {path}")
+
+
+def command() -> str:
+    """What was typed."""
+    return " ".join(["python", *(_portable(argument) for argument in sys.argv)])
 
 
 def machine() -> dict[str, Any]:

@@ -49,12 +49,16 @@ def test_sides_that_did_not_do_the_same_work_are_an_error_with_what_each_did():
     assert lines[3] == 'ours shipped: {"bank": 63}'
 
 
-def test_rows_that_are_measured_anew_take_the_place_of_the_old_ones(tmp_path):
+def test_rows_that_are_measured_anew_take_the_place_of_the_old_ones(tmp_path, monkeypatch):
     file = tmp_path / "peer.json"
+    monkeypatch.setattr("sys.argv", ["peer.py"])
     peer.write([{"row": "stfpm", "turn": 1}, {"row": "help", "turn": 1}], file)
+    monkeypatch.setattr("sys.argv", ["peer.py", "--only", "draem,help"])
     peer.write([{"row": "draem", "turn": 2}, {"row": "help", "turn": 2}], file)
-    rows = [(row["row"], row["turn"]) for row in json.loads(file.read_text())["rows"]]
-    assert rows == [("help", 2), ("stfpm", 1), ("draem", 2)]
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["row"], row["turn"]) for row in rows] == [("help", 2), ("stfpm", 1), ("draem", 2)]
+    commands = [row["command"] for row in rows]
+    assert commands == [f"python peer.py{' --only draem,help' * new}" for new in (1, 0, 1)]
 
 
 def test_what_a_row_says_of_itself_goes_before_what_its_process_cost():
