@@ -68,6 +68,19 @@ def test_good_pictures_set_it_by_the_scores_of_this_engine(folder, capsys):
     assert [one.path.stem for one in found if one.anomalous] == ["100"]
 
 
+def test_a_picture_that_alone_sets_it_is_named(folder, capsys):
+    for level in (*range(11, 30), 250):
+        pixels = np.full((40, 30, 3), level, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "more" / f"{level}.png")
+    for level in (40, 90, 100):
+        (folder / "more" / f"{level}.png").unlink()
+    given = (folder / "export", "--normals", folder / "more", "--threads", 1)
+    _, _, err = run(capsys, *given)
+    assert f"`{folder / 'more/250.png'}` scores 0.9804, far above other good ones" in err
+    assert "note: Apart: 1 good picture lies far above the other 20" in err
+    assert f"{calibrate_command()} RUN --normals DIR" in err
+
+
 def test_a_person_may_choose_it(folder, capsys):
     status, out, _ = run(capsys, folder / "export", "--threshold", 0.25, "--json")
     assert status == 0

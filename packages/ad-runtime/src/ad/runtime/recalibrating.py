@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ad.runtime.calibration import Calibration
+from ad.runtime.calibration.apart import apart_notes
 from ad.runtime.calibration.good_scores import good_scores
 from ad.runtime.config import ExportConfig
 from ad.runtime.engines import open_engine
@@ -104,6 +105,7 @@ def set_by_own_scores(
         batch_size=1,  # as it will mostly be used
         progress=progress,
     )
+    found.tell_apart(progress)
     own = {category: found.calibration(group) for group, category in enumerate(groups, start=1)}
     notes = []
     if few:
@@ -159,7 +161,7 @@ def by_normals(
     package = runtime.package
     config, _ = set_by_own_scores(runtime, good, false_alarms, progress=progress)
     config = replace(config, calibrations={})
-    told = (*notes, *_dropped(package.config))
+    told = (*notes, *_dropped(package.config), *apart_notes(config.calibration))
     return _save(package, config, str(source), checked=checked, notes=told)
 
 

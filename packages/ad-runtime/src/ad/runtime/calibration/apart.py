@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 from ad.runtime.calibration import Calibration
+from ad.runtime.errors import calibrate_command
 
 APART = "Apart: "
 """How the note begins."""
@@ -69,5 +70,5 @@ def apart_notes(calibration: Calibration | None) -> list[str]:
         f"next highest score is {scores[-high - 1]:.4g}. The threshold is set by {them} alone, and "
         f"defects that score below are called good. Look at {them}: if the part is not good, or "
         f"the picture failed, take {them} away and train again, or set the threshold on other "
-        "pictures, ad calibrate RUN --normals DIR."
+        f"pictures: {calibrate_command()} RUN --normals DIR."
     ]

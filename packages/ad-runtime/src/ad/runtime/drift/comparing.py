@@ -39,10 +39,13 @@ LEAST_CALIBRATED = 10
 
 _EQUAL = 0.05  # share of calibration's scores
 
-_OLD = (
-    "drift cannot be judged: the threshold was set before scores were kept with it,",
-    f"`{calibrate_command()}` sets it anew",
-)
+
+def _old() -> tuple[str, str]:
+    return (
+        "drift cannot be judged: the threshold was set before scores were kept with it,",
+        f"`{calibrate_command()}` sets it anew",
+    )
+
 
 Quartiles = tuple[float, float, float]
 
@@ -94,7 +97,7 @@ class Drift:
             text = f"{self.above} of {self.pictures} pictures are above the threshold"
             return (f"drift: {text}; {share} good ones may be", _cause(True, 1))
         if not self.other or self.quartiles is None or self.quartiles_calibrated is None:
-            return _OLD if self.old else ()
+            return _old() if self.old else ()
         assert self.difference is not None
         (low, median, high), (low_then, then, high_then) = self.quartiles, self.quartiles_calibrated
         before, now = f"{then:.4g}", f"{median:.4g}"
@@ -151,7 +154,7 @@ def compare(
         return Drift(why="there is no threshold, and so no scores of calibration")
     new = np.sort(np.asarray(scores, np.float32))
     if calibration.scores is None:
-        return Drift(pictures=new.size, why=f"{_OLD[0]} {_OLD[1]}", old=new.size >= LEAST)
+        return Drift(pictures=new.size, why=" ".join(_old()), old=new.size >= LEAST)
     known = np.asarray(calibration.scores, np.float32)
     if np.isin(known, new).mean() <= _EQUAL:
         new = np.unique(new)
