@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from ad.core import train
-from ad.core.thresholds.calibrate import calibrate
 from ad.core.thresholds.verdicts import calibration_notes, renewed_notes
 from ad.runtime.calibration.apart import apart, apart_notes
+from ad.runtime.calibration.by_rate import calibrate
 
 
 def draws(count, size):

@@ -11,9 +11,10 @@ from ad.core import load, recalibrate, train, write_report
 from ad.core.errors import DataError, ModelFileError, SettingError
 from ad.core.jobs.inspect import inspect
 from ad.core.saved.files import rewrite_config
-from ad.core.thresholds.calibrate import calibrate, calibrate_by_f1
+from ad.core.thresholds.by_f1 import calibrate_by_f1
 from ad.core.thresholds.verdicts import calibration_notes
 from ad.runtime.calibration import Calibration
+from ad.runtime.calibration.by_rate import calibrate
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ad.core.errors import DataError, NotFittedError, SettingError
-from ad.core.thresholds.calibrate import calibrate, calibrate_by_f1
+from ad.core.thresholds.by_f1 import calibrate_by_f1
 from ad.runtime.calibration import Calibration
+from ad.runtime.calibration.by_rate import calibrate
 
 float32 = st.floats(-(2.0**100), 2.0**100, width=32)
 

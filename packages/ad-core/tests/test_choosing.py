@@ -10,13 +10,14 @@ import torch
 from watching import EndingTrainer, ScalingTrainer, WatchingTrainer
 
 from ad.core import ModelRegistry, load, recalibrate, train
+from ad.core.data.finding import collect
 from ad.core.data.mvtec import DATASET
-from ad.core.data.samples import Sample, collect
+from ad.core.data.samples import Sample
 from ad.core.errors import DataError, SettingError
 from ad.core.testing.linear_student import LinearStudentTrainer
-from ad.core.thresholds.calibrate import calibrate
 from ad.core.thresholds.held_out import hold_out, share_out
 from ad.core.trainer import GradientTrainer
+from ad.runtime.calibration.by_rate import calibrate
 
 
 @pytest.fixture

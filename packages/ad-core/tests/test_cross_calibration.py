@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from ad.core.errors import ModelFileError
-from ad.core.thresholds.calibrate import calibrate
 from ad.core.thresholds.verdicts import Verdicts, false_alarm_notes
 from ad.runtime.calibration import Calibration
+from ad.runtime.calibration.by_rate import calibrate
 from ad.runtime.calibration.conformal import cross_bound
 
 

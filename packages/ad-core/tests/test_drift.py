@@ -11,8 +11,9 @@ from scipy.stats import ks_2samp
 from ad.core import load, recalibrate, train
 from ad.core.cli import main
 from ad.core.jobs.inspect import inspect
-from ad.core.thresholds.calibrate import calibrate, calibrate_by_f1
+from ad.core.thresholds.by_f1 import calibrate_by_f1
 from ad.runtime.calibration import MOST_SCORES, Calibration
+from ad.runtime.calibration.by_rate import calibrate
 from ad.runtime.drift import compare
 from ad.runtime.drift.two_samples import compare_samples
 

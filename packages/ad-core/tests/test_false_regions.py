@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ad.core.thresholds.calibrate import calibrate
 from ad.core.thresholds.held_out import calibrate_across
 from ad.runtime.calibration import FalseRegions, good_maps
+from ad.runtime.calibration.by_rate import calibrate
 from ad.runtime.calibration.good_scores import calibrate_on, good_scores
 from ad.runtime.framing import Framing, Size
 

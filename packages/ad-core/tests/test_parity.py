@@ -10,7 +10,7 @@ from ad.core.exporting.gate import judged
 from ad.core.exporting.parity import compare, frames_of, spread
 from ad.core.framing import Framing
 from ad.core.predict import LoadedDetector, ModelConfig
-from ad.core.thresholds.calibrate import calibrate
+from ad.runtime.calibration.by_rate import calibrate
 from ad.runtime.framing import Size
 from ad.runtime.recalibrating import LEAST_OF_CATEGORY, set_by_own_scores
 

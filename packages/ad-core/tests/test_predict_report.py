@@ -14,7 +14,7 @@ from ad.core.jobs.inspect import inspect
 from ad.core.report import predictions
 from ad.core.report.predictions import NewPictures
 from ad.core.testing.pictures import make_picture
-from ad.core.thresholds.calibrate import calibrate
+from ad.runtime.calibration.by_rate import calibrate
 from ad.runtime.findings import Finding
 from ad.runtime.framing import Framing, Size
 

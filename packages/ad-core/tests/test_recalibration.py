@@ -15,7 +15,7 @@ from ad.core.errors import DataError, ModelFileError, SettingError
 from ad.core.predict import ModelConfig
 from ad.core.saved.files import read_model, rewrite_config
 from ad.core.testing.pictures import make_picture
-from ad.core.thresholds.calibrate import calibrate
+from ad.runtime.calibration.by_rate import calibrate
 
 
 @pytest.fixture

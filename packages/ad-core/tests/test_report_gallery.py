@@ -12,7 +12,7 @@ from ad.core.report import gallery as gallery_module
 from ad.core.report.gallery import EASIEST, HARDEST, OF_EACH_KIND, Gallery
 from ad.core.report.page import data_uri
 from ad.core.report.webp import map_webps
-from ad.core.thresholds.calibrate import calibrate
+from ad.runtime.calibration.by_rate import calibrate
 from ad.runtime.heatmaps import colour_table
 from ad.runtime.pictures.reading import read_picture, upright_size
 

@@ -9,7 +9,7 @@ from ad.core.metrics.saturated import Defect
 from ad.core.metrics.streamed import LabelledPixels
 from ad.core.metrics.summary import streamed_pixel_metrics
 from ad.core.metrics.ties import cuts_of, group_between, group_ties
-from ad.core.thresholds.calibrate import calibrate_by_f1
+from ad.core.thresholds.by_f1 import calibrate_by_f1
 from ad.runtime.spill import Column
 
 

@@ -10,8 +10,9 @@ from scipy import stats
 
 from ad.core import ModelRegistry, evaluate, recalibrate, train, write_report
 from ad.core.testing.pictures import write_mvtec_tree
-from ad.core.thresholds.calibrate import calibrate, calibrate_by_f1
+from ad.core.thresholds.by_f1 import calibrate_by_f1
 from ad.core.thresholds.verdicts import Verdicts, false_alarm_notes, renewed_notes
+from ad.runtime.calibration.by_rate import calibrate
 from ad.runtime.calibration.conformal import chance_of_alarms
 
 

@@ -9,10 +9,10 @@ from ad.core.predict import ModelConfig
 from ad.core.saved.loading import load_tensors
 from ad.core.settings import run_settings
 from ad.core.testing import make_picture
-from ad.core.thresholds.calibrate import calibrate
 from ad.distill import fre
 from ad.distill.fre import FreTrainer
 from ad.distill.models import FRE, FRE_RESNET18
+from ad.runtime.calibration.by_rate import calibrate
 from ad.runtime.framing.size import size_of
 
 SIZE = 64

@@ -33,7 +33,7 @@ from ad.core.saved.claims import alone, letting_go
 from ad.core.saved.files import read_config
 from ad.core.saved.record import model_folder
 from ad.core.settings import DEFAULT_FALSE_ALARMS
-from ad.core.thresholds.calibrate import calibrate_by_f1
+from ad.core.thresholds.by_f1 import calibrate_by_f1
 from ad.runtime.calibration import Calibration
 from ad.runtime.calibration.good_scores import calibrate_on
 from ad.runtime.package import is_exported

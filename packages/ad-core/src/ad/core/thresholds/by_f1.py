@@ -1,9 +1,7 @@
-"""Thresholds and 0-to-1 scores, from held-out normal images or from labelled ones.
+"""Thresholds and 0-to-1 scores from labelled pictures: those of the largest F1 score.
 
-From normal images the promise holds by split conformal prediction: of n held-out scores and one
-new good picture's, each order is equally likely: see `ad.runtime.calibration.conformal`. From
-labelled images the threshold is the one of the largest F1 score, which promises nothing; nor does
-one that a person chose. Knows nothing of detectors; numpy alone.
+They promise nothing of new pictures; those from good ones do: see `ad.runtime.calibration.by_rate`.
+Knows nothing of detectors; numpy alone.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ from ad.core.metrics.counting import parts
 from ad.core.metrics.streamed import LabelledPixels
 from ad.core.metrics.ties import median_of
 from ad.runtime.calibration import Calibration
-from ad.runtime.calibration.by_rate import calibrate as calibrate
 from ad.runtime.calibration.by_rate import checked_scores, kept_of, margin_of, scale_of
 from ad.runtime.spill import Column
 
