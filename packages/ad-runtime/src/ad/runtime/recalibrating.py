@@ -105,7 +105,6 @@ def set_by_own_scores(
         batch_size=1,  # as it will mostly be used
         progress=progress,
     )
-    found.tell_apart(progress)
     own = {category: found.calibration(group) for group, category in enumerate(groups, start=1)}
     notes = []
     if few:

@@ -60,7 +60,6 @@ def calibrate_on(
     found = good_scores(
         scored, pictures, framing, false_alarms, batch_size=batch_size, progress=progress
     )
-    found.tell_apart(progress)
     return found.calibration()
 
 
@@ -153,4 +152,5 @@ def good_scores(
     found = GoodScores(pictures, framing, false_alarms, groups)
     with progress.step("calibrating", total=len(pictures), unit="pictures") as advance:
         found.see(scored(pictures, batch_size), range(len(pictures)), advance)
+    found.tell_apart(progress)
     return found
