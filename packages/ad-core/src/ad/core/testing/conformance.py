@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from ad.core.errors import SettingError, listed, nearest, raised_at
 from ad.core.registry import ModelRegistry
+from ad.core.testing.check import Check, NotApplicable
 from ad.core.testing.promises import CHECKS as CHECKS
 from ad.core.testing.promises import TOLERANCE as TOLERANCE
-from ad.core.testing.promises import Check, NotApplicable
 from ad.core.testing.subject import Model
 from ad.runtime.framing.size import Sides
 from ad.runtime.progress import SILENT, Progress

@@ -8,119 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
-import math
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from importlib.metadata import entry_points
-from inspect import Parameter
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ad.core.detector import wrong_prediction
-from ad.core.errors import AdError, NotFittedError, SettingError, listed, raised_at
-from ad.core.options import check_option, options_of
-from ad.core.registry import MODELS, TASKS
+from ad.core.errors import AdError, NotFittedError, SettingError, raised_at
 from ad.core.saved.files import read_model, save_model
 from ad.core.saved.loading import load_tensors
-from ad.core.settings import resolve_options
+from ad.core.testing.check import Check, NotApplicable
+from ad.core.testing.entries import check_catalogue, check_options
 from ad.core.testing.exporting import check_export
 from ad.core.testing.subject import Model, predict
-from ad.core.trainer import FROM_MODEL_FILE, GradientTrainer
+from ad.core.trainer import FROM_MODEL_FILE, OnePassTrainer
 
 TOLERANCE = 1e-4
 """Largest relative difference that the size of a batch, or exporting, may make."""
-
-_HEAVY = ("torch", "timm", "scipy", "faiss", "sklearn")
-
-
-class NotApplicable(Exception):
-    """Why a check says nothing of a model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One promise, as code."""
-
-    run: Callable[[Model], None]
-    """Raises `AssertionError` if it is broken."""
-    needs: tuple[str, ...] = ()
-    """Checks without whose success it cannot be run."""
-
-
-# Run in a process of its own, where nothing has been imported.
-_PROBE = """
-import os, sys
-before = dict(os.environ)
-from ad.core import ModelRegistry
-spec = ModelRegistry.get(sys.argv[1])
-print(*sorted(set(sys.argv[2:]) & set(sys.modules)), sep=", ")
-print("environment" if before != dict(os.environ) else "")
-"""
-
-
-def _check_catalogue(model: Model) -> None:
-    spec = model.spec
-    if not entry_points(group=MODELS, name=spec.name):
-        msg = "it was registered at run time and has no entry point"
-        raise NotApplicable(msg)
-    command = [sys.executable, "-c", _PROBE, spec.name, *_HEAVY]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"the catalogue cannot be imported alone: {done.stderr.strip()}"
-    *said, heavy, changed = done.stdout.splitlines()
-    assert not heavy, f"the catalogue must not import {heavy}: `ad models` reads it"
-    assert not changed, "importing the catalogue must leave the environment alone"
-    assert not said, f"importing the catalogue must print nothing; it prints {said[0]!r}"
-    assert spec.summary, "the catalogue must say in one line what the model is (`summary`)"
-    for alias in spec.aliases:
-        assert entry_points(group=MODELS, name=alias), (
-            f"the alias `{alias}` needs an entry point of its own, to the same object"
-        )
-    unknown = set(spec.tasks) - set(TASKS)
-    assert not unknown, f"`tasks` must be some of {listed(TASKS)}; got {listed(unknown)}"
-    trainer = model.build()
-    localises = trainer.detector.localises
-    assert localises == ("localises" in spec.tasks), (
-        f"`tasks` must say `localises` as the detector does; it says {localises}, "
-        "and a detector without maps has `localises = False` in its class"
-    )
-    steps = trainer.num_steps(len(model.good)) if isinstance(trainer, GradientTrainer) else 0
-    assert spec.by_gradient in (None, steps > 0), (
-        f"`by_gradient` must be {steps > 0}, as the trainer learns, or left out"
-    )
-
-
-def _check_options(model: Model) -> None:
-    # A saved model's configuration has them as JSON, and nothing else can be given by a user.
-    text = json.dumps(model.options)
-    back = resolve_options(model.spec, model.trainer_class, json.loads(text))
-    assert back == model.options, "options must be what JSON can hold, and come back from it"
-    for name, value in model.options.items():
-        assert options_of(model.trainer_class)[name].annotation is not Parameter.empty, (
-            f"option `{name}` must have an annotation, its type and its limits, such as "
-            f"`{name}: Annotated[float, Field(ge=0, le=1)]`"
-        )
-        count = len(value) if isinstance(value, tuple) else None
-        for extreme in (math.nan, math.inf, -1e300, 10**18):
-            given = extreme if count is None else [extreme] * max(count, 1)
-            assert _is_refused(model, name, given), (
-                f"the annotation of option `{name}` must refuse {given}: give it limits, "
-                "`Annotated[float, Field(ge=0, le=1)]`, or one saved model can take all memory"
-            )
-
-
-def _is_refused(model: Model, name: str, value: object) -> bool:
-    try:
-        check_option(model.trainer_class, name, value, f"model `{model.spec.name}`")
-    except SettingError:
-        return True
-    return False
 
 
 def _check_unfitted(model: Model) -> None:
@@ -300,6 +207,17 @@ def _check_resume(model: Model) -> None:
     )
 
 
+def _check_folds(model: Model) -> None:
+    trainer = model.trainer_class
+    if not issubclass(trainer, OnePassTrainer) or trainer.fit_folds is OnePassTrainer.fit_folds:
+        msg = "it has no `fit_folds` of its own"
+        raise NotApplicable(msg)
+    assert all(torch.allclose(*scores, rtol=TOLERANCE, atol=TOLERANCE) for scores in model.folds), (
+        "detectors of `fit_folds` must score as those that trainers of their own learn from the "
+        "other folds: a threshold is set by what each says of the fold that it has not seen"
+    )
+
+
 def _check_saved(model: Model) -> None:
     blank = model.build(FROM_MODEL_FILE).detector
     later = sorted(model.detector.state_dict().keys() - blank.state_dict().keys())
@@ -373,8 +291,8 @@ _LEARNT = ("learns", "prediction")
 _STEADY = (*_LEARNT, "state")
 
 CHECKS: Mapping[str, Check] = {
-    "catalogue": Check(_check_catalogue),
-    "options": Check(_check_options),
+    "catalogue": Check(check_catalogue),
+    "options": Check(check_options),
     "unfitted": Check(_check_unfitted),
     "learns": Check(_check_learns),
     "offline": Check(_check_offline),
@@ -390,6 +308,7 @@ CHECKS: Mapping[str, Check] = {
     "flagged": Check(_check_flagged, _LEARNT),
     "repeatable": Check(_check_repeatable, _STEADY),
     "resume": Check(_check_resume, (*_LEARNT, "repeatable")),
+    "folds": Check(_check_folds, (*_LEARNT, "repeatable")),
     "saved": Check(_check_saved, _STEADY),
     "exportable": Check(_check_exportable, _STEADY),
     "separates": Check(_check_separates, _LEARNT),

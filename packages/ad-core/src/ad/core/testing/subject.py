@@ -28,11 +28,12 @@ from ad.core.data.batches import to_device
 from ad.core.detector import Detector, Prediction
 from ad.core.framing import Framing
 from ad.core.learning.checkpoints import Checkpoints
+from ad.core.learning.cross_fitting import cross_fitted
 from ad.core.learning.loop import fit
 from ad.core.registry import ModelSpec, load_trainer
 from ad.core.settings import resolve_options
 from ad.core.testing.pictures import make_picture
-from ad.core.trainer import GradientTrainer, Setup, Trainer, made
+from ad.core.trainer import GradientTrainer, OnePassTrainer, Setup, Trainer, made
 from ad.runtime.framing.size import Sides, Size, size_of
 from ad.runtime.pictures.reading import Source
 
@@ -153,6 +154,27 @@ class Model:
         trainer = self.build()
         self.teach(trainer, self.good[:5])
         return trainer.detector
+
+    @cached_property
+    def folds(self) -> list[tuple[Tensor, Tensor]]:
+        """Scores of each third of the good pictures by a detector that has learnt from the others.
+
+        By those that are fitted together, and by one that is fitted alone.
+        """
+        thirds = [self.good[at : at + 4] for at in (0, 4, 8)]  # a batch each
+        sets = [self.framing.pictures(third) for third in thirds]
+        scores = []
+        for own, together in enumerate(cross_fitted(self._one_pass, sets)):
+            alone = self._one_pass()
+            self.teach(alone, self.good[: 4 * own] + self.good[4 * own + 4 :])
+            images = self.images_of(thirds[own])
+            scores.append((predict(together, images).score, predict(alone.detector, images).score))
+        return scores
+
+    def _one_pass(self) -> OnePassTrainer:
+        trainer = self.build()
+        assert isinstance(trainer, OnePassTrainer)
+        return trainer
 
     @cached_property
     def able(self) -> tuple[Detector, Prediction]:
