@@ -47,6 +47,7 @@ def test_what_is_written_passes_its_checks_and_tests(installed):
     tests["test_mean_and_spread_are_those_of_the_pictures"]()
     assert "test_the_model_keeps_its_promises" in tests
     assert os.access(installed / ".ci/run", os.X_OK)
+    assert (installed / "ad_edge_lamp/py.typed").is_file()
     texts = [path.read_text() for path in installed.rglob("*") if path.is_file()]
     assert not [text for text in texts if "@" in text.replace("@pytest", "")]
     with pytest.raises(SettingError, match="The name `edge-lamp` is taken"):
@@ -67,6 +68,7 @@ def test_the_example_is_made_of_the_same(tmp_path):
     }
     assert text["model.py"] == (EXAMPLE / "ad_example/spread.py").read_text()
     assert text["catalogue.py"] == (EXAMPLE / "ad_example/catalogue.py").read_text()
+    assert (EXAMPLE / "ad_example/py.typed").is_file()
     tests = (EXAMPLE / "tests/test_plugin.py").read_text()
     for function in text["test.py"].split("\n\n\n")[1:]:
         assert function.strip() in tests

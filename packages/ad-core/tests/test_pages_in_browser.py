@@ -135,11 +135,32 @@ def test_what_was_missed_is_seen_in_its_own_range_of_colours(browser, found, rep
     assert browser.complaints() == []
 
 
+BEYOND = """[...document.body.querySelectorAll('*')].filter(e => e.checkVisibility()
+  && e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+  .map(e => e.outerHTML.slice(0, 80))"""
+
+CROSSED = """Array.from({ length: 51 }, (_, n) => 20 * n).flatMap(value => {
+  const slider = document.getElementById('slider');
+  slider.value = value;
+  slider.dispatchEvent(new Event('input'));
+  const boxes = kind => [...document.querySelectorAll('#plot ' + kind)].map(e => e.getBBox());
+  const lines = boxes(':is(.cut, .saved)');
+  if (!lines.length) return ['no line'];
+  return boxes('text').filter(box => lines.some(line => line.x > box.x
+    && line.x < box.x + box.width && line.y < box.y + box.height - 1
+    && line.y + line.height > box.y + 1)).map(box => value + ': ' + box.y);
+})"""
+"""Labels that the line of the threshold, or of the saved one, goes through where it is moved to."""
+
+
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_no_page_scrolls_sideways(browser, found, width):
     for path in (found[0] / "report.html", found[1].report):
         browser.open(path, width=width)
         assert browser.run("document.documentElement.scrollWidth") <= width
+        assert browser.run(CROSSED) == []
+        if width >= 390:  # the table of kinds, too, is in view as a whole
+            assert browser.run(BEYOND) == []
         browser.run("document.querySelector('#gallery .card').click()")
         assert browser.run("document.getElementById('viewer').scrollWidth") <= width
 

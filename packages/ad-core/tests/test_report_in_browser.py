@@ -63,6 +63,8 @@ def test_times_that_were_saved_are_a_table(browser, trained):
     ]  # fmt: skip
     assert rows[0][:3] == ["engine", "threads", "p50 ms"]
     assert "7 pictures of 64 x 48" in browser.text("#speeds p")
+    browser.resize(390, 844)
+    assert browser.run("document.documentElement.scrollWidth") <= 390
     assert browser.complaints() == []
 
 
@@ -414,6 +416,12 @@ def test_several_runs_stand_side_by_side(browser, mean_picture, trained, tmp_pat
     page = write_report([trained.run, other], output=tmp_path / "both.html")
     browser.open(page, width=320)
     assert browser.run("document.documentElement.scrollWidth") <= 320
+    sides = browser.run(  # models stay in view beside their last column
+        "['verdicts', 'wrong'].map(id => { const part = document.getElementById(id);"
+        "part.scrollLeft = 9999; return [part.scrollLeft, part.getBoundingClientRect().left,"
+        "part.querySelector('tbody th').getBoundingClientRect().left]; })"
+    )
+    assert all(moved > 0 and left == edge for moved, edge, left in sides)
     cells = "[...document.querySelectorAll('#figures td')].map(c => c.textContent)"
     assert browser.run(cells)[0].startswith(f"{trained.metrics['image_auroc']:.3f}")
     browser.run("const f = document.getElementById('figure'); f.value = 'aupro';"

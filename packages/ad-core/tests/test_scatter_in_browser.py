@@ -56,6 +56,27 @@ def test_models_are_drawn_by_time_and_accuracy_and_told_in_a_table(browser, copi
     assert browser.complaints() == []
 
 
+def test_no_name_stands_below_the_point_of_another(browser, copies, tmp_path):
+    for copy, seconds in zip(copies, (0.0100, 0.0104), strict=True):
+        events = [json.loads(line) for line in (copy / "log.jsonl").read_text().splitlines()]
+        for event in events:
+            if event["event"] == "tested":
+                event["seconds"]["test_per_image"] = seconds
+        (copy / "log.jsonl").write_text("\n".join(map(json.dumps, events)))
+    browser.open(write_report(copies, output=tmp_path / "both.html"), width=390)
+    names, points = (
+        browser.run(
+            f"[...document.querySelectorAll('#scatter {kind}')].map(e => e.getBBox())"
+            ".map(b => [b.x, b.x + b.width, b.y + b.height / 2])"
+        )
+        for kind in ("text:not(.soft)", "circle")
+    )
+    assert len(points) == 2
+    assert names
+    for left, right, level in names:
+        assert not [at for at, end, y in points if left < (at + end) / 2 < right and y < level + 9]
+
+
 def test_where_no_time_was_measured_nothing_is_drawn(browser, copies, tmp_path):
     for copy in copies:
         (copy / "log.jsonl").unlink()

@@ -25,6 +25,7 @@ _FILES = {
     "@PACKAGE@/__init__.py": "init.py.txt",
     "@PACKAGE@/catalogue.py": "catalogue.py.txt",
     "@PACKAGE@/@MODULE@.py": "model.py.txt",
+    "@PACKAGE@/py.typed": "py.typed.txt",  # or mypy of those who import it sees no types
     "tests/test_@MODULE@.py": "test.py.txt",
 }
 """What is written, and the template of it."""

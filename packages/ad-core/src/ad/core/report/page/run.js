@@ -224,8 +224,9 @@ function showMade() {
   if (data.speeds) {
     at("speeds").hidden = false;
     at("speeds").append(make("h3", {}, "Speed"), make("p", { class: "small" }, data.speeds.title),
-      table(["engine", "threads", "p50 ms", "p95 ms", "p99 ms", "pictures/s", "CPU ms", "MB", "start s"],
-        data.speeds.rows));
+      make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Speed in each engine" },
+        table(["engine", "threads", "p50 ms", "p95 ms", "p99 ms", "pictures/s", "CPU ms", "MB", "start s"],
+          data.speeds.rows)));
   }
   at("facts").append(...data.facts.map(({ title, facts }) =>
     make("div", {}, make("h3", {}, title), make("dl", { class: "facts" }, ...pairs(facts)))));

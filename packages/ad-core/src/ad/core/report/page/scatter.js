@@ -49,7 +49,8 @@ function scatter(points, room) {
   const front = points.filter((one) => one.front).sort((a, b) => a.milliseconds - b.milliseconds);
   svg.append(draw("polyline", { class: "front",
     points: front.map((one) => `${x(one.milliseconds)},${y(one.auroc)}`).join(" ") }));
-  const taken = points.map((one) => [x(one.milliseconds) - 6, y(one.auroc) - 6, 12, 12]);
+  // A name above or below another's point would be taken for that one's.
+  const taken = points.map((one) => [x(one.milliseconds) - 6, y(one.auroc) - 36, 12, 72]);
   for (const one of points) {
     const [cx, cy] = [x(one.milliseconds), y(one.auroc)];
     if (one.chosen) svg.append(draw("circle", { class: "chosen", cx, cy, r: 9 }));

@@ -44,6 +44,12 @@ function histogram(rows, words) {
   const bottom = top + rows.length * (tall + gap) - gap;
   const x = (score) => inset + axis.share(score) * (width - 2 * inset);
   const svg = draw("svg", { viewBox: `0 0 ${width} ${bottom + 22}`, role: "img", "aria-label": words });
+  at("plot").replaceChildren(svg); // at once, as only what is shown has a size
+  const labels = [];
+  const write = (content, attributes) => {
+    labels.push(draw("text", attributes, content));
+    svg.append(labels.at(-1));
+  };
   rows.forEach(({ name, total, weight, bars }, place) => {
     const floor = top + tall + place * (tall + gap);
     const amounts = bars.map(([, scores]) => {
@@ -64,12 +70,22 @@ function histogram(rows, words) {
       });
     });
     svg.append(draw("line", { class: "axis", x1: 0, x2: width, y1: floor, y2: floor }));
-    svg.append(draw("text", { x: inset, y: floor - tall + 12 }, `${name}, ${total}`));
-    svg.append(draw("text", { x: width - inset, y: floor - tall + 12, "text-anchor": "end", class: "soft" },
-      `highest bar ${Math.round(most * weight)}`));
+    write(`${name}, ${total}`, { x: inset, y: floor - tall + 12 });
+    write(`highest bar ${Math.round(most * weight)}`,
+      { x: width - inset, y: floor - tall + 12, "text-anchor": "end", class: "soft" });
   });
-  const line = (score, style) =>
-    svg.append(draw("line", { class: style, x1: x(score), x2: x(score), y1: top - 4, y2: bottom }));
+  const boxes = labels.map((one) => one.getBBox());
+  const line = (score, style) => {
+    const across = x(score);
+    const part = (y1, y2) => svg.append(draw("line", { class: style, x1: across, x2: across, y1, y2 }));
+    let from = top - 4;
+    for (const box of boxes) { // it leaves out the labels that it would go through
+      if (across < box.x - 3 || across > box.x + box.width + 3) continue;
+      part(from, box.y);
+      from = box.y + box.height;
+    }
+    part(from, bottom);
+  };
   if (saved !== null && saved !== state.threshold) line(saved, "saved");
   line(state.threshold, "cut");
   const here = x(state.threshold);
@@ -80,7 +96,6 @@ function histogram(rows, words) {
   svg.append(draw("text", { class: "soft", x: width, y: bottom + 17, "text-anchor": "end" },
     axis.cut ? `${short(axis.to)} and above` : short(axis.to)));
   svg.append(draw("text", { class: "soft", x: width / 2, y: bottom + 17, "text-anchor": "middle" }, "score"));
-  at("plot").replaceChildren(svg);
 }
 
 /** Between a score and the next lower one, so that neither is on the edge. */
