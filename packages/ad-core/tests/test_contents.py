@@ -59,7 +59,8 @@ def test_a_mask_that_is_taken_for_a_part_is_refused(samples, tmp_path, suffix):
 
 def test_what_looks_like_a_mask_of_no_picture_is_told(samples, tmp_path):
     path = write(tmp_path / "areas/other.png", mask_of(1))
-    (note,) = check_pictures([*samples, Sample(path, 1, "test", "c", "areas")])
+    note, grey = check_pictures([*samples, Sample(path, 1, "test", "c", "areas")])
+    assert grey.startswith("1 of 10 pictures are saved in grey")
     assert "1 of 10 pictures look like masks" in note
     assert "`masks`" in note
 
@@ -209,7 +210,8 @@ def test_a_mask_the_wrong_way_round_is_no_part_either(samples, tmp_path):
 
 def test_pictures_that_show_nothing_are_told(samples, tmp_path):
     path = write(tmp_path / "good/areas/g1.png", np.zeros((32, 32), np.uint8))
-    (note,) = check_pictures([*samples, Sample(path, 0, "train", "c")])
+    note, grey = check_pictures([*samples, Sample(path, 0, "train", "c")])
+    assert grey.startswith("1 of 10 pictures are saved in grey")
     assert f"1 of 10 pictures are the same all over, such as `{path}`" in note
 
 

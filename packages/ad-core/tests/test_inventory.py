@@ -202,3 +202,52 @@ def test_other_masks_and_validation_pictures_than_the_training_had_are_told(
     assert any("figures: 4 then, 3 now. New figures of pixels" in note for note in notes)
     assert any("threshold is set with are not those" in note for note in notes)
     assert any("2 then, 3 now. It was not set anew by this." in note for note in notes)
+
+
+def test_folders_that_are_counted_as_one_kind_are_told_with_how_to_tell_them_apart(tmp_path):
+    root = put(tmp_path / "parts", *(f"good/{n}.png" for n in range(4)))
+    put(root, "NOK/Riss/0.png", "NOK/Riss/1.png", "NOK/Lunker/deep/0.png", "dent/lot/0.png")
+    (note,) = inventory(FOLDER, root).notes()
+    assert note == (
+        f"All folders in `{root}/NOK` are counted as one kind of defect, `NOK`: `Lunker` (1) and "
+        f"`Riss` (2). If they are kinds of their own, move them into `{root}`."
+    )
+    put(root, "NOK/7.png", "dent/7.png", "masks/NOK/Riss/0.png")
+    (note,) = inventory(FOLDER, root).notes()
+    assert "`Lunker` (1), `Riss` (2) and what lies beside them (1). If" in note
+    assert note.endswith(f"into `{root}`, and their masks likewise. So it is in `{root}/dent`.")
+    (root / "NOK/Riss").rename(root / "Riss")
+    (root / "masks/NOK/Riss").rename(root / "masks/Riss")
+    (root / "NOK/7.png").unlink()
+    (root / "dent/7.png").unlink()
+    found = inventory(FOLDER, root)
+    assert {part.name for part in found.parts if "good" not in part.name} == {"NOK", "Riss", "dent"}
+    assert found.notes() == []
+
+
+def test_many_folders_of_one_kind_are_counted_beyond_the_first_in_a_test_folder(tmp_path):
+    root = put(tmp_path / "nut", "train/good/0.png", *(f"test/NOK/{n}/0.png" for n in range(9)))
+    put(root, *(f"test/{kind}/{n}/0.png" for kind in ("a", "b") for n in range(2)))
+    (note,) = inventory(MVTEC, root).notes()
+    assert "`4` (1), `5` (1) and 3 more. If they are kinds of their own, move them into" in note
+    assert note.endswith(f"into `{root}/test`. So it is in `{root}/test/a` and 1 more.")
+
+
+def test_folders_of_kinds_that_a_table_names_are_not_told(tmp_path):
+    put(tmp_path, "good/0.png", "dent/1/0.png", "dent/2/0.png")
+    (tmp_path / "all.csv").write_text(
+        "image,label,split,group\ngood/0.png,0,train,\ndent/1/0.png,1,test,dent\n"
+        "dent/2/0.png,1,test,dent\n"
+    )
+    assert inventory(CSV, tmp_path / "all.csv").notes() == []
+
+
+def test_a_training_and_ad_data_show_tell_folders_of_one_kind(mean_picture, run_ad, tmp_path):
+    root = put(tmp_path / "parts", *(f"good/{n}.png" for n in range(10)))
+    put(root, "NOK/Riss/0.png", "NOK/Lunker/0.png")
+    result = train("folder", root, mean_picture, output_dir=tmp_path / "run")
+    (note,) = (one for one in result.notes if "counted as one kind of defect" in one)
+    assert note in Page(tmp_path / "run/report.html").data["notes"]
+    status, out, _ = run_ad("data", "show", "folder", root, "--json")
+    assert status == 0
+    assert note in json.loads(out)["notes"]

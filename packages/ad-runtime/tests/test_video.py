@@ -148,6 +148,27 @@ def test_frames_come_in_the_order_in_which_they_are_shown(av, tmp_path):
     assert np.abs(found - levels).max() < 4
 
 
+@pytest.mark.parametrize(("typed", "index"), [("1", 10), ("1.7", 17), ("0", 0), ("0.30", 3)])
+def test_a_time_may_be_typed_without_the_zeros_at_its_end(clip, typed, index):
+    (found,) = find_sources(f"{clip[0]}#t={typed}")
+    assert found.index == index
+
+
+@pytest.mark.parametrize(
+    ("typed", "read", "nearest"),
+    [("99", "99.000", "2.200"), ("2.25", "2.250", "2.200"), ("0.34", "0.340", "0.300")],
+)
+def test_where_no_frame_is_the_error_says_how_long_the_video_is(clip, typed, read, nearest):
+    path, pictures = clip
+    assert len(pictures) == 23
+    with pytest.raises(DataError) as error:
+        find_sources(f"{path}#t={typed}")
+    assert str(error.value) == (
+        f"The video `{path}` has no picture at {read} s; the nearest is `{path}#t={nearest}`. It "
+        "has 23 pictures, the last at 2.200 s."
+    )
+
+
 def test_a_frame_is_found_again_by_its_name(runtime, clip, tmp_path):
     path, pictures = clip
     (tmp_path / "l.txt").write_text(f"{path}#t=1.700\n{path}#t=0.000\n{path}#t=1.700000\n")
@@ -163,9 +184,9 @@ def test_a_frame_is_found_again_by_its_name(runtime, clip, tmp_path):
         runtime.predict(f"{path}#t=0.340")
     close = find_sources(write_clip(tmp_path / "a.mkv", coloured(2)))
     close[1].seconds = 0.0001
-    with pytest.raises(DataError, match=r"has 2 pictures at 0\.000 s"):
+    with pytest.raises(DataError, match=r"has 2 pictures at 0\.000 s.* the last at 0\.000 s\.$"):
         frame_named(tmp_path / "a.mkv#t=0.000", close)
-    for name in ("none.mp4#t=0.000", "clip.mp4#t=1", "clip.png#t=0.000"):
+    for name in ("none.mp4#t=0.000", "clip.mp4#t=1:30", "clip.mp4#t=", "clip.png#t=0.000"):
         with pytest.raises(DataError, match=r"^There is no picture or folder `.*#t="):
             runtime.predict(path.with_name(name))
     (tmp_path / "b.mp4").touch()

@@ -53,7 +53,8 @@ def show(
     names, root = locate(layout, category, data_root)
     samples = collect(layout, names, root=root, seed=seed, progress=progress)
     found = take_inventory(layout, root, samples)
-    told = [*found.notes(), *check_pictures(samples, progress=progress)]
+    # As a training does that is asked for nothing else.
+    told = [*found.notes(), *check_pictures(samples, stretched=True, progress=progress)]
     told += find_white_level([sample.path for sample in samples], progress=progress).notes
     if json:
         print_json({"root": None if root is None else str(root), **found.to_json(), "notes": told})

@@ -17,9 +17,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from ad.core.data.headers import grey_and_coloured, odd_shapes
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError, PictureError
-from ad.runtime.pictures.drawn import check_headers, mask_facts
+from ad.runtime.pictures.drawn import Header, check_headers, mask_facts
 from ad.runtime.pictures.masks import look_of
 from ad.runtime.pictures.names import folded, masked_stem, without_suffix
 from ad.runtime.pictures.reading import stored_size
@@ -41,11 +42,14 @@ _NAMED = 20
 _CHUNK = 4096  # bytes
 
 
-def check_pictures(samples: Sequence[Sample], *, progress: Progress = SILENT) -> list[str]:
+def check_pictures(
+    samples: Sequence[Sample], *, stretched: bool = False, progress: Progress = SILENT
+) -> list[str]:
     """Check pictures and masks before minutes of learning: their headers, then what they show.
 
     Args:
         samples: Of any split.
+        stretched: Whether pictures are to be stretched to one shape, so that others are told.
         progress: Where to show how far it is.
 
     Returns:
@@ -56,10 +60,11 @@ def check_pictures(samples: Sequence[Sample], *, progress: Progress = SILENT) ->
         PictureError: If pictures or masks cannot be opened, or a mask does not fit; it names all.
     """
     odd: list[tuple[Path, PictureError]] = []
+    seen: list[tuple[Sample, Header]] = []
     with progress.step("checking", total=len(samples), unit="pictures") as advance:
         for sample in samples:
             try:
-                check_headers(sample.path, sample.masks)
+                seen.append((sample, check_headers(sample.path, sample.masks)))
             except PictureError as error:
                 odd.append((sample.path, error))
             advance(1)
@@ -72,6 +77,8 @@ def check_pictures(samples: Sequence[Sample], *, progress: Progress = SILENT) ->
         *_copies(samples),
         *_two_formats(samples),
         *_odd_masks(samples),
+        *(odd_shapes(seen) if stretched else []),
+        *grey_and_coloured(seen),
     ]
 
 

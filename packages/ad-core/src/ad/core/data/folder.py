@@ -375,5 +375,6 @@ DATASET = DatasetSpec(
     samples=samples,
     labelled=labelled,
     lends_defects=True,
+    kinds_are_folders=True,
     path_as_category=True,
 )

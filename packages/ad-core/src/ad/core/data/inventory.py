@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ _MASKS_OF_GOOD = "masks of good pictures"
 _MASKS_OF_NONE = "masks of no picture that is read"
 _DRAWN = "thumbnails and heat maps of pictures"
 _EXPECTED = frozenset({_DRAWN, _MASKS_OF_GOOD, ALIAS, HIDDEN, OURS})
+_NAMED = 6
+"""Folders in that of one kind that a note names."""
 _PICTURE_LIKE = (
     *(".7z", ".arw", ".avif", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".heic", ".heif", ".j2k"),
     *(".jp2", ".jxl", ".nef", ".npy", ".npz", ".orf", ".pbm", ".pnm", ".psd", ".raf", ".rar"),
@@ -69,6 +71,8 @@ class Inventory:
     """What is read."""
     left_out: tuple[LeftOut, ...]
     """What is not, the most first."""
+    in_one: tuple[str, ...] = field(default=(), compare=False)
+    """A note on folders that are counted as one kind of defect; kept with those of a run."""
 
     def read_as(self) -> list[str]:
         """A line for each category, for a person."""
@@ -91,12 +95,16 @@ class Inventory:
         return f"{count}: {'; '.join(where)}" if count else ""
 
     def notes(self) -> list[str]:
-        """What a user should know: what was left out and may have been meant to be read."""
+        """What a user should know: what may have been meant to be read, and what was put together.
+
+        The former was left out; the latter are folders of one kind of defect.
+        """
         meant = [one for one in self.left_out if _may_be_meant(one)]
         if not meant:
-            return []
+            return [*self.in_one]
         count = sum(one.files for one in meant)
-        return [f"{count} files were left out of the data: {'; '.join(map(_explained, meant))}."]
+        where = "; ".join(map(_explained, meant))
+        return [f"{count} files were left out of the data: {where}.", *self.in_one]
 
     def to_json(self) -> dict[str, Any]:
         """For ``run.json`` and ``ad data show --json``; without what `ad` itself wrote there."""
@@ -143,7 +151,43 @@ def take_inventory(dataset: DatasetSpec, root: Path | None, samples: Sequence[Sa
             for (category, name), count in parts.items()
         ),
         left_out=() if root is None else tuple(_left_out(dataset, root, samples)),
+        in_one=tuple(_kinds_in_one(samples)) if dataset.kinds_are_folders else (),
     )
+
+
+def _kinds_in_one(samples: Sequence[Sample]) -> list[str]:
+    """Tell which folders in that of one kind of defect are counted as that kind.
+
+    They may be kinds of their own, or days and cameras: only the user knows.
+    """
+    inside: dict[Path, Counter[str]] = defaultdict(Counter)
+    masked = set()
+    for sample in samples:
+        home = next((one for one in sample.path.parents if one.name == sample.group), None)
+        if sample.label == 0 or home is None:
+            continue
+        inside[home][(*sample.path.relative_to(home).parts[:-1], "")[0]] += 1
+        if sample.masks:
+            masked.add(home)
+    mixed = [home for home, counts in inside.items() if len(counts) > 1]
+    if not mixed:
+        return []
+    home, counts = mixed[0], inside[mixed[0]]
+    loose = counts.pop("", 0)
+    named = [f"`{name}` ({count})" for name, count in [*counts.items()][:_NAMED]]
+    if len(counts) > _NAMED:
+        named.append(f"{len(counts) - _NAMED} more")
+    if loose:
+        named.append(f"what lies beside them ({loose})")
+    masks = ", and their masks likewise" if home in masked else ""
+    others = ""
+    if mixed[1:]:
+        others = f" So it is in `{mixed[1]}`{f' and {len(mixed) - 2} more' * bool(mixed[2:])}."
+    return [
+        f"All folders in `{home}` are counted as one kind of defect, `{home.name}`: "
+        f"{', '.join(named[:-1])} and {named[-1]}. If they are kinds of their own, move them into "
+        f"`{home.parent}`{masks}.{others}"
+    ]
 
 
 def _name_of(sample: Sample) -> str:

@@ -128,6 +128,7 @@ DATASET = DatasetSpec(
     folders=("mvtec_anomaly_detection", "mvtec_ad", "MVTec", "MVTecAD", "MVTec-AD"),
     categories=categories,
     samples=samples,
+    kinds_are_folders=True,
     archive=Archive(
         url="https://www.mydrive.ch/shares/150996/b52ecdcbf521176e9db9c731f2304b27/download/"
         "420938113-1629960298/mvtec_anomaly_detection.tar.xz",

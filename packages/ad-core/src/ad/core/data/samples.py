@@ -109,6 +109,9 @@ class DatasetSpec:
     from them; None if the layout has none. Good pictures are the same in both."""
     lends_defects: bool = False
     """Whether `labelled` takes them from those to test with, so that a user has to ask for it."""
+    kinds_are_folders: bool = False
+    """Whether a kind of defect is a folder with all below it, as where users lay out pictures of
+    their own. Several folders in that of one kind are told then."""
     prepare: Callable[[Path, list[str], Progress], None] | None = None
     """Called with the root and the categories wanted before their samples are listed."""
     also_reads: tuple[str, ...] = ()

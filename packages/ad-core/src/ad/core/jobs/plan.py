@@ -351,7 +351,7 @@ def look_at_data(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
     held = {sample.path for sample in (*data.held_out, *data.choosing)}
     apart = [replace(s, split="validation") if s.path in held else s for s in samples]
     odd = [
-        *check_pictures(apart, progress=progress),
+        *check_pictures(apart, stretched=plan.framing.stretches, progress=progress),
         *copies_in_folds(data.learning, data.folds),
     ]
     for sample in samples:

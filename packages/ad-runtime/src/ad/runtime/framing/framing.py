@@ -110,6 +110,11 @@ class Framing:
         return None if self.region is None or self.tiling is not None else _looked_at(self)
 
     @property
+    def stretches(self) -> bool:
+        """Whether pictures of any shape may come, and lose it as all of each is stretched."""
+        return self._plain and self.tiling is None
+
+    @property
     def all_counts(self) -> bool:
         """Whether all that a detector sees shows what counts; else see `counted`."""
         return self.fit != "pad" and self.region is None

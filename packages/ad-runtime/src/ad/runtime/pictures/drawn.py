@@ -178,18 +178,34 @@ def _two_valued(values: NDArray[Any]) -> bool:
     return True
 
 
-def check_headers(path: Path, masks: Sequence[Path]) -> None:
+class Header(NamedTuple):
+    """What the header of a picture says of it."""
+
+    size: WidthHeight
+    """Of the upright picture; a PNG that tells behind its pixels how it is turned is taken as it is
+    stored."""
+    colours: bool | None
+    """Whether it is saved in colours, which may be greys; None for a palette, which may be, too."""
+
+
+def check_headers(path: Path, masks: Sequence[Path]) -> Header:
     """Check that a picture and its masks can be opened and fit, mostly without decoding them.
+
+    Returns:
+        What the picture's header says.
 
     Raises:
         PictureError: If one is missing, empty or no picture, or a mask has another shape.
     """
-    stance = stance_in("picture", path, decode=False)
+    with opened("picture", path) as image:
+        stance, mode = stance_of(image, decode=False), image.mode
     for mask in masks:
         of_mask = stance_in("mask", mask, decode=False)
         if _turn_of_mask(of_mask, stance) is None:
             # A PNG may tell its orientation where only decoding finds it.
             _check_fits(mask, stance_in("mask", mask), path, stance_in("picture", path))
+    grey = mode in ("1", "L", "LA", "La", "F") or mode.startswith("I")
+    return Header(stance.upright, None if mode in ("P", "PA") else not grey)
 
 
 class _Mask(NamedTuple):

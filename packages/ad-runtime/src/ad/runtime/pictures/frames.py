@@ -33,7 +33,8 @@ SUFFIXES = frozenset(
 AS_PICTURES = "ffmpeg -i {video} -vf fps=1 frame-%04d.png"
 """What makes pictures of a video, one a second, where only pictures are taken."""
 
-_NAME = re.compile(r"(?P<video>.+)#t=(?P<time>[0-9]+\.[0-9]{3,12})")
+_NAME = re.compile(r"(?P<video>.+)#t=(?P<time>[0-9]+(?:\.[0-9]{1,12})?)")
+_PLACES = 3  # of the seconds in a name, at least
 _EVERY = re.compile(r"(?P<count>[0-9]{1,9})|(?P<time>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?P<unit>m?s)")
 
 
@@ -64,7 +65,7 @@ class Frame(_Plain):
         decode: Callable[[int], Image.Image],
         index: int = 0,
         seconds: Fraction | None = None,
-        places: int = 3,
+        places: int = _PLACES,
     ) -> Self:
         """Make one.
 
@@ -112,7 +113,7 @@ def frame_named(path: Path, frames: Sequence[Frame]) -> Frame:
     """The frame that a path names, as a table does.
 
     Args:
-        path: Such a name: ``clip.mp4#t=12.480``.
+        path: Such a name: ``clip.mp4#t=12.480``, or shorter for the same, ``clip.mp4#t=12.48``.
         frames: All of the video.
 
     Raises:
@@ -122,14 +123,19 @@ def frame_named(path: Path, frames: Sequence[Frame]) -> Frame:
     assert named is not None
     if frames[0].seconds is None:  # it cannot be read, and says so
         return frames[0]
-    time, places = named["time"], len(named["time"].partition(".")[2])
+    whole, _, part = named["time"].partition(".")
+    places = max(_PLACES, len(part))
+    time = f"{whole}.{part.ljust(places, '0')}"
     there = [one for one in frames if one.seconds is not None]
     found = [one for one in there if f"{one.seconds:.{places}f}" == time]
     if len(found) == 1:
         return found[0]
     nearest = min(there, key=lambda one: abs((one.seconds or 0.0) - float(time)))
     how = f"{len(found)} pictures" if found else "no picture"
-    msg = f"The video `{there[0].video}` has {how} at {time} s; the nearest is `{nearest}`."
+    msg = (
+        f"The video `{there[0].video}` has {how} at {time} s; the nearest is `{nearest}`. It has "
+        f"{len(there)} pictures, the last at {there[-1].seconds:.{_PLACES}f} s."
+    )
     raise DataError(msg)
 
 
