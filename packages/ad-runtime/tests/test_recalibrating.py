@@ -58,6 +58,11 @@ def test_good_pictures_set_it_by_the_scores_of_this_engine(folder, capsys):
     assert (now.calibration.num_images, now.calibrations) == (4, {})
     assert out.startswith("before  threshold 0.9, 0.9 for pixels\n")
     assert f"now     threshold {now.calibration.threshold:.4g}, " in out
+    # Judged by the third level, or where it is left out by the fourth, one alone is above.
+    regions = (
+        "regions in good pictures: 1 of 4 had any (1 in all, the largest of 1200 pixels), each"
+    )
+    assert f"\n        {regions} by the pixel threshold that the others set\n" in out
     assert "could not be checked that these pictures are new" in err
     assert "`b` had one of their own" in err
     assert (export / "model.onnx").read_bytes() == graph

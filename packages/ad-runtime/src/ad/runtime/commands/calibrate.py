@@ -92,7 +92,10 @@ def described(calibration: Calibration | None) -> str:
         return "no threshold"
     pixels = calibration.pixel_threshold
     of_pixels = "" if pixels is None else f", {pixels:.4g} for pixels"
-    return f"threshold {calibration.threshold:.4g}{of_pixels}\n        {calibration.promise()}"
+    lines = [f"threshold {calibration.threshold:.4g}{of_pixels}", calibration.promise()]
+    if (regions := calibration.promise_of_regions()) is not None:
+        lines.append(regions)
+    return "\n        ".join(lines)
 
 
 def _by_hand(given: argparse.Namespace) -> Renewed:
