@@ -179,9 +179,12 @@ def test_the_command_sets_it_and_says_what_it_does_not_promise(trained, run_ad):
     status, out, err = run_ad("calibrate", trained.run, "--threshold", "0.25")
     assert status == 0
     pixels = f"{trained.detector.config.calibration.pixel_threshold:.4g} for pixels"
-    assert out.splitlines()[2:] == [
+    regions = trained.detector.config.calibration.promise_of_regions()
+    assert regions is not None
+    assert out.splitlines()[3:] == [
         f"now     threshold 0.25, {pixels}",
         "        chosen by hand; no rate of false alarms is promised",
+        f"        {regions}",  # the pixel threshold is as it was
     ]
     assert f"hint: the verdicts of the new one: ad evaluate {trained.run}" in err
     status, _, err = run_ad("calibrate", trained.run, "--threshold", "nan")

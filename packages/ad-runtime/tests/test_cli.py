@@ -1,10 +1,13 @@
 """The command `ad-runtime`: what it prints where, what it writes, and its exit status."""
 
 import csv
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,6 +163,46 @@ def test_heat_maps_are_pictures_in_a_new_folder(run, root, tmp_path):
     status, _, err = run(*arguments)
     assert status == 1
     assert "cannot be made (it exists already). Name another one." in err
+
+
+@pytest.mark.parametrize(
+    ("option", "without"),
+    [("--heatmaps", "`--no-heatmaps`"), ("--save-maps", "no `--save-maps`")],
+)
+def test_what_was_scored_is_kept_where_the_disk_is_full(
+    run, root, tmp_path, monkeypatch, option, without
+):
+    (tmp_path / "pictures").mkdir()
+    for number in range(60):
+        shutil.copy(root / "pictures/dark.png", tmp_path / "pictures" / f"{number:02d}.png")
+    replace = Path.replace
+
+    def full(self, target):
+        if Path(target).name.startswith("0002-"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    table = tmp_path / "out.csv"
+    given = ("predict", root / "export", tmp_path / "pictures", option, tmp_path / "maps")
+    status, _, err = run(*given, "--output", table, "--quiet")
+    assert status == 1
+    with table.open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert 2 <= len(rows) < 60  # it stops, and what was scored ahead is there, too
+    names = [f"{number:02d}.png" for number in range(len(rows))]
+    assert [Path(row["path"]).name for row in rows] == names
+    assert all(float(row["score"]) == pytest.approx(40 / 255) for row in rows)
+    assert rows[1]["heatmap"] == ""
+    assert rows[0]["heatmap"] in ("maps/0001-00.jpg", "")  # threads may be in any order
+    assert "/maps/0002-01" in err
+    assert "cannot be written (No space left on device)" in err
+    assert f"The results of the first {len(rows)} of 60 pictures are in `{table}`." in err
+    hint = f"hint: once it can be written, or without it ({without}), predict the others to a new "
+    assert hint in err
+    status, _, err = run(*given[:-1], tmp_path / "other")
+    assert status == 1
+    assert "of 60 pictures are in no file; `--output FILE.csv` keeps them." in err
 
 
 def test_maps_are_saved_by_one_process_too(run, root, tmp_path):

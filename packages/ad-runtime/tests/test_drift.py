@@ -142,6 +142,15 @@ def test_small_samples_and_old_files_are_not_judged():
     assert compare(one, normal(1, 20, 2.0)).many
     assert compare(one, normal(1, 20, 0.3)).other
     assert compare(calibrated(THEN[:10]), normal(1, 99, 0.3)).why.startswith("calibration has 9 ")
+    told = compare(calibrated(THEN[:10]), normal(1, 99)).lines()
+    assert " ".join(told) == (
+        "drift in good scores is not watched: calibration has 9 below the threshold, and it takes "
+        f"10; `{calibrate_command()}` with more good pictures sets it anew"
+    )
+    assert max(map(len, told)) <= 80
+    assert compare(calibrated(THEN[:10]), normal(1, 19)).lines() == ()
+    assert compare(calibrated(THEN[:11]), normal(1, 99)).lines() == ()
+    assert compare(calibrated(THEN[:10]), normal(1, 20, 20)).lines()[0].startswith("drift: 20 of ")
     assert compare(calibrated(THEN[:11]), normal(1, 99, 0.3)).other
     assert compare(None, normal(1, 99)).why.startswith("there is no threshold")
     assert compare(one, []).found is None
@@ -263,6 +272,9 @@ def test_a_stream_that_cannot_be_judged_says_so_once():
     told = feed(Stream(replace(calibrated(THEN), scores=None)), normal(1, 700))
     assert [number for number, _ in told] == [19, 19]
     assert told[0][1].startswith("drift cannot be judged")
+    told = feed(Stream(calibrated(THEN[:6])), np.full(700, THEN.min()) + np.arange(700) * 1e-6)
+    assert [number for number, _ in told] == [19, 19]
+    assert "is not watched: calibration has 5 below the threshold" in told[0][1]
     assert feed(Stream(None), normal(1, 700)) == []
 
 

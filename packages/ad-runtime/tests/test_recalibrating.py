@@ -1,6 +1,7 @@
 """`ad-runtime calibrate`: the threshold of an exported model, set where it works."""
 
 import json
+import shutil
 import warnings
 
 import numpy as np
@@ -57,6 +58,11 @@ def test_good_pictures_set_it_by_the_scores_of_this_engine(folder, capsys):
     assert (now.calibration.num_images, now.calibrations) == (4, {})
     assert out.startswith("before  threshold 0.9, 0.9 for pixels\n")
     assert f"now     threshold {now.calibration.threshold:.4g}, " in out
+    # Judged by the third level, or where it is left out by the fourth, one alone is above.
+    regions = (
+        "regions in good pictures: 1 of 4 had any (1 in all, the largest of 1200 pixels), each"
+    )
+    assert f"\n        {regions} by the pixel threshold that the others set\n" in out
     assert "could not be checked that these pictures are new" in err
     assert "`b` had one of their own" in err
     assert (export / "model.onnx").read_bytes() == graph
@@ -79,6 +85,41 @@ def test_a_picture_that_alone_sets_it_is_named(folder, capsys):
     assert f"`{folder / 'more/250.png'}` scores 0.9804, far above other good ones" in err
     assert "note: Apart: 1 good picture lies far above the other 20" in err
     assert f"{calibrate_command()} RUN --normals DIR" in err
+
+
+def test_copies_and_masks_among_the_good_pictures_are_told(folder, capsys):
+    more = folder / "more"
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(20, 90, (40, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(more / f"part{number}.png")
+    given = (folder / "export", "--normals", more, "--threads", 1)
+    status, _, err = run(capsys, *given)
+    assert status == 0
+    assert "copies tell nothing new" not in err
+    assert "4 of 16 pictures are the same all over, such as `" in err
+    for name in ("x.png", "y.png"):
+        shutil.copy(more / "part3.png", more / name)
+    status, _, err = run(capsys, *given)
+    assert status == 0
+    assert (
+        f"note: Of 18 good pictures 2 are copies of others, such as `{more / 'x.png'}` of "
+        f"`{more / 'part3.png'}`: copies tell nothing new"
+    ) in " ".join(err.split())
+    before = (folder / "export/config.json").read_bytes()
+    mask = np.zeros((40, 30), dtype=np.uint8)
+    mask[5:9, 5:9] = 255
+    (more / "areas").mkdir()
+    Image.fromarray(mask).save(more / "areas" / "part3.png")
+    for path in more.glob("[1-9xy]*.png"):
+        path.unlink()
+    (more / "parts").mkdir()
+    for path in more.glob("part*.png"):
+        path.rename(more / "parts" / path.name)
+    status, _, err = run(capsys, *given)
+    assert status == 1
+    assert "1 of 13 pictures look like masks, not like parts" in err
+    assert f"Rename the folder `{more / 'areas'}` to `masks`" in err
+    assert (folder / "export/config.json").read_bytes() == before
 
 
 def test_a_person_may_choose_it(folder, capsys):

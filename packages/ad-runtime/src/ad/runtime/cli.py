@@ -210,6 +210,7 @@ def _predict(given: argparse.Namespace) -> int:
     from ad.runtime.pictures.frames import check_every
     from ad.runtime.progress import SILENT
     from ad.runtime.results import (
+        FilesBeside,
         ResultFile,
         Row,
         Rows,
@@ -242,7 +243,7 @@ def _predict(given: argparse.Namespace) -> int:
     heatmaps = (
         None if given.heatmaps is None else _HeatMaps(given.heatmaps, pictures, runtime, least)
     )
-    rows = Rows()
+    rows, beside = Rows(), FilesBeside()
     whole = sys.stdout.isatty()  # a terminal gets the highest scores once all are known
     with contextlib.ExitStack() as stack:
         file = None if given.output is None else stack.enter_context(ResultFile(given.output))
@@ -255,26 +256,32 @@ def _predict(given: argparse.Namespace) -> int:
             progress=SILENT if given.quiet else LineProgress(),
         )
 
-        def drawn(numbered: tuple[int, Finding]) -> Row:
+        def told(numbered: tuple[int, Finding]) -> Row:
             number, finding = numbered
             wanted = given.only in (None, finding.verdict)
             try:
                 if files is not None and finding.map is not None and finding.score is not None:
-                    files.write(number, finding.score, finding.map)
+                    beside.write(
+                        "no `--save-maps`", files.write, number, finding.score, finding.map
+                    )
                 if heatmaps is None or finding.map is None or not wanted:
                     return Row.of(finding)
-                return Row.of(finding, heatmaps.write(number, finding, calibration))
+                drawn = beside.write(
+                    "`--no-heatmaps`", heatmaps.write, number, finding, calibration
+                )
+                return Row.of(finding, drawn)
             except PictureError as error:  # it is not the one any more that was scored
                 return Row.of(Finding(path=finding.path, score=None, error=str(error)))
 
-        for row in in_order(enumerate(findings), drawn):
-            rows.add(row)
+        for row in in_order(enumerate(beside.until_failure(findings)), told):
             if file is not None:
                 file.add(row)
+            rows.add(row)
             if not (whole or given.json or given.quiet) and given.only in (None, row.verdict):
                 put(_line(row))
             if row.error is not None:
                 say(f"error: {row.error}")
+    beside.check(len(rows), len(pictures), given.output)
     _, together = runtime.config.calibration_of(given.category)
     drift = compare(calibration, rows.scores, categories=together)
     if given.json:

@@ -10,10 +10,10 @@ import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TextIO, final, overload
+from typing import Any, ParamSpec, Self, TextIO, TypeVar, final, overload
 
 from ad.runtime.budget import memory_budget
 from ad.runtime.errors import OutputError, SettingError, calibrate_command
@@ -21,6 +21,9 @@ from ad.runtime.findings import Finding
 from ad.runtime.printable import escaped_json
 from ad.runtime.regions import Region
 from ad.runtime.spill import Texts
+
+Item = TypeVar("Item")
+Given = ParamSpec("Given")
 
 SUFFIXES = (".csv", ".jsonl")
 """Of files of results: a table, or one JSON object a line."""
@@ -174,6 +177,7 @@ class ResultFile:
             msg = f"Results are written to {' or '.join(SUFFIXES)}; got `{path}`."
             raise SettingError(msg)
         self._tables: list[tuple[Path, TextIO]] = []
+        self._count = 0
         self._open(path)
         if path.suffix == ".csv":
             try:
@@ -203,9 +207,10 @@ class ResultFile:
         if len(self._tables) == 1:
             text = json.dumps(values, allow_nan=False)
             self._write(0, f"{escaped_json(text)}\n")
-            return
-        self._write(1, "".join(_csv_line((row.path, *one)) for one in row.regions or ()))
-        self._write(0, _csv_line([values[name] for name in _COLUMNS]))
+        else:
+            self._write(1, "".join(_csv_line((row.path, *one)) for one in row.regions or ()))
+            self._write(0, _csv_line([values[name] for name in _COLUMNS]))
+        self._count += 1
 
     def _open(self, path: Path) -> None:
         # Names that are no valid text are written as the bytes they are.
@@ -227,8 +232,9 @@ class ResultFile:
         except OSError as error:
             self._close()
             msg = (
-                f"`{path}` cannot be written ({error.strerror}). What it holds are the "
-                "pictures up to there."
+                f"`{path}` cannot be written ({error.strerror}). The results of the first "
+                f"{self._count} pictures are in `{self.path}`.\n"
+                "hint: once it can be written, predict the others to a new place"
             )
             raise OutputError(msg) from error
 
@@ -236,6 +242,69 @@ class ResultFile:
         for _, file in self._tables:
             with contextlib.suppress(OSError):  # of a line that was told of already
                 file.close()
+
+
+@final
+class FilesBeside:
+    """Files of the pictures' own beside their rows, until one cannot be written.
+
+    None is written from then on, and no further picture is taken; those that were scored ahead get
+    their rows all the same.
+    """
+
+    def __init__(self) -> None:
+        self._failure: tuple[OutputError, str] | None = None
+
+    def until_failure(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items as long as all could be written."""
+        for item in items:
+            yield item
+            if self._failure is not None:
+                return
+
+    def write(
+        self, without: str, write: Callable[Given, Path], *given: Given.args, **named: Given.kwargs
+    ) -> Path | None:
+        """Write a file; by any thread.
+
+        Args:
+            without: How a user does without such files.
+            write: Writes it and gives its path.
+            given: What that is given.
+            named: By name, likewise.
+
+        Returns:
+            Its path; None if it, or one before, could not be written.
+        """
+        if self._failure is None:
+            try:
+                return write(*given, **named)
+            except OutputError as error:
+                self._failure = (error, without)
+        return None
+
+    def check(self, scored: int, total: int, output: Path | None) -> None:
+        """Tell of the failure, once all rows are kept.
+
+        Args:
+            scored: Pictures that have a row.
+            total: Pictures that were asked for.
+            output: The file of rows, if there is one.
+
+        Raises:
+            OutputError: If a file could not be written.
+        """
+        if self._failure is None:
+            return
+        error, without = self._failure
+        kept = f"are in `{output}`" if output else "are in no file; `--output FILE.csv` keeps them"
+        others = "the others" if output else "again"
+        msg = (
+            f"{error} The results of the first {scored} of {total} pictures {kept}.\n"
+            f"hint: once it can be written, or without it ({without}), predict {others} to a new "
+            "place"
+        )
+        raise OutputError(msg) from error
 
 
 def _csv_line(cells: Iterable[Any]) -> str:

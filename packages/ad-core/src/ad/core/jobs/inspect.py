@@ -28,13 +28,17 @@ from ad.runtime.paths import given_path
 from ad.runtime.pictures.opening import drawn_jpeg
 from ad.runtime.pictures.reading import glimpse
 from ad.runtime.progress import SILENT, Progress
-from ad.runtime.results import ResultFile, Row, Rows, refuse_without_threshold
+from ad.runtime.results import FilesBeside, ResultFile, Row, Rows, refuse_without_threshold
 from ad.runtime.runtime import Runtime
 from ad.runtime.runtime import load as load_exported
 from ad.runtime.sources import find_sources
 
 if TYPE_CHECKING:
     from ad.core.predict import LoadedDetector
+
+
+_UNDRAWN = '`--no-heatmaps`; `heatmaps="none"` in Python'
+_UNSAVED = "no `--save-maps`; no `save_maps` in Python"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +170,7 @@ def inspect(
     else:
         folder = given_path(output, "the output")
         make_folder(folder)
-    names = numbered_names(pictures, ".jpg")
+    drawings, names = folder / "heatmaps", numbered_names(pictures, ".jpg")
     page = None
     if report:
         page = NewPictures(work.calibration, work.detector.config, work.outlines)
@@ -179,21 +183,21 @@ def inspect(
                 if heatmaps in ("all", finding.verdict):
                     pixels = glimpse(finding.path, white=work.detector.config.white_level)
                     sheet = _picture(finding, pixels, work)
-                    heatmap = write_numbered(folder / "heatmaps", names[number], sheet)
+                    heatmap = beside.write(_UNDRAWN, write_numbered, drawings, names[number], sheet)
                 if files is not None and finding.score is not None:
-                    files.write(number, finding.score, finding.map)
+                    beside.write(_UNSAVED, files.write, number, finding.score, finding.map)
         except PictureError as error:
             return _Drawn(_gone(finding, error), None, None)
         return _Drawn(finding, pixels if page is not None else None, heatmap)
 
-    rows = Rows()
+    rows, beside = Rows(), FilesBeside()
     try:
         with ResultFile(folder / "predictions.csv", folder / "regions.csv") as table:
             if heatmaps != "none":
-                (folder / "heatmaps").mkdir()
+                drawings.mkdir()
             # Threads draw and write while this one scores the next pictures.
             for finding, pixels, heatmap in in_order(
-                enumerate(work.stream(sources, progress=progress)), drawn
+                enumerate(beside.until_failure(work.stream(sources, progress=progress))), drawn
             ):
                 if page is not None:
                     try:
@@ -202,14 +206,15 @@ def inspect(
                         finding, heatmap = _gone(finding, error), None
                         page.see(finding)
                 row = Row.of(finding, heatmap)
-                rows.add(row)
                 table.add(row)
+                rows.add(row)
     except KeyboardInterrupt:
         done = f"{len(rows)} of {len(pictures)} pictures"
         stopped = f"This was stopped by Ctrl-C after {done}: the others were not looked at."
         _write_page(page if rows else None, folder, run, _drift(rows, work), work, [stopped])
         progress.tell(f"stopped after {done}; what was found is in {folder}")
         raise
+    beside.check(len(rows), len(pictures), folder / "predictions.csv")
     drift = _drift(rows, work)
     written = _write_page(page, folder, run, drift, work)
     return Inspection(

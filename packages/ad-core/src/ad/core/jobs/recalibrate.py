@@ -38,6 +38,7 @@ from ad.runtime.calibration import Calibration
 from ad.runtime.calibration.good_scores import calibrate_on
 from ad.runtime.package import is_exported
 from ad.runtime.paths import given_path
+from ad.runtime.pictures.contents import check_good_pictures
 from ad.runtime.progress import SILENT, Progress
 from ad.runtime.recalibrating import Renewed, by_hand
 
@@ -147,7 +148,8 @@ def recalibrate(
     )
     home = claimed_home(folder)
     samples = good_pictures(given) if validation is None else labelled_pictures(given)
-    odd = check_pictures(samples, progress=progress)
+    check = check_pictures if normals is None else check_good_pictures
+    odd = check(samples, progress=progress)
     unknown = refuse_known(home, samples, progress)
     if normals is not None:
         rate = DEFAULT_FALSE_ALARMS if false_alarms is None else false_alarms

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ad.core.data.contents import check_pictures
 from ad.core.errors import ModelFileError, SettingError
 from ad.core.jobs.exported import refuse_for_exported
 from ad.core.jobs.new_pictures import good_pictures, refuse_known
 from ad.core.saved.files import saved_hash
 from ad.core.saved.record import LOG
 from ad.runtime.package import Package
+from ad.runtime.pictures.contents import check_good_pictures
 from ad.runtime.progress import Progress
 from ad.runtime.recalibrating import Renewed, at_work, changeable
 from ad.runtime.recalibrating import by_normals as set_by_normals
@@ -47,7 +47,7 @@ def by_normals(
     """Set the threshold from good pictures; see `ad.core.recalibrate`."""
     package = changeable(path)
     good = good_pictures(normals)
-    odd = check_pictures(good, progress=progress)
+    odd = check_good_pictures(good, progress=progress)
     unknown = refuse_known(_home(package), good, progress)
     return set_by_normals(
         at_work(package, device="cpu" if device == "auto" else device),

@@ -44,6 +44,9 @@ class Good(NamedTuple):
 
     path: Path
     category: str = ""
+    label: int = 0
+    split: str = "test"
+    masks: tuple[Path, ...] = ()
 
 
 def run(given: argparse.Namespace) -> int:
@@ -89,7 +92,10 @@ def described(calibration: Calibration | None) -> str:
         return "no threshold"
     pixels = calibration.pixel_threshold
     of_pixels = "" if pixels is None else f", {pixels:.4g} for pixels"
-    return f"threshold {calibration.threshold:.4g}{of_pixels}\n        {calibration.promise()}"
+    lines = [f"threshold {calibration.threshold:.4g}{of_pixels}", calibration.promise()]
+    if (regions := calibration.promise_of_regions()) is not None:
+        lines.append(regions)
+    return "\n        ".join(lines)
 
 
 def _by_hand(given: argparse.Namespace) -> Renewed:
@@ -101,15 +107,20 @@ def _by_hand(given: argparse.Namespace) -> Renewed:
 
 
 def _by_normals(given: argparse.Namespace) -> Renewed:
-    from ad.runtime.calibration.by_rate import DEFAULT_FALSE_ALARMS
+    from ad.runtime.calibration.by_rate import DEFAULT_FALSE_ALARMS, check_false_alarms
     from ad.runtime.paths import given_path
+    from ad.runtime.pictures.contents import check_good_pictures
     from ad.runtime.pictures.good import NO_PICTURES, pictures_of_good_parts
     from ad.runtime.recalibrating import UNCHECKED, at_work, by_normals, changeable
 
+    rate = DEFAULT_FALSE_ALARMS if given.false_alarms is None else given.false_alarms
+    check_false_alarms(rate)
     package = changeable(given_path(given.export, "the exported model"))
     folder = given_path(given.normals, "`--normals`")
     if not (found := pictures_of_good_parts(folder)):
         raise DataError(NO_PICTURES.format(folder=folder))
+    good, progress = [Good(path) for path in found], LineProgress()
+    odd = check_good_pictures(good, progress=progress)
     runtime = at_work(
         package,
         engine=given.engine or "auto",
@@ -118,10 +129,10 @@ def _by_normals(given: argparse.Namespace) -> Renewed:
     )
     return by_normals(
         runtime,
-        [Good(path) for path in found],
-        DEFAULT_FALSE_ALARMS if given.false_alarms is None else given.false_alarms,
+        good,
+        rate,
         source=folder,
         checked=False,
-        notes=(UNCHECKED,),
-        progress=LineProgress(),
+        notes=(*odd, UNCHECKED),
+        progress=progress,
     )

@@ -47,6 +47,14 @@ def _old() -> tuple[str, str]:
     )
 
 
+def _few(count: int) -> tuple[str, str]:
+    return (
+        f"drift in good scores is not watched: calibration has {count} below the threshold,",
+        f"and it takes {LEAST_CALIBRATED}; `{calibrate_command()}` with more good pictures sets it "
+        "anew",
+    )
+
+
 Quartiles = tuple[float, float, float]
 
 
@@ -82,6 +90,8 @@ class Drift:
     """Why the scores of pictures called good were not compared; None if they were."""
     old: bool = False
     """Whether that alone is in the way: what was saved has no scores, and that can be mended."""
+    few: bool = False
+    """Likewise: what was saved has too few."""
 
     @property
     def found(self) -> bool | None:
@@ -97,6 +107,8 @@ class Drift:
             text = f"{self.above} of {self.pictures} pictures are above the threshold"
             return (f"drift: {text}; {share} good ones may be", _cause(True, 1))
         if not self.other or self.quartiles is None or self.quartiles_calibrated is None:
+            if self.few:
+                return _few(self.calibrated)
             return _old() if self.old else ()
         assert self.difference is not None
         (low, median, high), (low_then, then, high_then) = self.quartiles, self.quartiles_calibrated
@@ -187,6 +199,7 @@ def compare(
         other=difference is not None and difference.chance < rare,
         categories=categories,
         why=why,
+        few=then.size < LEAST_CALIBRATED and new.size >= LEAST,
     )
 
 

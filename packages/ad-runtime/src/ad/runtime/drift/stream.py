@@ -62,7 +62,7 @@ class Stream:
             self.drifting = False
         if self.drifting != before:
             return now.lines() if self.drifting else (_OVER,)
-        return now.lines() if now.old and self._looks == 1 else ()
+        return now.lines() if (now.old or now.few) and self._looks == 1 else ()
 
 
 def _is_usual(drift: Drift) -> bool:
