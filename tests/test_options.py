@@ -221,8 +221,8 @@ def test_a_name_that_is_none_is_refused_before_anything_is_built(spec):
         ("stfpm", ["--batch-size", "99999999999"], "`batch_size`: .* or equal to 65536; got"),
         ("stfpm", ["--img-size", "-3"], "`img_size`: .* or equal to 16; got -3"),
         ("stfpm", ["--patience", "0"], "`patience`: .* or equal to 1; got 0"),
-        ("stfpm", ["--holdout", "nan"], "`holdout`: .* finite number; got nan"),
-        ("stfpm", ["--false-alarms", "-inf"], "`false_alarms`: .* finite number; got -inf"),
+        ("stfpm", ["--holdout", "nan"], "`--holdout` .* from 0 to below 1, .*; got nan"),
+        ("stfpm", ["--false-alarms", "-inf"], "`--false-alarms` .* below 1; got -inf"),
         ("stfpm", ["--seed", "99999999999999999999"], "`seed`: .* less than 92"),
     ],
 )
