@@ -218,6 +218,7 @@ def test_a_name_that_is_none_is_refused_before_anything_is_built(spec):
         ("padim", ["--set", "reduction=Random"], "'random', 'pca' or 'semi_orth'; got 'Random'"),
         ("stfpm", ["--epochs", "0"], "`num_epochs`: .* or equal to 1; got 0"),
         ("stfpm", ["--steps", "99999999999"], "`num_steps`: .* or equal to 1000000000; got"),
+        ("stfpm", ["--steps", "9", "--epochs", "2"], "`--epochs 2` and `--steps 9` .* one of them"),
         ("stfpm", ["--batch-size", "99999999999"], "`batch_size`: .* or equal to 65536; got"),
         ("stfpm", ["--img-size", "-3"], "`img_size`: .* or equal to 16; got -3"),
         ("stfpm", ["--patience", "0"], "`patience`: .* or equal to 1; got 0"),

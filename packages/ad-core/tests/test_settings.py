@@ -1,10 +1,12 @@
 import math
+import re
 from typing import Annotated, Literal
 
 import numpy as np
 import pytest
 
 from ad.core.errors import SettingError
+from ad.core.jobs.run_directory import command_line
 from ad.core.options import Field, parse_assignments
 from ad.core.registry import ModelSpec
 from ad.core.settings import resolve_options, run_settings
@@ -198,6 +200,32 @@ LONG = ModelSpec(
 
 def settings_of(**given):
     return run_settings(LONG, Trainer, dataset="folder", category="all", **given)
+
+
+def test_epochs_and_steps_are_not_given_together():
+    words = (
+        "`--epochs 5` and `--steps 7` (`num_epochs=5`, `num_steps=7` in Python) both say how long "
+        "to learn. Give one of them, and leave the other out."
+    )
+    for budget in ("default", "paper"):
+        with pytest.raises(SettingError, match=re.escape(words)):
+            settings_of(num_epochs=5, num_steps=7, budget=budget)  # 5 is the catalogue's, too
+        assert settings_of(num_steps=7, budget=budget).num_steps == 7
+
+
+@pytest.mark.parametrize(
+    "given", [{"num_steps": 7}, {"num_epochs": 3}, {"budget": "paper"}, {"num_steps": np.int64(7)}]
+)
+def test_the_command_of_a_run_makes_the_same_run(given):
+    settings = settings_of(**given)
+    words = command_line(settings)
+    typed = {
+        name: int(words[words.index(option) + 1])
+        for name, option in (("num_epochs", "--epochs"), ("num_steps", "--steps"))
+        if option in words
+    }
+    assert len(typed) == 1
+    assert settings_of(**{**given, **typed}) == settings
 
 
 def test_the_papers_budget_changes_what_the_authors_did_otherwise():

@@ -213,6 +213,14 @@ def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: Any) -> RunSe
         raise SettingError(reason)
     _check_tiling(spec, settings)
     _check_passes(trainer, settings)
+    if "num_epochs" in chosen and "num_steps" in chosen:
+        epochs, steps = settings.num_epochs, settings.num_steps
+        msg = (
+            f"`--epochs {epochs}` and `--steps {steps}` (`num_epochs={epochs}`, "
+            f"`num_steps={steps}` in Python) both say how long to learn. Give one of them, and "
+            "leave the other out."
+        )
+        raise SettingError(msg)
     return settings
 
 

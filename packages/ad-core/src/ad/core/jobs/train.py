@@ -148,7 +148,8 @@ def train(
             ``false_alarms`` and there are no validation pictures.
         false_alarms: Share of good pictures that the threshold may call defective, in (0, 1);
             how many held-out pictures it takes to promise that is in the notes.
-        num_steps: Batches to learn from, in place of epochs; for models that learn by gradient.
+        num_steps: Batches to learn from, in place of ``num_epochs``, which is not given, then; for
+            models that learn by gradient.
         budget: ``paper`` is the authors' schedule where they published one; what is set here
             counts more than either.
         feature_cache: ``off`` computes outputs of frozen networks anew in each epoch.
