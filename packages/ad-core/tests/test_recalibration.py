@@ -155,8 +155,8 @@ def test_where_the_run_s_data_are_gone_or_changed_it_says_that_nothing_was_check
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, "either good pictures .* got neither"),
-        ({"normals": "a", "validation": "b"}, "got both"),
+        ({}, "either good pictures .* got none of them"),
+        ({"normals": "a", "validation": "b"}, "got the first two"),
         ({"validation": "b", "false_alarms": 0.1}, "`false_alarms` 0.1 is for good pictures alone"),
     ],
 )

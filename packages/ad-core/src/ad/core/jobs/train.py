@@ -39,7 +39,7 @@ from ad.core.thresholds.verdicts import calibration_notes
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, Trainer
 from ad.runtime.budget import memory_budget
-from ad.runtime.errors import shown
+from ad.runtime.errors import counted, shown
 from ad.runtime.files import to_json, write_atomic
 from ad.runtime.framing.fit import Fit
 from ad.runtime.framing.size import Sides
@@ -359,7 +359,8 @@ def _ended_early(reached: LoopState | None, patience: int | None) -> list[str]:
         return []
     why = "as a callback asked; the command alone goes on to the end"
     if patience is not None:
-        why = f"since {patience} epochs brought nothing (`patience`), or as a callback asked"
+        epochs = counted(patience, "epoch", "epochs")
+        why = f"since {epochs} brought nothing (`patience`), or as a callback asked"
     return [f"Learning ended after step {reached.step} of {reached.total_steps}, {why}."]
 
 
