@@ -19,7 +19,7 @@ from typing import Any, Literal
 from ad.core.callbacks import Callback, Callbacks, LoopState, checked_callbacks
 from ad.core.data.samples import Sample
 from ad.core.devices import peak_memory
-from ad.core.errors import DataError, OutputError, PictureError, SettingError
+from ad.core.errors import DataError, LearningError, OutputError, PictureError, SettingError
 from ad.core.figures.measure import Evaluation, Metrics, maps_beyond, measure
 from ad.core.jobs.calibrating import with_threshold
 from ad.core.jobs.good_pictures import CrossFitted, good_pictures
@@ -344,9 +344,14 @@ def _learn(plan: Plan, data: RunData, trainer: Trainer, run: _Run, minutes: floa
             world=plan.world,
             compiled=plan.settings.compile,
         )
-    except BaseException:
+    except BaseException as error:
         if plan.world.main and not run.resumed and not (run.path / "checkpoint").exists():
             forget(run.path)
+        if isinstance(error, LearningError):
+            name = plan.spec.name
+            hint = f"if `{name}` gets here with any pictures, `ad check {name}` tries it"
+            msg = f"{error}\nhint: {hint}"
+            raise LearningError(msg) from error
         raise
     seconds = time.perf_counter() - started
     run.log.write("fitted", seconds=seconds)
