@@ -17,7 +17,7 @@ def test_the_command_says_what_failed_and_ends_with_1(mean_picture, roots, tmp_p
     result = CliRunner().invoke(app, [*words, "--output", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "mvtec toy mean-picture seed 0 failed: No model named `mean-picture`" in result.stderr
-    assert "1 runs failed; the same command does these again" in result.stderr
+    assert "1 run failed; the same command does it again" in result.stderr
     several = ["bench", "mvtec,mtd", "toy", mean_picture, "--data-root", str(roots)]
     refused = CliRunner().invoke(app, several)
     assert "Of several data sets, `--data-root` takes NAME=DIR" in str(refused.exception)

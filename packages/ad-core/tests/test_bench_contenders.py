@@ -105,6 +105,8 @@ def test_epochs_are_not_set_for_what_learns_in_one_pass(mean_picture, student, r
     with pytest.raises(SettingError, match=r"`--epochs 2` .*: `mean-picture` learn in one"):
         planned(mean_picture, num_epochs=2)
     assert len(planned(mean_picture, student, num_epochs=1)) == 2
+    with pytest.raises(SettingError, match="`--epochs 2` and `--steps 3` .* Give one of them"):
+        planned(student, num_epochs=2, num_steps=3)
     with pytest.raises(SettingError, match=r"`holdout` cross is for models that learn in one pass"):
         planned(mean_picture, student, holdout="cross")
 

@@ -371,7 +371,7 @@ def test_predict_takes_the_options_of_a_gate(run_ad, trained, toy_root, tmp_path
     files.write_text(f"{good}/000.png\n")
     given = ("--quiet", "--no-heatmaps", "--no-report", "--fail-on-defect", "--threshold")
     status, out, err = run_ad("predict", run, "--list", files, *given, 1e6)
-    assert (status, out, err) == (0, "", "1 pictures: 1 good\n")
+    assert (status, out, err) == (0, "", "1 picture: 1 good\n")
     status, out, err = run_ad("predict", run, f"{bad}/*/00*.png", *given, -1)
     assert (status, out) == (4, "")
     status, out, err = run_ad("predict", run, bad, "--threshold", -1, "--only", "defective")

@@ -8,6 +8,7 @@ import pytest
 
 from ad.core.cli import console
 from ad.core.cli.console import ConsoleProgress
+from ad.runtime.console import Pace
 
 
 class Terminal(io.StringIO):
@@ -45,6 +46,15 @@ def test_work_that_is_gone_on_with_is_as_fast_as_what_is_done_now(clock, capsys)
         "learning: 93 of 100 steps, 0.25 steps/s, 28.0 s left  epoch 2",
         "learning: 5 steps after 90 in 20.0 s",
     ]
+
+
+def test_one_unit_is_told_in_the_singular():
+    told = []
+    for done in (0, 1, 2):
+        pace = Pace("checking", 2, "pictures", 0)
+        pace.advance(done, "")
+        told.append(pace.ended.partition(" in ")[0])
+    assert told == ["checking: 0 pictures", "checking: 1 picture", "checking: 2 pictures"]
 
 
 def test_the_first_units_say_nothing_of_the_time_left(clock, capsys):

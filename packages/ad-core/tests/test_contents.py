@@ -78,7 +78,7 @@ def test_copies_across_splits_and_labels_are_named(samples, tmp_path):
     copy.parent.mkdir()
     shutil.copy(samples[2].path, copy)
     (note,) = check_pictures([*samples, Sample(copy, 0, "test", "c")])
-    assert "1 pictures to test or calibrate with are copies of pictures to learn from" in note
+    assert "1 picture to test or calibrate with is a copy of one to learn from" in note
     assert f"`{copy}` of `{samples[2].path}`" in note
     (note,) = check_pictures([*samples, Sample(copy, 1, "test", "c", "dent")])
     assert f"`{samples[2].path}` and `{copy}`: one of the two labels is wrong" in note
@@ -136,7 +136,7 @@ def test_a_mask_of_two_pictures_is_told(samples, tmp_path):
     mask = write(tmp_path / "masks/0.png", mask_of(0))
     found = [bad_one(tmp_path / f"dent/s{n}.png", 30 + n, (mask,)) for n in range(2)]
     (note,) = check_pictures([*samples, *found])
-    assert "1 masks belong to several pictures each" in note
+    assert "1 mask belongs to several pictures each" in note
     assert all(sample.path.name in note for sample in found)
 
 
@@ -218,7 +218,7 @@ def test_pictures_that_show_nothing_are_told(samples, tmp_path):
 def test_names_in_two_formats_are_told(samples, tmp_path):
     other = good_one(tmp_path / "good/G3.bmp", 7)
     (note,) = check_pictures([*samples, other])
-    assert "1 names are there in two formats, such as `g3.png` and `G3.bmp`" in note
+    assert "1 name is there in two formats, such as `g3.png` and `G3.bmp`" in note
 
 
 def test_some_masks_the_wrong_way_round_are_told(samples, tmp_path):
@@ -245,4 +245,4 @@ def test_a_mask_of_two_pictures_is_found_under_two_spellings_and_counted_once(sa
     spellings = (mask, tmp_path / "masks/../masks/0.png", tmp_path / "masks/link.png")
     found = [bad_one(tmp_path / f"dent/s{n}.png", 30 + n, (m,)) for n, m in enumerate(spellings)]
     (note,) = check_pictures([*samples, *found])
-    assert "1 masks belong to several pictures each" in note
+    assert "1 mask belongs to several pictures each" in note

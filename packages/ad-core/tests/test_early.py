@@ -104,6 +104,20 @@ def test_a_saved_model_is_refused_for_its_pictures_before_torch_loads(
     rewrite_config(model, {**read_config(model), "model": "wary"})
     (tmp_path / "wary.py").write_text(TRAINER)
     missing = tmp_path / "no"
+    (tmp_path / "new parts").mkdir()
+    (tmp_path / "export").mkdir()
+    for name in ("manifest.json", "model.onnx"):
+        (tmp_path / "export" / name).touch()
+    many = [f"{n}.png" for n in range(30)]
+    swapped = {
+        ("predict", "new parts", "r", "--no-report"): "ad predict r 'new parts' --no-report",
+        ("predict", "--quiet", "./new parts/", "r/model"): "ad predict --quiet r/model "
+        "'./new parts/'",
+        ("predict", "new parts", "export", "--workers", "2"): "ad predict export 'new parts' "
+        "--workers 2",
+        ("predict", "new parts", "r", "--output", "r"): "ad predict r 'new parts' ...",
+        ("predict", *many, "r"): "ad predict r 0.png ...",
+    }
     found = refused(
         tmp_path,
         ("predict", "r", str(missing)),
@@ -111,6 +125,7 @@ def test_a_saved_model_is_refused_for_its_pictures_before_torch_loads(
         ("report", "r", "--data-root", str(missing)),
         ("calibrate", "r", "--normals", str(missing)),
         ("calibrate", "r", "--validation", str(missing)),
+        *swapped,
     )
     assert [(status, heavy) for status, _, heavy in found] == [(1, [])] * len(found)
     for (_, said, _), words in zip(
@@ -121,10 +136,12 @@ def test_a_saved_model_is_refused_for_its_pictures_before_torch_loads(
             f"The folder `{missing}` does not exist.",
             f"There is no folder `{missing}`. Give a folder of good pictures.",
             f"The folder `{missing}` does not exist.",
+            *(f"\n\nhint: {command}\n" for command in swapped.values()),
         ),
         strict=True,
     ):
         assert words in said
+    assert "are swapped: `r` is a model, and `new parts` is none. The run comes" in found[-5][1]
 
 
 @pytest.mark.parametrize("terminal", [True, False])

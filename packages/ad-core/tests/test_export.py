@@ -393,7 +393,7 @@ def test_what_cannot_be_is_refused_before_any_work(home, tmp_path, monkeypatch):
         ({"precision": "int8", "format": "openvino"}, "int8` is not offered: .* bf16 and fp16"),
         ({"precision": "bf16"}, "bf16` is for `--format openvino`"),
         ({"max_batch": 0}, "`max_batch` must be a whole number from 1 to 4096; got 0"),
-        ({"false_alarms": 1.5}, "`false_alarms` is a share of good pictures"),
+        ({"false_alarms": 1.5}, "below 1; got 1.5. For 1.5 %: `--false-alarms 0.015`"),
     ):
         with pytest.raises(SettingError, match=told):
             export(run, **settings)

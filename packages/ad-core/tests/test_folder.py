@@ -81,12 +81,12 @@ def test_a_kind_of_defect_keeps_its_name_whatever_folders_are_in_it(good):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["good_day2/0.png"], r"good_day2` sounds like good parts, but .*its 1 pictures would"),
+        (["good_day2/0.png"], r"good_day2` sounds like good parts, but .*its 1 picture would"),
         (["healthy/0.png"], "healthy` sounds like good parts.*`test_good` for good ones to test"),
         (["good/bad/0.png"], r"good/bad` lies among the good parts and is called defective: its 1"),
         (["good/dent/0.png", "dent/1.png"], r"good/dent` lies among the good parts"),
         (["masks_dent/0.png", "dent/0.png"], r"seems to hold masks.*go into `.*masks/dent`"),
-        (["test/0.png"], r"whether the 1 pictures in `.*test` are good\. Put them into `test_good"),
+        (["test/0.png"], r"whether the 1 picture in `.*test` is good\. Put it into `test_good"),
         (["train/0.png"], "train` lies beside a folder of good parts.*into one folder"),
         (["val/dent/0.png"], "val` holds defective parts, `dent`.*Move them beside `val`"),
         (
@@ -233,7 +233,7 @@ def test_folders_that_are_given_one_by_one_may_have_commas_in_their_paths(tmp_pa
 
 def test_a_whole_tree_given_as_good_parts_is_refused(tmp_path):
     put(tmp_path, "n/good/0.png", "n/dent/0.png", "a/0.png")
-    with pytest.raises(DataError, match=r"n/dent` lies among the good parts.*its 1 pictures"):
+    with pytest.raises(DataError, match=r"n/dent` lies among the good parts.*its 1 picture would"):
         read(Path(f"normal={tmp_path}/n,abnormal={tmp_path}/a"))
 
 

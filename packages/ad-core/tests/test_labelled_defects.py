@@ -224,7 +224,7 @@ def test_a_model_that_learns_from_good_parts_alone_is_tested_on_the_same(
         for one in runs.values()
     ]
     assert scored[0] == scored[1]
-    words = "12 defective pictures that are to train on were left out: `linear-student` learns from"
+    words = "12 defective pictures to train on were left out: `linear-student` learns from"
     assert any(words in note for note in runs[student].notes)
     assert not any("to train on were left out" in note for note in runs[labelled].notes)
 
@@ -319,8 +319,8 @@ def test_copies_of_test_pictures_among_labelled_ones_are_told_of(labelled, parts
     root = table(parts, "train", "test")
     (parts / "dent/101.png").write_bytes((parts / "dent/100.png").read_bytes())
     told = train("csv", "all", labelled, data_root=root, output_dir=tmp_path / "run")
-    assert any("1 pictures to test or calibrate with are copies of" in note for note in told.notes)
-    assert any("copies of" in note for note in read_data_notes(told.run))  # for pages of many runs
+    assert any("1 picture to test or calibrate with is a copy of" in note for note in told.notes)
+    assert any("a copy of" in note for note in read_data_notes(told.run))  # for pages of many runs
 
 
 def test_a_run_that_was_started_before_there_was_supervision_can_be_resumed(

@@ -74,7 +74,7 @@ def test_a_finished_run_without_its_model_is_not_called_stopped(run):
 
 
 def test_what_to_calibrate_with_is_named_as_it_is_typed(run):
-    with pytest.raises(SettingError, match=r"`--normals DIR`.*`--validation DIR`.*got neither"):
+    with pytest.raises(SettingError, match=r"`--normals DIR`.*`--validation .*got none of them"):
         recalibrate(run)
 
 

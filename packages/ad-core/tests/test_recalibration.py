@@ -155,8 +155,8 @@ def test_where_the_run_s_data_are_gone_or_changed_it_says_that_nothing_was_check
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({}, "either good pictures .* got neither"),
-        ({"normals": "a", "validation": "b"}, "got both"),
+        ({}, "either good pictures .* got none of them"),
+        ({"normals": "a", "validation": "b"}, "got the first two"),
         ({"validation": "b", "false_alarms": 0.1}, "`false_alarms` 0.1 is for good pictures alone"),
     ],
 )
@@ -173,7 +173,7 @@ def test_folders_that_cannot_work_are_refused(trained, validation, tmp_path, nor
         recalibrate(trained.run, normals=tmp_path / "empty")
     with pytest.raises(DataError, match="holds no defective pictures: choosing a threshold by F1"):
         recalibrate(trained.run, validation=normals)
-    with pytest.raises(SettingError, match="`--false-alarms`.*between 0 and 1; got 1.0"):
+    with pytest.raises(SettingError, match="`--false-alarms` .*above 0 and below 1; got 1. For"):
         recalibrate(trained.run, normals=normals, false_alarms=1.0)
     assert load(trained.run).config == trained.detector.config
 
@@ -187,7 +187,7 @@ def test_the_share_of_false_alarms_is_a_setting_of_training(mean_picture, toy_ro
     assert "--false-alarms 0.4" in record["command"]
     calibration = load(run).config.calibration
     assert (calibration.rate, calibration.num_images) == (0.4, 5)
-    with pytest.raises(SettingError, match="`false_alarms`: .*less than 1; got 1.0"):
+    with pytest.raises(SettingError, match="`false_alarms` in .* below 1; got 1. For 1 %"):
         train("mvtec", "toy", mean_picture, data_root=toy_root, false_alarms=1.0)
 
 

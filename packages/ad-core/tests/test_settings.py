@@ -1,10 +1,12 @@
 import math
+import re
 from typing import Annotated, Literal
 
 import numpy as np
 import pytest
 
 from ad.core.errors import SettingError
+from ad.core.jobs.run_directory import command_line
 from ad.core.options import Field, parse_assignments
 from ad.core.registry import ModelSpec
 from ad.core.settings import resolve_options, run_settings
@@ -115,8 +117,6 @@ def test_a_run_takes_the_catalogues_numbers_unless_told_otherwise():
     [
         ("batch_size", 0, "`batch_size`: input should be greater than or equal to 1; got 0"),
         ("img_size", 8, "`img_size`: input should be greater than or equal to 16; got 8"),
-        ("holdout", 1.0, "`holdout`: input should be less than 1; got 1.0"),
-        ("holdout", -0.1, "`holdout`: input should be greater than or equal to 0"),
         ("seed", -1, "`seed`: input should be greater than or equal to 0"),
         ("device", "gpu", "`device`: must be `auto`, `cpu`, `cuda` or `cuda:N`; got 'gpu'"),
         ("num_epochs", 0, "`num_epochs`: input should be greater than or equal to 1; got 0"),
@@ -129,11 +129,6 @@ def test_a_run_takes_the_catalogues_numbers_unless_told_otherwise():
         ("patience", 0, "`patience`: input should be greater than or equal to 1; got 0"),
         ("patience", 10**18, "`patience`: input should be less than or equal to 1000000; got"),
         ("seed", 2**63, "`seed`: input should be less than 9223372036854775808; got 9223"),
-        ("holdout", math.nan, "`holdout`: input should be a finite number; got nan"),
-        ("holdout", -math.inf, "`holdout`: input should be a finite number; got -inf"),
-        ("false_alarms", math.nan, "`false_alarms`: input should be a finite number; got nan"),
-        ("false_alarms", 0.0, "`false_alarms`: input should be greater than 0; got 0.0"),
-        ("false_alarms", 1e300, "`false_alarms`: input should be less than 1; got 1e"),
         ("weights", "x" * 5000, "`weights`: string should have at most 4096 characters; got 'xxx"),
         ("precision", "fp8", "`precision`: input should be 'auto', 'fp32' or 'bf16'; got 'fp8'"),
     ],
@@ -141,6 +136,35 @@ def test_a_run_takes_the_catalogues_numbers_unless_told_otherwise():
 def test_a_setting_out_of_range_says_what_is_allowed(field, value, words):
     with pytest.raises(SettingError, match=words):
         run_settings(SPEC, Trainer, dataset="mvtec", category="bottle", **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "got", "percent", "share"),
+    [
+        ("holdout", 2.0, "2", "2", "0.02"),
+        ("holdout", 1.0, "1", "1", "0.01"),
+        ("holdout", 99.5, "99.5", "99.5", "0.995"),
+        ("holdout", 100.0, "100", "5", "0.05"),
+        ("holdout", -0.1, "-0.1", "5", "0.05"),
+        ("holdout", math.nan, "nan", "5", "0.05"),
+        ("holdout", -math.inf, "-inf", "5", "0.05"),
+        ("false_alarms", 5, "5", "5", "0.05"),
+        ("false_alarms", 0.0, "0", "5", "0.05"),
+        ("false_alarms", math.nan, "nan", "5", "0.05"),
+        ("false_alarms", 1e300, "1e+300", "5", "0.05"),
+    ],
+)
+def test_a_share_that_cannot_be_says_what_to_type(field, value, got, percent, share):
+    allowed = "from 0 to below 1, or `cross`, or `auto`"
+    if field == "false_alarms":
+        allowed = "above 0 and below 1"
+    option = field.replace("_", "-")
+    with pytest.raises(SettingError) as raised:
+        run_settings(SPEC, Trainer, dataset="mvtec", category="bottle", **{field: value})
+    assert str(raised.value) == (
+        f"`--{option}` (`{field}` in Python) is a share of the good pictures, {allowed}; got "
+        f"{got}. For {percent} %: `--{option} {share}` (`{field}={share}` in Python)."
+    )
 
 
 def test_numbers_of_numpy_are_numbers():
@@ -176,6 +200,32 @@ LONG = ModelSpec(
 
 def settings_of(**given):
     return run_settings(LONG, Trainer, dataset="folder", category="all", **given)
+
+
+def test_epochs_and_steps_are_not_given_together():
+    words = (
+        "`--epochs 5` and `--steps 7` (`num_epochs=5`, `num_steps=7` in Python) both say how long "
+        "to learn. Give one of them, and leave the other out."
+    )
+    for budget in ("default", "paper"):
+        with pytest.raises(SettingError, match=re.escape(words)):
+            settings_of(num_epochs=5, num_steps=7, budget=budget)  # 5 is the catalogue's, too
+        assert settings_of(num_steps=7, budget=budget).num_steps == 7
+
+
+@pytest.mark.parametrize(
+    "given", [{"num_steps": 7}, {"num_epochs": 3}, {"budget": "paper"}, {"num_steps": np.int64(7)}]
+)
+def test_the_command_of_a_run_makes_the_same_run(given):
+    settings = settings_of(**given)
+    words = command_line(settings)
+    typed = {
+        name: int(words[words.index(option) + 1])
+        for name, option in (("num_epochs", "--epochs"), ("num_steps", "--steps"))
+        if option in words
+    }
+    assert len(typed) == 1
+    assert settings_of(**{**given, **typed}) == settings
 
 
 def test_the_papers_budget_changes_what_the_authors_did_otherwise():

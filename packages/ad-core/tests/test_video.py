@@ -54,7 +54,7 @@ def test_videos_among_pictures_to_learn_from_are_told(mean_picture, toy_root, tm
     shutil.copytree(toy_root / "toy/train/good", tmp_path / "parts/good")
     (tmp_path / "parts/good/line.mp4").write_bytes(b"x")
     result = train("folder", tmp_path / "parts", mean_picture, output_dir=tmp_path / "run")
-    told = "1 files were left out of the data: 1 in `good` (videos: prediction takes those that are"
+    told = "1 file was left out of the data: 1 in `good` (videos: prediction takes those that are"
     assert any(note.startswith(told) for note in result.notes)
     shutil.rmtree(tmp_path / "parts/good")
     (tmp_path / "parts/good").mkdir()

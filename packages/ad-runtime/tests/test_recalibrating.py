@@ -147,7 +147,7 @@ def test_what_cannot_set_it_is_refused_and_changes_nothing(folder, capsys):
         (["--normals", folder / "empty"], "holds no pictures (.jpg"),
         (["--normals", folder / "defective"], "is called like a folder of defective pictures"),
         (["--normals", folder / "torn", "--threads", 1], "cannot be read"),
-        (["--normals", folder / "torn", "--false-alarms", 2], "(`--false-alarms`), between 0 and"),
+        (["--normals", folder / "torn", "--false-alarms", 2], "below 1; got 2. For 2 %: `--false"),
         (["--threshold", "nan"], "must be a score, a finite float32 number"),
     ):
         status, out, err = run(capsys, export, *given)

@@ -7,7 +7,6 @@ trainer has, and are checked against their annotations.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +32,7 @@ from ad.core.registry import ModelRegistry, ModelSpec
 from ad.core.thresholds.held_out import CROSS
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Trainer
 from ad.runtime.calibration.by_rate import DEFAULT_FALSE_ALARMS as DEFAULT_FALSE_ALARMS
+from ad.runtime.calibration.by_rate import FALSE_ALARMS_RANGE, wrong_share
 from ad.runtime.errors import shown
 from ad.runtime.framing.fit import Fit, wrong_fit
 from ad.runtime.framing.region import Crop, Region, wrong_crop
@@ -44,6 +44,11 @@ Holdout = float | Literal["auto", "cross"]
 """Share of the good pictures that is held out, or how thresholds are found without any."""
 
 _HOLDOUT_WORDS: tuple[Literal["auto"], Literal["cross"]] = ("auto", "cross")
+_SHARES = {
+    "holdout": "from 0 to below 1, or `cross`, or `auto`",
+    "false_alarms": FALSE_ALARMS_RANGE,
+}
+"""What may be given for each share of the good pictures."""
 DEFAULT_HOLDOUT = 0.1
 """Share that ``auto`` stands for where pictures are held out."""
 
@@ -77,12 +82,8 @@ def _holdout(value: Any) -> Holdout:  # noqa: ANN401 - whatever was given
         reason = "must be a share such as 0.1, `cross` or `auto`"
     elif not isinstance(value, float):
         reason = "input should be a valid number"
-    elif not math.isfinite(value):
-        reason = "input should be a finite number"
-    elif value < 0:
-        reason = "input should be greater than or equal to 0"
-    elif value >= 1:
-        reason = "input should be less than 1"
+    elif not 0 <= value < 1:
+        reason = _SHARES["holdout"]
     else:
         return value
     kind = "holdout"
@@ -212,6 +213,14 @@ def run_settings(spec: ModelSpec, trainer: type[Trainer], **given: Any) -> RunSe
         raise SettingError(reason)
     _check_tiling(spec, settings)
     _check_passes(trainer, settings)
+    if "num_epochs" in chosen and "num_steps" in chosen:
+        epochs, steps = settings.num_epochs, settings.num_steps
+        msg = (
+            f"`--epochs {epochs}` and `--steps {steps}` (`num_epochs={epochs}`, "
+            f"`num_steps={steps}` in Python) both say how long to learn. Give one of them, and "
+            "leave the other out."
+        )
+        raise SettingError(msg)
     return settings
 
 
@@ -333,5 +342,8 @@ def _explain(error: ValidationError) -> str:
         reason = problem["msg"][0].lower() + problem["msg"][1:]
         if name == "device":
             reason = "must be `auto`, `cpu`, `cuda` or `cuda:N`"
+        if name in _SHARES and type(problem["input"]) in (int, float):
+            lines.append(wrong_share(name, _SHARES[name], problem["input"]))
+            continue
         lines.append(f"`{name}`: {reason}; got {shown(problem['input'])}.")
     return "\n".join(lines)

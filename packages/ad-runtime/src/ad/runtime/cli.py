@@ -22,7 +22,7 @@ from ad.runtime.commands.once import Parser
 from ad.runtime.commands.serve import add_serve
 from ad.runtime.commands.watch import add_watch
 from ad.runtime.console import LineProgress, print_error, print_json, put, say, show_warning
-from ad.runtime.errors import AdError, PictureError, SettingError
+from ad.runtime.errors import AdError, PictureError, SettingError, counted
 from ad.runtime.printable import in_one_line
 
 if TYPE_CHECKING:
@@ -433,7 +433,7 @@ def _verify(given: argparse.Namespace) -> int:
     runtime = _load(given)
     package = runtime.package
     if package.path.is_dir():
-        put(f"{len(package.sha256)} files are those that were saved")
+        put(counted(len(package.sha256), "file is the one", "files are those") + " that were saved")
     else:
         put("a single file, whose hash nothing vouches for; compare it with where it is from:")
         for name, hashed in sorted(package.sha256.items()):

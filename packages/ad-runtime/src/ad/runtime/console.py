@@ -129,7 +129,8 @@ class Pace:
         """What was done in which time, in a line."""
         after = f" after {self.before}" if self.before else ""
         own = self.done - self.before
-        return f"{self.name}: {own} {self.unit}{after} in {duration(self.seconds)}"
+        unit = self.unit.removesuffix("s") if own == 1 else self.unit
+        return f"{self.name}: {own} {unit}{after} in {duration(self.seconds)}"
 
 
 class Lines:

@@ -89,6 +89,11 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in sorted(names)) or "none"
 
 
+def counted(number: int, one: str, more: str) -> str:
+    """A number with the words for one or for more: ``1 picture is``, ``3 pictures are``."""
+    return f"{number} {one if number == 1 else more}"
+
+
 def shown(value: object) -> str:
     """A value for an error, cut where it is long."""
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, Self, TextIO, TypeVar, final, overload
 
 from ad.runtime.budget import memory_budget
-from ad.runtime.errors import OutputError, SettingError, calibrate_command
+from ad.runtime.errors import OutputError, SettingError, calibrate_command, counted
 from ad.runtime.findings import Finding
 from ad.runtime.printable import escaped_json
 from ad.runtime.regions import Region
@@ -366,4 +366,4 @@ def summary(verdicts: list[str]) -> str:
         )
         if verdict in verdicts
     ]
-    return f"{len(verdicts)} pictures: {', '.join(counts)}"
+    return f"{counted(len(verdicts), 'picture', 'pictures')}: {', '.join(counts)}"

@@ -127,6 +127,7 @@ def bench(
     from ad.core.cli import early
     from ad.core.cli.console import ConsoleProgress, loading, out, print_json, say
     from ad.core.options import parse_assignments, split_models
+    from ad.runtime.errors import counted
 
     names = _parts(datasets)
     what = names, _parts(categories), split_models(models)
@@ -164,7 +165,7 @@ def bench(
         resolve_device(device)
     refuse_beforehand(planned, here=executor is Where.local, progress=ConsoleProgress())
     how = LocalExecutor(jobs) if executor is Where.local else RayExecutor(cores, gpus)
-    say(f"{len(planned)} runs, in {output}")
+    say(f"{counted(len(planned), 'run', 'runs')}, in {output}")
     ended: list[Outcome] = []
     try:
         with _watched(len(planned), ended) as tell:
@@ -210,7 +211,9 @@ def bench(
     if page is not None:
         say(f"report to look at: {page}")
     if failed:
-        say(f"\nhint: {failed} runs failed; the same command does these again")
+        they = "it" if failed == 1 else "them"
+        many = counted(failed, "run", "runs")
+        say(f"\nhint: {many} failed; the same command does {they} again")
         raise typer.Exit(1)
 
 

@@ -123,12 +123,14 @@ def verify(
     """
     from ad.core.cli.console import ConsoleProgress, print_json, put, say
     from ad.core.data.manifest import NAME, compare, write_manifest
+    from ad.runtime.errors import counted
     from ad.runtime.printable import in_one_line
 
     file = folder / NAME if manifest is None else manifest
     if write:
         count = write_manifest(folder, file, progress=ConsoleProgress())
-        say(f"wrote the manifest of {count} files to {file}; nothing was compared")
+        files = counted(count, "file", "files")
+        say(f"wrote the manifest of {files} to {file}; nothing was compared")
         if json:
             print_json({"manifest": str(file), "written": True, "files": count})
         return
@@ -142,7 +144,7 @@ def verify(
             for name in names:
                 put(f"{kind:8}{in_one_line(name)}")
     if found.same:
-        say(f"{found.num_files} files are as in {file}")
+        say(f"{counted(found.num_files, 'file is', 'files are')} as in {file}")
         return
     counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
     say(f"not as in {file}: {counts}\n\nhint: if that is meant, `--write` writes the manifest anew")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ad.core.data.finding import find_categories, locate, locate_again
 from ad.core.data.places import find_places
-from ad.core.errors import DataError, WeightsError
+from ad.core.errors import DataError, SettingError, WeightsError
 from ad.core.options import (
     parse_assignments,
     parse_model,
@@ -22,7 +23,7 @@ from ad.core.options import (
     refuse_unset,
 )
 from ad.core.registry import ModelRegistry, ModelSpec, get_dataset
-from ad.core.saved.files import read_config
+from ad.core.saved.files import TENSORS, read_config
 from ad.core.saved.record import model_folder, read_run, run_around
 from ad.runtime.framing import Region
 from ad.runtime.package import is_exported
@@ -106,6 +107,46 @@ def check_run_or_export(path: Path) -> ModelSpec | None:
         AdError: One of its kinds.
     """
     return None if is_exported(path) else check_run(path)
+
+
+_MOST_WORDS = 20
+"""Of a command that is printed as a whole; a shell makes hundreds of `*.png`."""
+
+
+def refuse_swapped(run: Path, paths: Iterable[str], typed: Sequence[str]) -> None:
+    """Refuse a model that is given in place of pictures, with something else in its own place.
+
+    Args:
+        run: What is in the model's place.
+        paths: What is in the place of pictures.
+        typed: The words of the command line, from the command's name on.
+
+    Raises:
+        SettingError: If the two are swapped; it has the command that is right.
+    """
+    if _is_model(run):
+        return
+    model = next((path for path in map(Path, paths) if _is_model(path)), None)
+    if model is None:
+        return
+    words = list(typed)
+    places = [at for at, word in enumerate(words) if Path(word) in (run, model)]
+    if len(places) == 2 and len(words) <= _MOST_WORDS:  # noqa: PLR2004 - neither is of an option
+        first, second = places
+        words[first], words[second] = words[second], words[first]
+    else:
+        words = [*words[:1], str(model), str(run), "..."]
+    msg = (
+        f"The run and the pictures are swapped: `{model}` is a model, and `{run}` is none. The run "
+        f"comes first.\nhint: ad {shlex.join(words)}"
+    )
+    raise SettingError(msg)
+
+
+def _is_model(path: Path) -> bool:
+    """Whether it looks like a run, the saved model in one, or an exported one."""
+    marks = ("run.json", TENSORS, f"model/{TENSORS}")
+    return is_exported(path) or any((path / mark).is_file() for mark in marks)
 
 
 def check_trained(run: Path, data_root: str | Path | None = None) -> ModelSpec:

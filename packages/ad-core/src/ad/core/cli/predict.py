@@ -193,6 +193,7 @@ def predict(
 
     if not paths and listed is None:
         raise typer.BadParameter(NOTHING, param_hint="PATH...")
+    early.refuse_swapped(run, paths or [], sys.argv[1:])
     if quiet:
         warnings.simplefilter("ignore")
     sources = named_sources(paths or [], listed=listed)

@@ -58,6 +58,7 @@ def synth(
     """
     from ad.core.cli import early
     from ad.core.cli.console import ConsoleProgress, loading, notes, print_json, say
+    from ad.runtime.errors import counted
 
     early.check_data(dataset, category, data_root)
     with loading():
@@ -79,5 +80,6 @@ def synth(
         print_json(result.to_json())
         return
     notes(result.notes)
-    say(f"{len(result.paths)} good pictures broken; a model leaves half of them as they are")
+    broken = counted(len(result.paths), "good picture", "good pictures")
+    say(f"{broken} broken; a model leaves half of them as they are")
     say(f"written to {result.sheet}")

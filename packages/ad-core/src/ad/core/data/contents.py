@@ -15,6 +15,7 @@ import numpy as np
 from ad.core.data.headers import grey_and_coloured, odd_shapes
 from ad.core.data.samples import Sample
 from ad.core.errors import DataError
+from ad.runtime.errors import counted
 from ad.runtime.pictures.contents import (
     check_files,
     digest,
@@ -66,8 +67,9 @@ def _copies(samples: Sequence[Sample]) -> list[str]:
     if both:
         good, bad = (next(s for s in both[0] if s.label == label) for label in (0, 1))
         notes.append(
-            f"{len(both)} pictures are there as good and, copied, as defective ones, such as "
-            f"`{good.path}` and `{bad.path}`: one of the two labels is wrong, and figures suffer."
+            f"{counted(len(both), 'picture is', 'pictures are')} there as good and, copied, as "
+            f"defective, such as `{good.path}` and `{bad.path}`: one of the two labels is wrong, "
+            "and figures suffer."
         )
     learnt = [
         same for same in groups if same not in both and len({s.split == "train" for s in same}) == 2
@@ -77,8 +79,9 @@ def _copies(samples: Sequence[Sample]) -> list[str]:
         test = next(s for s in learnt[0] if s.split != "train")
         count = sum(s.split != "train" for same in learnt for s in same)
         notes.append(
-            f"{count} pictures to test or calibrate with are copies of pictures to learn from, "
-            f"such as `{test.path}` of `{train.path}`: they look better than new ones would."
+            f"{counted(count, 'picture', 'pictures')} to test or calibrate with "
+            f"{'is a copy of one' if count == 1 else 'are copies of pictures'} to learn from, "
+            f"such as `{test.path}` of `{train.path}`: copies look better than new ones would."
         )
     return notes
 
@@ -137,8 +140,9 @@ def _odd_masks(samples: Sequence[Sample]) -> list[str]:
     if shared:
         mask, one, other = next(iter(shared.values()))
         notes.append(
-            f"{len(shared)} masks belong to several pictures each, such as `{mask}` to `{one}` and "
-            f"`{other}`: pixel figures are wrong if it is not that of all."
+            f"{counted(len(shared), 'mask belongs', 'masks belong')} to several pictures each, "
+            f"such as `{mask}` to `{one}` and `{other}`: pixel figures are wrong if it is not that "
+            "of all."
         )
     marked = [s for s in samples if s.label == 1 and s.masks and not s.saturations]
     chosen = marked[:: max(1, -(-len(marked) // _LOOKED_AT))]

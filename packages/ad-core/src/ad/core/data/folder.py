@@ -16,6 +16,7 @@ from ad.core.data.good import good_pictures, refuse_data_set
 from ad.core.data.roots import parts_of
 from ad.core.data.samples import DatasetSpec, Sample, split_good
 from ad.core.errors import DataError, listed, nearest
+from ad.runtime.errors import counted
 from ad.runtime.pictures.masks import Masks, MaskTree, several_masks, sort_folder
 from ad.runtime.pictures.names import Split, meaning_of, words_of
 from ad.runtime.pictures.walking import folders_in, pictures_below, pictures_in
@@ -257,8 +258,9 @@ def _add_split(tree: _Tree, folder: Path, split: Split | None) -> None:
         raise DataError(msg)
     if loose := pictures_in(folder):
         msg = (
-            f"It cannot be told whether the {len(loose)} pictures in `{folder}` are good. Put them "
-            f"into `{folder.name}_good` and folders of defective parts, one for each kind."
+            f"It cannot be told whether the {counted(len(loose), 'picture', 'pictures')} in "
+            f"`{folder}` {'is good. Put it' if len(loose) == 1 else 'are good. Put them'} into "
+            f"`{folder.name}_good` and folders of defective parts, one for each kind."
         )
         raise DataError(msg)
     inside = _sorted(folder)
@@ -278,8 +280,8 @@ def _refuse_doubtful(folder: Path) -> NoReturn:
     count = len(pictures_below(folder))
     msg = (
         f"`{folder}` sounds like good parts, but it is not called so: as a kind of defect its "
-        f"{count} pictures would count as defective. Rename it: `good` for parts to learn from, "
-        "`test_good` for good ones to test with, or the name of a defect."
+        f"{counted(count, 'picture', 'pictures')} would count as defective. Rename it: `good` "
+        "for parts to learn from, `test_good` for good ones to test with, or the name of a defect."
     )
     raise DataError(msg)
 

@@ -6,6 +6,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from ad.core.errors import DataError
+from ad.runtime.errors import counted
 from ad.runtime.pictures.good import not_good
 from ad.runtime.pictures.masks import sort_folder
 from ad.runtime.pictures.names import meaning_of
@@ -27,8 +28,9 @@ def good_pictures(folder: Path, kinds: Container[str] = ()) -> list[Path]:
         inside = folder / path.relative_to(folder).parts[0]
         count = sum(one.is_relative_to(inside) for one in pictures)
         msg = (
-            f"`{inside}` lies among the good parts and is called defective: its {count} pictures "
-            f"would count as good. Move it beside `{folder.name}`, or out of the data."
+            f"`{inside}` lies among the good parts and is called defective: its "
+            f"{counted(count, 'picture', 'pictures')} would count as good. Move it beside "
+            f"`{folder.name}`, or out of the data."
         )
         raise DataError(msg)
     return pictures

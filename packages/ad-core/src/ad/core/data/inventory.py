@@ -14,6 +14,7 @@ from typing import Any
 from ad.core.data.roots import homes
 from ad.core.data.samples import DatasetSpec, Sample
 from ad.core.errors import ModelFileError
+from ad.runtime.errors import counted
 from ad.runtime.pictures.names import drawn_from_stem, masked_stem, meaning_of
 from ad.runtime.pictures.walking import ALIAS, HIDDEN, OTHER_FORMAT, OURS, everything_below
 
@@ -103,8 +104,8 @@ class Inventory:
         if not meant:
             return [*self.in_one]
         count = sum(one.files for one in meant)
-        where = "; ".join(map(_explained, meant))
-        return [f"{count} files were left out of the data: {where}.", *self.in_one]
+        files, where = counted(count, "file was", "files were"), "; ".join(map(_explained, meant))
+        return [f"{files} left out of the data: {where}.", *self.in_one]
 
     def to_json(self) -> dict[str, Any]:
         """For ``run.json`` and ``ad data show --json``; without what `ad` itself wrote there."""

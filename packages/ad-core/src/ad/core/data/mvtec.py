@@ -14,6 +14,7 @@ from ad.core.data.samples import (
     category_folder,
 )
 from ad.core.errors import DataError, listed
+from ad.runtime.errors import counted
 from ad.runtime.pictures.masks import MaskTree, several_masks, sort_folder
 from ad.runtime.pictures.names import meaning_of
 from ad.runtime.pictures.walking import folders_in
@@ -76,8 +77,8 @@ def read_category(
         if role == "doubtful" and pictures:
             msg = (
                 f"`{group}` sounds like good parts, but it is not called `{good}`: as a kind of "
-                f"defect its {len(pictures)} pictures would count as defective. Rename it `{good}`,"
-                " or after the defect."
+                f"defect its {counted(len(pictures), 'picture', 'pictures')} would count as "
+                f"defective. Rename it `{good}`, or after the defect."
             )
             raise DataError(msg)
         for path in pictures:

@@ -70,8 +70,10 @@ def with_threshold(
         )
         raise PictureError(msg) from error
     except DataError as error:
-        if not data.folds:
-            raise
+        if not data.folds:  # it is the scores that cannot be: pictures that cannot are told above
+            name = plan.spec.name
+            msg = f"{error}\nhint: they are scores of model `{name}`; `ad check {name}` tries it"
+            raise DataError(msg) from error
         msg = (
             f"{error}\nhint: a detector that learns from the other folds of so few good pictures "
             "(`--holdout cross`) cannot; `--holdout 0` learns from all, and sets no threshold"

@@ -32,7 +32,7 @@ from ad.core.thresholds.held_out import CROSS, folds_of, hold_out, share_out, to
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, OnePassTrainer, Precision, Setup, Trainer, made
 from ad.runtime.budget import memory_budget
-from ad.runtime.errors import shown
+from ad.runtime.errors import counted, shown
 from ad.runtime.pictures.levels import find_white_level
 from ad.runtime.progress import Progress
 
@@ -294,8 +294,8 @@ def share_pictures(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
     validation = sum(sample.split == "validation" for sample in samples)
     if folds and validation:
         unused.append(
-            f"{validation} validation pictures were left out: with `holdout` cross the threshold "
-            "is set with those to learn from."
+            f"{counted(validation, 'validation picture was', 'validation pictures were')} left "
+            "out: with `holdout` cross the threshold is set with those to learn from."
         )
     if trainer.learns_from_defects and not defects:
         msg = (
@@ -307,7 +307,8 @@ def share_pictures(plan: Plan, trainer: Trainer) -> tuple[Plan, RunData]:
         learning += defects
     elif defects:
         unused.append(
-            f"{len(defects)} defective pictures that are to train on were left out: "
+            f"{counted(len(defects), 'defective picture', 'defective pictures')} to train on "
+            f"{'was' if len(defects) == 1 else 'were'} left out: "
             f"`{plan.spec.name}` learns from good ones alone."
         )
     test = [sample for sample in samples if sample.split == "test"]

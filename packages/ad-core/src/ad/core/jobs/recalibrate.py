@@ -129,7 +129,7 @@ def recalibrate(
             "Give either good pictures (`--normals DIR`), or good and defective ones "
             "(`--validation DIR`), or a threshold of your own (`--threshold SCORE`; in Python "
             "`normals=`, `validation=`, `threshold=`); got "
-            f"{'neither' if normals is None else 'both'}."
+            f"{'none of them' if normals is None else 'the first two'}."
         )
         raise SettingError(msg)
     if validation is not None and false_alarms is not None:

@@ -200,7 +200,9 @@ def command_line(settings: RunSettings, processes: int = 1) -> list[str]:
     ]
     if settings.data_root is not None:
         words += ["--data-root", settings.data_root]
-    words += ["--epochs", str(settings.num_epochs), "--batch-size", str(settings.batch_size)]
+    if settings.num_steps is None:  # the two are not given together
+        words += ["--epochs", str(settings.num_epochs)]
+    words += ["--batch-size", str(settings.batch_size)]
     words += ["--img-size", size_of(settings.img_size).typed, "--fit", settings.fit]
     if settings.resize is not None:
         words += ["--resize", size_of(settings.resize).typed]

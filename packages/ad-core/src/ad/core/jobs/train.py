@@ -19,7 +19,7 @@ from typing import Any, Literal
 from ad.core.callbacks import Callback, Callbacks, LoopState, checked_callbacks
 from ad.core.data.samples import Sample
 from ad.core.devices import peak_memory
-from ad.core.errors import DataError, OutputError, PictureError, SettingError
+from ad.core.errors import DataError, LearningError, OutputError, PictureError, SettingError
 from ad.core.figures.measure import Evaluation, Metrics, maps_beyond, measure
 from ad.core.jobs.calibrating import with_threshold
 from ad.core.jobs.good_pictures import CrossFitted, good_pictures
@@ -39,7 +39,7 @@ from ad.core.thresholds.verdicts import calibration_notes
 from ad.core.tracking import Tracker
 from ad.core.trainer import GradientTrainer, Trainer
 from ad.runtime.budget import memory_budget
-from ad.runtime.errors import shown
+from ad.runtime.errors import counted, shown
 from ad.runtime.files import to_json, write_atomic
 from ad.runtime.framing.fit import Fit
 from ad.runtime.framing.size import Sides
@@ -148,7 +148,8 @@ def train(
             ``false_alarms`` and there are no validation pictures.
         false_alarms: Share of good pictures that the threshold may call defective, in (0, 1);
             how many held-out pictures it takes to promise that is in the notes.
-        num_steps: Batches to learn from, in place of epochs; for models that learn by gradient.
+        num_steps: Batches to learn from, in place of ``num_epochs``, which is not given, then; for
+            models that learn by gradient.
         budget: ``paper`` is the authors' schedule where they published one; what is set here
             counts more than either.
         feature_cache: ``off`` computes outputs of frozen networks anew in each epoch.
@@ -343,9 +344,14 @@ def _learn(plan: Plan, data: RunData, trainer: Trainer, run: _Run, minutes: floa
             world=plan.world,
             compiled=plan.settings.compile,
         )
-    except BaseException:
+    except BaseException as error:
         if plan.world.main and not run.resumed and not (run.path / "checkpoint").exists():
             forget(run.path)
+        if isinstance(error, LearningError):
+            name = plan.spec.name
+            hint = f"if `{name}` gets here with any pictures, `ad check {name}` tries it"
+            msg = f"{error}\nhint: {hint}"
+            raise LearningError(msg) from error
         raise
     seconds = time.perf_counter() - started
     run.log.write("fitted", seconds=seconds)
@@ -358,7 +364,8 @@ def _ended_early(reached: LoopState | None, patience: int | None) -> list[str]:
         return []
     why = "as a callback asked; the command alone goes on to the end"
     if patience is not None:
-        why = f"since {patience} epochs brought nothing (`patience`), or as a callback asked"
+        epochs = counted(patience, "epoch", "epochs")
+        why = f"since {epochs} brought nothing (`patience`), or as a callback asked"
     return [f"Learning ended after step {reached.step} of {reached.total_steps}, {why}."]
 
 

@@ -127,7 +127,8 @@ def _check_defects(trainer: Trainer, pictures: PictureSet, defects: Defects | No
             )
             raise SettingError(msg)
     if len(defects) == len(pictures):
-        msg = f"All {len(pictures)} pictures are defective; `{name}` needs good ones, too."
+        all_ = "The only picture is" if len(pictures) == 1 else f"All {len(pictures)} pictures are"
+        msg = f"{all_} defective; `{name}` needs good ones, too."
         raise DataError(msg)
 
 

@@ -19,6 +19,9 @@ from ad.runtime.errors import DataError, SettingError
 DEFAULT_FALSE_ALARMS = 0.01
 """Share of good pictures that may be called defective, where none is asked for."""
 
+FALSE_ALARMS_RANGE = "above 0 and below 1"
+"""What shares of false alarms there are, for errors."""
+
 _LOW = math.log(9)  # the logistic function is 0.1 here, to the left of its middle
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)
 _FLOAT32_TINY = float(np.finfo(np.float32).tiny)
@@ -41,11 +44,23 @@ def check_false_alarms(share: float) -> None:
         SettingError: If it is not between 0 and 1.
     """
     if not 0 < share < 1:
-        msg = (
-            "`false_alarms` is a share of good pictures (`--false-alarms`), between 0 and 1; got "
-            f"{share}."
-        )
-        raise SettingError(msg)
+        raise SettingError(wrong_share("false_alarms", FALSE_ALARMS_RANGE, share))
+
+
+def wrong_share(name: str, allowed: str, given: float) -> str:
+    """What an error says of a share of good pictures that cannot be: mostly a percentage.
+
+    Args:
+        name: In Python: ``false_alarms`` for what is ``--false-alarms`` on the command line.
+        allowed: The range, in words.
+        given: What was given.
+    """
+    percent = given if 1 <= given < 100 else 5.0  # noqa: PLR2004 - per cent
+    option, share = f"--{name.replace('_', '-')}", f"{percent / 100:g}"
+    return (
+        f"`{option}` (`{name}` in Python) is a share of the good pictures, {allowed}; got "
+        f"{given:g}. For {percent:g} %: `{option} {share}` (`{name}={share}` in Python)."
+    )
 
 
 def calibrate(

@@ -10,6 +10,7 @@ from typing import Any
 
 from ad.runtime.commands.once import Parser
 from ad.runtime.console import put, say
+from ad.runtime.errors import counted
 from ad.runtime.printable import in_one_line
 
 TEXT = (
@@ -66,7 +67,8 @@ def run(given: argparse.Namespace) -> int:
         min_area=given.min_area,
         tell=say,
     ) as watched:
-        say(f"watching `{watched.folder}`, {len(watched.journal)} pictures are known")
+        known = counted(len(watched.journal), "picture is", "pictures are")
+        say(f"watching `{watched.folder}`, {known} known")
         for line in watched.lines(interval=given.interval, once=given.once):
             score = "-" if line["score"] is None else f"{line['score']:.4g}"
             put(f"{line['verdict']:<9}  {score:>10}  {in_one_line(line['path'])}")

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from ad.runtime.errors import DataError, PictureError
+from ad.runtime.errors import DataError, PictureError, counted
 from ad.runtime.pictures.drawn import Header, check_headers
 from ad.runtime.pictures.masks import look_of
 from ad.runtime.pictures.names import folded, masked_stem, without_suffix
@@ -216,7 +216,7 @@ def two_formats(samples: Sequence[Pictured]) -> list[str]:
         return []
     names = " and ".join(f"`{sample.path.name}`" for sample in twice[0][:2])
     return [
-        f"{len(twice)} names are there in two formats, such as {names} in "
+        f"{counted(len(twice), 'name is', 'names are')} there in two formats, such as {names} in "
         f"`{twice[0][0].path.parent}`. If they show the same, keep one of the two: it would be "
         "learnt from and tested with."
     ]
