@@ -2,7 +2,9 @@
 
 import pytest
 
+from ad.core.bench.beforehand import refuse_beforehand
 from ad.core.bench.contenders import contenders
+from ad.core.bench.executors import train_here
 from ad.core.bench.jobs import plan
 from ad.core.errors import SettingError, UnknownNameError
 from ad.core.options import parse_model, split_models
@@ -102,6 +104,8 @@ def test_epochs_are_not_set_for_what_learns_in_one_pass(mean_picture, student, r
     with pytest.warns(UserWarning, match="`--steps 1`"):
         jobs = planned(mean_picture, student, num_steps=1)
     assert [job.settings.num_steps for job in jobs] == [None, 1]
+    refuse_beforehand(jobs, here=True)
+    assert train_here(jobs[1], 1) is None
     with pytest.raises(SettingError, match=r"`--epochs 2` .*: `mean-picture` learn in one"):
         planned(mean_picture, num_epochs=2)
     assert len(planned(mean_picture, student, num_epochs=1)) == 2

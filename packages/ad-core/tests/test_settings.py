@@ -226,6 +226,7 @@ def test_the_command_of_a_run_makes_the_same_run(given):
     }
     assert len(typed) == 1
     assert settings_of(**{**given, **typed}) == settings
+    assert run_settings(LONG, Trainer, **settings.asked()) == settings
 
 
 def test_the_papers_budget_changes_what_the_authors_did_otherwise():

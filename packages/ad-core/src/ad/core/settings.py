@@ -153,6 +153,11 @@ class RunSettings(BaseModel):
     supervised: bool = False
     """Whether the data hand over labelled defective pictures to learn from."""
 
+    def asked(self) -> dict[str, Any]:
+        """What to ask of `run_settings` for the same run: of epochs and steps what counts."""
+        left_out = None if self.num_steps is None else {"num_epochs"}
+        return self.model_dump(exclude=left_out)
+
     def framing(self) -> Framing:
         """How a picture becomes what the detector sees; reads the region of interest.
 

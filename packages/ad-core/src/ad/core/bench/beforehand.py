@@ -47,7 +47,7 @@ def refuse_beforehand(jobs: Sequence[Job], *, here: bool, progress: Progress = S
 
 
 def _plan(job: Job, *, here: bool) -> Plan:
-    given = job.settings.model_dump()
+    given = job.settings.asked()
     given["device"] = "cpu"  # the memory of a GPU is for the runs
     if not here:
         given["weights"] = "random"

@@ -201,7 +201,7 @@ def train_here(job: Job, cores: int) -> str | None:
     if finished(job):  # by a worker that died right after
         return None
     torch.set_num_threads(cores)
-    values = job.settings.model_dump()
+    values = job.settings.asked()
     names = {"dataset": "dataset_type", "model": "model_type", "options": "model"}
     given: dict[str, Any] = {names.get(key, key): value for key, value in values.items()}
     goes_on = (job.folder / "checkpoint").is_dir()
