@@ -12,6 +12,7 @@ from ad.core.framing import Framing
 from ad.core.predict import LoadedDetector, ModelConfig
 from ad.runtime.calibration.by_rate import calibrate
 from ad.runtime.framing import Size
+from ad.runtime.probe import noise
 from ad.runtime.recalibrating import LEAST_OF_CATEGORY, set_by_own_scores
 
 pytest.importorskip("onnxruntime")
@@ -83,6 +84,7 @@ def test_what_is_told_is_the_difference(runtime, frames):
     assert told["verdicts"] == {"same": 5, "different": 0}
     assert told["reference"] == f"torch {torch.__version__} fp32 cpu"
     assert (told["pictures"], told["kind"], told["batch_sizes"]) == (5, "held-out", [1, 2, 3])
+    assert told["noise_score"] == pytest.approx(brightness(noise(Size(*SIZE)))[0][0], rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ RUNTIME = [
     ["commands"],
     ["bench", "many", "serve", "watch"],
     ["recalibrating"],
+    ["probe"],
     ["runtime"],
     ["engines", "package"],
     ["config", "map_files", "overlays", "sources", "single", "manifest"],

@@ -151,7 +151,7 @@ def _add_info(commands: Any) -> None:  # noqa: ANN401
 
 
 def _add_verify(commands: Any) -> None:  # noqa: ANN401
-    text = "Check an exported model's files, and that an engine runs it here."
+    text = "Check an exported model's files, and that an engine scores as it did elsewhere."
     command = commands.add_parser("verify", help=text, description=text)
     _add_export(command)
     _add_engine(command)
@@ -428,7 +428,7 @@ def _facts(package: Package) -> list[tuple[str, str]]:
 def _verify(given: argparse.Namespace) -> int:
     import time
 
-    import numpy as np
+    from ad.runtime.probe import compared, noise
 
     runtime = _load(given)
     package = runtime.package
@@ -438,11 +438,11 @@ def _verify(given: argparse.Namespace) -> int:
         put("a single file, whose hash nothing vouches for; compare it with where it is from:")
         for name, hashed in sorted(package.sha256.items()):
             put(f"{hashed}  {in_one_line(name)}")
+    put(compared(runtime, package.parity))  # the first picture prepares what all others use
     size = runtime.config.framing.size
-    noise = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
-    runtime.score(noise)  # the first one prepares what all others use
+    picture = noise(size)
     began = time.perf_counter()
-    runtime.score(noise)
+    runtime.score(picture)
     milliseconds = 1000 * (time.perf_counter() - began)
     put(f"{runtime.engine.described} runs it: {milliseconds:.1f} ms for a picture of {size}")
     return 0

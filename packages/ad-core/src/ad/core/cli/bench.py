@@ -203,7 +203,8 @@ def bench(
     for one in contrasts[:_SAID]:
         say(one.words())
     if len(contrasts) > _SAID:
-        say(f"{len(contrasts) - _SAID} more differences are in summary.md")
+        more = counted(len(contrasts) - _SAID, "more difference is", "more differences are")
+        say(f"{more} in summary.md")
     for note in notes:
         say(f"note: {note}")
     tables = ("results.csv", "results.json", *(path.name for path in files))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ad.core.predict import LoadedDetector
 from ad.runtime.pictures.reading import Source
+from ad.runtime.probe import noise, probe_score
 from ad.runtime.runtime import Runtime
 
 LEAST, MOST = 8, 64
@@ -44,8 +45,7 @@ def frames_of(runtime: Runtime, pictures: Sequence[Source]) -> NDArray[np.uint8]
     """
     size = runtime.config.framing.size
     if not pictures:
-        noise = np.random.default_rng(0).integers(0, 256, (LEAST, *size, 3), dtype=np.uint8)
-        return np.asarray(noise)
+        return noise(size, LEAST)
     frames: list[NDArray[np.uint8]] = []
     for picture in spread(pictures):
         prepared = runtime.prepare(picture)
@@ -127,6 +127,7 @@ def compare(
             if calibration is None
             else {"same": len(frames) - different, "different": different}
         ),
+        "noise_score": probe_score(runtime),
         "batch_sizes": list(_SIZES),
         "passed": not why,
         "why": why,

@@ -113,7 +113,7 @@ function showContrasts() {
 
 function showSettings() {
   at("settings").append(data.settings.length
-    ? table(["", ...rows.map(label)], data.settings.map(({ name, values }) => [name, ...values]))
+    ? table(["setting", ...rows.map(label)], data.settings.map(({ name, values }) => [name, ...values]))
     : "Nothing: the models have the same settings, machine and versions.");
 }
 
