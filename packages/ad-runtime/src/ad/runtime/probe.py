@@ -24,7 +24,8 @@ Rounding in fp32 moves it by some 1 in 100,000, an engine that takes bf16 by its
 def noise(size: Size, count: int = 1) -> NDArray[np.uint8]:
     """Pictures of noise, ``[count, h, w, 3]``, the same on all machines and in all versions."""
     content = hashlib.shake_256(b"ad").digest(count * size.height * size.width * 3)
-    return np.frombuffer(content, np.uint8).reshape(count, *size, 3)
+    # Of a bytearray, since torch wants to be able to write.
+    return np.frombuffer(bytearray(content), np.uint8).reshape(count, *size, 3)
 
 
 def probe_score(runtime: Runtime) -> float | None:
