@@ -106,8 +106,9 @@ def test_a_watched_folder(run_ad, export, pictures):
 
 
 def test_times_of_a_run_are_in_its_report(
-    run_ad, in_this_process, mean_picture, toy_root, tmp_path
+    run_ad, in_this_process, mean_picture, toy_root, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("ad.core.devices._fast_cpu", lambda: "bf16, as if it were fast")
     run = train("mvtec", "toy", mean_picture, data_root=toy_root, output_dir=tmp_path / "run").run
     given = ("benchmark", run, "--pictures", 2, "--threads", "1", "--size", "8x9")
     status, out, _ = run_ad(*given, "--json", "--save")
