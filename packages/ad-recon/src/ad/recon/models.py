@@ -67,7 +67,7 @@ DRAEM = ModelSpec(
     tasks=("classifies", "localises"),
     by_gradient=True,
     extra_data=("textures",),
-    check={"num_epochs": 20, "options": {"width": 16, "lr": 2e-3}},
+    check={"num_epochs": 30, "options": {"width": 16, "lr": 2e-3}},
 )
 
 DSR = ModelSpec(
