@@ -57,6 +57,21 @@ def test_one_unit_is_told_in_the_singular():
     assert told == ["checking: 0 pictures", "checking: 1 picture", "checking: 2 pictures"]
 
 
+@pytest.mark.parametrize(
+    ("unit", "one"),
+    [
+        ("patches", "patch"),
+        ("pairs of model and category", "pair of model and category"),
+        ("measurement", "measurement"),
+        ("MiB", "MiB"),
+    ],
+)
+def test_one_of_any_unit_is_in_the_singular(unit, one):
+    pace = Pace("working", 9, unit, 0)
+    pace.advance(1, "")
+    assert pace.ended.startswith(f"working: 1 {one} in ")
+
+
 def test_the_first_units_say_nothing_of_the_time_left(clock, capsys):
     work(clock, seconds=12)
     first, *_ = capsys.readouterr().err.splitlines()

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO
 
+from ad.runtime.errors import counted
 from ad.runtime.printable import in_one_line, printable
 from ad.runtime.progress import Advance
 
@@ -129,8 +130,14 @@ class Pace:
         """What was done in which time, in a line."""
         after = f" after {self.before}" if self.before else ""
         own = self.done - self.before
-        unit = self.unit.removesuffix("s") if own == 1 else self.unit
-        return f"{self.name}: {own} {unit}{after} in {duration(self.seconds)}"
+        unit = counted(own, _singular(self.unit), self.unit)
+        return f"{self.name}: {unit}{after} in {duration(self.seconds)}"
+
+
+def _singular(unit: str) -> str:
+    """``patch`` of ``patches``, ``pair of both`` of ``pairs of both``; others as they are."""
+    noun, space, rest = unit.partition(" ")
+    return noun.removesuffix("es" if noun.endswith("ches") else "s") + space + rest
 
 
 class Lines:

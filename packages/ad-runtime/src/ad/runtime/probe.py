@@ -57,8 +57,9 @@ def compared(runtime: Runtime, parity: Mapping[str, Any] | None) -> str:
     if runtime.config.precision == "fp32" and abs(here - known) > _APART * abs(known):
         msg = (
             f"{said[0].upper()}{said[1:]}: {runtime.engine.described} does not compute what it did "
-            "there, and the threshold does not hold. Take another engine or release of it, or set "
-            f"it anew: {calibrate_command()} {shlex.quote(str(runtime.package.path))} --normals DIR"
+            "there, and the threshold does not hold. Take another engine or release of it. A "
+            "threshold that is set with this one holds for it, and this check goes on to fail: "
+            f"{calibrate_command()} {shlex.quote(str(runtime.package.path))} --normals DIR"
         )
         raise ModelFileError(msg)
     return said

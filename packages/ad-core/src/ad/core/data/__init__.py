@@ -4,7 +4,8 @@
 |-------------|--------------------------------------------------------------------|
 | `samples`   | what a data set is: a list of samples; splits                      |
 | `finding`   | from what a user typed to samples: folders, categories             |
-| `pictures`  | one file or array to one RGB picture, one file to one mask         |
+| `contents`  | what pictures and masks show that speaks against their names       |
+| `headers`   | shapes and colours that are not those of most                      |
 | `batches`   | many pictures to batches: threads, resizing, cache                 |
 | the others  | one data set layout each, announced as entry points `ad.datasets`  |
 """

@@ -25,6 +25,9 @@ def odd_shapes(seen: Iterable[Seen]) -> list[str]:
 
     Args:
         seen: Pictures with their headers.
+
+    Returns:
+        One note with how many they are, or none.
     """
     odd: list[tuple[Seen, Seen]] = []
     count = 0
@@ -32,7 +35,7 @@ def odd_shapes(seen: Iterable[Seen]) -> list[str]:
         count += len(own)
         ratios = np.log([header.size[0] / header.size[1] for _, header in own])
         order = np.sort(ratios)
-        near = math.log(_OTHER_SHAPE) + 1e-9
+        near = math.log(_OTHER_SHAPE) + 1e-9  # so that rounding tells nothing apart
         # The shape that has the most others near it; of photographs hardly two are the same.
         usual = int(
             np.argmax(
@@ -58,6 +61,9 @@ def grey_and_coloured(seen: Iterable[Seen]) -> list[str]:
 
     Args:
         seen: Pictures with their headers.
+
+    Returns:
+        One note with how many they are, or none.
     """
     grey: list[Sample] = []
     coloured: list[Sample] = []

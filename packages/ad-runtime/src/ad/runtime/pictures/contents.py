@@ -217,8 +217,8 @@ def two_formats(samples: Sequence[Pictured]) -> list[str]:
     names = " and ".join(f"`{sample.path.name}`" for sample in twice[0][:2])
     return [
         f"{counted(len(twice), 'name is', 'names are')} there in two formats, such as {names} in "
-        f"`{twice[0][0].path.parent}`. If they show the same, keep one of the two: it would be "
-        "learnt from and tested with."
+        f"`{twice[0][0].path.parent}`. If they show the same, keep one of the two: it would "
+        "count twice, or be learnt from and tested with."
     ]
 
 
